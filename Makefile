@@ -1,0 +1,49 @@
+# `make demo` and `make test` start from nothing: a Python of 3.11 or newer is all they ask for.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-oldest check format bench revision lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "graphjobs needs Python 3.11 or newer: say which with 'make PYTHON=/path/to/python3.11 ...'"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## set up, and run the main job: real SBOMs through build and overlay jobs
+	$(BIN)/graphjobs demo
+
+test: $(READY) ## set up, and run all tests on a real database
+	$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, import contracts, types, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/docs
+
+format: $(READY) ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## speed, side by side with the bare driver and an ORM session
+	$(BIN)/python -m benchmarks
+
+revision: $(READY) ## a new Alembic revision: make revision name="015_correlation_index"
+	@test -n "$(name)" || { echo 'name the revision: make revision name="015_correlation_index"'; exit 2; }
+	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
+
+lock: $(READY) ## pin the development dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --group dev --no-header --no-annotate \
+		--upgrade pyproject.toml --output-file requirements-dev.txt
+
+clean: ## remove what make made
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
