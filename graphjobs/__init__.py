@@ -1,0 +1,1 @@
+"""graphjobs: the asynchronous PostgreSQL data layer of a scheduler of software supply-chain graph jobs."""

@@ -39,9 +39,7 @@ class GraphJobsError(Exception):
         return (_rebuild, (type(self), self.args, self.__dict__))
 
 
-def _rebuild(
-    cls: type[GraphJobsError], args: tuple[object, ...], state: dict[str, object]
-) -> GraphJobsError:
+def _rebuild(cls: type[GraphJobsError], args: tuple[object, ...], state: dict[str, object]) -> GraphJobsError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -58,7 +56,12 @@ class InvalidJob(GraphJobsError, ValueError):
     """
 
     def __init__(
-        self, message: str, *, field: str = "", problems: Iterable[tuple[str, str]] = (), sqlstate: str | None = None
+        self,
+        message: str,
+        *,
+        field: str = "",
+        problems: Iterable[tuple[str, str]] = (),
+        sqlstate: str | None = None,
     ) -> None:
         super().__init__(message, sqlstate=sqlstate)
         self.field = field

@@ -30,7 +30,9 @@ def _seconds(value: object) -> object:
 
 Url = Annotated[SecretStr, AfterValidator(_checked_url)]
 Wait = Annotated[
-    timedelta, BeforeValidator(_seconds), Field(ge=timedelta(milliseconds=1), le=timedelta(days=1), strict=True)
+    timedelta,
+    BeforeValidator(_seconds),
+    Field(ge=timedelta(milliseconds=1), le=timedelta(days=1), strict=True),
 ]
 
 

@@ -1,0 +1,1 @@
+"""PostgreSQL as graphjobs uses it: engines, the executor, migrations, the embedded server; knows no job."""

@@ -1,0 +1,129 @@
+"""Engines and connections: the only room that connects to PostgreSQL, with the time-outs every connection carries."""
+
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from graphjobs.database.translate import translated
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
+from graphjobs.settings import Settings
+
+COMMAND_TIMEOUT_MARGIN: Final = timedelta(seconds=5)
+"""How much longer than the server we wait ourselves: for a network that swallows the server's own time-out."""
+
+_GONE_CLIENT_CHECK_SECONDS: Final = 5
+_IDLE_IN_TRANSACTION: Final = timedelta(minutes=5)
+
+
+def milliseconds(wait: timedelta) -> int:
+    """Gives a wait as PostgreSQL's settings take it, in whole milliseconds and never 0, which would be for ever."""
+    return max(1, round(wait / timedelta(milliseconds=1)))
+
+
+def server_settings(settings: Settings) -> dict[str, str]:
+    """What every connection sets at its start; the server itself then ends what takes too long."""
+    return {
+        "application_name": "graphjobs",
+        "client_connection_check_interval": f"{_GONE_CLIENT_CHECK_SECONDS}s",
+        # A lost swap is an answer; under REPEATABLE READ it would be an error.
+        "default_transaction_isolation": "read committed",
+        "idle_in_transaction_session_timeout": str(milliseconds(_IDLE_IN_TRANSACTION)),
+        "jit": "off",
+        "lock_timeout": str(milliseconds(settings.lock_timeout)),
+        "statement_timeout": str(milliseconds(settings.statement_timeout)),
+        "TimeZone": "UTC",
+    }
+
+
+async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Connection[asyncpg.Record]":
+    """Opens one connection of the driver's, with every time-out set.
+
+    Args:
+        url: `postgresql://`, as libpq takes it; the driver itself reads it, so its whole query works.
+        settings: the time-outs, and whether a pooler in transaction mode is in between.
+        overrides: arguments of `asyncpg.connect` that win.
+
+    Raises:
+        DatabaseUnavailable: nobody answers there, or not now.
+        ConfigurationError: the URL, the user, the password or the database is wrong.
+    """
+    pooled = settings.pooler == "transaction"
+    arguments: dict[str, Any] = {
+        "timeout": settings.connect_timeout.total_seconds(),
+        "command_timeout": (settings.statement_timeout + COMMAND_TIMEOUT_MARGIN).total_seconds(),
+        # A pooler in transaction mode refuses unknown settings, and shares its connections' prepared statements.
+        "server_settings": {} if pooled else server_settings(settings),
+        "statement_cache_size": 0 if pooled else 100,
+    }
+    try:
+        return await asyncpg.connect(url, **{**arguments, **overrides})
+    except Exception as error:  # whatever it is, it is translated or raised again
+        failure = _connect_failure(error, url)
+        if failure is None:
+            raise
+    raise failure
+
+
+def _connect_failure(error: Exception, url: str) -> GraphJobsError | None:
+    match error:
+        case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
+            return DatabaseUnavailable(f"no PostgreSQL answers at {place(url)}: start it, or check the URL")
+        case asyncpg.InterfaceError() | ValueError():
+            return ConfigurationError("GRAPHJOBS_DATABASE_URL cannot be used: it is no URL that libpq would take")
+    return translated(error, ambiguous=False)
+
+
+def place(url: str) -> str:
+    """Says where a URL points to, for people: host, port and database, never the user or the password."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2] or "a local socket"
+        return f"{host}{parts.path}"
+    except ValueError:
+        return "the configured address"
+
+
+def _pooled_engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
+    async def creator(*_args: Any, **_kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        return await connect(url, settings)
+
+    if settings.pooler == "transaction":
+        arguments["poolclass"] = NullPool
+    else:
+        arguments |= {
+            "pool_size": settings.pool_size,
+            "max_overflow": 0,
+            "pool_timeout": settings.connect_timeout.total_seconds(),
+        }
+    # The URL goes to the driver as it is; SQLAlchemy's own would lose what libpq knows, and shows in its repr.
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=creator,
+        hide_parameters=True,
+        connect_args={"prepared_statement_cache_size": 0} if settings.pooler == "transaction" else {},
+        **arguments,
+    )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:
+    """Lets the pool replace a connection whose server went away; unlike a ping it costs no round trip."""
+    if dbapi_connection.driver_connection.is_closed():
+        raise exc.DisconnectionError
+
+
+def autocommit_engine(url: str, settings: Settings) -> AsyncEngine:
+    """The engine for single statements, each its own transaction. Private: `rollback()` on it silently does nothing."""
+    # Nothing to reset on release: this engine never begins, and so never leaves a transaction open.
+    return _pooled_engine(url, settings, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+
+
+def transactional_engine(url: str, settings: Settings) -> AsyncEngine:
+    """The engine for the sessions handed to callers."""
+    return _pooled_engine(url, settings)

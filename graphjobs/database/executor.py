@@ -1,0 +1,196 @@
+"""Runs one statement and gives its rows: alone, or inside a session of the caller's; knows no job.
+
+Both ways are safe to cancel at any await. Cancelled does not mean not applied: a statement that was sent may land.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+
+import asyncpg
+from sqlalchemy import Dialect, Executable, exc
+from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.elements import ClauseElement
+
+from graphjobs.database.engine import milliseconds
+from graphjobs.database.translate import translated
+from graphjobs.errors import ConfigurationError
+from graphjobs.settings import Settings
+
+Params: TypeAlias = Mapping[str, object]
+T = TypeVar("T")
+
+_DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
+
+
+class Row(Protocol):
+    """One row: its columns in order. The driver's and SQLAlchemy's rows both are such."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Executor(Protocol):
+    """Runs statements; each room that has SQL is given one, and cares not which."""
+
+    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+        """Runs one statement and gives all its rows, each as its columns in order.
+
+        Raises:
+            DatabaseUnavailable: nothing was done; safe to try again.
+            OutcomeUnknown: a write was sent on its own, and the connection ended before the answer.
+            SchemaOutOfDate: a table or a column is not there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A statement as the driver takes it: text, the binds in order, and whether it writes."""
+
+    sql: str
+    binds: tuple[str, ...]
+    writes: bool
+
+
+@lru_cache(maxsize=256)
+def compiled(statement: Executable) -> _Compiled:
+    """Compiles a statement once; the statements are constants, so each is met again."""
+    form = cast("ClauseElement", statement).compile(dialect=_DIALECT)
+    if not isinstance(form, SQLCompiler):
+        raise TypeError("a statement should read or write rows")
+    unready = [name for name, bind in form.binds.items() if not bind.required]
+    if unready or form.post_compile_params or form.literal_execute_params:
+        raise ValueError(f"a statement's binds are named and given with each call; these are not: {unready}")
+    writes = any(isinstance(element, UpdateBase) for element in visitors.iterate(cast("ClauseElement", statement)))
+    return _Compiled(form.string, tuple(form.positiontup or ()), writes)
+
+
+class Database:
+    """The executor that runs each statement alone: autocommit, in one round trip."""
+
+    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+        self._engine = engine
+        self._begin = _begin(settings) if settings.pooler == "transaction" else None
+
+    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+        """Runs one statement as its own transaction; see `Executor.rows`."""
+        form = compiled(statement)
+        arguments = [params[name] for name in form.binds]
+        sent = False
+        try:
+            pooled = await self._engine.raw_connection()
+            try:
+                driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
+                sent = True
+                if self._begin is None:
+                    return await driver.fetch(form.sql, *arguments)
+                return await uninterrupted(_in_transaction(driver, self._begin, form.sql, arguments))
+            finally:
+                # Synchronous, so that no cancel can come between. The driver waits out its own cancel of a statement
+                # before the next one, so a connection may go back with that under way.
+                pooled.close()
+        except Exception as error:
+            failure = translated(error, ambiguous=sent and form.writes)
+            if failure is None:
+                raise
+        raise failure
+
+    def using(self, session: AsyncSession) -> "InSession":
+        """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
+
+        Raises:
+            ConfigurationError: the session's engine is in autocommit, where nothing can vanish.
+        """
+        if _bound_to_autocommit(session):
+            raise ConfigurationError(_AUTOCOMMIT)
+        return InSession(session)
+
+
+class InSession:
+    """The executor that runs inside a session's transaction, and leaves its end to the session's owner."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+        """Runs one statement within the transaction; see `Executor.rows`."""
+        try:
+            return await uninterrupted(self._rows(statement, params))
+        except Exception as error:
+            failure = translated(error, ambiguous=False)
+            if failure is None:
+                raise
+        raise failure
+
+    async def _rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+        connection = await self._session.connection()
+        raw = connection.sync_connection.connection.dbapi_connection  # type: ignore[union-attr]
+        # An engine can be told apart early, in using(); a connection with an option of its own only here.
+        if connection.dialect.detect_autocommit_setting(raw):  # type: ignore[arg-type]
+            raise ConfigurationError(_AUTOCOMMIT)
+        result = await connection.execute(statement, params)
+        return result.all()
+
+
+_AUTOCOMMIT: Final = (
+    "the session is in autocommit, so nothing in it could be rolled back: give one of a transactional engine, as "
+    "storage.session() does"
+)
+
+
+def _bound_to_autocommit(session: AsyncSession) -> bool:
+    try:
+        bind = session.get_bind()
+    except exc.UnboundExecutionError:  # bound by mapper: known once it is connected
+        return False
+    of_engine = getattr(bind.dialect, "_on_connect_isolation_level", None)
+    return bind.get_execution_options().get("isolation_level", of_engine) == "AUTOCOMMIT"
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work that a cancel may end, but not leave half done.
+
+    The work runs as a task of its own. A cancel is handed to it once and its end waited for, however often the cancel
+    is repeated (anyio repeats it at each turn of the loop); then the cancel goes on. How long that takes is bounded by
+    the statement's time-out.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        if not task.cancelled():
+            task.exception()  # looked at, so that the loop does not complain of it
+        raise
+
+
+def _begin(settings: Settings) -> str:
+    """The start of a transaction behind a pooler, whose connections carry no settings of ours."""
+    return (
+        f"BEGIN ISOLATION LEVEL READ COMMITTED; "
+        f"SET LOCAL statement_timeout = {milliseconds(settings.statement_timeout)}; "
+        f"SET LOCAL lock_timeout = {milliseconds(settings.lock_timeout)}; SET LOCAL TimeZone = 'UTC'"
+    )
+
+
+async def _in_transaction(
+    driver: "asyncpg.Connection[asyncpg.Record]", begin: str, sql: str, arguments: Sequence[object]
+) -> Sequence[Row]:
+    # Nothing is rolled back here on failure: behind a pooler the connection is closed after each statement, which does.
+    await driver.execute(begin)
+    rows = await driver.fetch(sql, *arguments)
+    await driver.execute("COMMIT")
+    return rows

@@ -1,0 +1,321 @@
+"""The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, Self, TypeVar
+from uuid import UUID
+
+from pydantic_core import from_json
+from typing_extensions import override
+
+from graphjobs.database.executor import Executor, Row
+from graphjobs.errors import CorruptRow, InvalidJob, JobAlreadyExists, JobNotFound
+from graphjobs.jobs import statements
+from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.values import id_or_none, require_limit, require_name
+
+LIMIT_MAX: Final = 1_000
+"""The most a list gives at once."""
+
+Job = TypeVar("Job", GraphBuildJob, GraphOverlayJob)
+T = TypeVar("T")
+
+
+class Readable(tuple[T, ...]):
+    """What could be read of a list, in its order.
+
+    Attributes:
+        unreadable: a `CorruptRow` for each row that was left out.
+    """
+
+    unreadable: tuple[CorruptRow, ...] = ()
+
+    def __new__(cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = ()) -> Self:
+        """Lists what was read, and what could not be."""
+        listed = super().__new__(cls, items)
+        listed.unreadable = tuple(unreadable)
+        return listed
+
+
+class GraphJobRepository(Protocol):
+    """Inserts, swaps, reads and logs graph jobs; each call is one statement and one round trip.
+
+    A job is found only by its own tenant and as its own kind. Every method raises `InvalidJob` for an argument that
+    cannot be, before any SQL, and `DatabaseUnavailable`, `OutcomeUnknown` or `SchemaOutOfDate` as the executor does.
+    `job_id` is a UUID or its text; text that is no UUID is not found. Source: the plan's IGraphJobRepository.
+    """
+
+    async def insert(self, job: Job) -> Job:
+        """Stores a new job of either kind and any status.
+
+        `created_at` is the value's, `updated_at` the database's.
+
+        Returns:
+            The job with its version, `updated_at`.
+
+        Raises:
+            JobAlreadyExists: the id is taken. Inside a session the transaction stays usable.
+        """
+        ...
+
+    async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
+        """Swaps a build job in, if it still is in the status `expected` and at the attempts `job` follows from.
+
+        A swap that keeps the status also compares `job.updated_at`: of two edits of one version one is lost.
+
+        Returns:
+            True where this swap was applied; False where it was lost, or no such job is the tenant's. Nothing changed.
+
+        Raises:
+            IllegalTransition: no job may go from `expected` to `job.status`; before any SQL.
+        """
+        ...
+
+    async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
+        """As `try_replace`, for an overlay job."""
+        ...
+
+    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
+        """Reads a build job; None where the tenant has none of this id.
+
+        Raises:
+            CorruptRow: it is there and cannot be read.
+        """
+        ...
+
+    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
+        """As `get_build_job`, for an overlay job."""
+        ...
+
+    async def list_build_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphBuildJob]:
+        """Lists a tenant's newest build jobs, `created_at` then `id` descending; of one status, or of all.
+
+        Args:
+            tenant_id: whose jobs.
+            status: the one status to list, or None for all.
+            limit: the most jobs to read, 1 to 1,000.
+
+        Returns:
+            The jobs; rows that cannot be read are left out and named in `unreadable`.
+        """
+        ...
+
+    async def list_overlay_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphOverlayJob]:
+        """As `list_build_jobs`, for overlay jobs."""
+        ...
+
+    async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
+        """Appends to a job's log.
+
+        Returns:
+            The event with its id.
+
+        Raises:
+            JobNotFound: tenant and job do not exist together.
+        """
+        ...
+
+    async def list_events(
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = LIMIT_MAX
+    ) -> Readable[GraphJobEvent]:
+        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
+
+        Args:
+            tenant_id: whose job.
+            job_id: which job.
+            after: the id of the event to go on from.
+            limit: the most events to read, 1 to 1,000.
+        """
+        ...
+
+
+class PostgresGraphJobRepository(GraphJobRepository):
+    """`GraphJobRepository` on PostgreSQL, by whatever executor it is given.
+
+    With `storage.database` each call is its own transaction; with `storage.database.using(session)` it is part of the
+    session's.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    @override
+    async def insert(self, job: Job) -> Job:
+        if not isinstance(job, GraphBuildJob | GraphOverlayJob):
+            raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
+        rows = await self._executor.rows(statements.INSERT_JOB, _columns_of(job))
+        if not rows:
+            raise JobAlreadyExists(job.id)
+        return job.stored(updated_at=rows[0][0])
+
+    @override
+    async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
+        return await self._try_replace(GraphBuildJob, job, expected)
+
+    @override
+    async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
+        return await self._try_replace(GraphOverlayJob, job, expected)
+
+    @override
+    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
+        return await self._get(GraphBuildJob, tenant_id, job_id)
+
+    @override
+    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
+        return await self._get(GraphOverlayJob, tenant_id, job_id)
+
+    @override
+    async def list_build_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphBuildJob]:
+        return await self._list(GraphBuildJob, tenant_id, status, limit)
+
+    @override
+    async def list_overlay_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphOverlayJob]:
+        return await self._list(GraphOverlayJob, tenant_id, status, limit)
+
+    @override
+    async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
+        if not isinstance(event, GraphJobEvent):
+            raise InvalidJob("event: it should be a GraphJobEvent", field="event")
+        rows = await self._executor.rows(
+            statements.APPEND_EVENT,
+            {
+                "job": event.job_id,
+                "tenant": event.tenant_id,
+                "target": event.status.code,
+                "document": event.payload_json(),
+                "created": event.created_at,
+            },
+        )
+        if not rows:
+            raise JobNotFound(event.tenant_id, event.job_id)
+        return event.changed(id=rows[0][0])
+
+    @override
+    async def list_events(
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = LIMIT_MAX
+    ) -> Readable[GraphJobEvent]:
+        params = {
+            "tenant": require_name(tenant_id, "tenant_id"),
+            "limit_rows": require_limit(limit, limit_max=LIMIT_MAX),
+        }
+        if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after < 2**63:
+            raise InvalidJob("after: it should be the id of an event, or 0", field="after")
+        job = id_or_none(job_id, "job_id")
+        if job is None:
+            return Readable()
+        rows = await self._executor.rows(statements.LIST_EVENTS, {**params, "job": job, "after_event": after})
+        return _readable(_event_of, rows)
+
+    async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
+        if not isinstance(job, kind):
+            raise InvalidJob(f"job: it should be a {kind.__name__}, not {type(job).__name__}", field="job")
+        source = _status(expected, "expected")
+        source.require_move_to(job.status)
+        begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
+        params = {
+            **_columns_of(job),
+            "expected": source.code,
+            "expected_attempts": job.attempts - 1 if begins else job.attempts,
+        }
+        if job.status is not source:
+            return bool(await self._executor.rows(statements.REPLACE_JOB, params))
+        if job.updated_at is None:
+            raise InvalidJob(
+                "updated_at: a swap that keeps the status compares the version; change a job that was read",
+                field="updated_at",
+            )
+        return bool(await self._executor.rows(statements.EDIT_JOB, {**params, "seen": job.updated_at}))
+
+    async def _get(self, kind: type[Job], tenant_id: str, job_id: UUID | str) -> Job | None:
+        params = {"tenant": require_name(tenant_id, "tenant_id"), "kind": kind.type.code}
+        job = id_or_none(job_id, "job_id")
+        if job is None:
+            return None
+        rows = await self._executor.rows(statements.GET_JOB, {**params, "job": job})
+        return _job_of(kind, rows[0]) if rows else None
+
+    async def _list(self, kind: type[Job], tenant_id: str, status: GraphJobStatus | None, limit: int) -> Readable[Job]:
+        params = {
+            "tenant": require_name(tenant_id, "tenant_id"),
+            "kind": kind.type.code,
+            "limit_rows": require_limit(limit, limit_max=LIMIT_MAX),
+        }
+        if status is None:
+            rows = await self._executor.rows(statements.LIST_JOBS, params)
+        else:
+            params["expected"] = _status(status, "status").code
+            rows = await self._executor.rows(statements.LIST_JOBS_OF_STATUS, params)
+        return _readable(lambda row: _job_of(kind, row), rows)
+
+
+def _columns_of(job: GraphBuildJob | GraphOverlayJob) -> dict[str, object]:
+    """The binds that write a job: its columns and its payload, from one value, so that they never disagree."""
+    return {
+        "job": job.id,
+        "tenant": job.tenant_id,
+        "kind": job.type.code,
+        "target": job.status.code,
+        "document": job.to_json(),
+        "created": job.created_at,
+        "correlation": job.correlation_id,
+    }
+
+
+def _status(value: object, field: str) -> GraphJobStatus:
+    try:
+        return GraphJobStatus.from_word(value)
+    except ValueError:
+        words = ", ".join(GraphJobStatus)
+    raise InvalidJob(f"{field}: it should be one of {words}", field=field)
+
+
+def _readable(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:
+    """Reads what can be read; a row that cannot be harms no other."""
+    items: list[T] = []
+    unreadable: list[CorruptRow] = []
+    for row in rows:
+        try:
+            items.append(read(row))
+        except CorruptRow as error:
+            unreadable.append(error)
+    return Readable(items, unreadable)
+
+
+def _job_of(kind: type[Job], row: Row) -> Job:
+    """Reads a job of a row, in the order of `statements.GET_JOB`."""
+    job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
+    try:
+        job = kind.from_json(document)
+    except InvalidJob as error:
+        problem = f"its payload is no {kind.__name__}: {error}"
+    else:
+        columns = (job_id, tenant_id, type_code, status_code, created_at, correlation_id)
+        if columns == (job.id, job.tenant_id, kind.type.code, job.status.code, job.created_at, job.correlation_id):
+            return job.stored(updated_at=updated_at)
+        problem = "its payload and its columns disagree"
+    raise CorruptRow("graph_jobs", UUID(int=job_id.int), problem)
+
+
+def _event_of(row: Row) -> GraphJobEvent:
+    """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
+    event_id, job_id, tenant_id, status_code, document, created_at = row
+    try:
+        return GraphJobEvent(
+            id=event_id,
+            job_id=UUID(int=job_id.int),
+            tenant_id=tenant_id,
+            status=GraphJobStatus.from_code(status_code),
+            payload=from_json(document),
+            created_at=created_at,
+        )
+    except ValueError as error:  # InvalidJob is one, too
+        problem = str(error)
+    raise CorruptRow("graph_job_events", event_id, problem)

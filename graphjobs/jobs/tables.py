@@ -1,0 +1,46 @@
+"""The tables of graph jobs: the only description of them outside the revisions, which reproduce migration 014."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, SmallInteger, Text, Uuid, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from graphjobs.database.schema import SCHEMA, Base
+
+
+class GraphJobRow(Base):
+    """A graph job as it is stored. The columns are the truth, and the payload never disagrees with them."""
+
+    __tablename__ = "graph_jobs"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(Text)
+    type: Mapped[int] = mapped_column(SmallInteger)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    correlation_id: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index("idx_graph_jobs_tenant_status", "tenant_id", "status", created_at.desc()),
+        Index("idx_graph_jobs_tenant_type_status", "tenant_id", "type", "status", created_at.desc()),
+    )
+
+
+class GraphJobEventRow(Base):
+    """One entry of a job's log as it is stored. Its id is given under the job's row lock, so it orders that log."""
+
+    __tablename__ = "graph_job_events"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    job_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey(f"{SCHEMA}.graph_jobs.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str] = mapped_column(Text)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (Index("idx_graph_job_events_job", "job_id", created_at.desc()),)

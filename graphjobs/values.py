@@ -1,0 +1,337 @@
+"""What stored values are made of: field types with their limits, and the frozen `Value`; knows no job, no database.
+
+Field types are core schemas where they can be, not Python functions, so that reading a row stays in pydantic's own
+compiled code: a value is validated each time it is read.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
+from uuid import UUID
+
+from immutabledict import immutabledict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from graphjobs.errors import InvalidJob
+
+NAME_LENGTH_MAX: Final = 256
+"""Characters of a tenant, an id, a key. Two of them fit a B-tree entry of PostgreSQL: 2,704 bytes, 4 a character."""
+ERROR_LENGTH_MAX: Final = 4_000
+NAMES_MAX: Final = 1_000
+METADATA_ENTRIES_MAX: Final = 64
+METADATA_VALUE_LENGTH_MAX: Final = 4_096
+JSON_BYTES_MAX: Final = 65_536
+JSON_DEPTH_MAX: Final = 32
+JSON_INTEGER_MAX: Final = 2**63 - 1
+
+_UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
+_TIME_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})$"
+
+_UUID: Final = re.compile(_UUID_TEXT)
+
+JsonObject: TypeAlias = Mapping[str, Any]
+
+
+def _matching(pattern: str, problem: str) -> CoreSchema:
+    """Text of a pattern, with a sentence for people where it does not match."""
+    return core_schema.custom_error_schema(
+        core_schema.str_schema(pattern=pattern, strict=True),
+        custom_error_type="text",
+        custom_error_message=problem,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of 1 to `length_max` characters, UTF-8 clean, no control characters; `lines` lets tab and newline pass."""
+
+    length_max: int
+    lines: bool = False
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        bounded = core_schema.str_schema(min_length=1, max_length=self.length_max, strict=True)
+        if self.lines:
+            clean = _matching(r"^[\P{Cc}\t\n]*$", "Text should hold no control characters but tab and newline")
+        else:
+            clean = _matching(r"^\P{Cc}*$", "Text should hold no control characters")
+        return core_schema.chain_schema([bounded, clean])
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Text of one form, said in `problem`."""
+
+    pattern: str
+    problem: str
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _matching(self.pattern, self.problem)
+
+
+class _Uuid:
+    """A UUID, or its text of 36 characters; bytes, braces and URNs are refused."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = core_schema.chain_schema(
+            [
+                _matching(_UUID_TEXT, "Text should be a UUID of 36 characters"),
+                core_schema.uuid_schema(strict=False),
+            ]
+        )
+        instance = core_schema.is_instance_schema(UUID)
+        either = core_schema.union_schema([instance, text], mode="left_to_right")
+        sentence = core_schema.custom_error_schema(
+            either,
+            custom_error_type="uuid",
+            custom_error_message="Input should be a UUID, or its text of 36 characters",
+        )
+        return core_schema.json_or_python_schema(json_schema=text, python_schema=sentence)
+
+
+class _UtcTime:
+    """An aware time, kept in UTC. In JSON ISO 8601 with an offset; fractions past microseconds are cut."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # Without the pattern, a JSON string of digits alone passes as seconds since 1970, strict or not.
+        text = core_schema.chain_schema(
+            [
+                _matching(_TIME_TEXT, "A time should be ISO 8601 with an offset, in the years 0001 to 9999"),
+                core_schema.datetime_schema(strict=False, tz_constraint="aware"),
+            ]
+        )
+        aware = core_schema.datetime_schema(strict=True, tz_constraint="aware")
+        either = core_schema.json_or_python_schema(json_schema=text, python_schema=aware)
+        return core_schema.no_info_after_validator_function(_to_utc, either)
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time", "A time should lie in the years 0001 to 9999, also in UTC") from None
+
+
+def _listed(value: object) -> object:
+    """People give any iterable where names are asked for; a string is none, and nothing endless is followed."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping | list | tuple):
+        return [item for item, _ in zip(value, range(NAMES_MAX + 1), strict=False)]
+    return value
+
+
+def _sorted_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(value)))
+
+
+def _sorted_mapping(value: Mapping[str, str]) -> immutabledict[str, str]:
+    return immutabledict(sorted(value.items()))
+
+
+def _frozen_json(value: object, depth: int = 0) -> object:
+    """Gives JSON as values that cannot change; refuses what PostgreSQL or Python could not read back."""
+    if depth > JSON_DEPTH_MAX:
+        raise PydanticCustomError("json", f"JSON should nest at most {JSON_DEPTH_MAX} levels")
+    match value:
+        case None | bool():
+            return value
+        case str():
+            # str() of an enum member, say, would be another type after a round trip.
+            return _storable(str(value))
+        case int():
+            if abs(value) > JSON_INTEGER_MAX:
+                raise PydanticCustomError("json", "a JSON integer should fit 64 bits")
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise PydanticCustomError("json", "a JSON number should be finite")
+            return value
+        case Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise PydanticCustomError("json", "the keys of a JSON object should be text")
+            return immutabledict((_storable(key), _frozen_json(item, depth + 1)) for key, item in value.items())
+        case list() | tuple():
+            return tuple(_frozen_json(item, depth + 1) for item in value)
+    raise PydanticCustomError("json", "JSON is text, numbers, true, false, null, lists and objects")
+
+
+def _storable(text: str) -> str:
+    """JSONB takes neither NUL nor a lone surrogate."""
+    surrogate = not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
+    if surrogate or "\0" in text:
+        raise PydanticCustomError("json", "JSON text should hold neither NUL nor a lone surrogate")
+    return text
+
+
+def thawed(value: Any) -> Any:
+    """Gives frozen JSON as plain dicts and lists again, as `json.dumps` takes them."""
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [thawed(item) for item in value]
+    return value
+
+
+def _bounded_json(value: immutabledict[str, Any]) -> immutabledict[str, Any]:
+    size = len(json.dumps(thawed(value), ensure_ascii=False, separators=(",", ":")).encode())
+    if size > JSON_BYTES_MAX:
+        raise PydanticCustomError("json", f"JSON should take at most {JSON_BYTES_MAX} bytes, not {size}")
+    return value
+
+
+Name: TypeAlias = Annotated[str, Text(NAME_LENGTH_MAX)]
+ErrorText: TypeAlias = Annotated[str, Text(ERROR_LENGTH_MAX, lines=True)]
+Id: TypeAlias = Annotated[UUID, _Uuid()]
+UtcTime: TypeAlias = Annotated[datetime, _UtcTime()]
+Digest: TypeAlias = Annotated[
+    str,
+    Pattern(r"^sha256:[0-9a-f]{64}$", "A digest should be 'sha256:' and 64 hexadecimal digits in lower case"),
+]
+Names: TypeAlias = Annotated[
+    tuple[Name, ...],
+    Field(strict=False, max_length=NAMES_MAX),
+    BeforeValidator(_listed),
+    AfterValidator(_sorted_names),
+]
+"""A set of names, sorted and unique, as a tuple."""
+Metadata: TypeAlias = Annotated[
+    Mapping[Name, Annotated[str, Text(METADATA_VALUE_LENGTH_MAX, lines=True)]],
+    Field(max_length=METADATA_ENTRIES_MAX),
+    AfterValidator(_sorted_mapping),
+    PlainSerializer(dict, return_type=dict[str, str]),
+]
+Json: TypeAlias = Annotated[
+    JsonObject,
+    AfterValidator(_frozen_json),
+    AfterValidator(_bounded_json),
+    PlainSerializer(thawed, return_type=dict[str, Any]),
+]
+"""Any JSON object: at most 64 KiB, 32 levels, numbers finite and integers of 64 bits."""
+
+
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
+
+
+def require_name(value: object, field: str) -> str:
+    """Lets a tenant, an id or a key pass, as an argument of a call.
+
+    Raises:
+        InvalidJob: it is no text of 1 to 256 characters, UTF-8 clean and without control characters.
+    """
+    try:
+        return _NAME.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+    raise InvalidJob(f"{field}: {problem}", field=field)
+
+
+def require_limit(value: object, *, limit_max: int) -> int:
+    """Lets the bound of a list pass.
+
+    Raises:
+        InvalidJob: it is no whole number from 1 to `limit_max`.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit_max:
+        return value
+    raise InvalidJob(f"limit: it should be a whole number from 1 to {limit_max}", field="limit")
+
+
+def id_or_none(value: object, field: str) -> UUID | None:
+    """Reads an id given as a UUID or as its text; None for text that is no UUID, which nothing is found under.
+
+    Raises:
+        InvalidJob: it is neither a UUID nor text.
+    """
+    if isinstance(value, UUID):
+        return value
+    if isinstance(value, str):
+        return UUID(value) if _UUID.fullmatch(value) else None
+    raise InvalidJob(f"{field}: it should be a UUID or its text, not {type(value).__name__}", field=field)
+
+
+class Value(BaseModel):
+    """A frozen value that checks itself when it is made, raises `InvalidJob`, and speaks camelCase JSON.
+
+    Strict: nothing is coerced silently (no bool for a number, no naive time, no unknown field).
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        loc_by_alias=False,
+    )
+
+    if not TYPE_CHECKING:  # a type checker reads the fields instead
+
+        def __init__(self, /, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                invalid = invalid_job(error)
+            else:
+                return
+            raise invalid
+
+        # pydantic takes the marked method for its own, and goes on validating nested and JSON input without it.
+        __init__.__pydantic_base_init__ = True
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Reads a payload: a JSON object with camelCase keys.
+
+        Raises:
+            InvalidJob: the text is no JSON, or no such value.
+        """
+        try:
+            value: Self = cls.__pydantic_validator__.validate_json(text, by_alias=True, by_name=False)
+        except ValidationError as error:
+            invalid = invalid_job(error)
+        else:
+            return value
+        raise invalid
+
+    def to_json(self) -> str:
+        """Gives the payload; the same value always gives the same text. Fields that are None are left out."""
+        return self.__pydantic_serializer__.to_json(self, by_alias=True, exclude_none=True).decode()
+
+    def changed(self, **fields: Any) -> Self:
+        """Gives a new value with these fields changed, checked as a whole.
+
+        Raises:
+            InvalidJob: the new value would not be valid.
+        """
+        return type(self)(**{**self.__dict__, **fields})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but what is changed is checked; `deep` copies nothing, for nothing here can change."""
+        return self.changed(**update) if update else self
+
+
+def invalid_job(error: ValidationError) -> InvalidJob:
+    """Puts what pydantic found wrong into our own words: the fields and their limits, and never the input."""
+    problems = [
+        (".".join(str(part) for part in found["loc"]), found["msg"])
+        for found in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    field, problem = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidJob(f"{error.title}{'.' if field else ''}{field}: {problem}{more}", field=field, problems=problems)
