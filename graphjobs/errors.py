@@ -142,7 +142,7 @@ class SchemaOutOfDate(GraphJobsError):
     """
 
     def __init__(self, *, found: str | None, expected: str, sqlstate: str | None = None) -> None:
-        is_at = f"is at revision {found}" if found else "has no graphjobs schema"
+        is_at = f"is at revision {found}" if found else "lacks the schema of graphjobs, or a part of it"
         super().__init__(
             f"the database {is_at}, this code needs {expected}: run `graphjobs db upgrade`", sqlstate=sqlstate
         )

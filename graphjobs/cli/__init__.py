@@ -1,0 +1,27 @@
+"""The `graphjobs` command: parses, calls, and turns errors into a sentence and an exit code; decides nothing else."""
+
+import sys
+
+import typer
+
+from graphjobs.cli import database
+from graphjobs.cli.exits import exit_code
+from graphjobs.errors import GraphJobsError
+
+app = typer.Typer(
+    name="graphjobs",
+    help="Graph jobs on PostgreSQL. Settings come from the environment, as GRAPHJOBS_DATABASE_URL and so on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(database.app, name="db")
+
+
+def main() -> None:
+    """Runs the command; an error of graphjobs is one sentence on standard error, and an exit code."""
+    try:
+        app()
+    except GraphJobsError as error:
+        typer.echo(f"graphjobs: {error}", err=True)
+        sys.exit(exit_code(error))

@@ -1,5 +1,6 @@
 """Engines and connections: the only room that connects to PostgreSQL, with the time-outs every connection carries."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from graphjobs.database import embedded
 from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
@@ -38,6 +40,17 @@ def server_settings(settings: Settings) -> dict[str, str]:
         "statement_timeout": str(milliseconds(settings.statement_timeout)),
         "TimeZone": "UTC",
     }
+
+
+async def url_of(settings: Settings) -> str:
+    """Gives the URL to connect to: the one that is set, or the embedded server's, which is started if need be.
+
+    Raises:
+        ConfigurationError: no URL is set, and the extra `embedded` is not installed.
+    """
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return await asyncio.to_thread(embedded.ensure_running, settings.data_dir)
 
 
 async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Connection[asyncpg.Record]":

@@ -1,0 +1,92 @@
+"""The tables of graph jobs and of their events, as migration 014 of the scheduler made them.
+
+Why: they replace the collections the scheduler kept its graph jobs in.
+When: before the deploy.
+Source: the plan's migration 014; a dump of these tables equals that of its SQL. Later revisions only add.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from sqlalchemy.dialects import postgresql
+
+revision = "014_graph_jobs"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen.
+_REFUSE_TO_DROP_ROWS = """
+DO $guard$
+DECLARE
+    jobs bigint;
+    events bigint;
+BEGIN
+    LOCK TABLE scheduler.graph_jobs, scheduler.graph_job_events IN ACCESS EXCLUSIVE MODE;
+    SELECT count(*) INTO jobs FROM scheduler.graph_jobs;
+    SELECT count(*) INTO events FROM scheduler.graph_job_events;
+    IF jobs + events > 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'GJ001',
+            MESSAGE = 'the downgrade would drop ' || jobs || ' rows of scheduler.graph_jobs and ' || events
+                || ' of scheduler.graph_job_events: keep them first with pg_dump --data-only '
+                || '--table=scheduler.graph_jobs --table=scheduler.graph_job_events, '
+                || 'then downgrade with -x drop-data=yes';
+    END IF;
+END
+$guard$
+"""
+
+
+def upgrade() -> None:
+    op.create_table(
+        "graph_jobs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("type", sa.SmallInteger(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("payload", postgresql.JSONB(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("correlation_id", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="graph_jobs_pkey"),
+        schema="scheduler",
+    )
+    op.create_index(
+        "idx_graph_jobs_tenant_status",
+        "graph_jobs",
+        ["tenant_id", "status", sa.text("created_at DESC")],
+        schema="scheduler",
+    )
+    op.create_index(
+        "idx_graph_jobs_tenant_type_status",
+        "graph_jobs",
+        ["tenant_id", "type", "status", sa.text("created_at DESC")],
+        schema="scheduler",
+    )
+    op.create_table(
+        "graph_job_events",
+        sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("payload", postgresql.JSONB(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="graph_job_events_pkey"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["scheduler.graph_jobs.id"], name="graph_job_events_job_id_fkey", ondelete="CASCADE"
+        ),
+        schema="scheduler",
+    )
+    op.create_index(
+        "idx_graph_job_events_job",
+        "graph_job_events",
+        ["job_id", sa.text("created_at DESC")],
+        schema="scheduler",
+    )
+
+
+def downgrade() -> None:
+    if context.get_x_argument(as_dictionary=True).get("drop-data") != "yes":
+        op.execute(_REFUSE_TO_DROP_ROWS)
+    op.drop_table("graph_job_events", schema="scheduler")
+    op.drop_table("graph_jobs", schema="scheduler")

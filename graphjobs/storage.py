@@ -1,0 +1,88 @@
+"""The one place where engines, executors and repositories are built and joined."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
+from graphjobs.database.executor import Database, uninterrupted
+from graphjobs.database.migrations import require_revision, upgrade
+from graphjobs.errors import SchemaOutOfDate
+from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a service holds while it runs.
+
+    Attributes:
+        database: runs each statement alone; `database.using(session)` inside a session.
+        graph_jobs: graph jobs, each call its own transaction.
+    """
+
+    database: Database
+    graph_jobs: GraphJobRepository
+    _sessions: async_sessionmaker[AsyncSession]
+
+    def session(self) -> AsyncSession:
+        """Gives a new session on the transactional engine; `async with` closes it and rolls back what is open.
+
+        For a transaction that holds jobs and the caller's own rows::
+
+            async with storage.session() as session, session.begin():
+                jobs = PostgresGraphJobRepository(storage.database.using(session))
+        """
+        return self._sessions()
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storage]:
+    """Opens the data layer, and closes it cleanly.
+
+    With no URL set it starts the embedded server if need be, and brings its schema up to date: that database is ours.
+    A database that a URL names is never migrated unasked.
+
+    Args:
+        settings: where and how long; None means those of the environment.
+
+    Raises:
+        ConfigurationError: what is configured cannot work.
+        DatabaseUnavailable: nobody answers.
+        SchemaOutOfDate: the database is at an earlier revision: run `graphjobs db upgrade`.
+    """
+    given = settings or Settings.load()
+    url = await url_of(given)
+    alone = autocommit_engine(url, given)
+    transactional = transactional_engine(url, given)
+    try:
+        database = Database(alone, given)
+        try:
+            await require_revision(database)
+        except SchemaOutOfDate:
+            if given.database_url is not None:
+                raise
+            await upgrade(given)
+        yield Storage(
+            database=database,
+            graph_jobs=PostgresGraphJobRepository(database),
+            _sessions=async_sessionmaker(transactional, expire_on_commit=False),
+        )
+    finally:
+        await uninterrupted(_dispose((alone, transactional), given))
+
+
+async def _dispose(engines: tuple[AsyncEngine, ...], settings: Settings) -> None:
+    """Closes the pools; a network that swallows our farewell is not waited for."""
+    try:
+        async with asyncio.timeout(settings.connect_timeout.total_seconds()):
+            for engine in engines:
+                await engine.dispose()
+    except TimeoutError:
+        _log.warning("the database did not answer a farewell; its connections were left to end by themselves")

@@ -1,0 +1,30 @@
+"""Jobs for tests, with what a test does not care about filled in."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from graphjobs import GraphBuildJob, GraphOverlayJob
+
+AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def build_job(tenant_id: str = "acme", **fields: Any) -> GraphBuildJob:
+    """A queued build job."""
+    given: dict[str, Any] = {
+        "sbom_id": "sbom",
+        "sbom_version_id": "sbom@1",
+        "sbom_digest": "sha256:" + "a" * 64,
+        "trigger": "manual",
+    }
+    return GraphBuildJob(tenant_id=tenant_id, **{**given, **fields})
+
+
+def overlay_job(tenant_id: str = "acme", **fields: Any) -> GraphOverlayJob:
+    """A queued overlay job."""
+    given: dict[str, Any] = {
+        "graph_snapshot_id": "graph",
+        "overlay_kind": "policy",
+        "overlay_key": "licences@1",
+        "trigger": "policy",
+    }
+    return GraphOverlayJob(tenant_id=tenant_id, **{**given, **fields})
