@@ -1,4 +1,4 @@
-"""What tests of every room share: one storage for tests that need no empty database, and a tenant of each test's own."""
+"""What tests of every room share: a storage for those that need no empty database, and a tenant of each own."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from immutabledict import immutabledict
@@ -38,32 +37,6 @@ _S = GraphJobStatus
 _NO_METADATA: Final[Mapping[str, str]] = immutabledict()
 _NO_PAYLOAD: Final[Mapping[str, Any]] = immutabledict()
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-class GraphBuildTrigger(StrEnum):
-    """What asked for a graph build."""
-
-    SBOM_VERSION = "sbom-version"
-    BACKFILL = "backfill"
-    MANUAL = "manual"
-
-
-class GraphOverlayTrigger(StrEnum):
-    """What asked for an overlay."""
-
-    POLICY = "policy"
-    ADVISORY = "advisory"
-    VEX = "vex"
-    SBOM_VERSION = "sbom-version"
-    MANUAL = "manual"
-
-
-class GraphOverlayKind(StrEnum):
-    """Which findings an overlay lays over a graph."""
-
-    POLICY = "policy"
-    ADVISORY = "advisory"
-    VEX = "vex"
 
 
 def _now() -> datetime:
@@ -176,7 +149,7 @@ class GraphBuildJob(GraphJob):
     sbom_version_id: Name
     sbom_digest: Digest
     graph_snapshot_id: Name | None = None
-    trigger: Annotated[GraphBuildTrigger, Field(strict=False)]
+    trigger: Literal["sbom-version", "backfill", "manual"]
     cartographer_job_id: Name | None = None
 
     def edit(self, *, correlation_id: str | None = None, metadata: Mapping[str, str] | None = None) -> Self:
@@ -207,10 +180,10 @@ class GraphOverlayJob(GraphJob):
     schema_version: Literal["scheduler.graph-overlay-job@1"] = "scheduler.graph-overlay-job@1"
     graph_snapshot_id: Name
     build_job_id: Id | None = None
-    overlay_kind: Annotated[GraphOverlayKind, Field(strict=False)]
+    overlay_kind: Literal["policy", "advisory", "vex"]
     overlay_key: Name
     subjects: Names = ()
-    trigger: Annotated[GraphOverlayTrigger, Field(strict=False)]
+    trigger: Literal["policy", "advisory", "vex", "sbom-version", "manual"]
 
     def edit(
         self,
