@@ -1,0 +1,1 @@
+"""The demonstration: real SBOMs, read, built and judged as jobs."""

@@ -179,10 +179,10 @@ def test_a_value_cannot_be_changed() -> None:
     """Neither its fields nor what they hold."""
     job = build_job(metadata={"a": "b"})
     with pytest.raises(ValueError, match="frozen"):
-        job.tenant_id = "other"
+        job.tenant_id = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
         job.metadata["a"] = "c"  # type: ignore[index]
-    event = GraphJobEvent(job_id=job.id, tenant_id="acme", status="queued", payload={"a": {"b": [1]}})
+    event = GraphJobEvent(job_id=job.id, tenant_id="acme", status=GraphJobStatus.QUEUED, payload={"a": {"b": [1]}})
     with pytest.raises(TypeError):
         event.payload["a"]["b"] = 2
 
@@ -232,10 +232,12 @@ _BAD_PAYLOADS: dict[str, Any] = {
 def test_a_payload_that_could_not_be_read_back_is_refused(name: str) -> None:
     """JSONB would refuse it, or store what Python cannot read."""
     with pytest.raises(InvalidJob, match=r"GraphJobEvent\.payload"):
-        GraphJobEvent(job_id=build_job().id, tenant_id="acme", status="queued", payload=_BAD_PAYLOADS[name])
+        GraphJobEvent(
+            job_id=build_job().id, tenant_id="acme", status=GraphJobStatus.QUEUED, payload=_BAD_PAYLOADS[name]
+        )
 
 
-# --- round trips -------------------------------------------------------------------------------------------------------
+# --- round trips ---
 
 _LINES = st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("\t\n"), min_size=1, max_size=40)
 _NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
@@ -312,7 +314,9 @@ def test_a_job_survives_json_pickle_and_copy(job: GraphBuildJob | GraphOverlayJo
 @given(st.dictionaries(_NAMES, _JSON, max_size=4), _TIMES)
 def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime) -> None:
     """Any JSON that can be stored comes back as it was, deep inside too."""
-    event = GraphJobEvent(id=7, job_id=build_job().id, tenant_id="a", status="queued", payload=payload, created_at=at)
+    event = GraphJobEvent(
+        id=7, job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload=payload, created_at=at
+    )
     assert event == GraphJobEvent.from_json(event.to_json())
     assert event == pickle.loads(pickle.dumps(event))  # noqa: S301  # our own bytes
     assert payload == json.loads(event.payload_json())
@@ -330,10 +334,7 @@ def test_reading_any_text_gives_a_job_or_invalid_job(text: str | bytes) -> None:
 
 def test_the_same_value_gives_the_same_bytes() -> None:
     """The order in which metadata and subjects were given does not show."""
-    one = overlay_job(
-        id="12345678-1234-5678-1234-567812345678", created_at=AT, subjects=["b", "a"], metadata={"b": "1", "a": "2"}
-    )
-    two = overlay_job(
-        id="12345678-1234-5678-1234-567812345678", created_at=AT, subjects={"a", "b"}, metadata={"a": "2", "b": "1"}
-    )
+    same: dict[str, Any] = {"id": "12345678-1234-5678-1234-567812345678", "created_at": AT}
+    one = overlay_job(**same, subjects=["b", "a"], metadata={"b": "1", "a": "2"})
+    two = overlay_job(**same, subjects={"a", "b"}, metadata={"a": "2", "b": "1"})
     assert one.to_json() == two.to_json()
