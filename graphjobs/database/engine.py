@@ -10,7 +10,6 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from graphjobs.database import embedded
 from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
@@ -50,6 +49,8 @@ async def url_of(settings: Settings) -> str:
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
+    from graphjobs.database import embedded  # locks files as Unix does; elsewhere a URL needs none of it
+
     return await asyncio.to_thread(embedded.ensure_running, settings.data_dir)
 
 

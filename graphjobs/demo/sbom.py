@@ -1,0 +1,171 @@
+"""Reads a CycloneDX JSON SBOM into a frozen value, or says in one sentence why not; builds no graph of it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from graphjobs.demo.components import NAME_LENGTH_MAX, Component, read_components, read_name, read_ref
+from graphjobs.demo.documents import (
+    WORD_LENGTH_MAX,
+    DocumentError,
+    clean_text,
+    digest_head,
+    kind_of,
+    read_document,
+    read_list,
+    read_object,
+    read_text,
+    show_path,
+)
+
+__all__ = ["Component", "Sbom", "SbomError", "fingerprint", "read_sbom", "shipped_sboms"]
+
+SIZE_MAX_BYTES: Final = 16 * 1024 * 1024
+DEPENDENCIES_MAX: Final = 1_000_000
+VERSION_MAX: Final = 2**31 - 1
+
+_DATA: Final = Path(__file__).parent / "data"
+
+
+class SbomError(Exception):
+    """Why a file is no SBOM this room reads: one sentence of printable text, which names the file and the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sbom:
+    """What the demonstration needs of an SBOM.
+
+    Attributes:
+        name: its subject as name@version, or the file's name; cleaned, at most 200 characters.
+        digest: "sha256:" and 64 hexadecimal digits, of the file's bytes.
+        serial_number: its URN, or None.
+        version: how often it was revised, from 1.
+        components: sorted by ref, nested ones too; the subject is not among them.
+        dependencies: edges (ref, ref it depends on), sorted, unique; both ends are components or the root.
+        root: the subject's bom-ref, or None.
+    """
+
+    name: str
+    digest: str
+    serial_number: str | None
+    version: int
+    components: tuple[Component, ...]
+    dependencies: tuple[tuple[str, str], ...]
+    root: str | None
+
+
+def shipped_sboms() -> tuple[Path, ...]:
+    """Gives the SBOMs that travel with the package, sorted; data/README.md says how they were made."""
+    return tuple(sorted(_DATA.glob("*.cdx.json")))
+
+
+def fingerprint(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
+    """Gives a digest for any path, SBOM or not, so that a job can name what it could not read; never raises.
+
+    Returns:
+        "sha256:" and 64 hexadecimal digits: of the file's first `size_max_bytes`, or of the path's text where there
+        is no file to be read. Equal to `Sbom.digest` where `read_sbom` with the same limit succeeds.
+    """
+    try:
+        return digest_head(path, size_max_bytes=size_max_bytes)
+    except DocumentError:
+        text = str(path).encode("utf-8", "surrogatepass")
+        return f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+def read_sbom(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> Sbom:
+    """Reads a CycloneDX JSON SBOM of any version.
+
+    Args:
+        path: a regular file.
+        size_max_bytes: a larger file is refused before it is read. JSON in memory takes up to 25 times its size.
+
+    Raises:
+        SbomError: the file cannot be read, or is no such SBOM, or exceeds a limit.
+    """
+    try:
+        document = read_document(path, size_max_bytes=size_max_bytes)
+        return _sbom(document.fields, digest=document.digest, file_name=path.name)
+    except DocumentError as error:
+        raise SbomError(f"{show_path(path)}: {error}") from None
+
+
+def _sbom(fields: dict[str, Any], *, digest: str, file_name: str) -> Sbom:
+    _require_cyclonedx(fields)
+    metadata = read_object(fields.get("metadata", {}), "metadata")
+    name = file_name
+    root: str | None = None
+    lists: list[tuple[str, list[Any]]] = []
+    if "component" in metadata:
+        subject = read_object(metadata["component"], "metadata.component")
+        name = _subject_name(subject)
+        root = read_ref(subject, "metadata.component")
+        lists.append(("metadata.component.components", read_list(subject, "components", "metadata.component")))
+    lists.append(("components", read_list(fields, "components")))
+    lists.append(("services", read_list(fields, "services")))
+    components = read_components(lists, root=root)
+    refs = {component.ref: component.ref for component in components}
+    if root is not None:
+        refs[root] = root
+    serial_number = read_text(fields, "serialNumber")
+    return Sbom(
+        name=clean_text(name, NAME_LENGTH_MAX) or "unnamed",
+        digest=digest,
+        serial_number=None if serial_number is None else clean_text(serial_number, NAME_LENGTH_MAX),
+        version=_version(fields),
+        components=components,
+        dependencies=_dependencies(fields, refs),
+        root=root,
+    )
+
+
+def _require_cyclonedx(fields: dict[str, Any]) -> None:
+    bom_format = read_text(fields, "bomFormat")
+    if bom_format == "CycloneDX":
+        return
+    if bom_format is not None:
+        raise DocumentError(f'bomFormat should be "CycloneDX", not "{clean_text(bom_format, WORD_LENGTH_MAX)}"')
+    context = fields.get("@context")
+    if "spdxVersion" in fields or "SPDXID" in fields or (isinstance(context, str) and "spdx.org" in context):
+        raise DocumentError("this looks like an SPDX document, and only CycloneDX is read")
+    raise DocumentError("this is no CycloneDX SBOM: it has no bomFormat")
+
+
+def _version(fields: dict[str, Any]) -> int:
+    version = fields.get("version", 1)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise DocumentError(f"version should be an integer, not {kind_of(version)}")
+    if not 1 <= version <= VERSION_MAX:
+        raise DocumentError(f"version should be from 1 to {VERSION_MAX:,}")
+    return version
+
+
+def _subject_name(subject: dict[str, Any]) -> str:
+    name = read_name(subject, "metadata.component")
+    version = read_text(subject, "version", "metadata.component")
+    return f"{name}@{version}" if version else name
+
+
+def _dependencies(fields: dict[str, Any], refs: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    edges: set[tuple[str, str]] = set()
+    count = 0
+    for index, item in enumerate(read_list(fields, "dependencies")):
+        where = f"dependencies[{index}]"
+        entry = read_object(item, where)
+        source = _known(entry.get("ref"), refs, f"{where}.ref")
+        targets = read_list(entry, "dependsOn", where)
+        count += len(targets)
+        if count > DEPENDENCIES_MAX:
+            raise DocumentError(f"there are more than {DEPENDENCIES_MAX:,} dependencies, which is the limit")
+        edges.update((source, _known(target, refs, f"{where}.dependsOn")) for target in targets)
+    return tuple(sorted(edges))
+
+
+def _known(value: object, refs: dict[str, str], where: str) -> str:
+    """Gives the component's own text, so that a million edges share the text of their ends."""
+    if not isinstance(value, str):
+        raise DocumentError(f"{where} should hold text, not {kind_of(value)}")
+    if value not in refs:
+        raise DocumentError(f'{where} names "{clean_text(value, WORD_LENGTH_MAX)}", which is no component')
+    return refs[value]
