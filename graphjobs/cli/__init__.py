@@ -5,6 +5,7 @@ import sys
 import typer
 
 from graphjobs.cli import database
+from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
 from graphjobs.errors import GraphJobsError
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo)
 app.add_typer(database.app, name="db")
 
 
