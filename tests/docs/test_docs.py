@@ -1,0 +1,102 @@
+"""What the documents say is so: links, the state diagram, the tables of settings, errors, commands and rooms."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import graphjobs.errors
+from graphjobs import GraphBuildJob, GraphOverlayJob
+from graphjobs.cli import app
+from graphjobs.cli.exits import Exit
+from graphjobs.database import migrations
+from graphjobs.jobs.status import TRANSITIONS
+from graphjobs.settings import Settings
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PAGES = [_ROOT / "README.md", _ROOT / "CHANGELOG.md", *sorted((_ROOT / "docs").glob("*.md"))]
+
+
+def _page(name: str) -> str:
+    return (_ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    """A page that was renamed is renamed in the links, too."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_state_diagram_is_the_transition_table() -> None:
+    """Each arrow is a legal move, each legal move an arrow, and each label a method of both kinds."""
+    diagram = _page("docs/lifecycle.md").split("```mermaid")[1].split("```")[0]
+    arrows = set(re.findall(r"^ +(\w+) --> (\w+): (\w+)$", diagram, flags=re.MULTILINE))
+    table = {(str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets}
+    assert table == {(source, target) for source, target, _ in arrows}
+    finals = set(re.findall(r"^ +(\w+) --> \[\*\]$", diagram, flags=re.MULTILINE))
+    assert {str(status) for status, targets in TRANSITIONS.items() if not targets} == finals
+    for _, _, move in arrows:
+        assert inspect.isfunction(getattr(GraphBuildJob, move))
+        assert inspect.isfunction(getattr(GraphOverlayJob, move))
+
+
+def test_every_setting_is_documented_and_none_that_is_gone() -> None:
+    """The table of docs/configuration.md is that of the class."""
+    documented = re.findall(r"^\| `(GRAPHJOBS_\w+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
+    assert {f"GRAPHJOBS_{name.upper()}" for name in Settings.model_fields} == set(documented)
+
+
+def test_every_command_is_documented_and_none_that_is_gone() -> None:
+    """The table of docs/configuration.md is what the command has."""
+    documented = re.findall(r"^\| `graphjobs ([\w ]+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
+    commands = set()
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        commands |= {f"{name} {inner}" for inner in getattr(command, "commands", {})} or {name}
+    assert commands == set(documented)
+
+
+def test_every_exit_code_is_documented() -> None:
+    """Scripts rely on them."""
+    documented = re.findall(r"^\| (\d) \| ", _page("docs/configuration.md"), flags=re.MULTILINE)
+    assert [int(code) for code in Exit] == [int(code) for code in documented]
+
+
+def test_every_error_is_documented() -> None:
+    """The table of errors names each class, and the drawing in the module does."""
+    classes = {
+        name
+        for name, value in vars(graphjobs.errors).items()
+        if inspect.isclass(value) and value.__module__ == "graphjobs.errors"
+    }
+    documented = set(
+        re.findall(r"^\| `(\w+)`", _page("docs/configuration.md").split("## Errors")[1], flags=re.MULTILINE)
+    )
+    assert classes - {"GraphJobsError"} == documented
+    assert all(name in (graphjobs.errors.__doc__ or "") for name in classes)
+
+
+def test_every_revision_is_documented() -> None:
+    """The table of revisions is that of the folder."""
+    documented = re.findall(r"^\| `(\d{3}_\w+)` ", _page("docs/migrations.md"), flags=re.MULTILINE)
+    assert [revision.revision for revision in migrations.history()] == documented
+
+
+def test_every_room_is_documented() -> None:
+    """Whoever looks for a module finds it in the picture of the house."""
+    picture = _page("docs/architecture.md").split("```")[1]
+    rooms = [path for path in (_ROOT / "graphjobs").rglob("*.py") if path.name != "__init__.py"]
+    for room in rooms:
+        parent = room.parent.name
+        named = parent in ("demo", "cli") or re.search(rf"\b{room.stem}\b", picture)
+        assert named, f"docs/architecture.md does not name {room.relative_to(_ROOT)}"
+
+
+def test_readme_names_every_make_target_of_the_two_commands() -> None:
+    """`make demo` and `make test` are the two."""
+    assert {"demo", "test"} <= set(re.findall(r"^\$ make (\w+)", _page("README.md"), flags=re.MULTILINE))
+    assert {"demo", "test", "check", "bench", "revision"} <= set(
+        re.findall(r"^([\w-]+):.*## ", _page("Makefile"), flags=re.MULTILINE)
+    )

@@ -1,0 +1,107 @@
+"""The examples of the documents run, as they stand there, on a real database."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from graphjobs.database.embedded import embedded_cluster
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+
+
+def _blocks(language: str) -> list[object]:
+    """Each fenced block of a language, with a name to find it by."""
+    found: list[object] = []
+    for page in _PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(pytest.param(match.group(1), id=f"{page.name}:{line}"))
+    return found
+
+
+def _environment(url: str) -> dict[str, str]:
+    return {**os.environ, "GRAPHJOBS_DATABASE_URL": url, "GRAPHJOBS_TEST_DATABASE_URL": url}
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_each_python_example_runs(code: str, graphjobs_database_url: str, tmp_path: Path) -> None:
+    """As a script, or by pytest where it is a test; warnings are errors."""
+    name = "test_example.py" if "def test_" in code else "example.py"
+    (tmp_path / name).write_text(code, encoding="utf-8")
+    runner = (
+        ["-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider"]
+        if "def test_" in code
+        else ["-W", "error"]
+    )
+    done = subprocess.run(
+        [sys.executable, *runner, name],
+        cwd=tmp_path,
+        env=_environment(graphjobs_database_url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_has_an_example() -> None:
+    """A fence that was misspelt would leave nothing to run."""
+    assert 4 <= len(_blocks("python"))
+
+
+def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Up, refuse, keep, down, up, restore: each line of docs/migrations.md, on a database with rows."""
+    text = (_ROOT / "docs" / "migrations.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\$ (.*)$", text.split("## Down")[1], flags=re.MULTILINE)
+    assert 5 == len(lines)
+    programs = f"{Path(sys.executable).parent}:{embedded_cluster(None).bin_dir}"
+    environment = {**_environment(graphjobs_database_url), "PATH": f"{programs}:{os.environ['PATH']}"}
+    # pg_dump and psql take their database from libpq's own variables.
+    environment |= _libpq(graphjobs_database_url)
+    insert = (
+        "INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) "
+        "VALUES ('12345678-1234-5678-1234-567812345678', 'acme', 0, 0, '{}')"
+    )
+    count = "psql -At -c 'SELECT count(*) FROM scheduler.graph_jobs'"
+
+    def shell(command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert shell(f'psql -v ON_ERROR_STOP=1 -c "{insert}"').returncode == 0
+    first = shell(lines[0])
+    assert first.returncode == 1
+    assert "1 rows" in first.stderr
+    for line in lines[1:]:
+        done = shell(line)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert shell(count).stdout == "1\n"
+
+
+def _libpq(url: str) -> dict[str, str]:
+    """The URL as libpq's variables, which is how an operator would have it."""
+    parts = urlsplit(url)
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    found = {
+        "PGDATABASE": parts.path.lstrip("/"),
+        "PGHOST": query.get("host", parts.hostname or ""),
+        "PGPORT": query.get("port", str(parts.port or "")),
+        "PGUSER": unquote(parts.username or ""),
+        "PGPASSWORD": unquote(parts.password or ""),
+    }
+    return {key: value for key, value in found.items() if value}

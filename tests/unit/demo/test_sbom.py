@@ -1,0 +1,397 @@
+"""A CycloneDX SBOM becomes a value; anything else becomes one sentence."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphjobs.demo import components as components_room
+from graphjobs.demo import sbom as sbom_room
+from graphjobs.demo.sbom import Component, Sbom, SbomError, fingerprint, read_sbom
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def written(folder: Path, **fields: Any) -> Path:
+    """Writes an SBOM of these fields."""
+    path = folder / "service.cdx.json"
+    path.write_text(json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", **fields}))
+    return path
+
+
+def read(folder: Path, **fields: Any) -> Sbom:
+    """Reads an SBOM of these fields."""
+    return read_sbom(written(folder, **fields))
+
+
+def refusal(path: Path) -> str:
+    """Gives the sentence a file is refused with, without the file's name that every sentence begins with."""
+    with pytest.raises(SbomError) as caught:
+        read_sbom(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{path}: ")
+    assert sentence.isprintable()
+    return sentence.removeprefix(f"{path}: ")
+
+
+def test_an_sbom_is_read_whole(tmp_path: Path) -> None:
+    """Subject, components, edges and the file's own facts are all there."""
+    sbom = read(
+        tmp_path,
+        serialNumber="urn:uuid:3e671687-395b-41f5-a30f-a58921a69b79",
+        version=3,
+        metadata={"component": {"bom-ref": "app", "name": "shop", "version": "2.0", "group": "acme"}},
+        components=[
+            {"bom-ref": "b", "name": "beta", "version": "2", "licenses": [{"license": {"id": "MIT"}}]},
+            {"bom-ref": "a", "name": "alpha", "purl": "pkg:pypi/alpha@1"},
+        ],
+        dependencies=[
+            {"ref": "app", "dependsOn": ["b", "a", "b"]},
+            {"ref": "b", "dependsOn": ["a"]},
+            {"ref": "a"},
+        ],
+    )
+
+    assert sbom.name == "acme/shop@2.0"
+    assert sbom.serial_number == "urn:uuid:3e671687-395b-41f5-a30f-a58921a69b79"
+    assert sbom.version == 3
+    assert sbom.root == "app"
+    assert (
+        Component("a", "alpha", "", "pkg:pypi/alpha@1", ()),
+        Component("b", "beta", "2", None, ("MIT",)),
+    ) == sbom.components
+    assert sbom.dependencies == (("app", "a"), ("app", "b"), ("b", "a"))
+    assert DIGEST.fullmatch(sbom.digest)
+
+
+def test_an_sbom_of_nothing_is_an_sbom(tmp_path: Path) -> None:
+    """Only bomFormat is asked for; the rest has a meaning when it is absent."""
+    sbom = read(tmp_path)
+
+    assert Sbom("service.cdx.json", sbom.digest, None, 1, (), (), None) == sbom
+
+
+def test_licences_are_understood_in_every_shape(tmp_path: Path) -> None:
+    """CycloneDX has ids, names and expressions."""
+    licences = [
+        {"license": {"id": "MIT", "acknowledgement": "declared"}},
+        {"license": {"name": "License :: OSI Approved :: BSD License"}},
+        {"expression": "Apache-2.0 OR BSD-2-Clause"},
+        {"license": {"name": "long\n  text " + "x" * 2_000}},
+    ]
+
+    sbom = read(tmp_path, components=[{"name": "a", "licenses": licences}])
+
+    *short, long = sbom.components[0].licences
+    assert short == ["MIT", "License :: OSI Approved :: BSD License", "Apache-2.0 OR BSD-2-Clause"]
+    assert long.startswith("long text xxx")
+    assert len(long) == 1_000
+
+
+def test_nested_components_and_services_are_flattened(tmp_path: Path) -> None:
+    """An edge may name any of them, wherever it stands."""
+    sbom = read(
+        tmp_path,
+        metadata={"component": {"name": "app", "components": [{"bom-ref": "module", "name": "module"}]}},
+        components=[{"bom-ref": "outer", "name": "o", "components": [{"bom-ref": "inner", "name": "i"}]}],
+        services=[{"bom-ref": "api", "name": "api", "services": [{"bom-ref": "auth", "name": "auth"}]}],
+        dependencies=[{"ref": "inner", "dependsOn": ["auth"]}],
+    )
+
+    assert [component.ref for component in sbom.components] == ["api", "auth", "inner", "module", "outer"]
+    assert sbom.root is None
+    assert sbom.name == "app"
+
+
+def test_a_deep_nest_of_components_is_read_without_recursion(tmp_path: Path) -> None:
+    """As deep as Python's JSON reader goes, the flattening goes."""
+    depth = 150
+    text = '{"name":"a","components":[' * depth + '{"name":"a"}' + "]}" * depth
+    path = tmp_path / "deep.json"
+    path.write_text(f'{{"bomFormat":"CycloneDX","components":[{text}]}}')
+
+    assert depth + 1 == len(read_sbom(path).components)
+
+
+def test_a_component_without_a_ref_gets_one_that_no_other_has(tmp_path: Path) -> None:
+    """bom-ref is optional in CycloneDX; a made-up one gives way to a given one, wherever that stands."""
+    sbom = read(
+        tmp_path,
+        components=[
+            {"name": "a", "version": "1"},
+            {"name": "a", "version": "1"},
+            {"name": "a", "version": "1"},
+            {"name": "b", "purl": "pkg:pypi/b@1"},
+            {"bom-ref": "a@1#2", "name": "c"},
+        ],
+    )
+
+    assert [component.ref for component in sbom.components] == ["a@1", "a@1#2", "a@1#3", "a@1#4", "pkg:pypi/b@1"]
+    assert {"c"} == {component.name for component in sbom.components if component.ref == "a@1#2"}
+
+
+def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
+    """A terminal escape, a NUL or a lone surrogate in an SBOM reaches no terminal and no database."""
+    evil = "\x1b[2J\0\ud800\u202e"
+    component = {"bom-ref": "a", "name": f"n{evil}", "version": f"1{evil}", "purl": f"pkg:{evil}"}
+
+    sbom = read(
+        tmp_path,
+        metadata={"component": {"name": f"app {evil}" + "x" * 500}},
+        components=[{**component, "licenses": [{"expression": evil}]}],
+        serialNumber=evil,
+    )
+
+    read_back = sbom.components[0]
+    texts = [sbom.name, sbom.serial_number, read_back.name, read_back.version, read_back.purl, *read_back.licences]
+    assert all(text is not None and text.isprintable() for text in texts)
+    assert len(sbom.name) == 200
+    assert read_back.name[:5] == "n\N{REPLACEMENT CHARACTER}[2J"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"bomFormat": "Other\x1b"}, 'bomFormat should be "CycloneDX", not "Other\N{REPLACEMENT CHARACTER}"'),
+        ({"bomFormat": 7}, "bomFormat should be text, not a number"),
+        ({"version": "1"}, "version should be an integer, not text"),
+        ({"version": True}, "version should be an integer, not true or false"),
+        ({"version": 1.5}, "version should be an integer, not a number"),
+        ({"version": 0}, "version should be from 1 to 2,147,483,647"),
+        ({"version": 10**30}, "version should be from 1 to 2,147,483,647"),
+        ({"serialNumber": 7}, "serialNumber should be text, not a number"),
+        ({"metadata": []}, "metadata should be an object, not a list"),
+        ({"metadata": {"component": None}}, "metadata.component should be an object, not null"),
+        ({"metadata": {"component": {}}}, "metadata.component has no name"),
+        ({"metadata": {"component": {"name": "a", "version": 1}}}, "metadata.component.version should be text"),
+        (
+            {"metadata": {"component": {"name": "a", "components": {}}}},
+            "metadata.component.components should be a list, not an object",
+        ),
+        ({"components": {}}, "components should be a list, not an object"),
+        ({"components": None}, "components should be a list, not null"),
+        ({"services": "x"}, "services should be a list, not text"),
+        ({"components": [{"name": "a"}, "b"]}, "components[1] should be an object, not text"),
+        ({"components": [{"version": "1"}]}, "components[0] has no name"),
+        ({"components": [{"name": " \n"}]}, "components[0] has no name"),
+        ({"components": [{"name": ["a"]}]}, "components[0].name should be text, not a list"),
+        ({"components": [{"name": "a", "group": 1}]}, "components[0].group should be text, not a number"),
+        ({"components": [{"name": "a", "version": 1}]}, "components[0].version should be text, not a number"),
+        ({"components": [{"name": "a", "purl": {}}]}, "components[0].purl should be text, not an object"),
+        ({"components": [{"name": "a", "bom-ref": 1}]}, "components[0].bom-ref should be text, not a number"),
+        ({"components": [{"name": "a", "bom-ref": ""}]}, "components[0].bom-ref should be 1 to 1,024 printable"),
+        ({"components": [{"name": "a", "bom-ref": "x" * 1_025}]}, "components[0].bom-ref should be 1 to 1,024"),
+        ({"components": [{"name": "a", "bom-ref": "a\0"}]}, "components[0].bom-ref should be 1 to 1,024"),
+        ({"components": [{"name": "a", "bom-ref": "\ud800"}]}, "components[0].bom-ref should be 1 to 1,024"),
+        ({"components": [{"name": "a", "components": 1}]}, "components[0].components should be a list"),
+        (
+            {"components": [{"name": "a", "components": [{"name": "b"}, {"name": 1}]}]},
+            "components[0].components[1].name should be text",
+        ),
+        ({"components": [{"name": "a", "licenses": {}}]}, "components[0].licenses should be a list"),
+        ({"components": [{"name": "a", "licenses": ["MIT"]}]}, "components[0].licenses[0] should be an object"),
+        (
+            {"components": [{"name": "a", "licenses": [{"license": "MIT"}]}]},
+            "components[0].licenses[0].license should be an object, not text",
+        ),
+        (
+            {"components": [{"name": "a", "licenses": [{"license": {"id": 1}}]}]},
+            "components[0].licenses[0].license.id should be text",
+        ),
+        (
+            {"components": [{"name": "a", "licenses": [{"expression": ["MIT"]}]}]},
+            "components[0].licenses[0].expression should be text",
+        ),
+        (
+            {"components": [{"name": "a", "licenses": [{"license": {"url": "x"}}]}]},
+            "components[0].licenses[0] has neither an expression nor a license with an id or a name",
+        ),
+        (
+            {"components": [{"bom-ref": "a", "name": "a"}, {"bom-ref": "a", "name": "b"}]},
+            'components[1]: the bom-ref "a" is taken already',
+        ),
+        (
+            {
+                "metadata": {"component": {"bom-ref": "a", "name": "a"}},
+                "components": [{"bom-ref": "a", "name": "b"}],
+            },
+            'components[0]: the bom-ref "a" is taken already',
+        ),
+        ({"dependencies": {}}, "dependencies should be a list, not an object"),
+        ({"dependencies": ["a"]}, "dependencies[0] should be an object, not text"),
+        ({"dependencies": [{}]}, "dependencies[0].ref should hold text, not null"),
+        ({"dependencies": [{"ref": "x"}]}, 'dependencies[0].ref names "x", which is no component'),
+        (
+            {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": ["\x07"]}]},
+            'dependencies[0].dependsOn names "\N{REPLACEMENT CHARACTER}", which is no component',
+        ),
+        (
+            {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": [[]]}]},
+            "dependencies[0].dependsOn should hold text, not a list",
+        ),
+        (
+            {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": "a"}]},
+            "dependencies[0].dependsOn should be a list, not text",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_and_named(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    """A wrong type, a missing name, a ref used twice or unknown: the place and the fault are in the sentence."""
+    assert refusal(written(tmp_path, **fields)).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT"},
+        {"@context": "https://spdx.org/rdf/3.0.1/spdx-context.jsonld", "@graph": []},
+    ],
+)
+def test_an_spdx_document_is_told_from_other_json(fields: dict[str, Any], tmp_path: Path) -> None:
+    """It is the file people have when they have the wrong one."""
+    path = tmp_path / "sbom.spdx.json"
+    path.write_text(json.dumps(fields))
+
+    assert refusal(path) == "this looks like an SPDX document, and only CycloneDX is read"
+
+
+def test_other_json_is_no_sbom(tmp_path: Path) -> None:
+    """A package.json, say."""
+    path = tmp_path / "package.json"
+    path.write_text('{"name": "x", "version": "1", "@context": [[]]}')
+
+    assert refusal(path) == "this is no CycloneDX SBOM: it has no bomFormat"
+
+
+def test_what_is_wrong_with_the_file_itself_is_said_too(tmp_path: Path) -> None:
+    """The sentences of the room below come through, with the file's name before them."""
+    whole = written(tmp_path, components=[{"name": "a"}]).read_bytes()
+    cut = tmp_path / "cut.json"
+    cut.write_bytes(whole[:-2])
+
+    assert refusal(cut).startswith("the file cannot be read as JSON: it is cut off at line 1, column ")
+    assert refusal(tmp_path / "missing.json") == "there is no such file"
+
+
+def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
+    """By default the limit is 16 MiB; a sparse file of one byte more takes no room."""
+    path = tmp_path / "huge.json"
+    path.touch()
+    os.truncate(path, 16 * 1024 * 1024 + 1)
+
+    assert refusal(path) == "the file is larger than the limit of 16,777,216 bytes"
+
+
+def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself is still read."""
+    assert components_room.COMPONENTS_MAX == 100_000
+    monkeypatch.setattr(components_room, "COMPONENTS_MAX", 3)
+
+    assert len(read(tmp_path, components=[{"name": "a"}] * 3).components) == 3
+    sentence = refusal(written(tmp_path, components=[{"name": "a", "components": [{"name": "a"}]}] * 2))
+    assert sentence == "there are more than 3 components, which is the limit"
+
+
+def test_too_many_dependencies_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated edges count, for they cost time."""
+    assert sbom_room.DEPENDENCIES_MAX == 1_000_000
+    monkeypatch.setattr(sbom_room, "DEPENDENCIES_MAX", 3)
+    components = [{"bom-ref": "a", "name": "a"}]
+
+    assert (
+        len(read(tmp_path, components=components, dependencies=[{"ref": "a", "dependsOn": ["a"] * 3}]).dependencies)
+        == 1
+    )
+    path = written(tmp_path, components=components, dependencies=[{"ref": "a", "dependsOn": ["a"] * 2}] * 2)
+    assert refusal(path) == "there are more than 3 dependencies, which is the limit"
+
+
+def test_many_components_of_one_name_take_no_square_of_time(tmp_path: Path) -> None:
+    """A made-up ref is found by counting on: counting from 1 each time takes minutes here."""
+    assert (
+        len({component.ref for component in read(tmp_path, components=[{"name": "a"}] * 20_000).components}) == 20_000
+    )
+
+
+WORDS = st.text(max_size=5) | st.sampled_from(["CycloneDX", "a", "b"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "version", "bom-ref", "components", "licenses", "license", "ref", "dependsOn"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["metadata", "components", "dependencies", "services", "version", "serialNumber"]), JSON
+    )
+)
+def test_any_json_is_read_or_refused_in_one_sentence(
+    fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands where, no other error than SbomError comes out."""
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps({"bomFormat": "CycloneDX", **fields}))
+
+    sentence, refs = "", []
+    try:
+        refs = [component.ref for component in read_sbom(path).components]
+    except SbomError as error:
+        sentence = str(error)
+
+    assert sentence.isprintable()
+    assert sorted(set(refs)) == refs
+
+
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_refused_and_still_have_a_fingerprint(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What is no SBOM ends as an SbomError, and can be named by a digest in a job all the same."""
+    path = tmp_path_factory.getbasetemp() / "any.bin"
+    path.write_bytes(content)
+
+    with pytest.raises(SbomError):
+        read_sbom(path)
+    assert DIGEST.fullmatch(fingerprint(path))
+
+
+def test_the_fingerprint_of_an_sbom_is_its_digest(tmp_path: Path) -> None:
+    """A job that was inserted by fingerprint agrees with what its worker reads."""
+    path = written(tmp_path, components=[{"name": "a"}])
+
+    assert read_sbom(path).digest == fingerprint(path)
+
+
+def test_a_fingerprint_is_of_the_head_of_a_huge_file(tmp_path: Path) -> None:
+    """Nothing past the limit is read."""
+    path = tmp_path / "huge.json"
+    path.write_bytes(b"abc")
+    head = fingerprint(path)
+    path.write_bytes(b"abcdef")
+
+    assert head == fingerprint(path, size_max_bytes=3)
+    assert head != fingerprint(path)
+
+
+@pytest.mark.parametrize("path", ["missing.json", ".", "a\0b", "/dev/zero", "\udc80\ud800", "x" * 5_000])
+def test_a_fingerprint_never_raises(path: str) -> None:
+    """A path that cannot be read, or cannot be, is told from other paths by its text."""
+    found = fingerprint(Path(path))
+
+    assert DIGEST.fullmatch(found)
+    assert found != fingerprint(Path("another.json"))
+    assert found == fingerprint(Path(path))
