@@ -1,4 +1,4 @@
-"""Runs pytest on a throw-away server of the oldest PostgreSQL supported, from the system's packages; `make test-oldest`."""
+"""Runs pytest on a throw-away server of the oldest PostgreSQL supported: what `make test-oldest` calls."""
 
 import os
 import sys
