@@ -23,7 +23,7 @@ demo: $(READY) ## set up, and run the main job: real SBOMs through build and ove
 test: $(READY) ## set up, and run all tests on a real database
 	$(BIN)/python -m pytest
 
-test-oldest: $(READY) ## all tests on the oldest PostgreSQL supported, 15, which must be installed
+test-oldest: $(READY) ## all tests on PostgreSQL 15, and behind pgbouncer; both must be installed
 	$(BIN)/python -m tests.oldest
 
 check: $(READY) ## format, lint, import contracts, types, docs

@@ -1,6 +1,7 @@
-"""Runs pytest on a throw-away server of the oldest PostgreSQL supported: what `make test-oldest` calls."""
+"""Runs pytest on the system's programs: the oldest PostgreSQL supported, and pgbouncer; `make test-oldest`."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import pytest
 from graphjobs.database.embedded import throwaway_cluster
 
 _BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
+_PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 def main() -> int:
     """Starts the server, runs the tests with it named as the test database, and stops it."""
     if not (_BIN / "postgres").is_file():
         sys.exit(f"no PostgreSQL in {_BIN}: install postgresql-15, or set GRAPHJOBS_OLDEST_BIN")
+    if _PGBOUNCER is None:
+        sys.exit("no pgbouncer on the PATH: install pgbouncer")
     with throwaway_cluster(bin_dir=_BIN) as cluster:
         os.environ["GRAPHJOBS_TEST_DATABASE_URL"] = cluster.url()
+        os.environ["GRAPHJOBS_TEST_PGBOUNCER"] = _PGBOUNCER
         return int(pytest.main(sys.argv[1:]))
 
 

@@ -4,9 +4,10 @@ import asyncio
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
-from sqlalchemy import event, exc
+from sqlalchemy import Connection, event, exc, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -17,6 +18,7 @@ from graphjobs.settings import Settings
 COMMAND_TIMEOUT_MARGIN: Final = timedelta(seconds=5)
 """How much longer than the server we wait ourselves: for a network that swallows the server's own time-out."""
 
+_SET_PER_TRANSACTION: Final = ("lock_timeout", "statement_timeout", "TimeZone")
 _GONE_CLIENT_CHECK_SECONDS: Final = 5
 _IDLE_IN_TRANSACTION: Final = timedelta(minutes=5)
 
@@ -102,24 +104,21 @@ def place(url: str) -> str:
         return "the configured address"
 
 
-def _pooled_engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
+def _engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
     async def creator(*_args: Any, **_kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
         return await connect(url, settings)
 
-    if settings.pooler == "transaction":
-        arguments["poolclass"] = NullPool
-    else:
-        arguments |= {
-            "pool_size": settings.pool_size,
-            "max_overflow": 0,
-            "pool_timeout": settings.connect_timeout.total_seconds(),
-        }
     # The URL goes to the driver as it is; SQLAlchemy's own would lose what libpq knows, and shows in its repr.
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=creator,
-        hide_parameters=True,
-        connect_args={"prepared_statement_cache_size": 0} if settings.pooler == "transaction" else {},
+    return create_async_engine("postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **arguments)
+
+
+def _pooled_engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
+    engine = _engine(
+        url,
+        settings,
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=settings.connect_timeout.total_seconds(),
         **arguments,
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
@@ -134,10 +133,35 @@ def _refuse_closed(dbapi_connection: Any, _record: object, _proxy: object) -> No
 
 def autocommit_engine(url: str, settings: Settings) -> AsyncEngine:
     """The engine for single statements, each its own transaction. Private: `rollback()` on it silently does nothing."""
+    if settings.pooler == "transaction":
+        return _engine_behind_pooler(url, settings)
     # Nothing to reset on release: this engine never begins, and so never leaves a transaction open.
     return _pooled_engine(url, settings, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
 def transactional_engine(url: str, settings: Settings) -> AsyncEngine:
     """The engine for the sessions handed to callers."""
+    if settings.pooler == "transaction":
+        return _engine_behind_pooler(url, settings)
     return _pooled_engine(url, settings)
+
+
+def _engine_behind_pooler(url: str, settings: Settings) -> AsyncEngine:
+    """An engine that pools nothing itself, prepares under names nobody shares, and sets its time-outs as it begins."""
+    engine = _engine(
+        url,
+        settings,
+        poolclass=NullPool,
+        connect_args={
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"graphjobs_{uuid4().hex}",
+        },
+    )
+    limits = {name: value for name, value in server_settings(settings).items() if name in _SET_PER_TRANSACTION}
+    statement = select(*(func.set_config(literal_column(f"'{name}'"), value, True) for name, value in limits.items()))
+
+    def set_limits(connection: Connection) -> None:
+        connection.execute(statement)
+
+    event.listen(engine.sync_engine, "begin", set_limits)
+    return engine

@@ -18,7 +18,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
-from graphjobs.database.engine import milliseconds
 from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError
 from graphjobs.settings import Settings
@@ -74,25 +73,25 @@ def compiled(statement: Executable) -> _Compiled:
 
 
 class Database:
-    """The executor that runs each statement alone: autocommit, in one round trip."""
+    """The executor that runs each statement alone, as its own transaction: autocommit, in one round trip."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         self._engine = engine
-        self._begin = _begin(settings) if settings.pooler == "transaction" else None
+        self._pooler = settings.pooler == "transaction"
 
     async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Runs one statement as its own transaction; see `Executor.rows`."""
         form = compiled(statement)
-        arguments = [params[name] for name in form.binds]
         sent = False
         try:
+            if self._pooler:
+                sent = True
+                return await uninterrupted(self._rows_through_pooler(statement, params))
             pooled = await self._engine.raw_connection()
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
                 sent = True
-                if self._begin is None:
-                    return await driver.fetch(form.sql, *arguments)
-                return await uninterrupted(_in_transaction(driver, self._begin, form.sql, arguments))
+                return await driver.fetch(form.sql, *[params[name] for name in form.binds])
             finally:
                 # Synchronous, so that no cancel can come between. The driver waits out its own cancel of a statement
                 # before the next one, so a connection may go back with that under way.
@@ -102,6 +101,11 @@ class Database:
             if failure is None:
                 raise
         raise failure
+
+    async def _rows_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
+        """An explicit transaction: the pooler gives its server's connection for the length of one, and no longer."""
+        async with self._engine.begin() as connection:
+            return (await connection.execute(statement, params)).all()
 
     def using(self, session: AsyncSession) -> "InSession":
         """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
@@ -175,22 +179,3 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # looked at, so that the loop does not complain of it
         raise
-
-
-def _begin(settings: Settings) -> str:
-    """The start of a transaction behind a pooler, whose connections carry no settings of ours."""
-    return (
-        f"BEGIN ISOLATION LEVEL READ COMMITTED; "
-        f"SET LOCAL statement_timeout = {milliseconds(settings.statement_timeout)}; "
-        f"SET LOCAL lock_timeout = {milliseconds(settings.lock_timeout)}; SET LOCAL TimeZone = 'UTC'"
-    )
-
-
-async def _in_transaction(
-    driver: "asyncpg.Connection[asyncpg.Record]", begin: str, sql: str, arguments: Sequence[object]
-) -> Sequence[Row]:
-    # Nothing is rolled back here on failure: behind a pooler the connection is closed after each statement, which does.
-    await driver.execute(begin)
-    rows = await driver.fetch(sql, *arguments)
-    await driver.execute("COMMIT")
-    return rows

@@ -1,0 +1,159 @@
+"""The repository behind pgbouncer in transaction mode, which shares its few server connections between all clients."""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from graphjobs import DatabaseUnavailable, GraphJobEvent, GraphJobStatus, open_storage
+from graphjobs.database.engine import connect
+from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.testing import run
+from tests.builders import AT, build_job
+
+_S = GraphJobStatus
+_SERVER_CONNECTIONS = 3
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def direct(graphjobs_new_database: Callable[[], str]) -> Settings:
+    """The database itself."""
+    return Settings.load(database_url=graphjobs_new_database())
+
+
+@pytest.fixture(scope="module")
+def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The same database behind pgbouncer, on a port of the loopback interface."""
+    assert direct.database_url is not None
+    url = urlsplit(direct.database_url.get_secret_value())
+    query = parse_qs(url.query)
+    host, server_port = (query["host"][0], query["port"][0]) if "host" in query else (url.hostname, url.port)
+    folder, port = tmp_path_factory.mktemp("pgbouncer"), _free_port()
+    configuration = folder / "pgbouncer.ini"
+    lines = [
+        "[databases]",
+        f"* = host={host} port={server_port} user={url.username}",
+        "[pgbouncer]",
+        "listen_addr = 127.0.0.1",
+        f"listen_port = {port}",
+        "unix_socket_dir =",
+        "auth_type = any",
+        "pool_mode = transaction",
+        f"default_pool_size = {_SERVER_CONNECTIONS}",
+        "max_client_conn = 500",
+    ]
+    if os.geteuid() == 0:  # it refuses to run as root; the embedded server's own user may enter its socket's folder
+        lines.append("user = graphjobs")
+    configuration.write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen([os.environ["GRAPHJOBS_TEST_PGBOUNCER"], configuration], stderr=subprocess.DEVNULL)
+    pooled = Settings.load(
+        database_url=urlunsplit(url._replace(netloc=f"{url.username}@127.0.0.1:{port}", query="")),
+        pooler="transaction",
+        statement_timeout=timedelta(seconds=3),
+        lock_timeout=timedelta(milliseconds=300),
+    )
+    try:
+        run(_until_it_answers(pooled))
+        yield pooled
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+async def _until_it_answers(settings: Settings) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert settings.database_url is not None
+                connection = await connect(settings.database_url.get_secret_value(), settings)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                await connection.close()
+                return
+
+
+async def _life(jobs: PostgresGraphJobRepository, tenant: str) -> None:
+    """A job's whole life: each verb once."""
+    job = await jobs.insert(build_job(tenant))
+    started = job.start(at=AT)
+    assert await jobs.try_replace(started, _S.QUEUED)
+    assert not await jobs.try_replace(started, _S.QUEUED)
+    event = await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.RUNNING))
+    assert started == await jobs.get_build_job(tenant, job.id)
+    assert started in await jobs.list_build_jobs(tenant, limit=100)
+    assert (event,) == await jobs.list_events(tenant, job.id)
+
+
+async def test_many_clients_share_few_connections(pooled: Settings, tenant: str) -> None:
+    """60 callers at once over 3 server connections: alone and in sessions, nobody gets another's statement."""
+    async with open_storage(pooled) as storage:
+
+        async def in_session(number: int) -> None:
+            async with storage.session() as session, session.begin():
+                await _life(PostgresGraphJobRepository(storage.database.using(session)), f"{tenant}-{number}")
+
+        alone = PostgresGraphJobRepository(storage.database)
+        await asyncio.gather(
+            *(_life(alone, f"{tenant}-{number}") for number in range(30)), *(in_session(number) for number in range(30))
+        )
+        assert 2 == len(await alone.list_build_jobs(f"{tenant}-7", limit=100))
+
+
+async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Settings, tenant: str) -> None:
+    """They are set as each transaction begins, and gone with it: the shared connection keeps none of them."""
+    assert direct.database_url is not None
+    async with open_storage(pooled) as storage, open_storage(direct) as other:
+        job = await storage.graph_jobs.insert(build_job(tenant))
+        async with other.session() as holder, holder.begin():
+            await holder.execute(text("SELECT 1 FROM scheduler.graph_jobs WHERE id = :job FOR UPDATE"), {"job": job.id})
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await storage.graph_jobs.try_replace(job.start(at=AT), _S.QUEUED)
+        assert caught.value.sqlstate == "55P03"
+        async with storage.session() as session:
+            names = ("statement_timeout", "lock_timeout", "TimeZone")
+            shown = [await session.scalar(text(f"SHOW {name}")) for name in names]
+        assert ["3s", "300ms", "UTC"] == shown
+        assert await storage.graph_jobs.try_replace(job.start(at=AT), _S.QUEUED)
+
+
+async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct: Settings, tenant: str) -> None:
+    """After 60 cancelled lives no server connection is in a transaction, and the next callers are served."""
+    assert direct.database_url is not None
+    async with open_storage(pooled) as storage:
+        alone = PostgresGraphJobRepository(storage.database)
+        tasks = [asyncio.ensure_future(_life(alone, f"{tenant}-{number}")) for number in range(60)]
+        for number, task in enumerate(tasks):
+            asyncio.get_running_loop().call_later(number / 200, task.cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _life(alone, tenant)
+    connection = await asyncpg.connect(direct.database_url.get_secret_value())
+    try:
+        async with asyncio.timeout(10):
+            while await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' "
+                "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ):
+                await asyncio.sleep(0.05)
+        left = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    assert left <= _SERVER_CONNECTIONS
