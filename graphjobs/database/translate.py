@@ -63,8 +63,6 @@ def translated(error: BaseException, *, ambiguous: bool) -> GraphJobsError | Non
     if isinstance(driver_error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         # An InterfaceError is about a connection that is closed, or closing; the rest of it would be our own mistake.
         return _lost(None, ambiguous=ambiguous)
-    if isinstance(error, exc.InvalidRequestError | exc.StatementError):
-        return None
     return None
 
 
