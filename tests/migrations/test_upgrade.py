@@ -1,0 +1,325 @@
+"""The way up: several at once, behind other people's locks, for roles that may little, online and as rendered SQL."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from graphjobs import open_storage, testing, upgrade
+from graphjobs.database import environment, migrations
+from graphjobs.database.schema import REVISION
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, SchemaOutOfDate
+from graphjobs.settings import Settings
+from tests.migrations.programs import alembic, ask, dump, graphjobs, psql
+from tests.migrations.sessions import Session, session, until, until_refused_a_lock, until_waiting
+
+_VERSION = "SELECT version_num FROM scheduler.graphjobs_schema_version"
+_EXISTS = "SELECT to_regclass('scheduler.graph_jobs') IS NOT NULL"
+
+
+async def _two_in_one_loop(url: str) -> list[object]:
+    settings = Settings.load(database_url=url)
+    return list(await asyncio.gather(upgrade(settings), upgrade(settings)))
+
+
+async def _two_in_two_threads(url: str) -> list[object]:
+    settings = Settings.load(database_url=url)
+    both = [asyncio.to_thread(asyncio.run, upgrade(settings)) for _ in range(2)]
+    return list(await asyncio.gather(*both))
+
+
+async def _two_in_two_processes(url: str) -> list[object]:
+    both = await asyncio.gather(*(asyncio.to_thread(graphjobs, "db", "upgrade", url=url) for _ in range(2)))
+    said = {(done.returncode, done.stdout, done.stderr) for done in both}
+    assert {(0, f"the database is at revision {REVISION}\n", "")} == said
+    return [REVISION for _ in both]
+
+
+@asynccontextmanager
+async def _starting_gun(url: str, *, waiting: int) -> AsyncIterator[None]:
+    """Holds the migration lock until so many sessions have asked for it, so that they all run at once."""
+    async with session(url) as holder:
+        await holder.execute("SELECT pg_advisory_lock($1::bigint)".replace("$1", str(environment._LOCK_KEY)))
+
+        async def all_have_asked() -> bool:
+            found: int = await holder.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                "pid <> pg_backend_pid() AND query LIKE 'SELECT pg_try_advisory_lock%'"
+            )
+            return found == waiting
+
+        yield
+        await until(all_have_asked)
+
+
+@pytest.mark.parametrize(
+    "two_at_once",
+    [_two_in_one_loop, _two_in_two_threads, _two_in_two_processes],
+    ids=["in one loop", "in two threads", "in two processes"],
+)
+async def test_two_upgrades_at_once_both_end_well(
+    empty_url: str, two_at_once: Callable[[str], Awaitable[list[object]]]
+) -> None:
+    """The later one finds nothing left to do, and is at the same revision."""
+    async with _starting_gun(empty_url, waiting=2):
+        both = asyncio.ensure_future(two_at_once(empty_url))
+    assert [REVISION, REVISION] == await asyncio.wait_for(both, 30)
+    assert ask(empty_url, _VERSION) == REVISION
+
+
+def test_upgrades_of_two_databases_at_once_in_one_process_both_end_well(graphjobs_server_url: str) -> None:
+    """Alembic keeps the running migration in module globals: two threads would break each other."""
+    with (
+        testing._database(graphjobs_server_url, "") as one,
+        testing._database(graphjobs_server_url, "") as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        loads = [Settings.load(database_url=url) for url in (one, other)]
+        reached = list(threads.map(lambda settings: asyncio.run(upgrade(settings)), loads, timeout=30))
+    assert [REVISION, REVISION] == reached
+
+
+async def test_an_upgrade_runs_inside_a_running_loop(empty_settings: Settings, empty_url: str) -> None:
+    """A service may await it at its start; again, it changes nothing."""
+    assert await upgrade(empty_settings) == REVISION
+    before = dump(empty_url)
+    assert await upgrade(empty_settings, revision=REVISION) == REVISION
+    assert before == dump(empty_url)
+
+
+async def test_an_upgrade_waits_for_another_migration_no_longer_than_it_says(
+    empty_settings: Settings, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of a migration that does not end is told as an error that is safe to retry."""
+    monkeypatch.setattr(environment, "LOCK_WAIT", environment.LOCK_WAIT / 400)
+    async with session(empty_url) as holder:
+        await holder.execute(f"SELECT pg_advisory_lock({environment._LOCK_KEY})")
+        with pytest.raises(DatabaseUnavailable, match="another migration"):
+            await asyncio.wait_for(upgrade(empty_settings), 15)
+    assert ask(empty_url, "SELECT to_regnamespace('scheduler') IS NULL") == "t"
+
+
+@asynccontextmanager
+async def _version_table_locked(url: str) -> AsyncIterator[Session]:
+    """Someone else's open transaction holds our version table, which a downgrade to base has left."""
+    await migrations.upgrade(Settings.load(database_url=url))
+    await migrations.downgrade(Settings.load(database_url=url), revision="base")
+    async with session(url) as holder:
+        await holder.execute("BEGIN; LOCK TABLE scheduler.graphjobs_schema_version IN ACCESS EXCLUSIVE MODE")
+        yield holder
+
+
+async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
+    """The lock time-out ends each wait, and a lock that comes free in the meantime is enough."""
+    settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
+    async with _version_table_locked(empty_url) as holder, session(empty_url) as watcher:
+        ended = asyncio.ensure_future(upgrade(settings))
+        await until_waiting(watcher)
+        await until_refused_a_lock(watcher)
+        await holder.execute("ROLLBACK")
+        assert await asyncio.wait_for(ended, 20) == REVISION
+
+
+async def test_an_upgrade_behind_a_lock_that_stays_gives_up(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in a bounded time, with an error that is safe to retry, and leaves nothing half done."""
+    monkeypatch.setattr(migrations, "_RETRIES_MAX", 2)
+    settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
+    async with _version_table_locked(empty_url):
+        with pytest.raises(DatabaseUnavailable, match="lock") as caught:
+            await asyncio.wait_for(upgrade(settings), 15)
+    assert caught.value.sqlstate == "55P03"
+    assert ask(empty_url, _EXISTS) == "f"
+
+
+async def test_an_upgrade_beside_the_hosts_own_creation_of_the_schema_ends_well(
+    empty_settings: Settings, empty_url: str
+) -> None:
+    """The host's migration does not take our lock: the schema may appear while we create it."""
+    async with session(empty_url) as host, session(empty_url) as watcher:
+        creating = host.transaction()
+        await creating.start()
+        await host.execute("CREATE SCHEMA scheduler")
+        ended = asyncio.ensure_future(upgrade(empty_settings))
+        await until_waiting(watcher)
+        await creating.commit()
+        assert await asyncio.wait_for(ended, 20) == REVISION
+
+
+async def test_the_hosts_own_alembic_stays_as_it_was(empty_settings: Settings, empty_url: str) -> None:
+    """Its version table, in `public` and even in `scheduler`, is neither read nor written."""
+    rows = "SELECT string_agg(version_num, ',') FROM {}.alembic_version"
+    ask(
+        empty_url,
+        "CREATE SCHEMA scheduler;"
+        "CREATE TABLE public.alembic_version (version_num VARCHAR(32) PRIMARY KEY);"
+        "CREATE TABLE scheduler.alembic_version (version_num VARCHAR(32) PRIMARY KEY);"
+        "INSERT INTO public.alembic_version VALUES ('host_1');"
+        "INSERT INTO scheduler.alembic_version VALUES ('host_2')",
+    )
+    await upgrade(empty_settings)
+    await migrations.check(empty_settings)
+    await migrations.downgrade(empty_settings, revision="base")
+    await upgrade(empty_settings)
+    found = [ask(empty_url, rows.format(schema)) for schema in ("public", "scheduler")]
+    assert ["host_1", "host_2"] == found
+
+
+async def test_the_hosts_schema_keeps_its_tables_and_its_owner(
+    empty_settings: Settings, empty_url: str, role: str
+) -> None:
+    """A schema that is there already is used as it is."""
+    ask(
+        empty_url,
+        f"CREATE SCHEMA scheduler AUTHORIZATION {role};"
+        "CREATE TABLE scheduler.runs (id INT PRIMARY KEY); INSERT INTO scheduler.runs VALUES (7)",
+    )
+    before = dump(empty_url, "runs")
+    assert await upgrade(empty_settings) == REVISION
+    owner = "SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'scheduler'"
+    assert ask(empty_url, owner) == role
+    assert ask(empty_url, "SELECT id FROM scheduler.runs") == "7"
+    assert before == dump(empty_url, "runs")
+
+
+@pytest.fixture
+def role(empty_url: str) -> Iterator[str]:
+    """A role that may log in, with its own name as its password, and nothing else."""
+    name = f"graphjobs_test_{secrets.token_hex(6)}"
+    ask(empty_url, f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
+    yield name
+    ask(empty_url, f"SET client_min_messages = warning; DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+@pytest.fixture
+def url_of_role(role: str, empty_url: str) -> str:
+    """The empty database's URL, for that role."""
+    parts = urlsplit(empty_url)
+    return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+@pytest.fixture
+def owned_schema(empty_url: str, role: str, url_of_role: str) -> str:
+    """The URL of a role that owns the schema `scheduler` and may create none in this database."""
+    ask(empty_url, f"CREATE SCHEMA scheduler AUTHORIZATION {role}")
+    assert psql(url_of_role, "CREATE SCHEMA IF NOT EXISTS scheduler").returncode == 3
+    return url_of_role
+
+
+async def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_online(
+    owned_schema: str, graphjobs_database_url: str
+) -> None:
+    """The host's case: the same tables, up, down and up again."""
+    settings = Settings.load(database_url=owned_schema)
+    assert await upgrade(settings) == REVISION
+    await migrations.check(settings)
+    await migrations.downgrade(settings, revision="base")
+    assert await upgrade(settings) == REVISION
+    tables = ("graph_jobs", "graph_job_events")
+    assert _without_owner(dump(graphjobs_database_url, *tables)) == _without_owner(dump(owned_schema, *tables))
+
+
+def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_by_rendered_sql(
+    owned_schema: str, graphjobs_database_url: str
+) -> None:
+    """The same SQL as everybody's, piped into psql."""
+    done = psql(owned_schema, migrations.sql())
+    assert (0, "") == (done.returncode, done.stderr)
+    assert _without_owner(dump(graphjobs_database_url)) == _without_owner(dump(owned_schema))
+
+
+def _without_owner(dumped: str) -> str:
+    """A dump as it would be if all objects had one owner."""
+    return re.sub(r"OWNER TO \S+;|Owner: \S+|CREATE SCHEMA.*", "", dumped)
+
+
+async def test_a_role_that_may_not_is_told_in_one_sentence(empty_url: str, role: str, url_of_role: str) -> None:
+    """Neither the missing right to create a schema nor that to create in it shows a statement or a traceback."""
+    settings = Settings.load(database_url=url_of_role)
+    for host in ("SELECT 1", "CREATE SCHEMA scheduler", f"GRANT USAGE ON SCHEMA scheduler TO {role}"):
+        ask(empty_url, host)
+        with pytest.raises(ConfigurationError, match="the database role lacks a privilege") as caught:
+            await upgrade(settings)
+        assert caught.value.sqlstate == "42501"
+        assert "\n" not in str(caught.value)
+    assert ask(empty_url, _EXISTS) == "f"
+
+
+@pytest.mark.parametrize("revision", ["999_nowhere", "head:head", "015", "", "@", "head-1"])
+async def test_a_revision_that_there_is_not_is_told(empty_settings: Settings, empty_url: str, revision: str) -> None:
+    """One sentence, and no table was made."""
+    with pytest.raises(ConfigurationError) as caught:
+        await upgrade(empty_settings, revision=revision)
+    assert "\n" not in str(caught.value)
+    assert ask(empty_url, _EXISTS) == "f"
+
+
+def test_alembic_and_graphjobs_render_the_same_sql(empty_url: str) -> None:
+    """`alembic upgrade 014_graph_jobs --sql` asks no database: it knows no URL here."""
+    by_alembic = alembic("upgrade", REVISION, "--sql")
+    by_us = graphjobs("db", "sql", REVISION)
+    assert (0, 0) == (by_alembic.returncode, by_us.returncode), by_alembic.stderr + by_us.stderr
+    assert by_alembic.stdout == by_us.stdout == migrations.sql(REVISION)
+    assert psql(empty_url, by_alembic.stdout).returncode == 0
+
+
+async def test_the_rendered_sql_leads_to_the_same_database(graphjobs_database_url: str, empty_url: str) -> None:
+    """All of it: the schema's creation, the version, the tables; and `check` finds no difference."""
+    rendered = migrations.sql()
+    done = psql(empty_url, rendered)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert dump(graphjobs_database_url) == dump(empty_url)
+    assert await migrations.current(Settings.load(database_url=empty_url)) == REVISION
+    await migrations.check(Settings.load(database_url=empty_url))
+
+
+def test_the_rendered_sql_run_twice_harms_nothing(graphjobs_database_url: str) -> None:
+    """A database that has the tables is left as it is, also by a psql that goes on after an error."""
+    before = dump(graphjobs_database_url)
+    done = psql(graphjobs_database_url, migrations.sql(), stop=False)
+    assert "already exists" in done.stderr
+    assert before == dump(graphjobs_database_url)
+    assert ask(graphjobs_database_url, _VERSION) == REVISION
+
+
+def test_rendered_sql_sets_the_lock_time_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, with the setting's own number of milliseconds."""
+    monkeypatch.setenv("GRAPHJOBS_LOCK_TIMEOUT", "2.5")
+    for rendered in (migrations.sql(), migrations.sql(f"{REVISION}:base", down=True)):
+        assert "SET lock_timeout = 2500;" in rendered
+        assert rendered.index("SET lock_timeout") < rendered.index("BEGIN;")
+
+
+async def test_storage_refuses_a_database_that_was_never_migrated(empty_settings: Settings) -> None:
+    """A database that a URL names is never migrated unasked."""
+    with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade") as caught:
+        async with open_storage(empty_settings):
+            pytest.fail("it opened")
+    assert (None, REVISION) == (caught.value.found, caught.value.expected)
+
+
+@pytest.mark.parametrize("found", ["013_before", None])
+async def test_storage_refuses_an_earlier_revision(
+    graphjobs_settings: Settings, graphjobs_database_url: str, found: str | None
+) -> None:
+    """The error tells what was found and what is needed."""
+    change = f"UPDATE scheduler.graphjobs_schema_version SET version_num = '{found}'"
+    ask(graphjobs_database_url, change if found else "DELETE FROM scheduler.graphjobs_schema_version")
+    with pytest.raises(SchemaOutOfDate) as caught:
+        async with open_storage(graphjobs_settings):
+            pytest.fail("it opened")
+    assert (found, REVISION) == (caught.value.found, caught.value.expected)
+
+
+async def test_storage_works_on_a_later_revision_it_does_not_know(
+    graphjobs_settings: Settings, graphjobs_database_url: str
+) -> None:
+    """Later revisions only add, so the code before them goes on working while a deploy is under way."""
+    ask(graphjobs_database_url, "UPDATE scheduler.graphjobs_schema_version SET version_num = '099_future'")
+    async with open_storage(graphjobs_settings) as storage:
+        assert await storage.graph_jobs.list_build_jobs("acme", limit=1) == ()
+    assert await migrations.current(graphjobs_settings) == "099_future"
