@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
-from graphjobs.database.executor import Database, uninterrupted
+from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.migrations import require_revision, upgrade
 from graphjobs.errors import SchemaOutOfDate
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
@@ -39,6 +39,7 @@ class Storage:
             async with storage.session() as session, session.begin():
                 jobs = PostgresGraphJobRepository(storage.database.using(session))
         """
+        self.database.require_own_loop()
         return self._sessions()
 
 
@@ -75,7 +76,7 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
         )
     finally:
-        await uninterrupted(_dispose((alone, transactional), given))
+        await to_its_end(_dispose((alone, transactional), given))
 
 
 async def _dispose(engines: tuple[AsyncEngine, ...], settings: Settings) -> None:

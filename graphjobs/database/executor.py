@@ -25,6 +25,7 @@ from graphjobs.settings import Settings
 Params: TypeAlias = Mapping[str, object]
 T = TypeVar("T")
 
+_SETTLE_SECONDS: Final = 5.0
 _DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -73,14 +74,19 @@ def compiled(statement: Executable) -> _Compiled:
 
 
 class Database:
-    """The executor that runs each statement alone, as its own transaction: autocommit, in one round trip."""
+    """The executor that runs each statement alone, as its own transaction: autocommit, in one round trip.
+
+    It serves the event loop it was made in, as its connections do.
+    """
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self._pooler = settings.pooler == "transaction"
 
     async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Runs one statement as its own transaction; see `Executor.rows`."""
+        self.require_own_loop()
         form = compiled(statement)
         sent = False
         try:
@@ -92,15 +98,29 @@ class Database:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
                 sent = True
                 return await driver.fetch(form.sql, *[params[name] for name in form.binds])
+            except asyncio.CancelledError:
+                await to_its_end(_settle(driver))
+                raise
+            except TimeoutError:
+                # Our own time-out, later than the server's: nobody answers there, and the next caller shall not wait.
+                driver.terminate()
+                raise
             finally:
-                # Synchronous, so that no cancel can come between. The driver waits out its own cancel of a statement
-                # before the next one, so a connection may go back with that under way.
-                pooled.close()
+                pooled.close()  # synchronous, so that no cancel can come between
         except Exception as error:
             failure = translated(error, ambiguous=sent and form.writes)
             if failure is None:
                 raise
         raise failure
+
+    def require_own_loop(self) -> None:
+        """Lets calls of its own event loop pass; two loops on one connection can bring the interpreter down.
+
+        Raises:
+            ConfigurationError: another loop runs, in this thread or another.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigurationError("the storage belongs to another event loop: open one in each loop")
 
     async def _rows_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
         """An explicit transaction: the pooler gives its server's connection for the length of one, and no longer."""
@@ -159,23 +179,49 @@ def _bound_to_autocommit(session: AsyncSession) -> bool:
     return bind.get_execution_options().get("isolation_level", of_engine) == "AUTOCOMMIT"
 
 
+async def _settle(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Waits for the server to be done with a cancelled statement, so that the connection goes back idle.
+
+    The driver asks the server to end what runs, and waits for that before its next statement. Cancelled between the
+    answer to a prepare and its use it has sent no Sync, and the server would hold the table's lock until the next one.
+    """
+    try:
+        await driver.execute("", timeout=_SETTLE_SECONDS)
+    except Exception:  # noqa: BLE001  # whatever keeps it from settling, it is not given to anybody again
+        driver.terminate()
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work that no cancel may end; the cancel goes on afterwards. For short work that bounds itself."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _ended(task)
+        raise
+
+
+async def _ended(task: "asyncio.Future[Any]") -> None:
+    """Waits for a task, however often that is cancelled: anyio repeats a cancel at each turn of the loop."""
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            continue
+    if not task.cancelled():
+        task.exception()  # looked at, so that the loop does not complain of it
+
+
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Awaits work that a cancel may end, but not leave half done.
 
-    The work runs as a task of its own. A cancel is handed to it once and its end waited for, however often the cancel
-    is repeated (anyio repeats it at each turn of the loop); then the cancel goes on. How long that takes is bounded by
-    the statement's time-out.
+    The work runs as a task of its own. A cancel is handed to it once, its end is waited for, and the cancel goes on.
+    How long that takes is bounded by the statement's time-out.
     """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            task.exception()  # looked at, so that the loop does not complain of it
+        await _ended(task)
         raise

@@ -27,6 +27,7 @@ _REFUSED: Final = {
 }
 _NOT_THERE: Final = {"42P01", "3F000", "42703"}
 _NOT_NOW: Final = {
+    "0A000": "a plan was outdated by a change of the schema",
     "25006": "the database is read-only, as a standby is",
     "40001": "the transaction could not be serialized with others",
     "40P01": "the database ended a deadlock",

@@ -1,0 +1,79 @@
+"""A client that is killed: it swaps its jobs to and fro, and prints each swap that was acknowledged.
+
+Run as a program: `python crash_client.py URL TENANT HOW`. HOW is "alone", "session", "hold" (swaps one job in a session
+and keeps the transaction open) or "wait" (waits for one job's lock).
+"""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
+from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+
+QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
+WORKERS: Final = 6
+
+
+async def swap_to_and_fro(storage: Storage, job: GraphBuildJob, *, in_session: bool) -> None:
+    """Starts the job and gives it back, again and again."""
+    while True:
+        now = datetime.now(UTC)
+        target = job.start(at=now) if job.status is QUEUED else job.requeue(at=now)
+        if in_session:
+            async with storage.session() as session, session.begin():
+                jobs = PostgresGraphJobRepository(storage.database.using(session))
+                won = await jobs.try_replace(target, job.status)
+        else:
+            won = await storage.graph_jobs.try_replace(target, job.status)
+        if not won:
+            raise SystemExit("nobody else swaps this job")
+        job = target
+        sys.stdout.write(f"{job.id} {steps(job)}\n")
+        sys.stdout.flush()
+
+
+def steps(job: GraphBuildJob) -> int:
+    """Counts the swaps that a job has been through."""
+    return 2 * job.attempts - (job.status is RUNNING)
+
+
+async def main(url: str, tenant: str, how: str, job_id: str = "") -> None:
+    """Works until it is killed."""
+    async with open_storage(Settings.load(database_url=url)) as storage:
+        if how in ("alone", "session"):
+            jobs = [_job(tenant) for _ in range(WORKERS)]
+            for job in jobs:
+                await storage.graph_jobs.insert(job)
+            await asyncio.gather(*(swap_to_and_fro(storage, job, in_session=how == "session") for job in jobs))
+        found = await storage.graph_jobs.get_build_job(tenant, UUID(job_id))
+        if found is None:
+            raise SystemExit("no such job")
+        async with storage.session() as session, session.begin():
+            jobs_here: GraphJobRepository = storage.graph_jobs
+            if how == "hold":
+                jobs_here = PostgresGraphJobRepository(storage.database.using(session))
+            sys.stdout.write("begun\n")
+            sys.stdout.flush()
+            await jobs_here.try_replace(found.start(at=datetime.now(UTC)), QUEUED)
+            sys.stdout.write("holding\n")
+            sys.stdout.flush()
+            await asyncio.Event().wait()
+
+
+def _job(tenant: str) -> GraphBuildJob:
+    return GraphBuildJob(
+        tenant_id=tenant,
+        sbom_id="sbom",
+        sbom_version_id="sbom@1",
+        sbom_digest="sha256:" + "a" * 64,
+        trigger="manual",
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,353 @@
+"""Cancels at every await, and in storms: no backend stays busy, no connection is lost, no row is half done."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
+from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.builders import AT, build_job
+from tests.faults.suspend import Cancel, cancelled_at
+from tests.faults.watch import Watch, checked_out, engines, warmed, with_settings
+
+QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
+
+Call = Callable[[GraphJobRepository, GraphBuildJob], Coroutine[Any, Any, Any]]
+
+
+async def swap(jobs: GraphJobRepository, queued: GraphBuildJob) -> bool:
+    """Starts the job."""
+    return await jobs.try_replace(queued.start(at=AT), QUEUED)
+
+
+async def insert(jobs: GraphJobRepository, queued: GraphBuildJob) -> GraphBuildJob:
+    """Inserts the job's twin."""
+    return await jobs.insert(twin_of(queued))
+
+
+async def get(jobs: GraphJobRepository, queued: GraphBuildJob) -> object:
+    """Reads the job."""
+    return await jobs.get_build_job(queued.tenant_id, queued.id)
+
+
+async def list_all(jobs: GraphJobRepository, queued: GraphBuildJob) -> object:
+    """Lists the tenant's jobs."""
+    return await jobs.list_build_jobs(queued.tenant_id, limit=10)
+
+
+CALLS: dict[str, Call] = {"swap": swap, "insert": insert, "get": get, "list": list_all}
+
+
+def twin_of(job: GraphBuildJob) -> GraphBuildJob:
+    """Gives a job of another id that follows from this one's."""
+    return job.changed(id=type(job.id)(int=job.id.int ^ 1))
+
+
+async def alone(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
+    """Calls as a transaction of its own."""
+    await call(storage.graph_jobs, queued)
+
+
+async def in_session(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
+    """Calls between two statements of a session, and commits."""
+    async with storage.session() as session, session.begin():
+        await session.execute(text("SELECT 1"))
+        await call(PostgresGraphJobRepository(storage.database.using(session)), queued)
+        await session.execute(text("SELECT 2"))
+
+
+async def of_the_hosts(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
+    """Runs a statement of the caller's own in a session, which locks what the call would."""
+    del call
+    async with storage.session() as session, session.begin():
+        await session.execute(
+            text("UPDATE scheduler.graph_jobs SET correlation_id = correlation_id WHERE id = :id"), {"id": queued.id}
+        )
+
+
+async def rolled_back(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
+    """Calls in a session that leaves its transaction open, for the end of the session to roll back."""
+    async with storage.session() as session:
+        await call(PostgresGraphJobRepository(storage.database.using(session)), queued)
+
+
+WAYS = {"alone": alone, "in a session": in_session, "rolled back": rolled_back}
+
+
+@pytest_asyncio.fixture
+async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
+    """A storage of its own on the shared database, with pools of two."""
+    async with open_storage(with_settings(shared_settings, pool_size=2)) as storage:
+        yield storage
+
+
+async def require_whole(storage: Storage, watch: Watch, queued: GraphBuildJob) -> None:
+    """Asserts that nothing is left of a cancelled call but what it did wholly or not at all."""
+    assert checked_out(storage) == (0, 0)
+    await watch.until_settled(seconds=3)
+    now = await storage.graph_jobs.get_build_job(queued.tenant_id, queued.id)
+    assert now in (queued, queued.start(at=AT))
+    twin = await storage.graph_jobs.get_build_job(queued.tenant_id, twin_of(queued).id)
+    assert twin in (None, twin_of(queued))
+    async with storage.session() as session, session.begin():
+        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        assert now == await jobs.get_build_job(queued.tenant_id, queued.id)
+    assert checked_out(storage) == (0, 0)
+
+
+async def cancel_at_each_await(
+    storage: Storage,
+    watch: Watch,
+    work: Callable[[GraphBuildJob], Coroutine[Any, Any, None]],
+    how: Cancel,
+    tenant: str,
+    *,
+    before: Callable[[], Awaitable[None]] | None = None,
+) -> list[str]:
+    """Runs work once for each of its suspensions, cancelled there, and once uncancelled; gives how each ended."""
+    ends: list[str] = []
+    suspended = True
+    while suspended:
+        queued = await storage.graph_jobs.insert(build_job(tenant))
+        if before is not None:
+            await before()
+        suspended, end = await cancelled_at(len(ends), work(queued), how)
+        ends.append(repr(end))
+        await require_whole(storage, watch, queued)
+    return ends
+
+
+WAYS_AND_HOWS = [pytest.param(way, how, id=f"{way}-{how.name.lower()}") for way, how in itertools.product(WAYS, Cancel)]
+
+
+@pytest.mark.parametrize(("way", "how"), WAYS_AND_HOWS)
+async def test_a_call_may_be_cancelled_at_any_await(
+    small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
+) -> None:
+    """Whatever the call: the row is wholly old or wholly new, and the storage goes on."""
+    for call in CALLS.values():
+
+        async def work(job: GraphBuildJob, call: Call = call) -> None:
+            await WAYS[way](small, call, job)
+
+        ends = await cancel_at_each_await(small, shared_watch, work, how, tenant)
+
+        assert ends[-1] == "None"
+        assert len(ends) > (1 if way == "alone" else 5)
+        assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+
+
+@pytest.mark.parametrize(("way", "how"), WAYS_AND_HOWS)
+async def test_a_call_may_be_cancelled_while_its_pool_connects(
+    small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
+) -> None:
+    """A connection that is given up half open is none of the pool's, and none of the server's."""
+
+    async def disconnect() -> None:
+        for engine in engines(small):
+            await engine.dispose()
+
+    async def work(job: GraphBuildJob) -> None:
+        await WAYS[way](small, swap, job)
+
+    ends = await cancel_at_each_await(small, shared_watch, work, how, tenant, before=disconnect)
+
+    assert ends[-1] == "None"
+    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+
+
+@pytest.mark.parametrize("how", Cancel, ids=lambda how: how.name.lower())
+async def test_a_storage_may_be_cancelled_while_it_opens_and_closes(
+    graphjobs_settings: Settings, watch: Watch, how: Cancel
+) -> None:
+    """Nothing stays connected that nobody holds."""
+    given = with_settings(graphjobs_settings, pool_size=2)
+
+    async def open_and_close() -> None:
+        async with open_storage(given) as storage, storage.session() as session:
+            await session.execute(text("SELECT 1"))
+
+    ends: list[str] = []
+    suspended = True
+    while suspended:
+        suspended, end = await cancelled_at(len(ends), open_and_close(), how)
+        ends.append(repr(end))
+        await watch.until_gone(seconds=3)
+
+    assert ends[-1] == "None"
+    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+
+
+async def cancel_repeatedly(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancels at once, and again a turn of the loop later."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+
+
+WAITING = {"alone": alone, "in a session": in_session, "of the host's own": of_the_hosts}
+
+
+@pytest.mark.parametrize("way", WAITING)
+@pytest.mark.parametrize("by", ["two cancels", "an anyio scope", "a nested time-out"])
+async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_server_too(
+    graphjobs_settings: Settings, watch: Watch, way: str, by: str
+) -> None:
+    """It must not stay behind at the server, to hold its transaction's locks or to land once the lock is free."""
+    async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
+        queued = await storage.graph_jobs.insert(build_job("acme"))
+        scopes: list[anyio.CancelScope] = []
+        limits: list[asyncio.Timeout] = []
+
+        async def work() -> None:
+            match by:
+                case "an anyio scope":
+                    with anyio.CancelScope() as scope:
+                        scopes.append(scope)
+                        await WAITING[way](storage, swap, queued)
+                case "a nested time-out":
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(60), asyncio.timeout(None) as limit:
+                            limits.append(limit)
+                            await WAITING[way](storage, swap, queued)
+                case _:
+                    await WAITING[way](storage, swap, queued)
+
+        async with watch.holding(queued.id):
+            tasks = [asyncio.create_task(work()) for _ in range(8)]
+            await watch.until_waiting(8)
+            for scope in scopes:
+                scope.cancel()
+            for limit in limits:
+                limit.reschedule(0)
+            if by == "two cancels":
+                await cancel_repeatedly(tasks)
+            await asyncio.wait(tasks, timeout=5)
+            assert [True] * 8 == [task.done() for task in tasks]
+            await watch.until_settled(seconds=3)
+
+        assert (0, 0) == checked_out(storage)
+        assert queued == await storage.graph_jobs.get_build_job("acme", queued.id)
+        assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+
+
+class Storm:
+    """Four hundred calls, each cancelled within 20 ms in a way of its own."""
+
+    def __init__(self, storage: Storage, jobs: Sequence[GraphBuildJob], seed: int) -> None:
+        self._storage, self._jobs = storage, jobs
+        self._choose = random.Random(seed)  # noqa: S311  # no secret
+        self.ends: Counter[str] = Counter()
+        self.started: Counter[Any] = Counter()
+        self.maybe_started: Counter[Any] = Counter()
+
+    async def rage(self, calls: int, callers: int) -> None:
+        """Makes so many calls, by so many callers at a time."""
+        turns = iter(range(calls))
+        plans = [
+            (
+                self._choose.choice([alone, in_session]),
+                self._choose.choice(self._jobs),
+                self._choose.choice([self._twice, self._in_scope, self._timed, self._once]),
+                self._choose.random() * 0.02,
+                self._choose.random() * 0.002,
+            )
+            for _ in range(calls)
+        ]
+
+        async def caller() -> None:
+            for turn in turns:
+                way, job, manner, seconds, more_seconds = plans[turn]
+                self.ends[await manner(self._swap(way, job), seconds, more_seconds)] += 1
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+
+    async def _swap(self, way: Callable[..., Coroutine[Any, Any, None]], job: GraphBuildJob) -> None:
+        """Starts or gives back a job, and keeps count of what was acknowledged and of what may have been."""
+        now = await self._storage.graph_jobs.get_build_job(job.tenant_id, job.id)
+        assert now is not None
+        target = now.start(at=AT) if now.status is QUEUED else now.requeue(at=AT)
+        is_start = target.status is RUNNING
+        won = False
+
+        async def try_it(jobs: GraphJobRepository, _job: GraphBuildJob) -> None:
+            nonlocal won
+            self.maybe_started[job.id] += is_start
+            won = await jobs.try_replace(target, now.status)
+
+        await way(self._storage, try_it, job)
+        self.started[job.id] += is_start and won
+        self.maybe_started[job.id] -= is_start and not won
+
+    async def _once(self, work: Coroutine[Any, Any, None], seconds: float, _more: float) -> str:
+        task = asyncio.create_task(work)
+        await asyncio.wait([task], timeout=seconds)
+        task.cancel()
+        return await _end(task)
+
+    async def _twice(self, work: Coroutine[Any, Any, None], seconds: float, more_seconds: float) -> str:
+        task = asyncio.create_task(work)
+        await asyncio.wait([task], timeout=seconds)
+        await cancel_repeatedly([task])
+        await asyncio.wait([task], timeout=more_seconds)
+        task.cancel()
+        return await _end(task)
+
+    async def _in_scope(self, work: Coroutine[Any, Any, None], seconds: float, _more: float) -> str:
+        with anyio.move_on_after(seconds) as scope:
+            await work
+        return "cancelled" if scope.cancelled_caught else "done"
+
+    async def _timed(self, work: Coroutine[Any, Any, None], seconds: float, more_seconds: float) -> str:
+        try:
+            async with asyncio.timeout(seconds + more_seconds), asyncio.timeout(seconds):
+                await work
+        except TimeoutError:
+            return "cancelled"
+        return "done"
+
+
+async def _end(task: "asyncio.Task[None]") -> str:
+    await asyncio.wait([task])
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return "done" if error is None else repr(error)
+
+
+@pytest.mark.parametrize("callers", [4, 400], ids=["a few at a time", "all at once"])
+async def test_a_storm_of_cancels_leaves_nothing_behind(
+    graphjobs_settings: Settings, watch: Watch, callers: int
+) -> None:
+    """Cancelled once, twice, by anyio and by nested time-outs: all connections come back, and every row is whole."""
+    async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
+        jobs = [await storage.graph_jobs.insert(build_job("acme")) for _ in range(20)]
+        await warmed(storage)
+        storm = Storm(storage, jobs, seed=callers)
+
+        async with asyncio.timeout(20):
+            await storm.rage(400, callers)
+        await watch.until_settled(seconds=4)
+        assert (0, 0) == checked_out(storage)
+
+        rows = await storage.graph_jobs.list_build_jobs("acme", limit=100)
+        assert (len(jobs), ()) == (len(rows), rows.unreadable)
+        for row in rows:
+            assert storm.started[row.id] <= row.attempts <= storm.maybe_started[row.id]
+            target = row.start(at=AT) if row.status is QUEUED else row.requeue(at=AT)
+            assert await storage.graph_jobs.try_replace(target, row.status)
+        assert {"cancelled"} == {*storm.ends} - {"done"}
+        assert storm.ends["cancelled"] > 50

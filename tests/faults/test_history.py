@@ -1,0 +1,85 @@
+"""What six workers were told of their swaps agrees with the log, and the check would notice if it did not."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from graphjobs import DatabaseUnavailable, open_storage
+from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.faults.history import History, Swap, Swapper, Told, problems, record, swap_with_event
+from tests.faults.watch import Watch, checked_out, with_settings
+
+TENANT = "acme"
+
+
+async def record_amid_faults(settings: Settings, watch: Watch, swapper: Swapper) -> History:
+    """Records a history while backends are killed, and asserts that nothing is left busy."""
+
+    async def kill_now_and_then() -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            await watch.connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'graphjobs' AND state LIKE 'idle in transaction%' ORDER BY pid LIMIT 1"
+            )
+
+    async with open_storage(with_settings(settings, pool_size=8)) as storage, asyncio.timeout(30):
+        killing = asyncio.create_task(kill_now_and_then())
+        try:
+            history = await record(storage, TENANT, swapper, seed=7)
+        finally:
+            killing.cancel()
+            await asyncio.wait([killing])
+        await watch.until_settled()
+        assert (0, 0) == checked_out(storage)
+    return history
+
+
+async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
+    """Acknowledged swaps landed once, lost ones never, cancelled ones at most once; each log is a legal chain."""
+    history = await record_amid_faults(graphjobs_settings, watch, swap_with_event)
+
+    assert [] == problems(history)
+    assert min(history.count(told) for told in Told) > 10
+
+
+async def read_then_write(storage: Storage, swap: Swap) -> bool:
+    """A mistake: looks whether the swap may be, then writes without looking."""
+    async with storage.session() as session, session.begin():
+        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        now = await jobs.get_build_job(swap.job.tenant_id, swap.job.id)
+        if now is None or (now.status, now.attempts) != (swap.seen.status, swap.seen.attempts):
+            return False
+        await session.execute(
+            text("UPDATE scheduler.graph_jobs SET status = :to, payload = CAST(:new AS JSONB) WHERE id = :id"),
+            {"to": swap.job.status.code, "new": swap.job.to_json(), "id": swap.job.id},
+        )
+        await jobs.append_event(swap.event())
+        return True
+
+
+async def event_in_a_second_transaction(storage: Storage, swap: Swap) -> bool:
+    """A mistake: the swap is committed, and then its event, or not."""
+    if not await storage.graph_jobs.try_replace(swap.job, swap.seen.status):
+        return False
+    await storage.graph_jobs.append_event(swap.event())
+    return True
+
+
+async def cancel_is_false(storage: Storage, swap: Swap) -> bool:
+    """A mistake: takes the end of a call for the end of its effect."""
+    try:
+        return await swap_with_event(storage, swap)
+    except (asyncio.CancelledError, DatabaseUnavailable):
+        return False
+
+
+@pytest.mark.parametrize("mistake", [read_then_write, event_in_a_second_transaction, cancel_is_false])
+async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Swapper) -> None:
+    """A check that cannot fail proves nothing."""
+    found = problems(await record_amid_faults(graphjobs_settings, watch, mistake))
+
+    assert found != []

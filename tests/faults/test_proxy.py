@@ -1,0 +1,262 @@
+"""A network that fails between us and the server: what was done, what we say of it, and how long we wait."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.exc import DBAPIError
+
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
+from graphjobs.database import engine as engine_room
+from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.builders import AT, build_job
+from tests.faults.proxy import Fault, FaultProxy
+from tests.faults.watch import Watch, checked_out, url_of, warmed, with_settings
+
+QUEUED = GraphJobStatus.QUEUED
+STATEMENT_TIMEOUT, MARGIN = 0.3, 0.2
+
+
+@pytest_asyncio.fixture
+async def proxy(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[FaultProxy]:
+    """A wire to this test's own database, whole as yet."""
+    async with FaultProxy(url_of(shared_settings), tmp_path).running() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def wired(
+    proxy: FaultProxy, shared_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Storage]:
+    """A storage behind the wire, its connections open, with little patience."""
+    monkeypatch.setattr(engine_room, "COMMAND_TIMEOUT_MARGIN", timedelta(seconds=MARGIN))
+    given = with_settings(
+        shared_settings,
+        database_url=proxy.url,
+        pool_size=2,
+        statement_timeout=STATEMENT_TIMEOUT,
+        lock_timeout=5.0,
+        connect_timeout=0.5,
+    )
+    async with open_storage(given) as storage:
+        await warmed(storage)
+        yield storage
+
+
+async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJob:
+    """A queued job, after each connection behind the wire has prepared a swap, a read and a transaction."""
+    queued = await direct.graph_jobs.insert(build_job(tenant))
+    nobody = build_job(tenant)
+
+    async def use() -> None:
+        await wired.graph_jobs.try_replace(nobody.start(at=AT), QUEUED)
+        await wired.graph_jobs.get_build_job(tenant, nobody.id)
+
+    async def use_session() -> None:
+        async with wired.session() as session, session.begin():
+            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            await jobs.try_replace(nobody.start(at=AT), QUEUED)
+
+    await asyncio.gather(*(use() for _ in range(2)), *(use_session() for _ in range(2)))
+    return queued
+
+
+async def test_a_swap_lost_on_its_way_has_an_unknown_outcome_and_did_not_land(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+) -> None:
+    """From here nobody can tell where it was lost; who looks finds the row as it was, and may try again."""
+    queued = await prepared(wired, storage, tenant)
+
+    proxy.fault = Fault.DROP_REQUEST
+    with pytest.raises(OutcomeUnknown):
+        await wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+    assert proxy.hit == 1
+    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+
+    proxy.fault = Fault.NONE
+    assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
+    assert await wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+
+
+async def test_a_swap_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+) -> None:
+    """The very same error as for one that did not land: a blind retry would report a false conflict."""
+    queued = await prepared(wired, storage, tenant)
+    started = queued.start(at=AT)
+
+    proxy.fault = Fault.DROP_REPLY
+    with pytest.raises(OutcomeUnknown):
+        await wired.graph_jobs.try_replace(started, QUEUED)
+    assert proxy.hit == 1
+    assert started == await storage.graph_jobs.get_build_job(tenant, queued.id)
+
+    proxy.fault = Fault.NONE
+    assert started == await wired.graph_jobs.get_build_job(tenant, queued.id)
+    assert not await wired.graph_jobs.try_replace(started, QUEUED)
+
+
+async def test_an_insert_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+) -> None:
+    """It is a write as a swap is."""
+    job = build_job(tenant)
+    await prepared(wired, storage, tenant)
+
+    await asyncio.gather(*(wired.graph_jobs.insert(build_job(tenant)) for _ in range(4)))
+    proxy.fault = Fault.DROP_REPLY
+    with pytest.raises(OutcomeUnknown):
+        await wired.graph_jobs.insert(job)
+
+    assert job == await storage.graph_jobs.get_build_job(tenant, job.id)
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
+async def test_a_read_that_is_lost_can_be_tried_again(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault
+) -> None:
+    """Whichever way it was lost, it changed nothing."""
+    queued = await prepared(wired, storage, tenant)
+
+    proxy.fault = fault
+    with pytest.raises(DatabaseUnavailable):
+        await wired.graph_jobs.get_build_job(tenant, queued.id)
+
+    proxy.fault = Fault.NONE
+    assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
+async def test_a_swap_in_a_session_that_is_lost_did_not_land(
+    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, fault: Fault
+) -> None:
+    """It may have run, but nobody committed it: the server takes it back with the connection."""
+    queued = await prepared(wired, storage, tenant)
+
+    async with wired.session() as session:
+        jobs = PostgresGraphJobRepository(wired.database.using(session))
+        assert queued == await jobs.get_build_job(tenant, queued.id)
+        proxy.fault = fault
+        with pytest.raises(DatabaseUnavailable):
+            await jobs.try_replace(queued.start(at=AT), QUEUED)
+
+    proxy.fault = Fault.NONE
+    await shared_watch.until_settled()
+    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert (0, 0) == checked_out(wired)
+    async with wired.session() as session, session.begin():
+        jobs = PostgresGraphJobRepository(wired.database.using(session))
+        assert await jobs.try_replace(queued.start(at=AT), QUEUED)
+
+
+@pytest.mark.parametrize(("fault", "lands"), [(Fault.BLACKHOLE, False), (Fault.SWALLOW_REPLY, True)])
+async def test_a_network_that_swallows_everything_is_not_waited_for_longer_than_said(
+    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, fault: Fault, lands: bool
+) -> None:
+    """No answer and no end: our own time-out, a little longer than the server's, ends the wait."""
+    queued = await prepared(wired, storage, tenant)
+    started = queued.start(at=AT)
+
+    proxy.fault = fault
+    begun = time.monotonic()
+    async with asyncio.timeout(10):
+        with pytest.raises(OutcomeUnknown):
+            await wired.graph_jobs.try_replace(started, QUEUED)
+    waited = time.monotonic() - begun
+    assert STATEMENT_TIMEOUT < waited < STATEMENT_TIMEOUT + MARGIN + 2
+    assert (started if lands else queued) == await storage.graph_jobs.get_build_job(tenant, queued.id)
+
+    # A read is not waited for longer, and its outcome is known.
+    async with asyncio.timeout(5):
+        with pytest.raises(DatabaseUnavailable):
+            await wired.graph_jobs.get_build_job(tenant, queued.id)
+    assert (0, 0) == checked_out(wired)
+
+
+async def test_after_a_silence_no_caller_is_given_a_connection_that_fell_silent(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+) -> None:
+    """Both connections time out, then the network is whole for new ones: no call fails for it."""
+    queued = await prepared(wired, storage, tenant)
+
+    proxy.fault = Fault.BLACKHOLE
+    calls = [wired.graph_jobs.get_build_job(tenant, queued.id) for _ in range(2)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [DatabaseUnavailable] * 2 == [type(end) for end in ends]
+
+    proxy.fault = Fault.NONE
+    for _ in range(4):
+        assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
+
+
+@pytest.mark.parametrize("by_cancel", [False, True], ids=["timed out", "cancelled"])
+async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
+    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, by_cancel: bool
+) -> None:
+    """Neither its statement nor its end, nor a cancel of it, is waited for longer than the time-outs."""
+    queued = await prepared(wired, storage, tenant)
+    silent = asyncio.Event()
+
+    async def swap() -> None:
+        async with wired.session() as session, session.begin():
+            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            assert queued == await jobs.get_build_job(tenant, queued.id)
+            proxy.fault = Fault.BLACKHOLE
+            silent.set()
+            await jobs.try_replace(queued.start(at=AT), QUEUED)
+
+    task = asyncio.create_task(swap())
+    await silent.wait()
+    if by_cancel:
+        task.cancel()
+    await asyncio.wait([task], timeout=6)
+
+    assert task.done()
+    if not by_cancel:
+        assert isinstance(task.exception(), DatabaseUnavailable)
+    assert (0, 0) == checked_out(wired)
+    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    proxy.fault = Fault.NONE
+    async with wired.session() as session, session.begin():
+        assert queued == await PostgresGraphJobRepository(wired.database.using(session)).get_build_job(
+            tenant, queued.id
+        )
+
+
+@pytest.mark.parametrize(("fault", "lands"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
+async def test_a_commit_that_is_lost_raises_the_same_error_whether_or_not_it_landed(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault, lands: bool
+) -> None:
+    """A session is SQLAlchemy's own, and so is its error; only reading tells what became of the transaction."""
+    queued = await prepared(wired, storage, tenant)
+
+    async def swap() -> None:
+        async with wired.session() as session, session.begin():
+            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            assert await jobs.try_replace(queued.start(at=AT), QUEUED)
+            proxy.fault = fault
+
+    with pytest.raises(DBAPIError) as caught:
+        await swap()
+
+    proxy.fault = Fault.NONE
+    assert caught.value.connection_invalidated
+    expected = queued.start(at=AT) if lands else queued
+    assert expected == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert (0, 0) == checked_out(wired)
+
+
+async def test_a_late_answer_is_an_answer(wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy) -> None:
+    """Latency below the time-outs changes no outcome."""
+    queued = await prepared(wired, storage, tenant)
+
+    proxy.latency = 0.05
+    won = await asyncio.gather(*(wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
+
+    assert sorted(won) == [False, False, False, True]

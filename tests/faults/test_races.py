@@ -1,0 +1,311 @@
+"""Swaps that race: exactly one wins, and who lost changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, open_storage
+from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.builders import AT, build_job, overlay_job
+from tests.faults.watch import Watch, with_settings
+
+QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
+
+
+@asynccontextmanager
+async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
+    """A repository inside a transaction, which commits at the end."""
+    async with storage.session() as session, session.begin():
+        yield PostgresGraphJobRepository(storage.database.using(session))
+
+
+async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
+    """Swaps alone, or in a transaction of its own."""
+    if not in_session:
+        return await storage.graph_jobs.try_replace(job, expected)
+    async with transaction(storage) as jobs:
+        return await jobs.try_replace(job, expected)
+
+
+async def stored(storage: Storage, job: GraphBuildJob) -> GraphBuildJob:
+    """Reads the job as it now is."""
+    found = await storage.graph_jobs.get_build_job(job.tenant_id, job.id)
+    assert found is not None
+    return found
+
+
+def at(step: int) -> timedelta:
+    """A time apart for each racer, so that the row tells whose value it holds."""
+    return timedelta(microseconds=step)
+
+
+@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
+async def test_of_fifty_starts_of_one_queued_job_one_wins(storage: Storage, tenant: str, in_session: bool) -> None:
+    """One of fifty racers is told True, and the row holds that one's value."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    starts = [queued.start(at=AT + at(step)) for step in range(50)]
+
+    won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in starts))
+
+    assert [answer for answer in won if answer] == [True]
+    assert starts[won.index(True)] == await stored(storage, queued)
+
+
+@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
+async def test_of_fifty_different_moves_of_one_queued_job_one_wins(
+    storage: Storage, tenant: str, in_session: bool
+) -> None:
+    """Cancels and failures keep the attempts, so that here the status alone tells who was late."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    moves = [
+        queued.cancel(at=AT + at(step)) if step % 2 else queued.fail(at=AT + at(step), error=f"racer {step}")
+        for step in range(50)
+    ]
+
+    won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in moves))
+
+    assert [answer for answer in won if answer] == [True]
+    assert moves[won.index(True)] == await stored(storage, queued)
+
+
+async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, tenant: str) -> None:
+    """The swap of overlay jobs is as exclusive as that of build jobs."""
+    queued = await storage.graph_jobs.insert(overlay_job(tenant))
+    starts = [queued.start(at=AT + at(step)) for step in range(50)]
+
+    won = await asyncio.gather(*(storage.graph_jobs.try_replace_overlay(job, QUEUED) for job in starts))
+
+    assert [answer for answer in won if answer] == [True]
+    assert starts[won.index(True)] == await storage.graph_jobs.get_overlay_job(tenant, queued.id)
+
+
+async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: str) -> None:
+    """An edit keeps status and attempts, so that the version alone tells who was late."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    edits = [queued.edit(metadata={"racer": str(step)}) for step in range(50)]
+
+    won = await asyncio.gather(*(storage.graph_jobs.try_replace(job, QUEUED) for job in edits))
+
+    assert [answer for answer in won if answer] == [True]
+    assert edits[won.index(True)] == await stored(storage, queued)
+
+
+async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenant: str) -> None:
+    """Both edits read one version; the later changes nothing, and an edit of the new version wins."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
+
+    assert await storage.graph_jobs.try_replace(first, QUEUED)
+    assert not await storage.graph_jobs.try_replace(second, QUEUED)
+
+    now = await stored(storage, queued)
+    assert first == now
+    assert await storage.graph_jobs.try_replace(now.edit(correlation_id="third"), QUEUED)
+
+
+@pytest.mark.parametrize("move", ["edit", "start", "cancel"])
+@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])
+async def test_a_swap_that_waited_for_another_swaps_lock_is_lost(
+    storage: Storage, shared_watch: Watch, tenant: str, in_session: bool, move: str
+) -> None:
+    """The second waits for the first's row lock, and after its commit sees what became of the row."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    first, second = {
+        "edit": (queued.edit(correlation_id="first"), queued.edit(correlation_id="second")),
+        "start": (queued.start(at=AT), queued.start(at=AT + at(1))),
+        "cancel": (queued.cancel(at=AT), queued.fail(at=AT, error="too late")),
+    }[move]
+
+    async with transaction(storage) as jobs:
+        assert await jobs.try_replace(first, QUEUED)
+        waiting = asyncio.create_task(swapped(storage, second, QUEUED, in_session=in_session))
+        await shared_watch.until_waiting()
+
+    assert not await waiting
+    assert first == await stored(storage, queued)
+
+
+async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
+    storage: Storage, shared_watch: Watch, tenant: str
+) -> None:
+    """What is rolled back never was: the second is told True."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
+
+    async with storage.session() as session:
+        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        assert await jobs.try_replace(first, QUEUED)
+        waiting = asyncio.create_task(storage.graph_jobs.try_replace(second, QUEUED))
+        await shared_watch.until_waiting()
+        await session.rollback()
+
+    assert await waiting
+    assert second == await stored(storage, queued)
+
+
+async def test_a_worker_that_lost_its_job_cannot_finish_it(storage: Storage, tenant: str) -> None:
+    """The job was taken from A and given to B: A's finish, failure, renewal and give-back change nothing."""
+    jobs = storage.graph_jobs
+    queued = await jobs.insert(build_job(tenant))
+    assert await jobs.try_replace(queued.start(at=AT), QUEUED)
+    of_a = await stored(storage, queued)
+    assert await jobs.try_replace(of_a.requeue(at=AT), RUNNING)
+    assert await jobs.try_replace((await stored(storage, queued)).start(at=AT), QUEUED)
+    of_b = await stored(storage, queued)
+    assert (of_a.attempts, of_b.attempts) == (1, 2)
+
+    for late in (
+        of_a.complete(at=AT, graph_snapshot_id="by A"),
+        of_a.fail(at=AT, error="by A"),
+        of_a.cancel(at=AT),
+        of_a.requeue(at=AT),
+        of_a.renew(metadata={"by": "A"}),
+        # Even with the newest version in hand: the attempts are not A's any more.
+        of_a.renew(metadata={"by": "A"}).stored(updated_at=of_b.updated_at),
+    ):
+        assert not await jobs.try_replace(late, RUNNING)
+
+    now = await stored(storage, queued)
+    assert of_b == now
+    assert of_b.updated_at == now.updated_at
+    assert await jobs.try_replace(of_b.complete(at=AT, graph_snapshot_id="by B"), RUNNING)
+
+
+async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
+    storage: Storage, shared_watch: Watch, tenant: str
+) -> None:
+    """A's finish waits for the lock of the one that rescues and restarts the job, and is then lost."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+    of_a = await stored(storage, queued)
+
+    async with transaction(storage) as jobs:
+        assert await jobs.try_replace(of_a.requeue(at=AT), RUNNING)
+        of_b = of_a.requeue(at=AT).start(at=AT)
+        assert await jobs.try_replace(of_b, QUEUED)
+        finish = asyncio.create_task(
+            storage.graph_jobs.try_replace(of_a.complete(at=AT, graph_snapshot_id="by A"), RUNNING)
+        )
+        await shared_watch.until_waiting()
+
+    assert not await finish
+    assert of_b == await stored(storage, queued)
+
+
+async def test_a_start_from_before_a_give_back_is_refused(storage: Storage, tenant: str) -> None:
+    """A read the job queued, B started it and gave it back: queued again, but A's start is of another attempt."""
+    jobs = storage.graph_jobs
+    seen_by_a = await jobs.insert(build_job(tenant))
+    assert await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
+    assert await jobs.try_replace((await stored(storage, seen_by_a)).requeue(at=AT), RUNNING)
+    given_back = await stored(storage, seen_by_a)
+    assert (seen_by_a.attempts, given_back.attempts) == (0, 1)
+
+    assert not await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
+    assert not await jobs.try_replace(seen_by_a.cancel(at=AT), QUEUED)
+
+    assert given_back == await stored(storage, seen_by_a)
+    assert await jobs.try_replace(given_back.start(at=AT), QUEUED)
+
+
+async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(storage: Storage, tenant: str) -> None:
+    """A caller that chose REPEATABLE READ gets 40001 in place of False: nothing was done, and a new try tells."""
+    queued = await storage.graph_jobs.insert(build_job(tenant))
+    started = queued.start(at=AT)
+
+    async with storage.session() as session:
+        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        assert queued == await jobs.get_build_job(tenant, queued.id)
+        assert await storage.graph_jobs.try_replace(started, QUEUED)
+        with pytest.raises(DatabaseUnavailable) as caught:
+            await jobs.try_replace(queued.cancel(at=AT), QUEUED)
+
+        # The transaction has failed; each further call says so, and a rollback mends it.
+        with pytest.raises(DatabaseUnavailable, match="roll it back") as failed:
+            await jobs.get_build_job(tenant, queued.id)
+        await session.rollback()
+        assert started == await jobs.get_build_job(tenant, queued.id)
+
+    assert (caught.value.sqlstate, failed.value.sqlstate) == ("40001", "25P02")
+    assert started == await stored(storage, queued)
+
+
+async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_settings: Settings, tenant: str) -> None:
+    """The pool has one connection, so the second session has the first one's."""
+    async with open_storage(with_settings(shared_settings, pool_size=1)) as storage:
+        queued = await storage.graph_jobs.insert(build_job(tenant))
+        async with storage.session() as session:
+            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            jobs = PostgresGraphJobRepository(storage.database.using(session))
+            await jobs.get_build_job(tenant, queued.id)
+        async with transaction(storage) as in_next:
+            assert queued == await in_next.get_build_job(tenant, queued.id)
+            assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+            assert not await in_next.try_replace(queued.cancel(at=AT), QUEUED)
+
+
+async def test_a_deadlock_ends_one_and_lets_the_other_go_on(storage: Storage, shared_watch: Watch, tenant: str) -> None:
+    """Two transactions swap two jobs in opposite orders: one fails with nothing changed, one commits both."""
+    one, two = [await storage.graph_jobs.insert(build_job(tenant)) for _ in range(2)]
+    second_may_begin, both_hold_one = asyncio.Event(), asyncio.Event()
+
+    async def swap_both(first: GraphBuildJob, then: GraphBuildJob, go_on: asyncio.Event, ready: asyncio.Event) -> None:
+        async with transaction(storage) as jobs:
+            assert await jobs.try_replace(first, QUEUED)
+            ready.set()
+            await go_on.wait()
+            assert await jobs.try_replace(then, QUEUED)
+
+    by_a = [job.start(at=AT) for job in (one, two)]
+    by_b = [job.start(at=AT + at(1)) for job in (two, one)]
+    a = asyncio.create_task(swap_both(by_a[0], by_a[1], both_hold_one, second_may_begin))
+    await second_may_begin.wait()
+    a_waits = asyncio.Event()
+    b = asyncio.create_task(swap_both(by_b[0], by_b[1], a_waits, both_hold_one))
+    await both_hold_one.wait()
+    await shared_watch.until_waiting()
+    a_waits.set()
+    ends = await asyncio.gather(a, b, return_exceptions=True)
+
+    errors = [end for end in ends if end is not None]
+    assert [getattr(error, "sqlstate", error) for error in errors] == ["40P01"]
+    assert isinstance(errors[0], DatabaseUnavailable)
+    winner = by_a if ends[0] is None else list(reversed(by_b))
+    assert winner == [await stored(storage, one), await stored(storage, two)]
+
+
+@pytest.mark.parametrize(
+    ("waits", "sqlstate", "variable"),
+    [
+        ({"lock_timeout": 0.1}, "55P03", "GRAPHJOBS_LOCK_TIMEOUT"),
+        ({"statement_timeout": 0.1}, "57014", "GRAPHJOBS_STATEMENT_TIMEOUT"),
+    ],
+)
+@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])
+async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
+    shared_settings: Settings,
+    shared_watch: Watch,
+    tenant: str,
+    waits: dict[str, float],
+    sqlstate: str,
+    variable: str,
+    in_session: bool,
+) -> None:
+    """The server ends the wait; the error names the setting, and the swap does not land later."""
+    async with open_storage(with_settings(shared_settings, pool_size=1, **waits)) as storage:
+        queued = await storage.graph_jobs.insert(build_job(tenant))
+        async with shared_watch.holding(queued.id), asyncio.timeout(5):
+            with pytest.raises(DatabaseUnavailable, match=variable) as caught:
+                await swapped(storage, queued.start(at=AT), QUEUED, in_session=in_session)
+            assert queued == await stored(storage, queued)
+
+        assert sqlstate == caught.value.sqlstate
+        await shared_watch.until_settled()
+        assert queued == await stored(storage, queued)
+        assert await swapped(storage, queued.start(at=AT), QUEUED, in_session=in_session)
