@@ -41,7 +41,9 @@ JSON_DEPTH_MAX: Final = 32
 JSON_INTEGER_MAX: Final = 2**63 - 1
 
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
-_TIME_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})$"
+_LOCAL_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+_UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
+_TIME_TEXT: Final = _LOCAL_TEXT + "[+-][0-9]{2}:[0-9]{2}$"
 
 _UUID: Final = re.compile(_UUID_TEXT)
 
@@ -65,12 +67,13 @@ class Text:
     lines: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        bounded = core_schema.str_schema(min_length=1, max_length=self.length_max, strict=True)
-        if self.lines:
-            clean = _matching(r"^[\P{Cc}\t\n]*$", "Text should hold no control characters but tab and newline")
-        else:
-            clean = _matching(r"^\P{Cc}*$", "Text should hold no control characters")
-        return core_schema.chain_schema([bounded, clean])
+        pattern, spared = (r"^[\P{Cc}\t\n]*$", " but tab and newline") if self.lines else (r"^\P{Cc}*$", "")
+        return core_schema.custom_error_schema(
+            core_schema.str_schema(min_length=1, max_length=self.length_max, pattern=pattern, strict=True),
+            custom_error_type="text",
+            custom_error_message=f"It should be text of 1 to {self.length_max:,} characters, UTF-8 clean, "
+            f"without control characters{spared}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +112,20 @@ class _UtcTime:
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         # Without the pattern, a JSON string of digits alone passes as seconds since 1970, strict or not.
-        text = core_schema.chain_schema(
-            [
-                _matching(_TIME_TEXT, "A time should be ISO 8601 with an offset, in the years 0001 to 9999"),
-                core_schema.datetime_schema(strict=False, tz_constraint="aware"),
-            ]
+        time = core_schema.datetime_schema(strict=False, tz_constraint="aware")
+        problem = "A time should be ISO 8601 with an offset, in the years 0001 to 9999"
+        # What we write ourselves ends in Z, and is read without a call of Python.
+        in_utc = core_schema.chain_schema([_matching(_UTC_TEXT, problem), time])
+        with_offset = _in_utc(core_schema.chain_schema([_matching(_TIME_TEXT, problem), time]))
+        text = core_schema.union_schema(
+            [in_utc, with_offset], mode="left_to_right", custom_error_type="text", custom_error_message=problem
         )
-        aware = core_schema.datetime_schema(strict=True, tz_constraint="aware")
-        either = core_schema.json_or_python_schema(json_schema=text, python_schema=aware)
-        return core_schema.no_info_after_validator_function(_to_utc, either)
+        aware = _in_utc(core_schema.datetime_schema(strict=True, tz_constraint="aware"))
+        return core_schema.json_or_python_schema(json_schema=text, python_schema=aware)
+
+
+def _in_utc(schema: CoreSchema) -> CoreSchema:
+    return core_schema.no_info_after_validator_function(_to_utc, schema)
 
 
 def _to_utc(value: datetime) -> datetime:

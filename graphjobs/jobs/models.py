@@ -68,11 +68,12 @@ class GraphJob(Value):
     """The row's version, as it was read; no part of the payload, and None on a value that was never stored."""
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Reads a payload; see `Value.from_json`."""
+    def from_json(cls, text: str | bytes, *, updated_at: datetime | None = None) -> Self:
+        """Reads a payload, and gives it the version of the row it comes from; see `Value.from_json`."""
         job = super().from_json(text)
         if job.updated_at is not None:
             raise InvalidJob(f"{cls.__name__}.updated_at: Extra inputs are not permitted", field="updated_at")
+        job.__dict__["updated_at"] = updated_at  # nobody has seen the value yet, so this is still its making
         return job
 
     def stored(self, *, updated_at: datetime | None) -> Self:

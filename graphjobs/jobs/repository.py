@@ -293,13 +293,13 @@ def _job_of(kind: type[Job], row: Row) -> Job:
     """Reads a job of a row, in the order of `statements.GET_JOB`."""
     job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
     try:
-        job = kind.from_json(document)
+        job = kind.from_json(document, updated_at=updated_at)
     except InvalidJob as error:
         problem = f"its payload is no {kind.__name__}: {error}"
     else:
         columns = (job_id, tenant_id, type_code, status_code, created_at, correlation_id)
         if columns == (job.id, job.tenant_id, kind.type.code, job.status.code, job.created_at, job.correlation_id):
-            return job.stored(updated_at=updated_at)
+            return job
         problem = "its payload and its columns disagree"
     raise CorruptRow("graph_jobs", UUID(int=job_id.int), problem)
 
