@@ -34,6 +34,9 @@ class Storage:
     def session(self) -> AsyncSession:
         """Gives a new session on the transactional engine; `async with` closes it and rolls back what is open.
 
+        What the caller runs on it himself, its commit among that, raises SQLAlchemy's own errors. A COMMIT whose answer
+        was lost may have landed, and tells so no more than one that did not: read what it should have written.
+
         For a transaction that holds jobs and the caller's own rows::
 
             async with storage.session() as session, session.begin():

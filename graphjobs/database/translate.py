@@ -27,12 +27,11 @@ _REFUSED: Final = {
 }
 _NOT_THERE: Final = {"42P01", "3F000", "42703"}
 _NOT_NOW: Final = {
-    "0A000": "a plan was outdated by a change of the schema",
     "25006": "the database is read-only, as a standby is",
     "40001": "the transaction could not be serialized with others",
     "40P01": "the database ended a deadlock",
     "55P03": "a lock was not free within GRAPHJOBS_LOCK_TIMEOUT",
-    "57014": "the statement was ended after GRAPHJOBS_STATEMENT_TIMEOUT",
+    "57014": "the statement was ended after GRAPHJOBS_STATEMENT_TIMEOUT, or by hand",
     "57P03": "the database is starting up or shutting down",
     "53100": "the database's disk is full",
     "53200": "the database is out of memory",
@@ -55,6 +54,9 @@ def translated(error: BaseException, *, ambiguous: bool) -> GraphJobsError | Non
     if isinstance(error, exc.TimeoutError):
         return DatabaseUnavailable("no connection of the pool came free in time: raise GRAPHJOBS_POOL_SIZE, or wait")
     driver_error = _driver_error(error)
+    if isinstance(driver_error, asyncpg.InvalidCachedStatementError):
+        # Its SQLSTATE, 0A000, is that of all that is not supported, which no second try would mend.
+        return DatabaseUnavailable("a plan was outdated by a change of the schema; nothing was changed, try again")
     sqlstate = getattr(driver_error, "sqlstate", None)
     if isinstance(sqlstate, str) and not isinstance(driver_error, asyncpg.InterfaceError):
         constraint = getattr(driver_error, "constraint_name", None)

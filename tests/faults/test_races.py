@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, open_storage
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, open_storage
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -309,3 +309,17 @@ async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
         await shared_watch.until_settled()
         assert queued == await stored(storage, queued)
         assert await swapped(storage, queued.start(at=AT), QUEUED, in_session=in_session)
+
+
+async def test_an_event_waits_for_the_moves_of_its_job(storage: Storage, shared_watch: Watch, tenant: str) -> None:
+    """Its id is given under the job's lock, so that the order of ids is the order of what happened."""
+    job = await storage.graph_jobs.insert(build_job(tenant))
+    started = job.start(at=AT)
+    late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=GraphJobStatus.RUNNING, payload={"n": 2})
+    async with transaction(storage) as jobs:
+        assert await jobs.try_replace(started, GraphJobStatus.QUEUED)
+        waiting = asyncio.create_task(storage.graph_jobs.append_event(late))
+        await shared_watch.until_waiting()
+        first = await jobs.append_event(late.changed(payload={"n": 1}))
+    second = await waiting
+    assert (first, second) == await storage.graph_jobs.list_events(tenant, job.id)
