@@ -1,0 +1,107 @@
+"""The bare driver as a contestant, through its own pool and through one held connection."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeAlias
+
+import asyncpg
+from sqlalchemy import Executable
+from typing_extensions import override
+
+from benchmarks.contestants import HELD, POOL, POOL_SIZE, Contestant
+from benchmarks.measure import Call
+from graphjobs.database.executor import compiled
+from graphjobs.jobs import statements
+from graphjobs.jobs.models import GraphBuildJob
+from graphjobs.jobs.status import GraphJobStatus
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+_Arguments: TypeAlias = dict[str, object]
+
+
+class _Driver(Contestant):
+    """The statements of graphjobs on the bare driver; arguments are ready before, and records stay records."""
+
+    async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+        """Runs one statement."""
+        raise NotImplementedError
+
+    @override
+    def get(self, job: GraphBuildJob) -> Call:
+        return self._call(statements.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
+
+    @override
+    def insert(self, job: GraphBuildJob) -> Call:
+        return self._call(statements.INSERT_JOB, _written(job))
+
+    @override
+    def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
+        begins = job.status is GraphJobStatus.RUNNING
+        fence = {"expected": expected.code, "expected_attempts": job.attempts - 1 if begins else job.attempts}
+        return self._call(statements.REPLACE_JOB, _written(job) | fence)
+
+    @override
+    def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
+        chosen: _Arguments = {"tenant": tenant_id, "kind": GraphBuildJob.type.code, "expected": status.code}
+        return self._call(statements.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
+
+    def _call(self, statement: Executable, arguments: _Arguments) -> Call:
+        form = compiled(statement)
+        return partial(self.fetch, form.sql, [arguments[name] for name in form.binds])
+
+
+def _written(job: GraphBuildJob) -> _Arguments:
+    return {
+        "job": job.id,
+        "tenant": job.tenant_id,
+        "kind": job.type.code,
+        "target": job.status.code,
+        "document": job.to_json(),
+        "created": job.created_at,
+        "correlation": job.correlation_id,
+    }
+
+
+class Pool(_Driver):
+    """asyncpg's own pool, which resets a connection each time it comes back."""
+
+    name = POOL
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+        """Runs one statement on a connection of the pool."""
+        async with self._pool.acquire() as connection:
+            return await connection.fetch(sql, *arguments)
+
+
+class Held(_Driver):
+    """One connection that nobody else uses."""
+
+    name = HELD
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+        """Runs one statement on the connection."""
+        return await self.connection.fetch(sql, *arguments)
+
+
+@asynccontextmanager
+async def bare_pool(url: str) -> AsyncIterator[Pool]:
+    """Opens asyncpg's own pool, with its defaults."""
+    async with asyncpg.create_pool(url, min_size=POOL_SIZE, max_size=POOL_SIZE) as pool:
+        yield Pool(pool)
+
+
+@asynccontextmanager
+async def held_connection(url: str) -> AsyncIterator[Held]:
+    """Opens one connection."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield Held(connection)
+    finally:
+        await connection.close()
