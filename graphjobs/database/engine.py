@@ -1,6 +1,7 @@
 """Engines and connections: the only room that connects to PostgreSQL, with the time-outs every connection carries."""
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import asyncpg
 from sqlalchemy import Connection, event, exc, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util.concurrency import in_greenlet
 
 from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
@@ -130,8 +132,10 @@ def place(url: str) -> str:
 
 
 def _engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
-    async def creator(*_args: Any, **_kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        return await connect(url, settings)
+    def creator(*_args: Any, **_kwargs: Any) -> "Coroutine[Any, Any, asyncpg.Connection[asyncpg.Record]]":
+        if not in_greenlet():  # the executor asked for an idle connection, and this one has to be opened anew
+            raise exc.MissingGreenlet("a connection is opened within a greenlet")
+        return connect(url, settings)
 
     # The URL goes to the driver as it is; SQLAlchemy's own would lose what libpq knows, and shows in its repr.
     return create_async_engine("postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **arguments)
@@ -144,6 +148,8 @@ def _pooled_engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngin
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout.total_seconds(),
+        # Few callers stay with few server processes, whose caches are warm, instead of going round all of them.
+        pool_use_lifo=True,
         **arguments,
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
