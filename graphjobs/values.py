@@ -40,6 +40,7 @@ JSON_BYTES_MAX: Final = 65_536
 JSON_DEPTH_MAX: Final = 32
 JSON_INTEGER_MAX: Final = 2**63 - 1
 
+_NO_ENTRIES: Final[immutabledict[str, str]] = immutabledict()
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 _LOCAL_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
 _UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
@@ -147,7 +148,7 @@ def _sorted_names(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _sorted_mapping(value: Mapping[str, str]) -> immutabledict[str, str]:
-    return immutabledict(sorted(value.items()))
+    return immutabledict(sorted(value.items())) if value else _NO_ENTRIES
 
 
 def _frozen_json(value: object, depth: int = 0) -> object:
