@@ -23,6 +23,7 @@ def main() -> int:
         sys.exit("no pgbouncer on the PATH: install pgbouncer")
     with throwaway_cluster(bin_dir=_BIN) as cluster:
         os.environ["GRAPHJOBS_TEST_DATABASE_URL"] = cluster.url()
+        os.environ["GRAPHJOBS_TEST_PROGRAMS"] = str(_BIN)
         os.environ["GRAPHJOBS_TEST_PGBOUNCER"] = _PGBOUNCER
         return int(pytest.main([*_ELSEWHERE, *sys.argv[1:]]))
 

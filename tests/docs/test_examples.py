@@ -62,7 +62,9 @@ def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: 
     text = (_ROOT / "docs" / "migrations.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\$ (.*)$", text.split("## Down")[1], flags=re.MULTILINE)
     assert 5 == len(lines)
-    programs = f"{Path(sys.executable).parent}:{embedded_cluster(None).bin_dir}"
+    # psql of the server's own version: what a newer pg_dump writes, an older server may not know.
+    of_server = os.environ.get("GRAPHJOBS_TEST_PROGRAMS") or embedded_cluster(None).bin_dir
+    programs = f"{Path(sys.executable).parent}:{of_server}"
     environment = {**_environment(graphjobs_database_url), "PATH": f"{programs}:{os.environ['PATH']}"}
     # pg_dump and psql take their database from libpq's own variables.
     environment |= _libpq(graphjobs_database_url)
