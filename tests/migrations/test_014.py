@@ -1,6 +1,9 @@
 """Revision 014: equal to hand-written SQL, reversible, and what `check` compares the database with."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,3 +185,18 @@ def test_alembic_itself_goes_up_and_checks_from_the_root(empty_url: str) -> None
     assert "No new upgrade operations detected" in same.stdout
     assert other.returncode != 0
     assert "idx_graph_jobs_tenant_status" in other.stdout + other.stderr
+
+
+def test_a_new_revision_is_a_file_named_after_its_id(tmp_path: Path) -> None:
+    """What `make revision` calls, on a copy: the name is not said twice, and the rules are printed in the file."""
+    shutil.copytree(REPOSITORY / "alembic", tmp_path / "alembic")
+    shutil.copy(REPOSITORY / "alembic.ini", tmp_path)
+    subprocess.run(
+        [Path(sys.executable).with_name("alembic"), "revision", "--rev-id", "999_trial", "--message", "999_trial"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    made = tmp_path / "alembic" / "versions" / "999_trial.py"
+    assert "Rules of a revision" in made.read_text(encoding="utf-8")
