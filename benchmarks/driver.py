@@ -1,5 +1,6 @@
 """The bare driver as a contestant, through its own pool and through one held connection."""
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,9 +24,9 @@ _Arguments: TypeAlias = dict[str, object]
 class _Driver(Contestant):
     """The statements of graphjobs on the bare driver; arguments are ready before, and records stay records."""
 
+    @abstractmethod
     async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
         """Runs one statement."""
-        raise NotImplementedError
 
     @override
     def get(self, job: GraphBuildJob) -> Call:
