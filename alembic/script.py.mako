@@ -5,7 +5,7 @@ When: before the deploy | after the deploy
 Revision: ${up_revision}, after ${down_revision | comma,n}
 
 Rules of a revision: one idea; only adds, so that the code before it goes on working; never imports the package's models;
-a real downgrade that drops no row unasked; tables and columns carry comment=; an index on a table that lives is built
+a real downgrade that drops no row unasked (a statement that raises is named GUARD); tables and columns carry comment=; an index on a table that lives is built
 concurrently, alone in its revision, and an invalid one of the same name is dropped first.
 """
 

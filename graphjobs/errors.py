@@ -5,6 +5,8 @@ GraphJobsError
     InvalidJob              a bad value; names the field (also a ValueError)
     JobAlreadyExists        an id that is taken
     JobNotFound             no such job for this tenant
+    JobConflict             a use case the job's status does not allow
+    IdempotencyConflict     a key that was used for another request
     IllegalTransition       a move outside the transition table, refused before any SQL
     CorruptRow              a stored row that cannot be read; names it, harms no other
     OutcomeUnknown          sent, and not known to have landed
@@ -94,6 +96,32 @@ class JobNotFound(GraphJobsError):
         self.job_id = job_id
 
 
+class JobConflict(GraphJobsError):
+    """A use case that the job's status does not allow, now or any more.
+
+    Attributes:
+        job_id: which job.
+        status: the wire word of its status, as it was read after the attempt.
+    """
+
+    def __init__(self, message: str, *, job_id: UUID, status: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.status = status
+
+
+class IdempotencyConflict(GraphJobsError):
+    """A key that was used before, for another request. Nothing was done.
+
+    Attributes:
+        key: the key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} was used for another request: ask for that one again, or take a new key")
+        self.key = key
+
+
 class IllegalTransition(GraphJobsError):
     """A move that the transition table does not hold.
 
@@ -129,8 +157,16 @@ class CorruptRow(GraphJobsError):
 class OutcomeUnknown(GraphJobsError):
     """A write was sent, and the connection ended before the answer: it may have landed, or may still land.
 
-    Do not repeat it blindly; read the job first.
+    Do not repeat it blindly; read the job first, or ask the store again with the same transition id.
+
+    Attributes:
+        backend: the process id of the server's side of that connection, or None where a pooler hides it. As long as it
+            runs, the write may still land.
     """
+
+    def __init__(self, message: str, *, backend: int | None = None, sqlstate: str | None = None) -> None:
+        super().__init__(message, sqlstate=sqlstate)
+        self.backend = backend
 
 
 class SchemaOutOfDate(GraphJobsError):

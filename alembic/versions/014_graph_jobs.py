@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 # ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen.
-_REFUSE_TO_DROP_ROWS = """
+GUARD = """
 DO $guard$
 DECLARE
     jobs bigint;
@@ -87,6 +87,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     if context.get_x_argument(as_dictionary=True).get("drop-data") != "yes":
-        op.execute(_REFUSE_TO_DROP_ROWS)
+        op.execute(GUARD)
     op.drop_table("graph_job_events", schema="scheduler")
     op.drop_table("graph_jobs", schema="scheduler")

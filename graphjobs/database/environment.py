@@ -117,10 +117,13 @@ def _render(metadata: MetaData) -> None:
         context.execute(f"SET lock_timeout = {milliseconds(Settings.load().lock_timeout)}")
         # Else a guard that waited for its lock would count by the snapshot it had before, and drop what came since.
         context.execute("SET default_transaction_isolation = 'read committed'")
+        # What is dropped only if it is there is no news to whoever pipes this.
+        context.execute("SET client_min_messages = warning")
         if _command() == "upgrade":
             context.execute(CREATE_SCHEMA_IF_MISSING)
             if context.get_starting_revision_argument() is None:
                 context.execute(_DROP_EMPTY_VERSION_TABLE)
+        _ask_guards_first()
         context.run_migrations()
 
 
@@ -128,7 +131,35 @@ def _migrate(connection: Connection, metadata: MetaData) -> None:
     # Nothing may run on this connection before: alembic would then apply nothing and exit 0.
     context.configure(connection=connection, **_options(metadata))
     with context.begin_transaction():
+        _ask_guards_first()
         context.run_migrations()
+
+
+def _ask_guards_first() -> None:
+    """Lets the guards of all revisions on a way down speak before its first step.
+
+    Each revision is a transaction of its own: a refusal halfway would leave the database at neither end. A guard is a
+    statement that raises, which a revision names GUARD, and which its own downgrade runs once more.
+    """
+    running = context.get_context()
+    chosen = running._migrations_fn  # noqa: SLF001  # alembic tells the steps to nobody else
+    if _command() != "downgrade" or chosen is None or _drops_data():
+        return
+
+    def steps(*heads: Any) -> list[Any]:
+        planned = list(chosen(*heads))
+        for step in planned:
+            guard = getattr(step.revision.module, "GUARD", None)
+            if guard is not None:
+                running.execute(guard)
+        return planned
+
+    running._migrations_fn = steps  # noqa: SLF001
+
+
+def _drops_data() -> bool:
+    """True where whoever called has said that rows may go."""
+    return context.get_x_argument(as_dictionary=True).get("drop-data") == "yes"
 
 
 async def _from_the_shell(metadata: MetaData) -> None:

@@ -4,13 +4,13 @@ Both ways are safe to cancel at any await. Cancelled does not mean not applied: 
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import asyncpg
-from sqlalchemy import Dialect, Executable, exc
+from sqlalchemy import Dialect, Executable, Integer, Select, bindparam, column, exc, literal_column, select, table
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
@@ -20,13 +20,15 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
 from graphjobs.database.translate import translated
-from graphjobs.errors import ConfigurationError
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, OutcomeUnknown
 from graphjobs.settings import Settings
 
 Params: TypeAlias = Mapping[str, object]
 T = TypeVar("T")
 
 _SETTLE_SECONDS: Final = 5.0
+_FIND_OUT_SECONDS: Final = 15.0
+_LOOK_EVERY_SECONDS: Final = 0.1
 _DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -48,6 +50,14 @@ class Executor(Protocol):
             DatabaseUnavailable: nothing was done; safe to try again.
             OutcomeUnknown: a write was sent on its own, and the connection ended before the answer.
             SchemaOutOfDate: a table or a column is not there.
+        """
+        ...
+
+    def using(self, session: AsyncSession) -> "InSession":
+        """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
+
+        Raises:
+            ConfigurationError: the session's engine is in autocommit, where nothing can vanish.
         """
         ...
 
@@ -89,7 +99,7 @@ class Database:
         """Runs one statement as its own transaction; see `Executor.rows`."""
         self.require_own_loop()
         form = compiled(statement)
-        sent = False
+        sent, backend = False, None
         try:
             if self._pooler:
                 sent = True
@@ -97,7 +107,7 @@ class Database:
             pooled = self._idle_connection() or await self._engine.raw_connection()
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
-                sent = True
+                sent, backend = True, driver.get_server_pid()
                 return await driver.fetch(form.sql, *[params[name] for name in form.binds])
             except asyncio.CancelledError:
                 await to_its_end(_settle(driver))
@@ -112,6 +122,8 @@ class Database:
             failure = translated(error, ambiguous=sent and form.writes)
             if failure is None:
                 raise
+            if isinstance(failure, OutcomeUnknown):
+                failure.backend = backend
         raise failure
 
     def _idle_connection(self) -> PoolProxiedConnection | None:
@@ -139,11 +151,7 @@ class Database:
             return (await connection.execute(statement, params)).all()
 
     def using(self, session: AsyncSession) -> "InSession":
-        """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
-
-        Raises:
-            ConfigurationError: the session's engine is in autocommit, where nothing can vanish.
-        """
+        """Gives the executor of a session; see `Executor.using`."""
         if _bound_to_autocommit(session):
             raise ConfigurationError(_AUTOCOMMIT)
         return InSession(session)
@@ -174,6 +182,12 @@ class InSession:
         result = await connection.execute(statement, params)
         return result.all()
 
+    def using(self, session: AsyncSession) -> "InSession":
+        """Gives the executor of another session; see `Executor.using`."""
+        if _bound_to_autocommit(session):
+            raise ConfigurationError(_AUTOCOMMIT)
+        return InSession(session)
+
 
 _AUTOCOMMIT: Final = (
     "the session is in autocommit, so nothing in it could be rolled back: give one of a transactional engine, as "
@@ -188,6 +202,46 @@ def _bound_to_autocommit(session: AsyncSession) -> bool:
         return False
     of_engine = getattr(bind.dialect, "_on_connect_isolation_level", None)
     return bind.get_execution_options().get("isolation_level", of_engine) == "AUTOCOMMIT"
+
+
+_FIND_BACKEND: Final[Select[Any]] = (
+    select(literal_column("1"))
+    .select_from(table("pg_stat_activity", schema="pg_catalog"))
+    .where(column("pid") == bindparam("backend", type_=Integer))
+)
+
+
+async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], Awaitable[T | None]]) -> T | None:
+    """Finds out whether a write landed whose answer was lost. What is not there is believed only at its end.
+
+    As long as the server's side of the lost connection runs, the write may still wait there, for a lock or for its
+    turn; once that has ended, what cannot be seen will never be.
+
+    Args:
+        lost: what the write raised.
+        executor: runs on another connection.
+        look: gives what the write would have left, or None where it is not there.
+
+    Returns:
+        What `look` found; None where the write never landed, and never will.
+
+    Raises:
+        OutcomeUnknown: that could not be told within 15 seconds.
+    """
+    deadline = asyncio.get_running_loop().time() + _FIND_OUT_SECONDS
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                # Before the look: what ended after it could have landed in between.
+                ended = lost.backend is not None and not await executor.rows(_FIND_BACKEND, {"backend": lost.backend})
+                found = await look()
+            if found is not None or ended:
+                return found
+        except (DatabaseUnavailable, TimeoutError):
+            pass
+        if asyncio.get_running_loop().time() + _LOOK_EVERY_SECONDS > deadline:
+            raise lost
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
 
 async def _settle(driver: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -1,40 +1,20 @@
 """The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Protocol
 from uuid import UUID
 
-from pydantic_core import from_json
 from typing_extensions import override
 
-from graphjobs.database.executor import Executor, Row
-from graphjobs.errors import CorruptRow, InvalidJob, JobAlreadyExists, JobNotFound
-from graphjobs.jobs import statements
+from graphjobs.database.executor import Executor
+from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
+from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.jobs.rows import Job, Readable, columns_of, event_of, job_of, readable_of
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.values import id_or_none, require_limit, require_name
 
 LIMIT_MAX: Final = 1_000
 """The most a list gives at once."""
-
-Job = TypeVar("Job", GraphBuildJob, GraphOverlayJob)
-T = TypeVar("T")
-
-
-class Readable(tuple[T, ...]):
-    """What could be read of a list, in its order.
-
-    Attributes:
-        unreadable: a `CorruptRow` for each row that was left out.
-    """
-
-    unreadable: tuple[CorruptRow, ...] = ()
-
-    def __new__(cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = ()) -> Self:
-        """Lists what was read, and what could not be."""
-        listed = super().__new__(cls, items)
-        listed.unreadable = tuple(unreadable)
-        return listed
 
 
 class GraphJobRepository(Protocol):
@@ -147,7 +127,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
     async def insert(self, job: Job) -> Job:
         if not isinstance(job, GraphBuildJob | GraphOverlayJob):
             raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
-        rows = await self._executor.rows(statements.INSERT_JOB, _columns_of(job))
+        rows = await self._executor.rows(statements.INSERT_JOB, columns_of(job))
         if not rows:
             raise JobAlreadyExists(job.id)
         return job.stored(updated_at=rows[0][0])
@@ -212,7 +192,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
         if job is None:
             return Readable()
         rows = await self._executor.rows(statements.LIST_EVENTS, {**params, "job": job, "after_event": after})
-        return _readable(_event_of, rows)
+        return readable_of(event_of, rows)
 
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
         if not isinstance(job, kind):
@@ -221,7 +201,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
         source.require_move_to(job.status)
         begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
         params = {
-            **_columns_of(job),
+            **columns_of(job),
             "expected": source.code,
             "expected_attempts": job.attempts - 1 if begins else job.attempts,
         }
@@ -240,7 +220,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
         if job is None:
             return None
         rows = await self._executor.rows(statements.GET_JOB, {**params, "job": job})
-        return _job_of(kind, rows[0]) if rows else None
+        return job_of(kind, rows[0]) if rows else None
 
     async def _list(self, kind: type[Job], tenant_id: str, status: GraphJobStatus | None, limit: int) -> Readable[Job]:
         params = {
@@ -249,24 +229,11 @@ class PostgresGraphJobRepository(GraphJobRepository):
             "limit_rows": require_limit(limit, limit_max=LIMIT_MAX),
         }
         if status is None:
-            rows = await self._executor.rows(statements.LIST_JOBS, params)
+            rows = await self._executor.rows(scans.LIST_JOBS, params)
         else:
             params["expected"] = _status(status, "status").code
-            rows = await self._executor.rows(statements.LIST_JOBS_OF_STATUS, params)
-        return _readable(lambda row: _job_of(kind, row), rows)
-
-
-def _columns_of(job: GraphBuildJob | GraphOverlayJob) -> dict[str, object]:
-    """The binds that write a job: its columns and its payload, from one value, so that they never disagree."""
-    return {
-        "job": job.id,
-        "tenant": job.tenant_id,
-        "kind": job.type.code,
-        "target": job.status.code,
-        "document": job.to_json(),
-        "created": job.created_at,
-        "correlation": job.correlation_id,
-    }
+            rows = await self._executor.rows(scans.LIST_JOBS_OF_STATUS, params)
+        return readable_of(lambda row: job_of(kind, row), rows)
 
 
 def _status(value: object, field: str) -> GraphJobStatus:
@@ -275,47 +242,3 @@ def _status(value: object, field: str) -> GraphJobStatus:
     except ValueError:
         words = ", ".join(GraphJobStatus)
     raise InvalidJob(f"{field}: it should be one of {words}", field=field)
-
-
-def _readable(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:
-    """Reads what can be read; a row that cannot be harms no other."""
-    items: list[T] = []
-    unreadable: list[CorruptRow] = []
-    for row in rows:
-        try:
-            items.append(read(row))
-        except CorruptRow as error:
-            unreadable.append(error)
-    return Readable(items, unreadable)
-
-
-def _job_of(kind: type[Job], row: Row) -> Job:
-    """Reads a job of a row, in the order of `statements.GET_JOB`."""
-    job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
-    try:
-        job = kind.from_json(document, updated_at=updated_at)
-    except InvalidJob as error:
-        problem = f"its payload is no {kind.__name__}: {error}"
-    else:
-        columns = (job_id, tenant_id, type_code, status_code, created_at, correlation_id)
-        if columns == (job.id, job.tenant_id, kind.type.code, job.status.code, job.created_at, job.correlation_id):
-            return job
-        problem = "its payload and its columns disagree"
-    raise CorruptRow("graph_jobs", UUID(int=job_id.int), problem)
-
-
-def _event_of(row: Row) -> GraphJobEvent:
-    """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
-    event_id, job_id, tenant_id, status_code, document, created_at = row
-    try:
-        return GraphJobEvent(
-            id=event_id,
-            job_id=UUID(int=job_id.int),
-            tenant_id=tenant_id,
-            status=GraphJobStatus.from_code(status_code),
-            payload=from_json(document),
-            created_at=created_at,
-        )
-    except ValueError as error:  # InvalidJob is one, too
-        problem = str(error)
-    raise CorruptRow("graph_job_events", event_id, problem)

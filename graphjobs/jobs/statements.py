@@ -1,8 +1,9 @@
-"""Every SQL statement on graph jobs, as constants with named binds; no I/O here, and no such SQL anywhere else.
+"""Every SQL statement on one graph job and its log, as constants with named binds; `scans` has those on many.
 
-What holds for each: it gives the tenant on every table it touches, and names its columns; no bind has a column's name;
-JSONB crosses as text both ways, so that nobody's codec matters; a write uses no volatile function. So each routes to
-one node of a distributed engine. Being constants, they are compiled once.
+There is no I/O here, and no such SQL anywhere else. What holds for each: it gives the tenant on every table it touches,
+and names its columns; no bind has a column's name; JSONB crosses as text both ways, so that nobody's codec matters; a
+write uses no volatile function. So each routes to one node of a distributed engine. Being constants, they are compiled
+once.
 """
 
 from datetime import datetime
@@ -16,36 +17,37 @@ from sqlalchemy import (
     Integer,
     Select,
     SmallInteger,
-    Subquery,
     Table,
     Text,
     Uuid,
     bindparam,
     case,
+    column,
     func,
     literal_column,
     select,
     text,
-    union_all,
     update,
 )
 from sqlalchemy import cast as as_type
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql import ColumnCollection
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
 
-_jobs: Final = cast("Table", GraphJobRow.__table__)
-_events: Final = cast("Table", GraphJobEventRow.__table__)
+JOBS: Final = cast("Table", GraphJobRow.__table__)
+EVENTS: Final = cast("Table", GraphJobEventRow.__table__)
 
-_TENANT: Final = bindparam("tenant", type_=Text)
+TENANT: Final = bindparam("tenant", type_=Text)
 _JOB: Final = bindparam("job", type_=Uuid)
-_KIND: Final = bindparam("kind", type_=SmallInteger)
-_LIMIT: Final = bindparam("limit_rows", type_=BigInteger)
+KIND: Final = bindparam("kind", type_=SmallInteger)
+LIMIT: Final = bindparam("limit_rows", type_=BigInteger)
 _DOCUMENT: Final = as_type(bindparam("document", type_=Text), JSONB)
+_ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
+_TARGET: Final = bindparam("target", type_=SmallInteger)
 _CREATED: Final = bindparam("created", type_=DateTime(timezone=True))
-_CORRELATION: Final = bindparam("correlation", type_=Text)
+CORRELATION: Final = bindparam("correlation", type_=Text)
 
 
 def _one_job() -> ColumnElement[bool]:
@@ -54,15 +56,15 @@ def _one_job() -> ColumnElement[bool]:
     The collation takes the tenant's indexes out of the planner's choice. Without it the planner reads, of a tenant the
     statistics do not know yet, every row: 17.8 ms against 0.12 at 100,000 new rows.
     """
-    return (_jobs.c.id == _JOB) & (_jobs.c.tenant_id == _TENANT.collate("C"))
+    return (JOBS.c.id == _JOB) & (JOBS.c.tenant_id == TENANT.collate("C"))
 
 
-def _readable(time: ColumnElement[datetime]) -> ColumnElement[datetime | None]:
+def readable(time: ColumnElement[datetime]) -> ColumnElement[datetime | None]:
     """Gives NULL for a time that Python cannot hold: one such row, written by hand, would end every page with it."""
     return case((time.between(text("'0001-01-02 00:00:00+00'"), text("'9999-12-30 23:59:59.999999+00'")), time))
 
 
-def _job_columns(source: FromClause) -> Select[Any]:
+def job_columns(source: FromClause) -> Select[Any]:
     """What a job is read from, in the order the repository takes it."""
     c: ColumnCollection[str, ColumnElement[Any]] = source.c
     return select(
@@ -70,97 +72,165 @@ def _job_columns(source: FromClause) -> Select[Any]:
         c.tenant_id,
         c.type,
         c.status,
-        _readable(c.created_at),
+        readable(c.created_at),
         c.correlation_id,
-        _readable(c.updated_at),
+        readable(c.updated_at),
         as_type(c.payload, Text),
     )
 
 
-INSERT_JOB: Final = (
-    insert(_jobs)
+_insert: Final = (
+    insert(JOBS)
     .values(
         id=_JOB,
-        tenant_id=_TENANT,
-        type=_KIND,
-        status=bindparam("target", type_=SmallInteger),
+        tenant_id=TENANT,
+        type=KIND,
+        status=_TARGET,
         payload=_DOCUMENT,
         created_at=_CREATED,
-        correlation_id=_CORRELATION,
+        correlation_id=CORRELATION,
     )
     # A taken id gives no row rather than an error, which would end the caller's transaction.
-    .on_conflict_do_nothing(index_elements=[_jobs.c.id])
-    .returning(_readable(_jobs.c.updated_at))
+    .on_conflict_do_nothing(index_elements=[JOBS.c.id])
 )
+
+INSERT_JOB: Final = _insert.returning(readable(JOBS.c.updated_at))
 """Inserts a job; gives its version, or no row where the id is taken."""
 
-REPLACE_JOB: Final = (
-    update(_jobs)
+_swap: Final = (
+    update(JOBS)
     .where(
         _one_job(),
-        _jobs.c.type == _KIND,
-        _jobs.c.status == bindparam("expected", type_=SmallInteger),
+        JOBS.c.type == KIND,
+        JOBS.c.status == bindparam("expected", type_=SmallInteger),
         # The fence: who lost the job has other attempts. As JSON, which no strange row can make fail.
-        _jobs.c.payload.op("->", return_type=JSONB)(literal_column("'attempts'"))
+        JOBS.c.payload.op("->", return_type=JSONB)(literal_column("'attempts'"))
         == func.to_jsonb(bindparam("expected_attempts", type_=Integer)),
         # No move changes this; comparing it keeps column and payload of one mind.
-        _jobs.c.created_at == _CREATED,
+        JOBS.c.created_at == _CREATED,
     )
     .values(
-        status=bindparam("target", type_=SmallInteger),
+        status=_TARGET,
         payload=_DOCUMENT,
-        correlation_id=_CORRELATION,
+        correlation_id=CORRELATION,
         # now() can go backwards between writers; the version must not.
-        updated_at=func.greatest(func.now(), _jobs.c.updated_at + text("interval '1 microsecond'")),
+        updated_at=func.greatest(func.now(), JOBS.c.updated_at + text("interval '1 microsecond'")),
     )
-    .returning(_readable(_jobs.c.updated_at))
 )
+_edit: Final = _swap.where(JOBS.c.updated_at == bindparam("seen", type_=DateTime(timezone=True)))
+
+REPLACE_JOB: Final = _swap.returning(readable(JOBS.c.updated_at))
 """Moves a job from one status to another; gives its new version, or no row where the swap was lost."""
 
-EDIT_JOB: Final = REPLACE_JOB.where(_jobs.c.updated_at == bindparam("seen", type_=DateTime(timezone=True)))
+EDIT_JOB: Final = _edit.returning(readable(JOBS.c.updated_at))
 """Changes a job that keeps its status: status and attempts stay, so the version it was read at is compared too."""
 
-GET_JOB: Final = _job_columns(_jobs).where(_one_job(), _jobs.c.type == _KIND)
+
+def _logged(write: ReturningInsert[Any] | ReturningUpdate[Any]) -> Select[Any]:
+    """The write of a job and the entry of its log, as one statement: neither is ever there without the other.
+
+    The event's `created_at` is the version the job got by it, so that who asks again can be told.
+    """
+    written = write.cte("written")
+    logged = (
+        insert(EVENTS)
+        .from_select(
+            ["job_id", "tenant_id", "status", "payload", "created_at"],
+            select(written.c.id, written.c.tenant_id, _TARGET, _ENTRY, written.c.updated_at),
+        )
+        .returning(EVENTS.c.id)
+        .cte("logged")
+    )
+    return select(readable(written.c.updated_at), select(logged.c.id).scalar_subquery()).select_from(written)
+
+
+_WRITTEN: Final = (JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at)
+
+ADD_JOB: Final = _logged(_insert.returning(*_WRITTEN))
+"""Inserts a job and its first event; gives its version and the event's id, or no row where the id is taken."""
+
+MOVE_JOB: Final = _logged(_swap.returning(*_WRITTEN))
+"""As `REPLACE_JOB`, with its event; gives the new version and the event's id."""
+
+MOVE_JOB_SEEN: Final = _logged(_edit.returning(*_WRITTEN))
+"""As `EDIT_JOB`, with its event; gives the new version and the event's id."""
+
+_given: Final = (
+    func.unnest(
+        bindparam("jobs", type_=ARRAY(Uuid)),
+        bindparam("kinds", type_=ARRAY(SmallInteger)),
+        bindparam("targets", type_=ARRAY(SmallInteger)),
+        bindparam("documents", type_=ARRAY(Text)),
+        bindparam("times", type_=ARRAY(DateTime(timezone=True))),
+        bindparam("correlations", type_=ARRAY(Text)),
+        bindparam("entries", type_=ARRAY(Text)),
+    )
+    .table_valued(
+        column("given_id", Uuid),
+        column("kind", SmallInteger),
+        column("target", SmallInteger),
+        column("document", Text),
+        column("time", DateTime(timezone=True)),
+        column("correlation", Text),
+        column("entry", Text),
+    )
+    .render_derived("given")
+)
+_added: Final = (
+    insert(JOBS)
+    .from_select(
+        ["id", "tenant_id", "type", "status", "payload", "created_at", "correlation_id"],
+        select(
+            _given.c.given_id,
+            as_type(TENANT, Text),
+            _given.c.kind,
+            _given.c.target,
+            as_type(_given.c.document, JSONB),
+            _given.c.time,
+            _given.c.correlation,
+        )
+        # Two of these with the same ids take them in the same order, and so never deadlock.
+        .order_by(_given.c.given_id),
+    )
+    .on_conflict_do_nothing(index_elements=[JOBS.c.id])
+    .returning(*_WRITTEN, JOBS.c.status)
+    .cte("written")
+)
+_added_log: Final = (
+    insert(EVENTS)
+    .from_select(
+        ["job_id", "tenant_id", "status", "payload", "created_at"],
+        select(
+            _added.c.id, _added.c.tenant_id, _added.c.status, as_type(_given.c.entry, JSONB), _added.c.updated_at
+        ).join_from(_added, _given, _given.c.given_id == _added.c.id),
+    )
+    .returning(EVENTS.c.id)
+    .cte("logged")
+)
+ADD_JOBS: Final = select(_added.c.id, readable(_added.c.updated_at)).add_cte(_added_log)
+"""Inserts many jobs of one tenant and their first events; gives id and version of each whose id was free."""
+
+GET_JOB: Final = job_columns(JOBS).where(_one_job(), JOBS.c.type == KIND)
 """Reads one job of one kind."""
 
+GET_ANY_JOB: Final = job_columns(JOBS).where(_one_job())
+"""Reads one job of either kind."""
 
-def _newest(statuses: ColumnElement[bool]) -> Subquery:
-    """A tenant's newest jobs of one kind and of these statuses, in no order; a few more where times are equal.
-
-    It asks for the index's own order and for ties, not for the ids within a time: then no plan but the ordered scan is
-    cheap. Asked for both, PostgreSQL 15 sorts all rows of a tenant that the statistics do not know yet.
-    """
-    return (
-        select(_jobs)
-        .where(_jobs.c.tenant_id == _TENANT, _jobs.c.type == _KIND, statuses)
-        .order_by(_jobs.c.created_at.desc())
-        .fetch(_LIMIT, with_ties=True)
-        .subquery()
+FIND_TRANSITION: Final = (
+    select(EVENTS.c.id, as_type(EVENTS.c.payload, Text), readable(EVENTS.c.created_at))
+    .where(
+        EVENTS.c.job_id == _JOB,
+        EVENTS.c.tenant_id == TENANT,
+        EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
+        == bindparam("transition", type_=Text),
     )
-
-
-def _listed(newest: FromClause) -> Select[Any]:
-    """The one fixed order of lists, over what the scans found."""
-    return _job_columns(newest).order_by(newest.c.created_at.desc(), newest.c.id.desc()).limit(_LIMIT)
-
-
-def _newest_of_every_status() -> FromClause:
-    """One ordered index scan a status, merged: no index orders across statuses (181 ms at 1M rows, so 0.6)."""
-    codes = [status.code for status in GraphJobStatus]
-    ranges = [_jobs.c.status == literal_column(str(code)) for code in codes]
-    # A status that is none is listed too, to be reported as a row that cannot be read.
-    ranges += [_jobs.c.status < literal_column(str(min(codes))), _jobs.c.status > literal_column(str(max(codes)))]
-    return union_all(*(select(_newest(statuses)) for statuses in ranges)).subquery("newest")
-
-
-LIST_JOBS_OF_STATUS: Final = _listed(_newest(_jobs.c.status == bindparam("expected", type_=SmallInteger)))
-"""Reads a tenant's newest jobs of one kind and status."""
-
-LIST_JOBS: Final = _listed(_newest_of_every_status())
-"""Reads a tenant's newest jobs of one kind, whatever their status."""
+    .order_by(EVENTS.c.id)
+    .limit(literal_column("1"))
+)
+"""Finds the event of a move by the id that was given to it: id, payload, and the version the job got by it."""
 
 _its_job: Final = (
-    select(_jobs.c.id, _jobs.c.tenant_id)
+    select(JOBS.c.id, JOBS.c.tenant_id)
     .where(_one_job())
     # Under the row's lock, so that event ids order one job's history. NO KEY lets others insert events meanwhile.
     .with_for_update(key_share=True)
@@ -168,30 +238,30 @@ _its_job: Final = (
     .prefix_with("MATERIALIZED")
 )
 APPEND_EVENT: Final = (
-    insert(_events)
+    insert(EVENTS)
     .from_select(
         ["job_id", "tenant_id", "status", "payload", "created_at"],
-        select(_its_job.c.id, _its_job.c.tenant_id, bindparam("target", type_=SmallInteger), _DOCUMENT, _CREATED),
+        select(_its_job.c.id, _its_job.c.tenant_id, _TARGET, _DOCUMENT, _CREATED),
     )
-    .returning(_events.c.id)
+    .returning(EVENTS.c.id)
 )
 """Appends to the log of a job that is there and the tenant's; gives the event's id, or no row."""
 
 LIST_EVENTS: Final = (
     select(
-        _events.c.id,
-        _events.c.job_id,
-        _events.c.tenant_id,
-        _events.c.status,
-        as_type(_events.c.payload, Text),
-        _readable(_events.c.created_at),
+        EVENTS.c.id,
+        EVENTS.c.job_id,
+        EVENTS.c.tenant_id,
+        EVENTS.c.status,
+        as_type(EVENTS.c.payload, Text),
+        readable(EVENTS.c.created_at),
     )
     .where(
-        _events.c.job_id == _JOB,
-        _events.c.tenant_id == _TENANT,
-        _events.c.id > bindparam("after_event", type_=BigInteger),
+        EVENTS.c.job_id == _JOB,
+        EVENTS.c.tenant_id == TENANT,
+        EVENTS.c.id > bindparam("after_event", type_=BigInteger),
     )
-    .order_by(_events.c.id)
-    .limit(_LIMIT)
+    .order_by(EVENTS.c.id)
+    .limit(LIMIT)
 )
 """Reads one job's log, oldest first, from after an event on."""

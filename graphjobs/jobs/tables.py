@@ -28,6 +28,13 @@ class GraphJobRow(Base):
     __table_args__ = (
         Index("idx_graph_jobs_tenant_status", "tenant_id", "status", created_at.desc()),
         Index("idx_graph_jobs_tenant_type_status", "tenant_id", "type", "status", created_at.desc()),
+        Index(
+            "idx_graph_jobs_tenant_correlation",
+            "tenant_id",
+            "correlation_id",
+            created_at.desc(),
+            postgresql_where=correlation_id.is_not(None),
+        ),
     )
 
 

@@ -84,7 +84,10 @@ def test_alembic_itself_refuses_and_goes_on_with_the_word(graphjobs_database_url
 
 @pytest.mark.parametrize("stop", [True, False], ids=["that stops at an error", "that goes on after an error"])
 def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url: str, stop: bool) -> None:
-    """Also in a psql that goes on: it says how many rows and how to keep them, and drops nothing at all."""
+    """Also in a psql that goes on: it says how many rows and how to keep them, and drops none of them.
+
+    Going on, psql still drops what holds no rows, the index of 015; the database says so itself then.
+    """
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     before = dump(graphjobs_database_url)
     done = psql(graphjobs_database_url, migrations.sql(_DOWN, down=True), stop=stop)
@@ -92,9 +95,9 @@ def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url:
     assert _REFUSED in done.stderr
     _says_how_to_keep_them(done.stderr)
     assert not stop or done.returncode == 3
-    assert before == dump(graphjobs_database_url)
+    assert not stop or before == dump(graphjobs_database_url)
     assert ask(graphjobs_database_url, _COUNTS) == "2|1"
-    assert ask(graphjobs_database_url, _VERSION) == REVISION
+    assert ask(graphjobs_database_url, _VERSION) == (REVISION if stop else "014_graph_jobs")
 
 
 def test_the_rendered_downgrade_that_may_drop_rows_goes_on(graphjobs_database_url: str) -> None:

@@ -249,7 +249,7 @@ async def test_a_role_that_may_not_is_told_in_one_sentence(empty_url: str, role:
     assert ask(empty_url, _EXISTS) == "f"
 
 
-@pytest.mark.parametrize("revision", ["999_nowhere", "head:head", "015", "", "@", "head-1"])
+@pytest.mark.parametrize("revision", ["999_nowhere", "head:head", "098", "", "@", "head-98"])
 async def test_a_revision_that_there_is_not_is_told(empty_settings: Settings, empty_url: str, revision: str) -> None:
     """One sentence, and no table was made."""
     with pytest.raises(ConfigurationError) as caught:
@@ -321,5 +321,5 @@ async def test_storage_works_on_a_later_revision_it_does_not_know(
     """Later revisions only add, so the code before them goes on working while a deploy is under way."""
     ask(graphjobs_database_url, "UPDATE scheduler.graphjobs_schema_version SET version_num = '099_future'")
     async with open_storage(graphjobs_settings) as storage:
-        assert await storage.graph_jobs.list_build_jobs("acme", limit=1) == ()
+        assert await storage.graph_job_repository.list_build_jobs("acme", limit=1) == ()
     assert await migrations.current(graphjobs_settings) == "099_future"

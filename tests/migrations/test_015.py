@@ -1,0 +1,89 @@
+"""Revision 015: one more index, built while the table lives, and rebuilt where a build was ended."""
+
+import asyncio
+
+import pytest
+
+from graphjobs.database import migrations
+from graphjobs.errors import GraphJobsError
+from graphjobs.settings import Settings
+from tests.migrations.programs import ask, dump
+from tests.migrations.sessions import session, until_waiting
+
+_BEFORE = "014_graph_jobs"
+_INSERT = """
+INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload, correlation_id)
+VALUES (gen_random_uuid(), 't', 0, 0, '{}', 'c')
+"""
+_VALID = """
+SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('scheduler.idx_graph_jobs_tenant_correlation')
+"""
+
+
+@pytest.fixture
+async def at_014(empty_settings: Settings) -> Settings:
+    """Settings of a database at the revision before."""
+    assert await migrations.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
+    return empty_settings
+
+
+async def test_it_adds_its_index_and_takes_it_away_again(at_014: Settings, empty_url: str) -> None:
+    """Rows stay, also on the way down; the schema before and after are the same."""
+    ask(empty_url, _INSERT)
+    before = dump(empty_url)
+    await migrations.upgrade(at_014, revision="015_correlation_index")
+    valid = ask(empty_url, _VALID)
+    await migrations.downgrade(at_014, revision=_BEFORE)
+
+    assert valid == "t"
+    assert before == dump(empty_url)
+    assert ask(empty_url, "SELECT count(*) FROM scheduler.graph_jobs") == "1"
+
+
+async def test_writers_go_on_while_it_is_built(at_014: Settings, empty_url: str) -> None:
+    """It waits for a transaction older than itself, and blocks nobody meanwhile."""
+    async with session(empty_url) as reader, session(empty_url) as writer, session(empty_url) as watcher:
+        reading = reader.transaction(isolation="repeatable_read")
+        await reading.start()
+        await reader.fetch("SELECT count(*) FROM scheduler.graph_jobs")
+        ended = asyncio.ensure_future(migrations.upgrade(at_014))
+        await until_waiting(watcher)
+        await asyncio.wait_for(writer.execute(_INSERT), 5)
+        await reading.rollback()
+        assert await asyncio.wait_for(ended, 20) == migrations.history()[-1].revision
+    assert ask(empty_url, _VALID) == "t"
+
+
+async def test_an_index_that_an_ended_build_left_invalid_is_built_anew(at_014: Settings, empty_url: str) -> None:
+    """`IF NOT EXISTS` would have passed over it for ever."""
+    ask(empty_url, _INSERT)
+    async with session(empty_url) as reader, session(empty_url) as builder, session(empty_url) as watcher:
+        reading = reader.transaction(isolation="repeatable_read")
+        await reading.start()
+        await reader.fetch("SELECT count(*) FROM scheduler.graph_jobs")
+        building = asyncio.ensure_future(
+            builder.execute(
+                "CREATE INDEX CONCURRENTLY idx_graph_jobs_tenant_correlation ON scheduler.graph_jobs (tenant_id)"
+            )
+        )
+        await until_waiting(watcher)
+        await watcher.fetchval("SELECT pg_terminate_backend($1)", builder.get_server_pid())
+        assert isinstance((await asyncio.gather(building, return_exceptions=True))[0], Exception)
+        await reading.rollback()
+    invalid = ask(empty_url, _VALID)
+    await migrations.upgrade(at_014)
+
+    assert invalid == "f"
+    assert ask(empty_url, _VALID) == "t"
+    await migrations.check(at_014)
+
+
+async def test_a_way_down_that_is_refused_is_refused_before_its_first_step(at_014: Settings, empty_url: str) -> None:
+    """Halfway down the code would find neither the revision it needs nor the one before all."""
+    await migrations.upgrade(at_014)
+    ask(empty_url, _INSERT)
+    for revision in ("base", "-2"):
+        with pytest.raises(GraphJobsError, match="1 rows of scheduler.graph_jobs"):
+            await migrations.downgrade(at_014, revision=revision)
+    assert ask(empty_url, _VALID) == "t"
+    assert await migrations.current(at_014) == migrations.history()[-1].revision
