@@ -13,7 +13,7 @@ from typing_extensions import override
 from benchmarks.contestants import HELD, POOL, POOL_SIZE, Contestant
 from benchmarks.measure import Call
 from graphjobs.database.executor import compiled
-from graphjobs.jobs import statements
+from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob
 from graphjobs.jobs.status import GraphJobStatus
 
@@ -45,7 +45,7 @@ class _Driver(Contestant):
     @override
     def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
         chosen: _Arguments = {"tenant": tenant_id, "kind": GraphBuildJob.type.code, "expected": status.code}
-        return self._call(statements.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
+        return self._call(scans.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
 
     def _call(self, statement: Executable, arguments: _Arguments) -> Call:
         form = compiled(statement)

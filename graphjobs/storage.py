@@ -13,6 +13,7 @@ from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.migrations import require_revision, upgrade
 from graphjobs.errors import SchemaOutOfDate
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -24,11 +25,14 @@ class Storage:
 
     Attributes:
         database: runs each statement alone; `database.using(session)` inside a session.
-        graph_jobs: graph jobs, each call its own transaction.
+        graph_jobs: graph jobs with their log, each call its own transaction; `graph_jobs.using(session)` inside a
+            session.
+        graph_job_repository: the plan's contract on the same tables, without the log.
     """
 
     database: Database
-    graph_jobs: GraphJobRepository
+    graph_jobs: GraphJobStore
+    graph_job_repository: GraphJobRepository
     _sessions: async_sessionmaker[AsyncSession]
 
     def session(self) -> AsyncSession:
@@ -40,7 +44,7 @@ class Storage:
         For a transaction that holds jobs and the caller's own rows::
 
             async with storage.session() as session, session.begin():
-                jobs = PostgresGraphJobRepository(storage.database.using(session))
+                jobs = storage.graph_jobs.using(session)
         """
         self.database.require_own_loop()
         return self._sessions()
@@ -75,7 +79,8 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             await upgrade(given)
         yield Storage(
             database=database,
-            graph_jobs=PostgresGraphJobRepository(database),
+            graph_jobs=PostgresGraphJobStore(database),
+            graph_job_repository=PostgresGraphJobRepository(database),
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
         )
     finally:

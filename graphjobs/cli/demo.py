@@ -16,7 +16,6 @@ from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent
-from graphjobs.jobs.repository import LIMIT_MAX
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
@@ -72,7 +71,7 @@ async def _run(console: Console, paths: list[Path], policy: Policy, workers: int
         console.print(_jobs_table(report))
         if report.finished:
             told = max(report.finished, key=lambda job: (job.type.code, int(job.metadata.get("findings", 0))))
-            console.print(_history_table(told, list(await storage.graph_jobs.list_events(told.tenant_id, told.id))))
+            console.print(_history_table(told, list(await storage.graph_jobs.events(told.tenant_id, told.id))))
         console.print(await _summary(storage, report, policy, settings), markup=False, highlight=False)
     return report
 
@@ -107,7 +106,12 @@ def _history_table(job: Job, events: list[GraphJobEvent]) -> Table:
         payload: dict[str, Any] = thawed(event.payload)
         source, target, actor = (Text(str(payload.pop(key, ""))) for key in ("from", "to", "actor"))
         at = event.created_at.strftime("%H:%M:%S.%f")
-        table.add_row(str(event.id), at, source, target, actor, Text(_lines(payload)))
+        # What the last move found stands in the job itself.
+        found: dict[str, Any] = (
+            {"forbidden": job.metadata.get("forbidden", "").splitlines()} if event is events[-1] else {}
+        )
+        shown: dict[str, Any] = {key: payload[key] for key in ("attempts", "error") if key in payload}
+        table.add_row(str(event.id), at, source, target, actor, Text(_lines({**shown, **found})))
     return table
 
 
@@ -122,14 +126,17 @@ def _lines(payload: dict[str, Any]) -> str:
 async def _summary(storage: Storage, report: Report, policy: Policy, settings: Settings) -> str:
     """Counts what was raced for, and what earlier runs left beside."""
     beside = 0
+    exact = True
     for tenant in TENANTS:
-        for listed in (storage.graph_jobs.list_build_jobs, storage.graph_jobs.list_overlay_jobs):
-            beside += sum(job.correlation_id != report.run for job in await listed(tenant, limit=LIMIT_MAX))
+        everything = await storage.graph_jobs.count(tenant)
+        beside += everything.value
+        exact = exact and everything.exact
+    beside -= len(report.finished)
     races = ", ".join(f"worker {number + 1} {won}" for number, won in enumerate(report.won))
     lines = [
         f"The policy: {policy.name}.",
         f"Races won: {races}; lost without harm: {sum(report.lost)}.",
-        f"Jobs of earlier runs beside these: {beside}{' or more' if beside >= LIMIT_MAX else ''}.",
+        f"Jobs of earlier runs beside these: {beside}{'' if exact else ' or more'}.",
     ]
     if settings.database_url is None:
         lines.append("The embedded server goes on running: see `graphjobs db status`, end it with `graphjobs db stop`.")

@@ -211,7 +211,7 @@ _FIND_BACKEND: Final[Select[Any]] = (
 )
 
 
-async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], Awaitable[T | None]]) -> T | None:
+async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], Awaitable[T | None]]) -> T:
     """Finds out whether a write landed whose answer was lost. What is not there is believed only at its end.
 
     As long as the server's side of the lost connection runs, the write may still wait there, for a lock or for its
@@ -223,9 +223,10 @@ async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], 
         look: gives what the write would have left, or None where it is not there.
 
     Returns:
-        What `look` found; None where the write never landed, and never will.
+        What `look` found.
 
     Raises:
+        DatabaseUnavailable: the write never landed, and never will.
         OutcomeUnknown: that could not be told within 15 seconds.
     """
     deadline = asyncio.get_running_loop().time() + _FIND_OUT_SECONDS
@@ -235,10 +236,12 @@ async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], 
                 # Before the look: what ended after it could have landed in between.
                 ended = lost.backend is not None and not await executor.rows(_FIND_BACKEND, {"backend": lost.backend})
                 found = await look()
-            if found is not None or ended:
-                return found
         except (DatabaseUnavailable, TimeoutError):
-            pass
+            found, ended = None, False
+        if found is not None:
+            return found
+        if ended:
+            raise DatabaseUnavailable("the connection ended before the write was done; nothing was changed, try again")
         if asyncio.get_running_loop().time() + _LOOK_EVERY_SECONDS > deadline:
             raise lost
         await asyncio.sleep(_LOOK_EVERY_SECONDS)

@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph
 from graphjobs.demo.policy import Policy, evaluate
 from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
-from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.repository import LIMIT_MAX, PostgresGraphJobRepository
+from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.jobs.queries import PAGE_MAX, GraphJobQuery
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.storage import Storage
+from graphjobs.values import METADATA_VALUE_LENGTH_MAX
 
 TENANTS: Final = ("acme", "globex")
 """The SBOMs belong to these in turn: neither sees the other's."""
@@ -93,7 +94,7 @@ class Demo:
         )
         self._paths[job.id] = path
         self._expected += 1
-        await self._storage.graph_jobs.insert(job)
+        await self._storage.graph_jobs.add(job, actor="demo")
 
     async def _work(self, worker: int) -> None:
         """Takes queued jobs until all have ended; another's win is no error, only a reason to look again."""
@@ -111,34 +112,28 @@ class Demo:
 
     async def _queued(self) -> list[Job]:
         """This run's queued jobs, oldest first: those of a run that was killed are not ours to take."""
-        repository = self._storage.graph_jobs
-        found: list[Job] = []
-        for tenant in TENANTS:
-            found += await repository.list_build_jobs(tenant, _S.QUEUED, limit=LIMIT_MAX)
-            found += await repository.list_overlay_jobs(tenant, _S.QUEUED, limit=LIMIT_MAX)
-        ours = [job for job in found if job.correlation_id == self._report.run]
-        return sorted(ours, key=lambda job: (job.created_at, job.id))
+        query = GraphJobQuery(correlation_id=self._report.run, limit=PAGE_MAX)
+        found = [job for tenant in TENANTS for job in (await self._storage.graph_jobs.get_jobs(tenant, query)).jobs]
+        return sorted((job for job in found if job.status is _S.QUEUED), key=lambda job: (job.created_at, job.id))
 
     async def _handle(self, job: Job, worker: int) -> None:
         try:
             async with asyncio.timeout(HANDLER_TIME_MAX.total_seconds()):
-                ended, told, overlay = await (
-                    self._build(job) if isinstance(job, GraphBuildJob) else self._overlay(job)
-                )
+                ended, overlay = await (self._build(job) if isinstance(job, GraphBuildJob) else self._overlay(job))
         except TimeoutError:
             ended = job.fail(at=datetime.now(UTC), error=f"it took longer than {HANDLER_TIME_MAX}")
-            told, overlay = {}, None
+            overlay = None
         except SbomError as error:
-            ended, told, overlay = job.fail(at=datetime.now(UTC), error=str(error)), {}, None
+            ended, overlay = job.fail(at=datetime.now(UTC), error=str(error)), None
         except Exception as error:  # noqa: BLE001  # whatever one file does to a handler, the other jobs go on
             reason = f"{type(error).__name__}: {error}"
-            ended, told, overlay = job.fail(at=datetime.now(UTC), error=reason), {}, None
-        if await self._move(ended, _S.RUNNING, worker=worker, told=told, follow_up=overlay):
+            ended, overlay = job.fail(at=datetime.now(UTC), error=reason), None
+        if await self._move(ended, _S.RUNNING, worker=worker, follow_up=overlay):
             self._expected += overlay is not None
             self._report.finished.append(ended)
             self._on_finished(ended)
 
-    async def _build(self, job: GraphBuildJob) -> tuple[Job, dict[str, Any], GraphOverlayJob | None]:
+    async def _build(self, job: GraphBuildJob) -> tuple[Job, GraphOverlayJob | None]:
         """Reads the SBOM and builds its graph, in a thread, for it burns CPU; asks for the overlay of it."""
         sbom, graph = await asyncio.to_thread(_read_and_build, self._paths[job.id])
         self._graphs[job.id] = (sbom, graph)
@@ -155,47 +150,31 @@ class Demo:
             correlation_id=self._report.run,
             metadata={"sbom": sbom.name},
         )
-        return ended, told, overlay
+        return ended, overlay
 
-    async def _overlay(self, job: GraphOverlayJob) -> tuple[Job, dict[str, Any], None]:
+    async def _overlay(self, job: GraphOverlayJob) -> tuple[Job, None]:
         """Marks what the policy forbids in a built graph."""
         if job.build_job_id is None:
             raise SbomError("the overlay names no build job")
         sbom, graph = self._graphs[job.build_job_id]
         findings = await asyncio.to_thread(evaluate, self._policy, sbom, graph)
         first = [f"{finding.name}@{finding.version} ({finding.rule})" for finding in findings[:_FINDINGS_SHOWN]]
-        told = {"findings": len(findings), "forbidden": first}
-        noted = job.renew(metadata={**job.metadata, "policy": self._policy.name, "findings": str(len(findings))})
-        return noted.complete(at=datetime.now(UTC)), told, None
+        forbidden = {"forbidden": "\n".join(first)[:METADATA_VALUE_LENGTH_MAX]} if first else {}
+        told = {"policy": self._policy.name, "findings": str(len(findings)), **forbidden}
+        noted = job.renew(metadata={**job.metadata, **told})
+        return noted.complete(at=datetime.now(UTC)), None
 
     async def _move(
-        self,
-        job: Job,
-        expected: GraphJobStatus,
-        *,
-        worker: int,
-        told: dict[str, Any] | None = None,
-        follow_up: GraphOverlayJob | None = None,
+        self, job: Job, expected: GraphJobStatus, *, worker: int, follow_up: GraphOverlayJob | None = None
     ) -> bool:
-        """Swaps a job, logs it and inserts what follows from it: all of it or nothing."""
+        """Moves a job and adds what follows from it: both or neither."""
+        actor = f"worker {worker + 1}"
         async with self._storage.session() as session, session.begin():
-            repository = PostgresGraphJobRepository(self._storage.database.using(session))
-            if isinstance(job, GraphBuildJob):
-                won = await repository.try_replace(job, expected)
-            else:
-                won = await repository.try_replace_overlay(job, expected)
-            if not won:
-                return False
-            move = {"from": expected, "to": job.status, "attempts": job.attempts, "actor": f"worker {worker + 1}"}
-            error = {"error": job.error} if job.error else {}
-            await repository.append_event(
-                GraphJobEvent(
-                    job_id=job.id, tenant_id=job.tenant_id, status=job.status, payload={**move, **error, **(told or {})}
-                )
-            )
-            if follow_up is not None:
-                await repository.insert(follow_up)
-        return True
+            jobs = self._storage.graph_jobs.using(session)
+            won = await jobs.update(job, expected=expected, actor=actor)
+            if won.applied and follow_up is not None:
+                await jobs.add(follow_up, actor=actor)
+        return won.applied
 
 
 def _read_and_build(path: Path) -> tuple[Sbom, DependencyGraph]:

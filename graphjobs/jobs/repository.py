@@ -9,7 +9,17 @@ from graphjobs.database.executor import Executor
 from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
 from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.rows import Job, Readable, columns_of, event_of, job_of, readable_of
+from graphjobs.jobs.rows import (
+    Job,
+    Readable,
+    columns_of,
+    event_of,
+    job_of,
+    readable_of,
+    require_job,
+    status_of,
+    swap_of,
+)
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.values import id_or_none, require_limit, require_name
 
@@ -125,9 +135,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
 
     @override
     async def insert(self, job: Job) -> Job:
-        if not isinstance(job, GraphBuildJob | GraphOverlayJob):
-            raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
-        rows = await self._executor.rows(statements.INSERT_JOB, columns_of(job))
+        rows = await self._executor.rows(statements.INSERT_JOB, columns_of(require_job(job)))
         if not rows:
             raise JobAlreadyExists(job.id)
         return job.stored(updated_at=rows[0][0])
@@ -197,22 +205,9 @@ class PostgresGraphJobRepository(GraphJobRepository):
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
         if not isinstance(job, kind):
             raise InvalidJob(f"job: it should be a {kind.__name__}, not {type(job).__name__}", field="job")
-        source = _status(expected, "expected")
-        source.require_move_to(job.status)
-        begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
-        params = {
-            **columns_of(job),
-            "expected": source.code,
-            "expected_attempts": job.attempts - 1 if begins else job.attempts,
-        }
-        if job.status is not source:
-            return bool(await self._executor.rows(statements.REPLACE_JOB, params))
-        if job.updated_at is None:
-            raise InvalidJob(
-                "updated_at: a swap that keeps the status compares the version; change a job that was read",
-                field="updated_at",
-            )
-        return bool(await self._executor.rows(statements.EDIT_JOB, {**params, "seen": job.updated_at}))
+        swap = swap_of(job, expected, None)
+        statement = statements.EDIT_JOB if "seen" in swap else statements.REPLACE_JOB
+        return bool(await self._executor.rows(statement, swap))
 
     async def _get(self, kind: type[Job], tenant_id: str, job_id: UUID | str) -> Job | None:
         params = {"tenant": require_name(tenant_id, "tenant_id"), "kind": kind.type.code}
@@ -231,14 +226,6 @@ class PostgresGraphJobRepository(GraphJobRepository):
         if status is None:
             rows = await self._executor.rows(scans.LIST_JOBS, params)
         else:
-            params["expected"] = _status(status, "status").code
+            params["expected"] = status_of(status, "status").code
             rows = await self._executor.rows(scans.LIST_JOBS_OF_STATUS, params)
         return readable_of(lambda row: job_of(kind, row), rows)
-
-
-def _status(value: object, field: str) -> GraphJobStatus:
-    try:
-        return GraphJobStatus.from_word(value)
-    except ValueError:
-        words = ", ".join(GraphJobStatus)
-    raise InvalidJob(f"{field}: it should be one of {words}", field=field)

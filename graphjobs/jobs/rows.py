@@ -1,6 +1,7 @@
 """Between rows and values: what a job is written as, and what it is read from; no I/O here."""
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -8,11 +9,11 @@ from pydantic_core import from_json
 
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 
 AnyJob: TypeAlias = GraphBuildJob | GraphOverlayJob
-Job = TypeVar("Job", GraphBuildJob, GraphOverlayJob)
+Job = TypeVar("Job", bound=GraphJob)
 T = TypeVar("T")
 
 
@@ -32,7 +33,7 @@ class Readable(tuple[T, ...]):
         return listed
 
 
-def columns_of(job: AnyJob) -> dict[str, object]:
+def columns_of(job: GraphJob) -> dict[str, object]:
     """The binds that write a job: its columns and its payload, from one value, so that they never disagree."""
     return {
         "job": job.id,
@@ -43,6 +44,67 @@ def columns_of(job: AnyJob) -> dict[str, object]:
         "created": job.created_at,
         "correlation": job.correlation_id,
     }
+
+
+def swap_of(job: GraphJob, expected: object, seen: datetime | None) -> dict[str, object]:
+    """The binds that swap a job in: its columns, the status and attempts it follows from, and where compared `seen`.
+
+    Args:
+        job: the job as it shall be.
+        expected: the status it moves from.
+        seen: the version it moves from; None means that of the job, for a move that keeps the status.
+
+    Raises:
+        IllegalTransition: no job may go from `expected` to `job.status`.
+    """
+    source = status_of(expected, "expected")
+    source.require_move_to(job.status)
+    begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
+    binds = {
+        **columns_of(job),
+        "expected": source.code,
+        "expected_attempts": job.attempts - 1 if begins else job.attempts,
+    }
+    if seen is not None:
+        return {**binds, "seen": _require_version(seen)}
+    if job.status is not source:
+        return binds
+    if job.updated_at is None:
+        raise InvalidJob(
+            "updated_at: a swap that keeps the status compares the version; change a job that was read",
+            field="updated_at",
+        )
+    return {**binds, "seen": job.updated_at}
+
+
+def _require_version(seen: object) -> datetime:
+    if isinstance(seen, datetime) and seen.tzinfo is not None:
+        return seen
+    raise InvalidJob("seen: it should be the updated_at of a job that was read", field="seen")
+
+
+def status_of(value: object, field: str) -> GraphJobStatus:
+    """Reads a status given by its word, as an argument of a call.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    try:
+        return GraphJobStatus.from_word(value)
+    except ValueError:
+        words = ", ".join(GraphJobStatus)
+    raise InvalidJob(f"{field}: it should be one of {words}", field=field)
+
+
+def require_job(job: Job) -> Job:
+    """Lets a job of either kind pass, as an argument of a call.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    if type(job) in (GraphBuildJob, GraphOverlayJob):
+        return job
+    raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
 
 
 def readable_of(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:

@@ -7,7 +7,7 @@ statistics do not know yet. Ids are sorted outside, among a few.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,12 +30,13 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from graphjobs.jobs.queries import GraphJobQuery
 from graphjobs.jobs.statements import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns, readable
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 
 _CODES: Final = [status.code for status in GraphJobStatus]
 
-BELOW_ALL, ABOVE_ALL = min(_CODES) - 1, max(_CODES) + 1
+_BELOW_ALL, _ABOVE_ALL = min(_CODES) - 1, max(_CODES) + 1
 """In `statuses`, these ask for numbers that no status has: such a row is met too, and reported as unreadable."""
 
 _STATUSES: Final = bindparam("statuses", type_=ARRAY(SmallInteger))
@@ -66,7 +67,7 @@ def _status_ranges() -> list[ColumnElement[bool]]:
 
 def _asked_for() -> list[ColumnElement[bool]]:
     """The same ranges, each read only where it is asked for: a one-time filter, so one statement serves every set."""
-    marks = [*_CODES, BELOW_ALL, ABOVE_ALL]
+    marks = [*_CODES, _BELOW_ALL, _ABOVE_ALL]
     return [
         condition & (_code(mark) == func.any(_STATUSES))
         for condition, mark in zip(_status_ranges(), marks, strict=True)
@@ -132,6 +133,44 @@ COUNT_OF_KIND: Final = _count(_of_kind)
 
 COUNT_OF_CORRELATION: Final = _count(_of_correlation, by_status=False)
 """Counts what `PAGE_OF_CORRELATION` reads, up to a limit."""
+
+
+class Shape(NamedTuple):
+    """The statements that serve the queries of one index."""
+
+    page: Select[Any]
+    counted: Select[Any]
+
+
+_SHAPE_OF_TENANT: Final = Shape(PAGE_OF_TENANT, COUNT_OF_TENANT)
+_SHAPE_OF_KIND: Final = Shape(PAGE_OF_KIND, COUNT_OF_KIND)
+_SHAPE_OF_CORRELATION: Final = Shape(PAGE_OF_CORRELATION, COUNT_OF_CORRELATION)
+
+
+def shape_of(query: GraphJobQuery) -> Shape:
+    """Gives the statements whose index carries a query."""
+    if query.correlation_id is not None:
+        return _SHAPE_OF_CORRELATION
+    return _SHAPE_OF_TENANT if query.type is None else _SHAPE_OF_KIND
+
+
+def binds_of(tenant: str, query: GraphJobQuery, *, limit: int) -> dict[str, object]:
+    """Gives what any of the shapes is bound to.
+
+    Raises:
+        InvalidJob: the query's cursor is none, or belongs to another query or tenant.
+    """
+    start = query.start(tenant)
+    return {
+        "tenant": tenant,
+        "kind": query.type.code if query.type else None,
+        "statuses": [status.code for status in query.statuses] or [*_CODES, _BELOW_ALL, _ABOVE_ALL],
+        "correlation": query.correlation_id,
+        "earliest": query.earliest,
+        "after_created": start.created_at,
+        "after_job": start.id,
+        "limit_rows": limit,
+    }
 
 
 def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[float]:

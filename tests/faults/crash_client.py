@@ -29,7 +29,7 @@ async def swap_to_and_fro(storage: Storage, job: GraphBuildJob, *, in_session: b
                 jobs = PostgresGraphJobRepository(storage.database.using(session))
                 won = await jobs.try_replace(target, job.status)
         else:
-            won = await storage.graph_jobs.try_replace(target, job.status)
+            won = await storage.graph_job_repository.try_replace(target, job.status)
         if not won:
             raise SystemExit("nobody else swaps this job")
         job = target
@@ -48,13 +48,13 @@ async def main(url: str, tenant: str, how: str, job_id: str = "") -> None:
         if how in ("alone", "session"):
             jobs = [_job(tenant) for _ in range(WORKERS)]
             for job in jobs:
-                await storage.graph_jobs.insert(job)
+                await storage.graph_job_repository.insert(job)
             await asyncio.gather(*(swap_to_and_fro(storage, job, in_session=how == "session") for job in jobs))
-        found = await storage.graph_jobs.get_build_job(tenant, UUID(job_id))
+        found = await storage.graph_job_repository.get_build_job(tenant, UUID(job_id))
         if found is None:
             raise SystemExit("no such job")
         async with storage.session() as session, session.begin():
-            jobs_here: GraphJobRepository = storage.graph_jobs
+            jobs_here: GraphJobRepository = storage.graph_job_repository
             if how == "hold":
                 jobs_here = PostgresGraphJobRepository(storage.database.using(session))
             sys.stdout.write("begun\n")

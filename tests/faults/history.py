@@ -98,7 +98,7 @@ async def record(storage: Storage, tenant: str, swapper: Swapper, *, seed: int) 
         seed: of every choice a worker makes; how they interleave is up to the loop and the server.
     """
     history = History()
-    open_jobs = [(await storage.graph_jobs.insert(build_job(tenant))).id for _ in range(_JOBS)]
+    open_jobs = [(await storage.graph_job_repository.insert(build_job(tenant))).id for _ in range(_JOBS)]
     ids = set(open_jobs)
 
     async def work(worker: int) -> None:
@@ -110,11 +110,11 @@ async def record(storage: Storage, tenant: str, swapper: Swapper, *, seed: int) 
             # Now and then as it was read a while ago, so that fence and version matter.
             seen = stale.get(job_id) if choose.random() < 0.3 else None
             if seen is None:
-                seen = await storage.graph_jobs.get_build_job(tenant, job_id)
+                seen = await storage.graph_job_repository.get_build_job(tenant, job_id)
                 assert seen is not None
                 stale[job_id] = seen
             if seen.status.is_final:
-                successor = await storage.graph_jobs.insert(build_job(tenant))
+                successor = await storage.graph_job_repository.insert(build_job(tenant))
                 ids.add(successor.id)
                 open_jobs[slot] = successor.id
                 continue
@@ -127,10 +127,10 @@ async def record(storage: Storage, tenant: str, swapper: Swapper, *, seed: int) 
         for worker in range(_WORKERS):
             group.create_task(work(worker))
     for job_id in ids:
-        job = await storage.graph_jobs.get_build_job(tenant, job_id)
+        job = await storage.graph_job_repository.get_build_job(tenant, job_id)
         assert job is not None
         history.jobs[job_id] = job
-        history.events[job_id] = await storage.graph_jobs.list_events(tenant, job_id)
+        history.events[job_id] = await storage.graph_job_repository.list_events(tenant, job_id)
     return history
 
 

@@ -19,7 +19,7 @@ async def main(url: str, way: str) -> None:
 
         async def read() -> None:
             if way == "alone":
-                await storage.graph_jobs.list_build_jobs("acme", limit=1)
+                await storage.graph_job_repository.list_build_jobs("acme", limit=1)
             else:
                 async with storage.session() as session:
                     await session.execute(text("SELECT 1"))

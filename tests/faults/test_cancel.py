@@ -56,7 +56,7 @@ def twin_of(job: GraphBuildJob) -> GraphBuildJob:
 
 async def alone(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
     """Calls as a transaction of its own."""
-    await call(storage.graph_jobs, queued)
+    await call(storage.graph_job_repository, queued)
 
 
 async def in_session(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
@@ -96,9 +96,9 @@ async def require_whole(storage: Storage, watch: Watch, queued: GraphBuildJob) -
     """Asserts that nothing is left of a cancelled call but what it did wholly or not at all."""
     assert checked_out(storage) == (0, 0)
     await watch.until_settled(seconds=3)
-    now = await storage.graph_jobs.get_build_job(queued.tenant_id, queued.id)
+    now = await storage.graph_job_repository.get_build_job(queued.tenant_id, queued.id)
     assert now in (queued, queued.start(at=AT))
-    twin = await storage.graph_jobs.get_build_job(queued.tenant_id, twin_of(queued).id)
+    twin = await storage.graph_job_repository.get_build_job(queued.tenant_id, twin_of(queued).id)
     assert twin in (None, twin_of(queued))
     async with storage.session() as session, session.begin():
         jobs = PostgresGraphJobRepository(storage.database.using(session))
@@ -119,7 +119,7 @@ async def cancel_at_each_await(
     ends: list[str] = []
     suspended = True
     while suspended:
-        queued = await storage.graph_jobs.insert(build_job(tenant))
+        queued = await storage.graph_job_repository.insert(build_job(tenant))
         if before is not None:
             await before()
         suspended, end = await cancelled_at(len(ends), work(queued), how)
@@ -208,7 +208,7 @@ async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_serve
 ) -> None:
     """It must not stay behind at the server, to hold its transaction's locks or to land once the lock is free."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
-        queued = await storage.graph_jobs.insert(build_job("acme"))
+        queued = await storage.graph_job_repository.insert(build_job("acme"))
         scopes: list[anyio.CancelScope] = []
         limits: list[asyncio.Timeout] = []
 
@@ -240,8 +240,8 @@ async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_serve
             await watch.until_settled(seconds=3)
 
         assert (0, 0) == checked_out(storage)
-        assert queued == await storage.graph_jobs.get_build_job("acme", queued.id)
-        assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+        assert queued == await storage.graph_job_repository.get_build_job("acme", queued.id)
+        assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
 
 
 class Storm:
@@ -277,7 +277,7 @@ class Storm:
 
     async def _swap(self, way: Callable[..., Coroutine[Any, Any, None]], job: GraphBuildJob) -> None:
         """Starts or gives back a job, and keeps count of what was acknowledged and of what may have been."""
-        now = await self._storage.graph_jobs.get_build_job(job.tenant_id, job.id)
+        now = await self._storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
         assert now is not None
         target = now.start(at=AT) if now.status is QUEUED else now.requeue(at=AT)
         is_start = target.status is RUNNING
@@ -334,7 +334,7 @@ async def test_a_storm_of_cancels_leaves_nothing_behind(
 ) -> None:
     """Cancelled once, twice, by anyio and by nested time-outs: all connections come back, and every row is whole."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
-        jobs = [await storage.graph_jobs.insert(build_job("acme")) for _ in range(20)]
+        jobs = [await storage.graph_job_repository.insert(build_job("acme")) for _ in range(20)]
         await warmed(storage)
         storm = Storm(storage, jobs, seed=callers)
 
@@ -343,11 +343,11 @@ async def test_a_storm_of_cancels_leaves_nothing_behind(
         await watch.until_settled(seconds=4)
         assert (0, 0) == checked_out(storage)
 
-        rows = await storage.graph_jobs.list_build_jobs("acme", limit=100)
+        rows = await storage.graph_job_repository.list_build_jobs("acme", limit=100)
         assert (len(jobs), ()) == (len(rows), rows.unreadable)
         for row in rows:
             assert storm.started[row.id] <= row.attempts <= storm.maybe_started[row.id]
             target = row.start(at=AT) if row.status is QUEUED else row.requeue(at=AT)
-            assert await storage.graph_jobs.try_replace(target, row.status)
+            assert await storage.graph_job_repository.try_replace(target, row.status)
         assert {"cancelled"} == {*storm.ends} - {"done"}
         assert storm.ends["cancelled"] > 50

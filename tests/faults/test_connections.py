@@ -54,7 +54,7 @@ async def test_after_every_backend_was_killed_the_next_calls_simply_work(
 ) -> None:
     """Every pooled connection of both pools is dead, and no call fails for it."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=4)) as storage:
-        queued = [await storage.graph_jobs.insert(build_job(TENANT)) for _ in range(8)]
+        queued = [await storage.graph_job_repository.insert(build_job(TENANT)) for _ in range(8)]
         drivers = await warmed(storage)
         assert await watch.end() == len(drivers) == 8
         await until_all_closed(watch, drivers)
@@ -63,18 +63,18 @@ async def test_after_every_backend_was_killed_the_next_calls_simply_work(
             async with transaction(storage) as jobs:
                 return await jobs.try_replace(job.start(at=AT), QUEUED)
 
-        alone = [storage.graph_jobs.try_replace(job.start(at=AT), QUEUED) for job in queued[:4]]
+        alone = [storage.graph_job_repository.try_replace(job.start(at=AT), QUEUED) for job in queued[:4]]
         won = await asyncio.gather(*alone, *(in_session(job) for job in queued[4:]))
 
         assert [True] * 8 == won
-        assert len(await storage.graph_jobs.list_build_jobs(TENANT, RUNNING, limit=100)) == 8
+        assert len(await storage.graph_job_repository.list_build_jobs(TENANT, RUNNING, limit=100)) == 8
 
 
 async def test_a_write_whose_backend_was_killed_has_an_unknown_outcome(
     graphjobs_storage: Storage, watch: Watch
 ) -> None:
     """It was sent, and no answer came: whoever asks must look."""
-    jobs = graphjobs_storage.graph_jobs
+    jobs = graphjobs_storage.graph_job_repository
     queued = await jobs.insert(build_job(TENANT))
 
     async with watch.holding(queued.id):
@@ -90,7 +90,7 @@ async def test_a_write_whose_backend_was_killed_has_an_unknown_outcome(
 
 async def test_a_read_whose_backend_was_killed_can_be_tried_again(graphjobs_storage: Storage, watch: Watch) -> None:
     """A read changes nothing, so nothing about it is unknown."""
-    jobs = graphjobs_storage.graph_jobs
+    jobs = graphjobs_storage.graph_job_repository
     queued = await jobs.insert(build_job(TENANT))
     reads: list[Callable[[], Awaitable[object]]] = [
         lambda: jobs.get_build_job(TENANT, queued.id),
@@ -113,7 +113,7 @@ async def test_a_write_in_a_session_whose_backend_was_killed_can_be_tried_again(
 ) -> None:
     """Nothing had committed the transaction, so it is gone as a whole, and the error is the statement's own."""
     storage = graphjobs_storage
-    first, second = [await storage.graph_jobs.insert(build_job(TENANT)) for _ in range(2)]
+    first, second = [await storage.graph_job_repository.insert(build_job(TENANT)) for _ in range(2)]
 
     async def swap_both() -> None:
         async with transaction(storage) as jobs:
@@ -127,7 +127,9 @@ async def test_a_write_in_a_session_whose_backend_was_killed_can_be_tried_again(
             await swap
 
     assert caught.value.sqlstate in LOST
-    assert [first, second] == [await storage.graph_jobs.get_build_job(TENANT, job.id) for job in (first, second)]
+    assert [first, second] == [
+        await storage.graph_job_repository.get_build_job(TENANT, job.id) for job in (first, second)
+    ]
     assert (0, 0) == checked_out(storage)
     await swap_both()
 
@@ -167,11 +169,11 @@ async def test_a_pool_with_nothing_free_says_how_to_get_more(
     """The one connection waits for a lock; the next caller is told of the pool's size, and may try again."""
     given = with_settings(graphjobs_settings, pool_size=1, connect_timeout=0.3)
     async with open_storage(given) as storage:
-        queued = await storage.graph_jobs.insert(build_job(TENANT))
+        queued = await storage.graph_job_repository.insert(build_job(TENANT))
 
         async def swap() -> bool:
             if not in_session:
-                return await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+                return await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
             async with transaction(storage) as jobs:
                 return await jobs.try_replace(queued.start(at=AT), QUEUED)
 
@@ -197,7 +199,7 @@ async def test_a_plan_made_before_a_change_of_the_table_heals_itself(
 ) -> None:
     """Alone, no call fails: the driver prepares again."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=1)) as storage:
-        jobs = storage.graph_jobs
+        jobs = storage.graph_job_repository
         queued = await jobs.insert(build_job(TENANT))
 
         async def work() -> None:
@@ -218,7 +220,7 @@ async def test_in_a_session_a_plan_made_before_a_change_costs_at_most_one_transa
 ) -> None:
     """Within a transaction nothing can be prepared again: it fails as one to try again, and the next one works."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=2)) as storage:
-        queued = await storage.graph_jobs.insert(build_job(TENANT))
+        queued = await storage.graph_job_repository.insert(build_job(TENANT))
 
         async def work() -> None:
             async with transaction(storage) as jobs:
@@ -311,7 +313,7 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
 
     given = Settings.load(database_url=url, pool_size=1, lock_timeout="0.2", connect_timeout="0.3")
     async with open_storage(given) as storage:
-        queued = await storage.graph_jobs.insert(build_job(TENANT))
+        queued = await storage.graph_job_repository.insert(build_job(TENANT))
         start = queued.start(at=AT)
 
         async def in_session() -> None:
@@ -319,18 +321,18 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
                 await jobs.try_replace(start, QUEUED)
 
         async with watch.holding(queued.id):
-            await fails(storage.graph_jobs.try_replace(start, QUEUED))
+            await fails(storage.graph_job_repository.try_replace(start, QUEUED))
             await fails(in_session())
-            for call in (storage.graph_jobs.try_replace(start, QUEUED), in_session()):
+            for call in (storage.graph_job_repository.try_replace(start, QUEUED), in_session()):
                 waiting = asyncio.ensure_future(call)
                 pids = await watch.until_waiting()
                 if len(errors) == 2:
-                    await fails(storage.graph_jobs.try_replace(start, QUEUED))
+                    await fails(storage.graph_job_repository.try_replace(start, QUEUED))
                 await watch.end(pids)
                 await fails(waiting)
-        await fails(storage.graph_jobs.insert(queued))
+        await fails(storage.graph_job_repository.insert(queued))
         await watch.connection.execute("ALTER TABLE scheduler.graph_jobs RENAME TO elsewhere")
-        await fails(storage.graph_jobs.try_replace(start, QUEUED))
+        await fails(storage.graph_job_repository.try_replace(start, QUEUED))
         await fails(in_session())
         shown = f"{storage!r} {engines(storage)!r} {[engine.url for engine in engines(storage)]!r} {given!r}"
 

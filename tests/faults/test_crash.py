@@ -60,23 +60,23 @@ async def test_what_a_killed_client_was_told_of_is_there(
 
     # All its backends are gone; idle ones of this test's own storage are not the client's.
     await watch.until_settled(seconds=3)
-    rows = await graphjobs_storage.graph_jobs.list_build_jobs(TENANT, limit=100)
+    rows = await graphjobs_storage.graph_job_repository.list_build_jobs(TENANT, limit=100)
     assert rows.unreadable == ()
     assert crash_client.WORKERS == len(acknowledged) == len(rows)
     for job in rows:
         assert steps(job) - acknowledged[str(job.id)] in (0, 1)
         target = job.start(at=AT) if job.status is QUEUED else job.requeue(at=AT)
-        assert await graphjobs_storage.graph_jobs.try_replace(target, job.status)
+        assert await graphjobs_storage.graph_job_repository.try_replace(target, job.status)
 
 
 async def test_the_locks_of_a_killed_client_are_free_at_once(
     graphjobs_settings: Settings, graphjobs_storage: Storage, watch: Watch
 ) -> None:
     """It swapped a job in a transaction it never ended: the server takes it back, and the next one swaps."""
-    queued = await graphjobs_storage.graph_jobs.insert(build_job(TENANT))
+    queued = await graphjobs_storage.graph_job_repository.insert(build_job(TENANT))
     async with client(graphjobs_settings, "hold", str(queued.id)) as process:
         assert ["begun", "holding"] == [await line_of(process) for _ in range(2)]
-        swap = asyncio.create_task(graphjobs_storage.graph_jobs.try_replace(queued.cancel(at=AT), QUEUED))
+        swap = asyncio.create_task(graphjobs_storage.graph_job_repository.try_replace(queued.cancel(at=AT), QUEUED))
         await watch.until_waiting()
         process.kill()
         assert await asyncio.wait_for(swap, 3)
@@ -86,7 +86,7 @@ async def test_a_swap_that_a_killed_client_still_waited_for_does_not_land_later(
     graphjobs_settings: Settings, graphjobs_storage: Storage, watch: Watch
 ) -> None:
     """The server looks every 5 seconds whether its client still is; without that the swap lands when the lock frees."""
-    queued = await graphjobs_storage.graph_jobs.insert(build_job(TENANT))
+    queued = await graphjobs_storage.graph_job_repository.insert(build_job(TENANT))
     async with watch.holding(queued.id), client(graphjobs_settings, "wait", str(queued.id)) as process:
         assert await line_of(process) == "begun"
         pids = await watch.until_waiting()
@@ -94,4 +94,4 @@ async def test_a_swap_that_a_killed_client_still_waited_for_does_not_land_later(
         await watch.until_gone(pids)
 
     await watch.until_settled()
-    assert queued == await graphjobs_storage.graph_jobs.get_build_job(TENANT, queued.id)
+    assert queued == await graphjobs_storage.graph_job_repository.get_build_job(TENANT, queued.id)

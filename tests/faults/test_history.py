@@ -63,9 +63,9 @@ async def read_then_write(storage: Storage, swap: Swap) -> bool:
 
 async def event_in_a_second_transaction(storage: Storage, swap: Swap) -> bool:
     """A mistake: the swap is committed, and then its event, or not."""
-    if not await storage.graph_jobs.try_replace(swap.job, swap.seen.status):
+    if not await storage.graph_job_repository.try_replace(swap.job, swap.seen.status):
         return False
-    await storage.graph_jobs.append_event(swap.event())
+    await storage.graph_job_repository.append_event(swap.event())
     return True
 
 

@@ -51,12 +51,12 @@ async def wired(
 
 async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJob:
     """A queued job, after each connection behind the wire has prepared a swap, a read and a transaction."""
-    queued = await direct.graph_jobs.insert(build_job(tenant))
+    queued = await direct.graph_job_repository.insert(build_job(tenant))
     nobody = build_job(tenant)
 
     async def use() -> None:
-        await wired.graph_jobs.try_replace(nobody.start(at=AT), QUEUED)
-        await wired.graph_jobs.get_build_job(tenant, nobody.id)
+        await wired.graph_job_repository.try_replace(nobody.start(at=AT), QUEUED)
+        await wired.graph_job_repository.get_build_job(tenant, nobody.id)
 
     async def use_session() -> None:
         async with wired.session() as session, session.begin():
@@ -75,13 +75,13 @@ async def test_a_swap_lost_on_its_way_has_an_unknown_outcome_and_did_not_land(
 
     proxy.fault = Fault.DROP_REQUEST
     with pytest.raises(OutcomeUnknown):
-        await wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+        await wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
     assert proxy.hit == 1
-    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
 
     proxy.fault = Fault.NONE
-    assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
-    assert await wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+    assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
+    assert await wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
 
 
 async def test_a_swap_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
@@ -93,13 +93,13 @@ async def test_a_swap_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
 
     proxy.fault = Fault.DROP_REPLY
     with pytest.raises(OutcomeUnknown):
-        await wired.graph_jobs.try_replace(started, QUEUED)
+        await wired.graph_job_repository.try_replace(started, QUEUED)
     assert proxy.hit == 1
-    assert started == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert started == await storage.graph_job_repository.get_build_job(tenant, queued.id)
 
     proxy.fault = Fault.NONE
-    assert started == await wired.graph_jobs.get_build_job(tenant, queued.id)
-    assert not await wired.graph_jobs.try_replace(started, QUEUED)
+    assert started == await wired.graph_job_repository.get_build_job(tenant, queued.id)
+    assert not await wired.graph_job_repository.try_replace(started, QUEUED)
 
 
 async def test_an_insert_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
@@ -109,12 +109,12 @@ async def test_an_insert_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
     job = build_job(tenant)
     await prepared(wired, storage, tenant)
 
-    await asyncio.gather(*(wired.graph_jobs.insert(build_job(tenant)) for _ in range(4)))
+    await asyncio.gather(*(wired.graph_job_repository.insert(build_job(tenant)) for _ in range(4)))
     proxy.fault = Fault.DROP_REPLY
     with pytest.raises(OutcomeUnknown):
-        await wired.graph_jobs.insert(job)
+        await wired.graph_job_repository.insert(job)
 
-    assert job == await storage.graph_jobs.get_build_job(tenant, job.id)
+    assert job == await storage.graph_job_repository.get_build_job(tenant, job.id)
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
@@ -126,10 +126,10 @@ async def test_a_read_that_is_lost_can_be_tried_again(
 
     proxy.fault = fault
     with pytest.raises(DatabaseUnavailable):
-        await wired.graph_jobs.get_build_job(tenant, queued.id)
+        await wired.graph_job_repository.get_build_job(tenant, queued.id)
 
     proxy.fault = Fault.NONE
-    assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
+    assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
@@ -148,7 +148,7 @@ async def test_a_swap_in_a_session_that_is_lost_did_not_land(
 
     proxy.fault = Fault.NONE
     await shared_watch.until_settled()
-    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
     async with wired.session() as session, session.begin():
         jobs = PostgresGraphJobRepository(wired.database.using(session))
@@ -167,15 +167,15 @@ async def test_a_network_that_swallows_everything_is_not_waited_for_longer_than_
     begun = time.monotonic()
     async with asyncio.timeout(10):
         with pytest.raises(OutcomeUnknown):
-            await wired.graph_jobs.try_replace(started, QUEUED)
+            await wired.graph_job_repository.try_replace(started, QUEUED)
     waited = time.monotonic() - begun
     assert STATEMENT_TIMEOUT < waited < STATEMENT_TIMEOUT + MARGIN + 2
-    assert (started if lands else queued) == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert (started if lands else queued) == await storage.graph_job_repository.get_build_job(tenant, queued.id)
 
     # A read is not waited for longer, and its outcome is known.
     async with asyncio.timeout(5):
         with pytest.raises(DatabaseUnavailable):
-            await wired.graph_jobs.get_build_job(tenant, queued.id)
+            await wired.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
 
 
@@ -186,13 +186,13 @@ async def test_after_a_silence_no_caller_is_given_a_connection_that_fell_silent(
     queued = await prepared(wired, storage, tenant)
 
     proxy.fault = Fault.BLACKHOLE
-    calls = [wired.graph_jobs.get_build_job(tenant, queued.id) for _ in range(2)]
+    calls = [wired.graph_job_repository.get_build_job(tenant, queued.id) for _ in range(2)]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [DatabaseUnavailable] * 2 == [type(end) for end in ends]
 
     proxy.fault = Fault.NONE
     for _ in range(4):
-        assert queued == await wired.graph_jobs.get_build_job(tenant, queued.id)
+        assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
 
 
 @pytest.mark.parametrize("by_cancel", [False, True], ids=["timed out", "cancelled"])
@@ -221,7 +221,7 @@ async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
     if not by_cancel:
         assert isinstance(task.exception(), DatabaseUnavailable)
     assert (0, 0) == checked_out(wired)
-    assert queued == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     proxy.fault = Fault.NONE
     async with wired.session() as session, session.begin():
         assert queued == await PostgresGraphJobRepository(wired.database.using(session)).get_build_job(
@@ -248,7 +248,7 @@ async def test_a_commit_that_is_lost_raises_the_same_error_whether_or_not_it_lan
     proxy.fault = Fault.NONE
     assert caught.value.connection_invalidated
     expected = queued.start(at=AT) if lands else queued
-    assert expected == await storage.graph_jobs.get_build_job(tenant, queued.id)
+    assert expected == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
 
 
@@ -257,6 +257,6 @@ async def test_a_late_answer_is_an_answer(wired: Storage, storage: Storage, tena
     queued = await prepared(wired, storage, tenant)
 
     proxy.latency = 0.05
-    won = await asyncio.gather(*(wired.graph_jobs.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
+    won = await asyncio.gather(*(wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
 
     assert sorted(won) == [False, False, False, True]

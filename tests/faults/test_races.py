@@ -27,14 +27,14 @@ async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
 async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
     """Swaps alone, or in a transaction of its own."""
     if not in_session:
-        return await storage.graph_jobs.try_replace(job, expected)
+        return await storage.graph_job_repository.try_replace(job, expected)
     async with transaction(storage) as jobs:
         return await jobs.try_replace(job, expected)
 
 
 async def stored(storage: Storage, job: GraphBuildJob) -> GraphBuildJob:
     """Reads the job as it now is."""
-    found = await storage.graph_jobs.get_build_job(job.tenant_id, job.id)
+    found = await storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
     assert found is not None
     return found
 
@@ -47,7 +47,7 @@ def at(step: int) -> timedelta:
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
 async def test_of_fifty_starts_of_one_queued_job_one_wins(storage: Storage, tenant: str, in_session: bool) -> None:
     """One of fifty racers is told True, and the row holds that one's value."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 
     won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in starts))
@@ -61,7 +61,7 @@ async def test_of_fifty_different_moves_of_one_queued_job_one_wins(
     storage: Storage, tenant: str, in_session: bool
 ) -> None:
     """Cancels and failures keep the attempts, so that here the status alone tells who was late."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     moves = [
         queued.cancel(at=AT + at(step)) if step % 2 else queued.fail(at=AT + at(step), error=f"racer {step}")
         for step in range(50)
@@ -75,21 +75,21 @@ async def test_of_fifty_different_moves_of_one_queued_job_one_wins(
 
 async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, tenant: str) -> None:
     """The swap of overlay jobs is as exclusive as that of build jobs."""
-    queued = await storage.graph_jobs.insert(overlay_job(tenant))
+    queued = await storage.graph_job_repository.insert(overlay_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 
-    won = await asyncio.gather(*(storage.graph_jobs.try_replace_overlay(job, QUEUED) for job in starts))
+    won = await asyncio.gather(*(storage.graph_job_repository.try_replace_overlay(job, QUEUED) for job in starts))
 
     assert [answer for answer in won if answer] == [True]
-    assert starts[won.index(True)] == await storage.graph_jobs.get_overlay_job(tenant, queued.id)
+    assert starts[won.index(True)] == await storage.graph_job_repository.get_overlay_job(tenant, queued.id)
 
 
 async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: str) -> None:
     """An edit keeps status and attempts, so that the version alone tells who was late."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     edits = [queued.edit(metadata={"racer": str(step)}) for step in range(50)]
 
-    won = await asyncio.gather(*(storage.graph_jobs.try_replace(job, QUEUED) for job in edits))
+    won = await asyncio.gather(*(storage.graph_job_repository.try_replace(job, QUEUED) for job in edits))
 
     assert [answer for answer in won if answer] == [True]
     assert edits[won.index(True)] == await stored(storage, queued)
@@ -97,15 +97,15 @@ async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: 
 
 async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenant: str) -> None:
     """Both edits read one version; the later changes nothing, and an edit of the new version wins."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
-    assert await storage.graph_jobs.try_replace(first, QUEUED)
-    assert not await storage.graph_jobs.try_replace(second, QUEUED)
+    assert await storage.graph_job_repository.try_replace(first, QUEUED)
+    assert not await storage.graph_job_repository.try_replace(second, QUEUED)
 
     now = await stored(storage, queued)
     assert first == now
-    assert await storage.graph_jobs.try_replace(now.edit(correlation_id="third"), QUEUED)
+    assert await storage.graph_job_repository.try_replace(now.edit(correlation_id="third"), QUEUED)
 
 
 @pytest.mark.parametrize("move", ["edit", "start", "cancel"])
@@ -114,7 +114,7 @@ async def test_a_swap_that_waited_for_another_swaps_lock_is_lost(
     storage: Storage, shared_watch: Watch, tenant: str, in_session: bool, move: str
 ) -> None:
     """The second waits for the first's row lock, and after its commit sees what became of the row."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = {
         "edit": (queued.edit(correlation_id="first"), queued.edit(correlation_id="second")),
         "start": (queued.start(at=AT), queued.start(at=AT + at(1))),
@@ -134,13 +134,13 @@ async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
     storage: Storage, shared_watch: Watch, tenant: str
 ) -> None:
     """What is rolled back never was: the second is told True."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
     async with storage.session() as session:
         jobs = PostgresGraphJobRepository(storage.database.using(session))
         assert await jobs.try_replace(first, QUEUED)
-        waiting = asyncio.create_task(storage.graph_jobs.try_replace(second, QUEUED))
+        waiting = asyncio.create_task(storage.graph_job_repository.try_replace(second, QUEUED))
         await shared_watch.until_waiting()
         await session.rollback()
 
@@ -150,7 +150,7 @@ async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
 
 async def test_a_worker_that_lost_its_job_cannot_finish_it(storage: Storage, tenant: str) -> None:
     """The job was taken from A and given to B: A's finish, failure, renewal and give-back change nothing."""
-    jobs = storage.graph_jobs
+    jobs = storage.graph_job_repository
     queued = await jobs.insert(build_job(tenant))
     assert await jobs.try_replace(queued.start(at=AT), QUEUED)
     of_a = await stored(storage, queued)
@@ -180,8 +180,8 @@ async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
     storage: Storage, shared_watch: Watch, tenant: str
 ) -> None:
     """A's finish waits for the lock of the one that rescues and restarts the job, and is then lost."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
-    assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
+    assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
     of_a = await stored(storage, queued)
 
     async with transaction(storage) as jobs:
@@ -189,7 +189,7 @@ async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
         of_b = of_a.requeue(at=AT).start(at=AT)
         assert await jobs.try_replace(of_b, QUEUED)
         finish = asyncio.create_task(
-            storage.graph_jobs.try_replace(of_a.complete(at=AT, graph_snapshot_id="by A"), RUNNING)
+            storage.graph_job_repository.try_replace(of_a.complete(at=AT, graph_snapshot_id="by A"), RUNNING)
         )
         await shared_watch.until_waiting()
 
@@ -199,7 +199,7 @@ async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
 
 async def test_a_start_from_before_a_give_back_is_refused(storage: Storage, tenant: str) -> None:
     """A read the job queued, B started it and gave it back: queued again, but A's start is of another attempt."""
-    jobs = storage.graph_jobs
+    jobs = storage.graph_job_repository
     seen_by_a = await jobs.insert(build_job(tenant))
     assert await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
     assert await jobs.try_replace((await stored(storage, seen_by_a)).requeue(at=AT), RUNNING)
@@ -215,14 +215,14 @@ async def test_a_start_from_before_a_give_back_is_refused(storage: Storage, tena
 
 async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(storage: Storage, tenant: str) -> None:
     """A caller that chose REPEATABLE READ gets 40001 in place of False: nothing was done, and a new try tells."""
-    queued = await storage.graph_jobs.insert(build_job(tenant))
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     started = queued.start(at=AT)
 
     async with storage.session() as session:
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         jobs = PostgresGraphJobRepository(storage.database.using(session))
         assert queued == await jobs.get_build_job(tenant, queued.id)
-        assert await storage.graph_jobs.try_replace(started, QUEUED)
+        assert await storage.graph_job_repository.try_replace(started, QUEUED)
         with pytest.raises(DatabaseUnavailable) as caught:
             await jobs.try_replace(queued.cancel(at=AT), QUEUED)
 
@@ -239,20 +239,20 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(stora
 async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_settings: Settings, tenant: str) -> None:
     """The pool has one connection, so the second session has the first one's."""
     async with open_storage(with_settings(shared_settings, pool_size=1)) as storage:
-        queued = await storage.graph_jobs.insert(build_job(tenant))
+        queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with storage.session() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             jobs = PostgresGraphJobRepository(storage.database.using(session))
             await jobs.get_build_job(tenant, queued.id)
         async with transaction(storage) as in_next:
             assert queued == await in_next.get_build_job(tenant, queued.id)
-            assert await storage.graph_jobs.try_replace(queued.start(at=AT), QUEUED)
+            assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
             assert not await in_next.try_replace(queued.cancel(at=AT), QUEUED)
 
 
 async def test_a_deadlock_ends_one_and_lets_the_other_go_on(storage: Storage, shared_watch: Watch, tenant: str) -> None:
     """Two transactions swap two jobs in opposite orders: one fails with nothing changed, one commits both."""
-    one, two = [await storage.graph_jobs.insert(build_job(tenant)) for _ in range(2)]
+    one, two = [await storage.graph_job_repository.insert(build_job(tenant)) for _ in range(2)]
     second_may_begin, both_hold_one = asyncio.Event(), asyncio.Event()
 
     async def swap_both(first: GraphBuildJob, then: GraphBuildJob, go_on: asyncio.Event, ready: asyncio.Event) -> None:
@@ -299,7 +299,7 @@ async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
 ) -> None:
     """The server ends the wait; the error names the setting, and the swap does not land later."""
     async with open_storage(with_settings(shared_settings, pool_size=1, **waits)) as storage:
-        queued = await storage.graph_jobs.insert(build_job(tenant))
+        queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with shared_watch.holding(queued.id), asyncio.timeout(5):
             with pytest.raises(DatabaseUnavailable, match=variable) as caught:
                 await swapped(storage, queued.start(at=AT), QUEUED, in_session=in_session)
@@ -313,13 +313,13 @@ async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
 
 async def test_an_event_waits_for_the_moves_of_its_job(storage: Storage, shared_watch: Watch, tenant: str) -> None:
     """Its id is given under the job's lock, so that the order of ids is the order of what happened."""
-    job = await storage.graph_jobs.insert(build_job(tenant))
+    job = await storage.graph_job_repository.insert(build_job(tenant))
     started = job.start(at=AT)
     late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=GraphJobStatus.RUNNING, payload={"n": 2})
     async with transaction(storage) as jobs:
         assert await jobs.try_replace(started, GraphJobStatus.QUEUED)
-        waiting = asyncio.create_task(storage.graph_jobs.append_event(late))
+        waiting = asyncio.create_task(storage.graph_job_repository.append_event(late))
         await shared_watch.until_waiting()
         first = await jobs.append_event(late.changed(payload={"n": 1}))
     second = await waiting
-    assert (first, second) == await storage.graph_jobs.list_events(tenant, job.id)
+    assert (first, second) == await storage.graph_job_repository.list_events(tenant, job.id)

@@ -32,8 +32,9 @@ async def test_each_shipped_sbom_is_built_and_overlaid_once(graphjobs_storage: S
     assert len(report.finished) == 2 * len(shipped_sboms()) == sum(report.won)
     for job in report.finished:
         assert (job.status, job.attempts) == (_S.COMPLETED, 1)
-        events = await graphjobs_storage.graph_jobs.list_events(job.tenant_id, job.id)
-        assert [(e.payload["from"], e.payload["to"]) for e in events] == [
+        events = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
+        assert [(e.payload.get("from"), e.payload["to"]) for e in events] == [
+            (None, "queued"),
             ("queued", "running"),
             ("running", "completed"),
         ]
@@ -46,8 +47,8 @@ async def test_what_was_reported_is_what_is_stored(graphjobs_storage: Storage) -
     report = await _run(graphjobs_storage, list(shipped_sboms())[:2])
     stored: set[Job] = set()
     for tenant in TENANTS:
-        stored |= set(await graphjobs_storage.graph_jobs.list_build_jobs(tenant, limit=100))
-        stored |= set(await graphjobs_storage.graph_jobs.list_overlay_jobs(tenant, limit=100))
+        stored |= set(await graphjobs_storage.graph_job_repository.list_build_jobs(tenant, limit=100))
+        stored |= set(await graphjobs_storage.graph_job_repository.list_overlay_jobs(tenant, limit=100))
     assert set(report.finished) == stored
 
 
@@ -61,7 +62,7 @@ async def test_a_second_run_stands_beside_the_first(graphjobs_storage: Storage) 
 
     assert graphs(first) == graphs(second)
     assert not {job.id for job in first.finished} & {job.id for job in second.finished}
-    listed = await graphjobs_storage.graph_jobs.list_build_jobs(TENANTS[0], limit=100)
+    listed = await graphjobs_storage.graph_job_repository.list_build_jobs(TENANTS[0], limit=100)
     assert {first.run, second.run} == {job.correlation_id for job in listed}
 
 
@@ -91,7 +92,7 @@ async def test_a_bad_file_is_a_failed_job_and_the_rest_goes_on(graphjobs_storage
         status: sum(job.status is status for job in report.finished) for status in (_S.COMPLETED, _S.FAILED)
     }
     for job in failed:
-        (*_, last) = await graphjobs_storage.graph_jobs.list_events(job.tenant_id, job.id)
+        (*_, last) = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
         assert job.error == last.payload["error"]
 
 

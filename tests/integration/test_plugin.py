@@ -21,9 +21,9 @@ def job():
 @pytest.mark.asyncio
 @pytest.mark.parametrize("time", ["first", "second"])
 async def test_the_same_job_is_inserted(graphjobs_storage, time):
-    assert await graphjobs_storage.graph_jobs.list_build_jobs("acme", limit=10) == ()
-    stored = await graphjobs_storage.graph_jobs.insert(job())
-    assert [stored] == list(await graphjobs_storage.graph_jobs.list_build_jobs("acme", limit=10))
+    assert await graphjobs_storage.graph_job_repository.list_build_jobs("acme", limit=10) == ()
+    stored = await graphjobs_storage.graph_job_repository.insert(job())
+    assert [stored] == list(await graphjobs_storage.graph_job_repository.list_build_jobs("acme", limit=10))
 """
 
 _DATABASES = """

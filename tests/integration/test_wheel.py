@@ -25,7 +25,7 @@ from graphjobs.database import migrations
 async def main():
     reached = await graphjobs.upgrade()
     async with graphjobs.open_storage() as storage:
-        jobs = await storage.graph_jobs.list_build_jobs("acme", limit=1)
+        jobs = await storage.graph_job_repository.list_build_jobs("acme", limit=1)
     return {"reached": reached, "jobs": len(jobs)}
 
 print(json.dumps(asyncio.run(main()) | {

@@ -120,17 +120,17 @@ async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Se
     """They are set as each transaction begins, and gone with it: the shared connection keeps none of them."""
     assert direct.database_url is not None
     async with open_storage(pooled) as storage, open_storage(direct) as other:
-        job = await storage.graph_jobs.insert(build_job(tenant))
+        job = await storage.graph_job_repository.insert(build_job(tenant))
         async with other.session() as holder, holder.begin():
             await holder.execute(text("SELECT 1 FROM scheduler.graph_jobs WHERE id = :job FOR UPDATE"), {"job": job.id})
             with pytest.raises(DatabaseUnavailable) as caught:
-                await storage.graph_jobs.try_replace(job.start(at=AT), _S.QUEUED)
+                await storage.graph_job_repository.try_replace(job.start(at=AT), _S.QUEUED)
         assert caught.value.sqlstate == "55P03"
         async with storage.session() as session:
             names = ("statement_timeout", "lock_timeout", "TimeZone")
             shown = [await session.scalar(text(f"SHOW {name}")) for name in names]
         assert ["3s", "300ms", "UTC"] == shown
-        assert await storage.graph_jobs.try_replace(job.start(at=AT), _S.QUEUED)
+        assert await storage.graph_job_repository.try_replace(job.start(at=AT), _S.QUEUED)
 
 
 async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct: Settings, tenant: str) -> None:

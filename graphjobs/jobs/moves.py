@@ -1,0 +1,122 @@
+"""A move and what came of it: its id, what its event tells, and what its caller is answered; no database here."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, NamedTuple, Self
+from uuid import UUID
+
+from pydantic_core import from_json
+from uuid_utils.compat import uuid7
+
+from graphjobs.errors import InvalidJob
+from graphjobs.jobs.models import GraphJob
+from graphjobs.jobs.rows import Job
+from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.values import require_name
+
+
+class UpdateOutcome(StrEnum):
+    """What came of an update."""
+
+    APPLIED = "applied"
+    CONFLICT = "conflict"
+    NOT_FOUND = "not_found"
+    ILLEGAL = "illegal"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphJobUpdateResult(Generic[Job]):
+    """What came of an update, and what to know of it.
+
+    Attributes:
+        outcome: `applied`: this very move is in the table and in the log. `conflict`: the job was not as the move
+            expected. `not_found`: the tenant has no such job of this kind. `illegal`: no job may move so. All but
+            `applied` changed nothing.
+        transition_id: the id of the move; asking with it again answers the same.
+        job: applied: the job with its new version. Conflict: the job as a later look found it, which may be another
+            state than the one the move met. Else None.
+        event_id: applied: the id of the event in the log. Else None.
+        reason: one sentence for people; empty where applied.
+    """
+
+    outcome: UpdateOutcome
+    transition_id: UUID
+    job: Job | None = None
+    event_id: int | None = None
+    reason: str = ""
+
+    @property
+    def applied(self) -> bool:
+        """True where the move is in the table and in the log."""
+        return self.outcome is UpdateOutcome.APPLIED
+
+
+class Logged(NamedTuple):
+    """What a move left behind."""
+
+    version: datetime
+    event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of one job: its id, and what its event tells."""
+
+    transition_id: UUID
+    told: Mapping[str, object]
+
+    @classmethod
+    def adding(cls, job: GraphJob, transition_id: UUID | None, actor: str | None) -> Self:
+        """The addition of a job; its id alone says which."""
+        return cls._telling({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
+
+    @classmethod
+    def of(cls, job: GraphJob, expected: GraphJobStatus, transition_id: UUID | None, actor: str | None) -> Self:
+        """A move to `job`; the digest tells it from another one under the same id."""
+        digest = hashlib.sha256(job.to_json().encode()).hexdigest()[:32]
+        told = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
+        return cls._telling(told, job, transition_id, actor)
+
+    @classmethod
+    def _telling(cls, told: dict[str, object], job: GraphJob, transition_id: UUID | None, actor: str | None) -> Self:
+        if transition_id is not None and not isinstance(transition_id, UUID):
+            raise InvalidJob("transition_id: it should be a UUID", field="transition_id")
+        named = transition_id or uuid7()
+        told["transitionId"] = str(named)
+        if actor is not None:
+            told["actor"] = require_name(actor, "actor")
+        if job.error is not None:
+            told["error"] = job.error
+        return cls(named, told)
+
+    @property
+    def entry(self) -> str:
+        """The event's payload, as it is stored."""
+        return json.dumps(self.told, ensure_ascii=False, separators=(",", ":"))
+
+    def answer(self, job: Job, logged: Logged) -> GraphJobUpdateResult[Job]:
+        """What the move's caller is told, the first time and each time after."""
+        stored = job.stored(updated_at=logged.version)
+        return GraphJobUpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, logged.event_id)
+
+    def found(self, payload: str, logged: Logged) -> Logged:
+        """Gives what was found under the id, if it is of this very move.
+
+        Args:
+            payload: the event's, as it is stored.
+            logged: what the move left behind.
+
+        Raises:
+            InvalidJob: the id names another move of this job.
+        """
+        told = from_json(payload)
+        if any(told.get(name) != self.told.get(name) for name in ("from", "to", "attempts", "digest")):
+            raise InvalidJob(
+                f"transition_id: {self.transition_id} names another move of this job; each move takes its own",
+                field="transition_id",
+            )
+        return logged
