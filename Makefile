@@ -45,7 +45,7 @@ revision: $(READY) ## a new Alembic revision: make revision name="015_correlatio
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
 
 lock: $(READY) ## pin the development dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --group dev --no-header --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra web --group dev --no-header --no-annotate \
 		--upgrade pyproject.toml --output-file requirements-dev.txt
 
 clean: ## remove what make made

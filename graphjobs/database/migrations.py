@@ -124,8 +124,11 @@ async def current(settings: Settings | None = None) -> str | None:
         await connection.close(timeout=given.connect_timeout.total_seconds())
 
 
-async def require_revision(executor: Executor) -> None:
+async def require_revision(executor: Executor) -> str:
     """Lets a database pass that this code can work on: one at its revision, or at a later one, which only adds.
+
+    Returns:
+        The revision it is at.
 
     Raises:
         SchemaOutOfDate: it is at an earlier one, or at none.
@@ -137,6 +140,7 @@ async def require_revision(executor: Executor) -> None:
     found: str | None = rows[0][0] if rows else None
     if found is None or found[:3] < REVISION[:3]:
         raise SchemaOutOfDate(found=found, expected=REVISION)
+    return found
 
 
 async def _revision(connection: Driver) -> str | None:

@@ -7,8 +7,10 @@ generic plans: that is when the planner guesses, and a wrong guess reads all of 
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
@@ -17,25 +19,73 @@ from sqlalchemy import Executable
 
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
-from graphjobs.jobs import statements
+from graphjobs.jobs import scans, statements
 from graphjobs.settings import Settings
 from tests.builders import AT, build_job
 
 _ROWS = 20_000
 _LIMIT = 50
+_TIES = 20
+"""So many rows have the same time."""
 _KNOWN, _NEW = "known", "new"
 _JOB = uuid.UUID(int=_ROWS // 2)
+_ALL_STATUSES = [0, 1, 2, 3, 4, -1, 5]
+_NO_CASE: Mapping[str, object] = MappingProxyType({})
 
-_BY_STATUS = "idx_graph_jobs_tenant_type_status"
-_SCANS: dict[str, set[str]] = {
-    "INSERT_JOB": set(),
-    "REPLACE_JOB": {"graph_jobs_pkey"},
-    "EDIT_JOB": {"graph_jobs_pkey"},
-    "GET_JOB": {"graph_jobs_pkey"},
-    "LIST_JOBS": {_BY_STATUS},
-    "LIST_JOBS_OF_STATUS": {_BY_STATUS},
-    "APPEND_EVENT": {"graph_jobs_pkey"},
-    "LIST_EVENTS": {"idx_graph_job_events_job"},
+_KEY = "graph_jobs_pkey"
+_BY_STATUS = "idx_graph_jobs_tenant_status"
+_BY_KIND = "idx_graph_jobs_tenant_type_status"
+_BY_CORRELATION = "idx_graph_jobs_tenant_correlation"
+_LOG = "idx_graph_job_events_job"
+
+
+class _Case(NamedTuple):
+    """A statement, the indexes it may read, and what it is bound to where that is not the usual."""
+
+    statement: str
+    indexes: set[str]
+    binds: Mapping[str, object] = _NO_CASE
+
+
+_ONE: Mapping[str, object] = {"statuses": [1]}
+_TWO: Mapping[str, object] = {"statuses": [0, 1]}
+_FROM_MIDDLE: Mapping[str, object] = {"after_created": "middle", "after_job": "middle"}
+_OF_A_RANGE: Mapping[str, object] = {**_FROM_MIDDLE, "earliest": "middle"}
+_LONGEST: Mapping[str, object] = {"limit_rows": 1_001}
+
+_CASES: dict[str, _Case] = {
+    "INSERT_JOB": _Case("INSERT_JOB", set()),
+    "ADD_JOB": _Case("ADD_JOB", set()),
+    "ADD_JOBS": _Case("ADD_JOBS", set()),
+    "REPLACE_JOB": _Case("REPLACE_JOB", {_KEY}),
+    "EDIT_JOB": _Case("EDIT_JOB", {_KEY}),
+    "MOVE_JOB": _Case("MOVE_JOB", {_KEY}),
+    "MOVE_JOB_SEEN": _Case("MOVE_JOB_SEEN", {_KEY}),
+    "GET_JOB": _Case("GET_JOB", {_KEY}),
+    "GET_ANY_JOB": _Case("GET_ANY_JOB", {_KEY}),
+    "APPEND_EVENT": _Case("APPEND_EVENT", {_KEY}),
+    "LIST_EVENTS": _Case("LIST_EVENTS", {_LOG}),
+    "FIND_TRANSITION": _Case("FIND_TRANSITION", {_LOG}),
+    "LIST_JOBS": _Case("LIST_JOBS", {_BY_KIND}),
+    "LIST_JOBS_OF_STATUS": _Case("LIST_JOBS_OF_STATUS", {_BY_KIND}),
+    "OVERLAY_LAG": _Case("OVERLAY_LAG", {_BY_KIND}),
+    **{
+        f"{verb}_OF_{whose}, {what}": _Case(f"{verb}_OF_{whose}", {index}, binds)
+        for verb in ("PAGE", "COUNT")
+        for whose, index, choices in (
+            ("TENANT", _BY_STATUS, {"one status": _ONE, "two": _TWO}),
+            ("KIND", _BY_KIND, {"one status": _ONE, "two": _TWO}),
+            ("CORRELATION", _BY_CORRELATION, {}),
+        )
+        for what, binds in {
+            **choices,
+            "all": _NO_CASE,
+            "from the middle": _FROM_MIDDLE,
+            "of a range": _OF_A_RANGE,
+            "the most at once": _LONGEST,
+            **{f"{choice} from the middle": {**chosen, **_FROM_MIDDLE} for choice, chosen in choices.items()},
+        }.items()
+    },
 }
 
 
@@ -58,17 +108,20 @@ async def connection(
 
 
 async def _fill(driver: "asyncpg.Connection[asyncpg.Record]", tenant: str, *, first: int) -> None:
+    """Each time is that of twenty rows, and two thirds of the rows belong to one of two correlations."""
     payload = build_job(tenant, created_at=AT).to_json()
     await driver.execute(
         """
-        INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload, created_at)
-        SELECT lpad(to_hex(n), 32, '0')::uuid, $1, n / 5 % 2, n % 5, $2::text::jsonb, now() - n * interval '1 second'
+        INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload, created_at, correlation_id)
+        SELECT lpad(to_hex(n), 32, '0')::uuid, $1, n / 5 % 2, n % 5, $2::text::jsonb,
+            now() - n / $5::int * interval '1 minute', nullif('correlation ' || n % 3, 'correlation 0')
         FROM generate_series($3::int, $3::int + $4::int - 1) n
         """,
         tenant,
         payload,
         first,
         _ROWS,
+        _TIES,
     )
     await driver.execute(
         """
@@ -80,27 +133,50 @@ async def _fill(driver: "asyncpg.Connection[asyncpg.Record]", tenant: str, *, fi
 
 
 def _all_statements() -> Iterator[str]:
-    for name in vars(statements):
-        if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name) and isinstance(getattr(statements, name), Executable):
-            yield name
+    for module in (statements, scans):
+        for name, value in vars(module).items():
+            if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name) and isinstance(value, Executable):
+                yield name
 
 
-def _arguments(name: str, tenant: str) -> list[object]:
+def _statement(name: str) -> Executable:
+    found: Executable = vars(scans).get(name, vars(statements).get(name))
+    return found
+
+
+async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str) -> list[object]:
+    job = _JOB if tenant == _KNOWN else uuid.UUID(int=_JOB.int + _ROWS)
+    time = await connection.fetchval("SELECT created_at FROM scheduler.graph_jobs WHERE id = $1", job)
+    fresh = [uuid.UUID(int=2**64 + number) for number in range(_LIMIT)]
     values: dict[str, object] = {
-        "job": _JOB if tenant == _KNOWN else uuid.UUID(int=_JOB.int + _ROWS),
+        "job": job,
         "tenant": tenant,
         "kind": 0,
         "target": 1,
         "document": "{}",
+        "entry": "{}",
         "created": AT,
-        "correlation": None,
+        "correlation": "correlation 1",
         "expected": 0,
         "expected_attempts": 0,
         "seen": AT,
         "limit_rows": _LIMIT,
         "after_event": 0,
+        "transition": str(job),
+        "jobs": fresh,
+        **{name: [0] * _LIMIT for name in ("kinds", "targets")},
+        **{name: ["{}"] * _LIMIT for name in ("documents", "entries")},
+        "times": [AT] * _LIMIT,
+        "correlations": [None] * _LIMIT,
+        "statuses": _ALL_STATUSES,
+        "earliest": datetime(1, 1, 2, tzinfo=UTC),
+        "after_created": datetime(9999, 12, 30, tzinfo=UTC),
+        "after_job": uuid.UUID(int=2**128 - 1),
+        "window_length": timedelta(days=366),
     }
-    return [values[bind] for bind in compiled(getattr(statements, name)).binds]
+    middle = {"after_created": time, "after_job": job, "earliest": time - timedelta(days=1)}
+    chosen = {name: middle[name] if value == "middle" else value for name, value in case.binds.items()}
+    return [{**values, **chosen}[bind] for bind in compiled(_statement(case.statement)).binds]
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -110,37 +186,58 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def _plan(
-    connection: "asyncpg.Connection[asyncpg.Record]", name: str, tenant: str, mode: str
+    connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str, mode: str
 ) -> list[dict[str, Any]]:
     """Runs the statement once and gives the nodes of its plan; what it wrote is rolled back."""
     transaction = connection.transaction()
     await transaction.start()
     try:
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-        sql = compiled(getattr(statements, name)).sql
-        rows = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *_arguments(name, tenant))
+        sql = compiled(_statement(case.statement)).sql
+        arguments = await _arguments(connection, case, tenant)
+        rows = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments)
     finally:
         await transaction.rollback()
     return list(_nodes(json.loads(rows)[0]["Plan"]))
 
 
+def _read(node: dict[str, Any]) -> int:
+    """How many rows a node met, those it threw away among them; it may have run many times."""
+    rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return int(rows * node["Actual Loops"])
+
+
 def test_every_statement_has_its_plan_here() -> None:
     """A statement that is added is looked at, too."""
-    assert set(_SCANS) == set(_all_statements())
+    assert {case.statement for case in _CASES.values()} == set(_all_statements())
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("tenant", [_KNOWN, _NEW])
-@pytest.mark.parametrize("name", list(_SCANS))
+@pytest.mark.parametrize("name", list(_CASES))
 async def test_each_statement_reads_only_what_it_was_asked_for(
     connection: "asyncpg.Connection[asyncpg.Record]", name: str, tenant: str, mode: str
 ) -> None:
-    """Its own index serves it, and no scan reads more rows than the answer can hold."""
-    nodes = await _plan(connection, name, tenant, mode)
-    assert _SCANS[name] == {node["Index Name"] for node in nodes if "Index Name" in node}
+    """Its own index serves it, and no scan reads more rows than the answer can hold, and those of one time."""
+    case = _CASES[name]
+    nodes = await _plan(connection, case, tenant, mode)
+    assert case.indexes == {node["Index Name"] for node in nodes if "Index Name" in node}
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
-    read = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in nodes if "Index Name" in node]
-    assert all(rows <= _LIMIT + 1 for rows in read), read
+    read = [_read(node) for node in nodes if "Index Name" in node]
+    limit = case.binds.get("limit_rows", _LIMIT)
+    assert isinstance(limit, int)
+    # The times at both ends may be shared: what comes before the page, and what comes after it.
+    assert all(rows <= limit + 2 * _TIES for rows in read), read
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", [name for name, case in _CASES.items() if case.binds.get("statuses") == [1]])
+async def test_a_status_that_is_not_asked_for_is_not_read(
+    connection: "asyncpg.Connection[asyncpg.Record]", name: str, mode: str
+) -> None:
+    """One statement serves every set of statuses, and the scans of the others never begin."""
+    nodes = await _plan(connection, _CASES[name], _NEW, mode)
+    assert 1 == len([node for node in nodes if "Index Name" in node and node["Actual Loops"]])
 
 
 @pytest.mark.parametrize("connection", ["analysed before"], indirect=True)
@@ -150,18 +247,19 @@ async def test_without_the_collation_the_planner_would_read_the_whole_tenant(
     """Why statements by key compare the tenant as they do; when this fails, the helper can go."""
     sql = compiled(statements.GET_JOB).sql.replace('($2::VARCHAR COLLATE "C")', "$2::VARCHAR")
     assert "COLLATE" not in sql
-    rows = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *_arguments("GET_JOB", _NEW))
+    arguments = await _arguments(connection, _CASES["GET_JOB"], _NEW)
+    rows = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments)
     used = {node["Index Name"] for node in _nodes(json.loads(rows)[0]["Plan"]) if "Index Name" in node}
-    assert used != {"graph_jobs_pkey"}
+    assert used != {_KEY}
 
 
-async def test_every_statement_gives_the_tenant_on_every_table_and_names_its_columns() -> None:
+@pytest.mark.parametrize("name", sorted(set(_all_statements())))
+def test_every_statement_gives_the_tenant_on_every_table_and_names_its_columns(name: str) -> None:
     """Isolation by construction: no statement touches a table without saying whose rows."""
-    for name in _SCANS:
-        sql = compiled(getattr(statements, name)).sql
-        assert "*" not in sql
-        writes = re.findall(r"INSERT INTO scheduler\.\w+ \(([^)]*)\)", sql)
-        assert all("tenant_id" in columns for columns in writes)
-        reads = len(re.findall(r"(?:FROM|UPDATE|JOIN) scheduler\.", sql))
-        compared = len(re.findall(r"scheduler\.\w+\.tenant_id = ", sql))
-        assert reads <= compared, f"{name} reads {reads} tables and compares the tenant {compared} times"
+    sql = compiled(_statement(name)).sql
+    assert "*" not in sql
+    writes = re.findall(r"INSERT INTO scheduler\.\w+ \(([^)]*)\)", sql)
+    assert all("tenant_id" in columns for columns in writes)
+    reads = len(re.findall(r"(?:FROM|UPDATE|JOIN) scheduler\.\w+\b(?!\.)", sql))
+    compared = len(re.findall(r"scheduler\.\w+\.tenant_id = ", sql))
+    assert reads <= compared, f"{name} reads {reads} tables and compares the tenant {compared} times"

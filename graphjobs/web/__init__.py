@@ -1,0 +1,25 @@
+"""Graph jobs over HTTP, for FastAPI: routes, authentication, and a ready application; the extra `web`.
+
+app = FastAPI()
+add_scheduler_postgres_storage(app)
+app.include_router(graph_routes)
+"""
+
+from graphjobs.web.app import add_scheduler_postgres_storage, create_app, use_graph_job_store, use_storage
+from graphjobs.web.authentication import Caller, authenticated
+from graphjobs.web.dependencies import graph_job_service, graph_job_store
+from graphjobs.web.graphs import graph_routes
+from graphjobs.web.health import health_routes
+
+__all__ = [
+    "Caller",
+    "add_scheduler_postgres_storage",
+    "authenticated",
+    "create_app",
+    "graph_job_service",
+    "graph_job_store",
+    "graph_routes",
+    "health_routes",
+    "use_graph_job_store",
+    "use_storage",
+]
