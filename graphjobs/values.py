@@ -60,6 +60,11 @@ def _matching(pattern: str, problem: str) -> CoreSchema:
     )
 
 
+# As ranges, not \P{Cc}: the pattern also stands in JSON schemas, which are read by other engines, too.
+_NO_CONTROL: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_LINES: Final = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Text of 1 to `length_max` characters, UTF-8 clean, no control characters; `lines` lets tab and newline pass."""
@@ -68,7 +73,9 @@ class Text:
     lines: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        pattern, spared = (r"^[\P{Cc}\t\n]*$", " but tab and newline") if self.lines else (r"^\P{Cc}*$", "")
+        pattern, spared = (
+            (r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", " but tab and newline") if self.lines else (_NO_CONTROL, "")
+        )
         return core_schema.custom_error_schema(
             core_schema.str_schema(min_length=1, max_length=self.length_max, pattern=pattern, strict=True),
             custom_error_type="text",

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from graphjobs.cli import database
+from graphjobs.cli import database, web
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
 from graphjobs.errors import GraphJobsError
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.add_typer(database.app, name="db")
+app.command()(web.serve)
+app.add_typer(web.tokens, name="tokens")
 
 
 def main() -> None:

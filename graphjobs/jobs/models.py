@@ -34,8 +34,6 @@ from graphjobs.values import (
 ATTEMPTS_MAX: Final = 99_999
 
 _S = GraphJobStatus
-_NO_METADATA: Final[Mapping[str, str]] = immutabledict()
-_NO_PAYLOAD: Final[Mapping[str, Any]] = immutabledict()
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -63,7 +61,7 @@ class GraphJob(Value):
     started_at: UtcTime | None = None
     completed_at: UtcTime | None = None
     error: ErrorText | None = None
-    metadata: Metadata = _NO_METADATA
+    metadata: Metadata = Field(default_factory=immutabledict)
     updated_at: UtcTime | None = Field(default=None, exclude=True)
     """The row's version, as it was read; no part of the payload, and None on a value that was never stored."""
 
@@ -216,7 +214,7 @@ class GraphJobEvent(Value):
     job_id: Id
     tenant_id: Name
     status: Annotated[GraphJobStatus, Field(strict=False)]
-    payload: Json = _NO_PAYLOAD
+    payload: Json = Field(default_factory=immutabledict)
     created_at: UtcTime = Field(default_factory=_now)
 
     def payload_json(self) -> str:

@@ -28,7 +28,7 @@ COUNT_MAX: Final = 10_000
 _FIRST_MOMENT: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LAST_MOMENT: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
 _LAST_ID: Final = UUID(int=2**128 - 1)
-_CURSOR_LENGTH_MAX: Final = 256
+CURSOR_LENGTH_MAX: Final = 256
 
 
 class Position(NamedTuple):
@@ -70,7 +70,7 @@ class GraphJobQuery(Value):
     created_from: UtcTime | None = None
     created_to: UtcTime | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
-    cursor: Annotated[str, Text(_CURSOR_LENGTH_MAX)] | None = None
+    cursor: Annotated[str, Text(CURSOR_LENGTH_MAX)] | None = None
 
     @model_validator(mode="after")
     def _has_an_index(self) -> Self:

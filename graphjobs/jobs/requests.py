@@ -1,6 +1,5 @@
 """What a scheduler is asked for: a build, an overlay, the end of a job; frozen values, no database here."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
@@ -17,7 +16,6 @@ from graphjobs.values import Digest, Id, Metadata, Name, Names, Value
 REASON_LENGTH_MAX = 1_048_576
 """The most characters of a failure's reason that are taken; the job keeps head and tail of it."""
 
-_NO_METADATA: Mapping[str, str] = immutabledict()
 _IDS = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
 
 
@@ -35,7 +33,7 @@ class GraphBuildRequest(Value):
     sbom_digest: Digest
     trigger: Literal["sbom-version", "backfill", "manual"] = "manual"
     correlation_id: Name | None = None
-    metadata: Metadata = _NO_METADATA
+    metadata: Metadata = Field(default_factory=immutabledict)
 
     def job(self, tenant_id: str, **fields: Any) -> GraphBuildJob:
         """Gives the queued job this asks for."""
@@ -52,7 +50,7 @@ class GraphOverlayRequest(Value):
     subjects: Names = ()
     trigger: Literal["policy", "advisory", "vex", "sbom-version", "manual"] = "manual"
     correlation_id: Name | None = None
-    metadata: Metadata = _NO_METADATA
+    metadata: Metadata = Field(default_factory=immutabledict)
 
     def job(self, tenant_id: str, **fields: Any) -> GraphOverlayJob:
         """Gives the queued job this asks for."""

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Problem(Exception):  # noqa: N818  # RFC 9457's word
+class Problem(Exception):  # RFC 9457's word
     """A problem to answer with, raised from anywhere below a route.
 
     Attributes:
@@ -97,7 +97,7 @@ class ProblemRoute(APIRoute):
                 response = await handle(request)
             except (Problem, GraphJobsError, RequestValidationError, StarletteHTTPException) as error:
                 response = answer(request, problem_of(error))
-            except Exception:
+            except Exception:  # noqa: BLE001  # a bug of ours is a problem document, too
                 _log.exception("request %s failed", request_id(request))
                 response = answer(request, Problem(500, "internal", "something went wrong here; its log says more"))
             response.headers["x-request-id"] = request_id(request)
@@ -137,7 +137,7 @@ def problem_of(error: Exception) -> Problem:
             found = [(".".join(map(str, one["loc"][1:])), str(one["msg"])) for one in error.errors()]
             return _unprocessable("the request is not as it should be", found)
         case JobNotFound():
-            return Problem(404, "not-found", "there is no such job")
+            return not_found()
         case JobConflict():
             return Problem(409, "job-conflict", str(error), {"jobStatus": error.status})
         case IdempotencyConflict():
@@ -160,6 +160,11 @@ def problem_of(error: Exception) -> Problem:
 
 
 _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+def not_found() -> Problem:
+    """What is said of a job that is not there, and of another tenant's: the same."""
+    return Problem(404, "not-found", "there is no such job")
 
 
 def _unprocessable(detail: str, problems: Iterable[tuple[str, str]]) -> Problem:

@@ -131,11 +131,12 @@ def _read(path: Path) -> Mapping[str, Grant]:
             entry = json.loads(line)
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = require_name(entry["tenant"], "tenant")
-            if not (_NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)):
-                raise ValueError("no token")
+            sound = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
         except (ValueError, KeyError, TypeError):
+            sound = None
+        if not sound:
             raise ConfigurationError(
                 f"line {number} of the token file {path} is no token: make them with `graphjobs tokens add`"
-            ) from None
+            )
         grants[digest] = Grant(name, tenant, scopes)
     return grants
