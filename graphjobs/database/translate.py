@@ -30,6 +30,7 @@ _NOT_NOW: Final = {
     "25006": "the database is read-only, as a standby is",
     "40001": "the transaction could not be serialized with others",
     "40P01": "the database ended a deadlock",
+    "55000": "the database does not take connections",
     "55P03": "a lock was not free within GRAPHJOBS_LOCK_TIMEOUT",
     "57014": "the statement was ended after GRAPHJOBS_STATEMENT_TIMEOUT, or by hand",
     "57P03": "the database is starting up or shutting down",

@@ -14,7 +14,7 @@ from graphjobs.jobs.queries import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, Bo
 from graphjobs.jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.values import Name, UtcTime
+from graphjobs.values import NAME_LENGTH_MAX, Name, UtcTime
 from graphjobs.web.authentication import Reader, Writer, actor_of
 from graphjobs.web.bodies import body_of, documented, ignored_body
 from graphjobs.web.dependencies import Service, Store
@@ -40,6 +40,7 @@ Time = Annotated[UtcTime, BeforeValidator(_time), WithJsonSchema({"type": "strin
 IdempotencyKey = Annotated[
     Name | None,
     Header(description="The caller's own name of this request: asked for again with it, there still is one job."),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX}),
 ]
 
 

@@ -179,10 +179,10 @@ def _spelt(name: str) -> str:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Gives the documentation of a route's problems, by their HTTP status."""
+    schema = ProblemDocument.model_json_schema()
+    # Written out: FastAPI would list a model under application/json, too.
+    schema["properties"]["errors"]["anyOf"][0]["items"] = schema.pop("$defs")["FieldProblem"]
     return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-        }
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
     }

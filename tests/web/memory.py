@@ -1,0 +1,111 @@
+"""Another implementation of `GraphJobStore`, in memory: what a host goes back to, as far as the routes can tell."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Self
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
+
+from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, JobAlreadyExists
+from graphjobs.jobs.moves import GraphJobUpdateResult, UpdateOutcome
+from graphjobs.jobs.queries import BoundedCount, GraphJobCollection, GraphJobQuery, OverlayLag
+from graphjobs.jobs.rows import AnyJob, Job, Readable
+from graphjobs.jobs.store import GraphJobStore
+from graphjobs.values import id_or_none
+
+
+class MemoryGraphJobStore(GraphJobStore):
+    """Enough of a store for the routes; of one process, and gone with it."""
+
+    commits_alone = True
+
+    def __init__(self) -> None:
+        self.jobs: dict[tuple[str, UUID], AnyJob] = {}
+        self.log: list[GraphJobEvent] = []
+        self.added_by: dict[UUID, UUID | None] = {}
+
+    @override
+    def using(self, session: AsyncSession) -> Self:
+        raise NotImplementedError("this store knows no session")
+
+    @override
+    async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
+        known = self.jobs.get((job.tenant_id, job.id))
+        if isinstance(known, type(job)) and transition_id is not None and self.added_by[job.id] == transition_id:
+            return known
+        if known is not None:
+            raise JobAlreadyExists(job.id)
+        self.added_by[job.id] = transition_id
+        return self._keep(job, actor)
+
+    @override
+    async def add_many(self, jobs: Iterable[AnyJob], *, actor: str | None = None) -> tuple[AnyJob, ...]:
+        return tuple([await self.add(job, actor=actor) for job in jobs])
+
+    @override
+    async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
+        found = id_or_none(job_id, "job_id")
+        return self.jobs.get((tenant_id, found)) if found else None
+
+    @override
+    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
+        job = await self.get_job(tenant_id, job_id)
+        return job if isinstance(job, GraphBuildJob) else None
+
+    @override
+    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
+        job = await self.get_job(tenant_id, job_id)
+        return job if isinstance(job, GraphOverlayJob) else None
+
+    @override
+    async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
+        asked = query or GraphJobQuery()
+        found = [job for (tenant, _), job in self.jobs.items() if tenant == tenant_id]
+        newest = sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
+        return GraphJobCollection(tuple(newest[: asked.limit]))
+
+    @override
+    async def get_active_overlay_jobs(self, tenant_id: str) -> GraphJobCollection:
+        return GraphJobCollection(())
+
+    @override
+    async def count(self, tenant_id: str, query: GraphJobQuery | None = None) -> BoundedCount:
+        return BoundedCount(len([tenant for tenant, _ in self.jobs if tenant == tenant_id]))
+
+    @override
+    async def events(
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = 1_000
+    ) -> Readable[GraphJobEvent]:
+        found = id_or_none(job_id, "job_id")
+        ours = [event for event in self.log if (event.tenant_id, event.job_id) == (tenant_id, found)]
+        return Readable(event for event in ours[:limit] if (event.id or 0) > after)
+
+    @override
+    async def update(
+        self,
+        job: Job,
+        *,
+        expected: GraphJobStatus,
+        seen: datetime | None = None,
+        transition_id: UUID | None = None,
+        actor: str | None = None,
+    ) -> GraphJobUpdateResult[Job]:
+        stored = self._keep(job, actor)
+        return GraphJobUpdateResult(UpdateOutcome.APPLIED, transition_id or uuid4(), stored, len(self.log))
+
+    @override
+    async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
+        return OverlayLag({status: BoundedCount(0) for status in GraphJobStatus}, None, None, None, 0, window)
+
+    def _keep(self, job: Job, actor: str | None) -> Job:
+        stored = job.stored(updated_at=datetime.now(UTC))
+        self.jobs[job.tenant_id, job.id] = stored  # type: ignore[assignment]  # one of the two kinds
+        payload = {"to": job.status.value, "actor": actor}
+        self.log.append(
+            GraphJobEvent(
+                id=len(self.log) + 1, job_id=job.id, tenant_id=job.tenant_id, status=job.status, payload=payload
+            )
+        )
+        return stored
