@@ -40,8 +40,8 @@ format: $(READY) ## format the code and mend what the linter can
 bench: $(READY) ## speed, side by side with the bare driver and an ORM session
 	$(BIN)/python -m benchmarks
 
-revision: $(READY) ## a new Alembic revision: make revision name="015_correlation_index"
-	@test -n "$(name)" || { echo 'name the revision: make revision name="015_correlation_index"'; exit 2; }
+revision: $(READY) ## a new Alembic revision: make revision name="016_policy_runs"
+	@test -n "$(name)" || { echo 'name the revision: make revision name="016_policy_runs"'; exit 2; }
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
 
 lock: $(READY) ## pin the development dependencies anew

@@ -1,7 +1,7 @@
 """graphjobs: the asynchronous PostgreSQL data layer of a scheduler of software supply-chain graph jobs.
 
 async with open_storage() as storage:
-job = await storage.graph_jobs.insert(GraphBuildJob(tenant_id="acme", ...))
+job = await storage.graph_jobs.add(GraphBuildJob(tenant_id="acme", ...))
 """
 
 from importlib import import_module
@@ -12,9 +12,11 @@ from graphjobs.errors import (
     CorruptRow,
     DatabaseUnavailable,
     GraphJobsError,
+    IdempotencyConflict,
     IllegalTransition,
     InvalidJob,
     JobAlreadyExists,
+    JobConflict,
     JobNotFound,
     OutcomeUnknown,
     SchemaOutOfDate,
@@ -23,15 +25,24 @@ from graphjobs.errors import (
 if TYPE_CHECKING:
     from graphjobs.database.migrations import upgrade
     from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+    from graphjobs.jobs.moves import GraphJobUpdateResult
+    from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
+    from graphjobs.jobs.service import GraphJobService
     from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+    from graphjobs.jobs.store import GraphJobStore
     from graphjobs.storage import open_storage
 else:
     # Imported when asked for: the pytest plugin is loaded into every run, and SQLAlchemy takes most of a second.
     _ROOMS: Final = {
         "GraphBuildJob": "graphjobs.jobs.models",
+        "GraphJobCollection": "graphjobs.jobs.queries",
         "GraphJobEvent": "graphjobs.jobs.models",
+        "GraphJobQuery": "graphjobs.jobs.queries",
+        "GraphJobService": "graphjobs.jobs.service",
         "GraphJobStatus": "graphjobs.jobs.status",
+        "GraphJobStore": "graphjobs.jobs.store",
         "GraphJobType": "graphjobs.jobs.status",
+        "GraphJobUpdateResult": "graphjobs.jobs.moves",
         "GraphOverlayJob": "graphjobs.jobs.models",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations",
@@ -51,14 +62,21 @@ __all__ = [
     "CorruptRow",
     "DatabaseUnavailable",
     "GraphBuildJob",
+    "GraphJobCollection",
     "GraphJobEvent",
+    "GraphJobQuery",
+    "GraphJobService",
     "GraphJobStatus",
+    "GraphJobStore",
     "GraphJobType",
+    "GraphJobUpdateResult",
     "GraphJobsError",
     "GraphOverlayJob",
+    "IdempotencyConflict",
     "IllegalTransition",
     "InvalidJob",
     "JobAlreadyExists",
+    "JobConflict",
     "JobNotFound",
     "OutcomeUnknown",
     "SchemaOutOfDate",
