@@ -1,0 +1,84 @@
+"""Queries and their cursors: what is refused, and what a cursor is bound to."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphjobs import GraphJobQuery, GraphJobStatus, GraphJobType, InvalidJob
+from graphjobs.jobs.queries import BoundedCount, Position
+from tests.builders import AT
+
+
+@given(
+    st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.uuids(),
+)
+def test_a_cursor_leads_to_the_position_it_was_made_of(time: datetime, job_id: UUID) -> None:
+    """To the microsecond."""
+    queued, running = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
+    query = GraphJobQuery(statuses=(running, queued))
+    cursor = query.cursor_after("acme", Position(time, job_id))
+    same = GraphJobQuery(statuses=(queued, running, queued), limit=7, cursor=cursor)
+    assert (time, job_id) == same.start("acme")
+
+
+@given(st.text(min_size=1, max_size=256))
+def test_what_is_no_cursor_is_invalid_and_nothing_else(cursor: str) -> None:
+    """Whatever a client sends."""
+    with pytest.raises(InvalidJob) as caught:
+        GraphJobQuery(cursor=cursor).start("acme")
+    assert caught.value.field == "cursor"
+
+
+def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
+    """Each filter counts; the limit does not."""
+    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
+    assert (AT, UUID(int=1)) == GraphJobQuery(limit=3, cursor=cursor).start("acme")
+    changed = [
+        GraphJobQuery(type=GraphJobType.BUILD, cursor=cursor),
+        GraphJobQuery(statuses=(GraphJobStatus.QUEUED,), cursor=cursor),
+        GraphJobQuery(correlation_id="c", cursor=cursor),
+        GraphJobQuery(created_from=AT, cursor=cursor),
+        GraphJobQuery(created_to=AT, cursor=cursor),
+    ]
+    for query, tenant in [(query, "acme") for query in changed] + [(GraphJobQuery(cursor=cursor), "globex")]:
+        with pytest.raises(InvalidJob, match="belongs to another query"):
+            query.start(tenant)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"correlation_id": "c", "type": "build"}, "", "no index holds them together"),
+        ({"correlation_id": "c", "statuses": ("queued",)}, "", "no index holds them together"),
+        ({"created_from": AT, "created_to": AT}, "", "earlier"),
+        ({"limit": 0}, "limit", "greater"),
+        ({"limit": 1_001}, "limit", "less"),
+        ({"limit": True}, "limit", "integer"),
+        ({"statuses": ("pending",)}, "statuses.0", "queued"),
+        ({"statuses": ("queued",) * 6}, "statuses", "5"),
+        ({"type": 0}, "type", "build"),
+        ({"created_from": AT.replace(tzinfo=None)}, "created_from", "time"),
+        ({"cursor": "x" * 257}, "cursor", "256"),
+        ({"tenant_id": "acme"}, "tenant_id", "Extra"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(fields: dict[str, object], field: str, reason: str) -> None:
+    """With the reason."""
+    with pytest.raises(InvalidJob, match=reason) as caught:
+        GraphJobQuery(**fields)  # type: ignore[arg-type]
+    assert field == caught.value.field
+
+
+def test_a_range_ends_before_its_end() -> None:
+    """Times have microseconds: the last one before the end is where a page starts."""
+    start = GraphJobQuery(created_to=AT).start("acme")
+    assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.created_at, start.id.int)
+
+
+def test_a_bounded_count_says_whether_it_is_exact() -> None:
+    """For people."""
+    assert ["7", "more than 7"] == [str(BoundedCount(7)), str(BoundedCount(7, exact=False))]
