@@ -14,14 +14,25 @@ from rich.console import Console
 from benchmarks.contestants import LEGEND
 from benchmarks.lists import lists
 from benchmarks.measure import Figure, Pace
+from benchmarks.pages import pages
 from benchmarks.report import print_conditions, print_suite, print_targets, write_json
 from benchmarks.repository import repository
 from benchmarks.server import conditions, new_database, server
 from benchmarks.suite import Bench, Suite
+from benchmarks.updates import LEGEND as LEGEND_OF_UPDATES
+from benchmarks.updates import updates
+from benchmarks.web import LEGEND as LEGEND_OF_WEB
+from benchmarks.web import web
 from graphjobs.database.migrations import upgrade
 from graphjobs.settings import Settings
 
-SUITES: Final[dict[str, Suite]] = {"repository": repository, "lists": lists}
+SUITES: Final[dict[str, Suite]] = {
+    "repository": repository,
+    "updates": updates,
+    "lists": lists,
+    "pages": pages,
+    "web": web,
+}
 """In the order they run; each has a database of its own."""
 
 _FULL: Final = Pace(rounds=25, slice_seconds=0.1, warm_up_seconds=0.25)
@@ -58,7 +69,7 @@ def main(
 
             with new_database(server_url) as url:
                 measured[name] = asyncio.run(_run(SUITES[name], _bench(url, quick=quick, say=say)))
-            print_suite(console, name, measured[name], LEGEND)
+            print_suite(console, name, measured[name], LEGEND | LEGEND_OF_UPDATES | LEGEND_OF_WEB)
     print_targets(console, [figure for figures in measured.values() for figure in figures])
     if json is not None:
         write_json(json, where, measured)

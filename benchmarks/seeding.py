@@ -2,21 +2,23 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 import asyncpg
 from uuid_utils.compat import uuid7
 
 from graphjobs.database.schema import SCHEMA
-from graphjobs.jobs.models import GraphBuildJob
+from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.jobs.tables import GraphJobRow
+from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
 
 Record: TypeAlias = tuple[UUID, str, int, int, str, datetime, datetime, str | None]
 
 _COLUMNS: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
 _TABLE: Final = GraphJobRow.__tablename__
+_BOTH: Final = tuple(f"{SCHEMA}.{name}" for name in (_TABLE, GraphJobEventRow.__tablename__))
 _FIRST: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _BETWEEN: Final = timedelta(milliseconds=2_741)
 _STATUSES: Final = (
@@ -28,6 +30,22 @@ _STATUSES: Final = (
 )
 """A tenant's jobs go through these in turn."""
 
+SHARED_CORRELATION: Final = "backfill-of-everything"
+"""Carried by many jobs of a tenant that was stored mixed."""
+
+# Coprime with the number of statuses, so that there are overlays, and jobs of that correlation, of every status.
+_OVERLAY_EACH: Final = 13
+_SHARED_EACH: Final = 11
+
+
+def created_at_of(number: int) -> datetime:
+    """When the job of a number was created, whoever's it is."""
+    return _FIRST + number * _BETWEEN
+
+
+def _correlation_of(number: int) -> str:
+    return f"upload-{number:012d}"
+
 
 def queued_job(tenant_id: str, number: int, *, created_at: datetime | None = None) -> GraphBuildJob:
     """A queued build job as a scheduler makes it, with what such jobs carry filled in."""
@@ -37,8 +55,8 @@ def queued_job(tenant_id: str, number: int, *, created_at: datetime | None = Non
         sbom_version_id=f"registry.example.org/payments/checkout-{number % 997}@2026.1.{number}",
         sbom_digest=f"sha256:{number:064x}",
         trigger="sbom-version",
-        correlation_id=f"upload-{number:012d}",
-        created_at=created_at or _FIRST + number * _BETWEEN,
+        correlation_id=_correlation_of(number),
+        created_at=created_at or created_at_of(number),
         metadata={
             "branch": "main",
             "commit": f"{number:040x}",
@@ -67,6 +85,25 @@ def job_of(status: GraphJobStatus, tenant_id: str, number: int) -> GraphBuildJob
     return running
 
 
+def _overlay_of(build: GraphBuildJob) -> GraphOverlayJob:
+    """An overlay job that stands where a build job does."""
+    return GraphOverlayJob(
+        tenant_id=build.tenant_id,
+        status=build.status,
+        attempts=build.attempts,
+        correlation_id=build.correlation_id,
+        created_at=build.created_at,
+        started_at=build.started_at,
+        completed_at=build.completed_at,
+        error=build.error,
+        metadata=build.metadata,
+        graph_snapshot_id=f"snapshot-of-{build.sbom_version_id}",
+        overlay_kind="advisory",
+        overlay_key="osv@2026.1",
+        trigger="advisory",
+    )
+
+
 def jobs_of(tenant_id: str, count: int) -> list[GraphBuildJob]:
     """A tenant's build jobs, all statuses mixed; the same each time but for their ids."""
     return [job_of(_STATUSES[number % len(_STATUSES)], tenant_id, number) for number in range(count)]
@@ -80,26 +117,52 @@ async def store(url: str, jobs: Iterable[GraphBuildJob]) -> None:
 async def store_many(url: str, tenant_id: str, count: int) -> None:
     """Copies a tenant's build jobs into the table, too many to make a value of each, and has it analysed.
 
-    One real job of each status is the pattern: only id and creation time differ, in the columns and in the payload.
+    One real job of each status is the pattern: only id, correlation id and creation time differ, in the columns and in
+    the payload.
     """
-    await _copied(url, _patterned(tenant_id, count))
+    await _copied(url, _patterned(tenant_id, count, mixed=False))
 
 
-def _patterned(tenant_id: str, count: int) -> Iterator[Record]:
-    patterns: dict[GraphJobStatus, tuple[GraphBuildJob, tuple[str, str, str]]] = {}
-    for number, status in enumerate(GraphJobStatus):
-        job = job_of(status, tenant_id, number)
-        before, found, rest = job.to_json().partition(str(job.id))
-        between, found_too, after = rest.partition(_as_text(job.created_at))
-        if not (found and found_too):
-            raise ValueError("a payload should hold the id, and after it the creation time, as text")
-        patterns[status] = (job, (before, between, after))
+async def store_mixed(url: str, tenant_id: str, count: int) -> None:
+    """As `store_many`, but every 13th is an overlay job, and every 11th carries one and the same correlation id."""
+    await _copied(url, _patterned(tenant_id, count, mixed=True))
+
+
+class _Pattern(NamedTuple):
+    """A real job, and what stands in its payload around its id, correlation id and creation time."""
+
+    job: AnyJob
+    texts: tuple[str, str, str, str]
+
+    @classmethod
+    def of(cls, job: AnyJob) -> Self:
+        texts, rest = [], job.to_json()
+        for mark in (str(job.id), str(job.correlation_id), _as_text(job.created_at)):
+            before, found, rest = rest.partition(mark)
+            if not found:
+                raise ValueError("a payload should hold id, correlation id and creation time as text, in this order")
+            texts.append(before)
+        first, second, third = texts
+        return cls(job, (first, second, third, rest))
+
+    def record(self, job_id: UUID, correlation_id: str, created_at: datetime) -> Record:
+        first, second, third, last = self.texts
+        document = f"{first}{job_id}{second}{correlation_id}{third}{_as_text(created_at)}{last}"
+        job = self.job
+        times = (created_at, created_at)
+        return job_id, job.tenant_id, job.type.code, job.status.code, document, *times, correlation_id
+
+
+def _patterned(tenant_id: str, count: int, *, mixed: bool) -> Iterator[Record]:
+    builds = {status: job_of(status, tenant_id, number) for number, status in enumerate(GraphJobStatus)}
+    of_builds = {status: _Pattern.of(job) for status, job in builds.items()}
+    of_overlays = {status: _Pattern.of(_overlay_of(job)) for status, job in builds.items()}
     for number in range(count):
-        job, (before, between, after) = patterns[_STATUSES[number % len(_STATUSES)]]
-        job_id, created_at = uuid7(), _FIRST + number * _BETWEEN
-        document = f"{before}{job_id}{between}{_as_text(created_at)}{after}"
-        code, correlation_id = job.status.code, job.correlation_id
-        yield job_id, tenant_id, job.type.code, code, document, created_at, created_at, correlation_id
+        patterns = of_overlays if mixed and number % _OVERLAY_EACH == 0 else of_builds
+        shared = mixed and number % _SHARED_EACH == 0
+        correlation_id = SHARED_CORRELATION if shared else _correlation_of(number)
+        pattern = patterns[_STATUSES[number % len(_STATUSES)]]
+        yield pattern.record(uuid7(), correlation_id, created_at_of(number))
 
 
 def _as_text(time: datetime) -> str:
@@ -116,7 +179,8 @@ async def _copied(url: str, records: Iterator[Record]) -> None:
     connection = await asyncpg.connect(url)
     try:
         # Autovacuum would come in the middle of somebody's slice; what it does is done here and between operations.
-        await connection.execute(f"ALTER TABLE {SCHEMA}.{_TABLE} SET (autovacuum_enabled = false)")
+        for table in _BOTH:
+            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         await connection.copy_records_to_table(_TABLE, records=records, columns=_COLUMNS, schema_name=SCHEMA)
         await _settle(connection)
     finally:
@@ -124,7 +188,7 @@ async def _copied(url: str, records: Iterator[Record]) -> None:
 
 
 async def settled(url: str) -> None:
-    """Brings the table to rest: dead rows swept, statistics fresh, and no checkpoint due."""
+    """Brings the tables to rest: dead rows swept, statistics fresh, and no checkpoint due."""
     connection = await asyncpg.connect(url)
     try:
         await _settle(connection)
@@ -133,7 +197,7 @@ async def settled(url: str) -> None:
 
 
 async def _settle(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.execute(f"VACUUM (ANALYZE) {SCHEMA}.{_TABLE}")
+    await connection.execute(f"VACUUM (ANALYZE) {', '.join(_BOTH)}")
     try:
         await connection.execute("CHECKPOINT")
     except asyncpg.InsufficientPrivilegeError:

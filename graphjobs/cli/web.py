@@ -1,8 +1,6 @@
 """`graphjobs serve` and `graphjobs tokens`: the web service, and who may call it; both need the extra `web`."""
 
 import asyncio
-import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +12,6 @@ from graphjobs.errors import ConfigurationError
 from graphjobs.storage import open_storage
 
 tokens = typer.Typer(help="Who may call the web service.", no_args_is_help=True)
-
-_CONCURRENT_MAX = 1_000
-_GRACE_SECONDS = 20
 
 
 @tokens.callback()
@@ -48,9 +43,9 @@ def serve(
 
 async def _serve(host: str, port: int, tokens: Path | None) -> None:
     with _extra():
-        import uvicorn
-
         from graphjobs.web.app import create_app, use_storage
+        from graphjobs.web.server import listen
+        from graphjobs.web.server import serve as run
         from graphjobs.web.tokens import TokenFile
     app = create_app(TokenFile(tokens) if tokens else None)
     if tokens is None:
@@ -62,25 +57,10 @@ async def _serve(host: str, port: int, tokens: Path | None) -> None:
     # Opened before the server listens: what is wrong with the database is one sentence, and no traceback.
     async with open_storage() as storage:
         use_storage(app, storage)
-        listening = _listen(host, port)
+        listening = listen(host, port)
         url_host = f"[{host}]" if ":" in host else host
         typer.echo(f"serving on http://{url_host}:{listening.getsockname()[1]}", err=True)
-        config = uvicorn.Config(
-            app, lifespan="off", limit_concurrency=_CONCURRENT_MAX, timeout_graceful_shutdown=_GRACE_SECONDS
-        )
-        # uvicorn raises the signal that stopped it once more; the storage shall close before the process ends.
-        for ending in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ending, lambda *_: None)
-        await uvicorn.Server(config).serve(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}")
+        await run(app, listening)
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""The process the suite of the web calls: the application of `graphjobs serve`, and a bare route beside it."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from fastapi import Request, Response
+
+from graphjobs.storage import open_storage
+from graphjobs.web import create_app, use_storage
+from graphjobs.web.server import listen
+from graphjobs.web.server import serve as run
+from graphjobs.web.tokens import TokenFile
+
+
+async def serve(tokens: Path, answer: bytes) -> None:
+    """Serves on a free port of loopback, which it prints, until it is ended.
+
+    Args:
+        tokens: the token file.
+        answer: what the bare routes answer.
+    """
+    app = create_app(TokenFile(tokens))
+
+    @app.get("/bare")
+    async def bare() -> Response:
+        return Response(answer, media_type="application/json")
+
+    @app.post("/bare")
+    async def bare_post(request: Request) -> Response:
+        await request.body()
+        return Response(answer, 202, media_type="application/json")
+
+    async with open_storage() as storage:
+        use_storage(app, storage)
+        listening = listen("127.0.0.1", 0)
+        sys.stdout.write(f"{listening.getsockname()[1]}\n")
+        sys.stdout.flush()
+        await run(app, listening, access_log=False)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), os.environ["BARE_ANSWER"].encode()))
