@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 import asyncpg
 from typing_extensions import override
+from uuid_utils.compat import uuid7
 
 from benchmarks.contestants import POOL_SIZE
 from benchmarks.driver import held_connection
@@ -96,7 +97,7 @@ class _ByHand(Mover):
     @override
     def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         form, binds = compiled(statements.REPLACE_JOB), swap_of(job, expected, None)
-        entry = Move.of(job, expected, None, None).entry
+        entry = Move.of(job, expected, str(binds["document"]), uuid7(), None).entry
         swap, log = [binds[name] for name in form.binds], (job.id, job.tenant_id, job.status.code, entry)
         return partial(self._move, form.sql, swap, log)
 

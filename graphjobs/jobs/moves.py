@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +15,6 @@ from uuid_utils.compat import uuid7
 from graphjobs.errors import InvalidJob
 from graphjobs.jobs.models import GraphJob
 from graphjobs.jobs.rows import Job
-from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.values import require_name
 
 
@@ -70,28 +69,25 @@ class Move:
     told: Mapping[str, object]
 
     @classmethod
-    def adding(cls, job: GraphJob, transition_id: UUID | None, actor: str | None) -> Self:
+    def adding(cls, job: GraphJob, transition_id: UUID, actor: str | None) -> Self:
         """The addition of a job; its id alone says which."""
         return cls._telling({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
 
     @classmethod
-    def of(cls, job: GraphJob, expected: GraphJobStatus, transition_id: UUID | None, actor: str | None) -> Self:
-        """A move to `job`; the digest tells it from another one under the same id."""
-        digest = hashlib.sha256(job.to_json().encode()).hexdigest()[:32]
+    def of(cls, job: GraphJob, expected: str, document: str, transition_id: UUID, actor: str | None) -> Self:
+        """A move to `job`; the digest of its document tells it from another one under the same id."""
+        digest = hashlib.sha256(document.encode()).hexdigest()[:32]
         told = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
         return cls._telling(told, job, transition_id, actor)
 
     @classmethod
-    def _telling(cls, told: dict[str, object], job: GraphJob, transition_id: UUID | None, actor: str | None) -> Self:
-        if transition_id is not None and not isinstance(transition_id, UUID):
-            raise InvalidJob("transition_id: it should be a UUID", field="transition_id")
-        named = transition_id or uuid7()
-        told["transitionId"] = str(named)
+    def _telling(cls, told: dict[str, object], job: GraphJob, transition_id: UUID, actor: str | None) -> Self:
+        told["transitionId"] = str(transition_id)
         if actor is not None:
             told["actor"] = require_name(actor, "actor")
         if job.error is not None:
             told["error"] = job.error
-        return cls(named, told)
+        return cls(transition_id, told)
 
     @property
     def entry(self) -> str:
@@ -103,20 +99,37 @@ class Move:
         stored = job.stored(updated_at=logged.version)
         return GraphJobUpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, logged.event_id)
 
-    def found(self, payload: str, logged: Logged) -> Logged:
-        """Gives what was found under the id, if it is of this very move.
+    def among(self, events: Iterable[tuple[str, Logged]]) -> Logged | None:
+        """Finds this very move among the events that have its id; None where there are none.
 
         Args:
-            payload: the event's, as it is stored.
-            logged: what the move left behind.
+            events: their payloads, as they are stored, and what each left behind.
 
         Raises:
-            InvalidJob: the id names another move of this job.
+            InvalidJob: the id names other moves of this job only.
         """
-        told = from_json(payload)
-        if any(told.get(name) != self.told.get(name) for name in ("from", "to", "attempts", "digest")):
+        others = False
+        for payload, logged in events:
+            told = from_json(payload)
+            if all(told.get(name) == self.told.get(name) for name in ("from", "to", "attempts", "digest")):
+                return logged
+            others = True
+        if others:
             raise InvalidJob(
                 f"transition_id: {self.transition_id} names another move of this job; each move takes its own",
                 field="transition_id",
             )
-        return logged
+        return None
+
+
+def transition_named(transition_id: UUID | None) -> UUID:
+    """Gives a move's id: the caller's, or a new one.
+
+    Raises:
+        InvalidJob: it is no UUID.
+    """
+    if transition_id is None:
+        return uuid7()
+    if isinstance(transition_id, UUID):
+        return transition_id
+    raise InvalidJob("transition_id: it should be a UUID", field="transition_id")

@@ -48,37 +48,47 @@ _WINDOW: Final = bindparam("window_length", type_=Interval)
 _of_tenant: Final = JOBS.c.tenant_id == TENANT
 _of_kind: Final = _of_tenant & (JOBS.c.type == KIND)
 _of_correlation: Final = _of_tenant & (JOBS.c.correlation_id == CORRELATION)
-_in_page: Final = (
-    (JOBS.c.created_at >= _EARLIEST)
-    & (JOBS.c.created_at <= _AFTER_CREATED)
-    & ((JOBS.c.created_at < _AFTER_CREATED) | (JOBS.c.id < _AFTER_JOB))
-)
+# Without the ids, which no index holds: what is counted is not read from the table.
+_in_range: Final = (JOBS.c.created_at >= _EARLIEST) & (JOBS.c.created_at <= _AFTER_CREATED)
+_in_page: Final = _in_range & ((JOBS.c.created_at < _AFTER_CREATED) | (JOBS.c.id < _AFTER_JOB))
 
 
 def _code(number: int) -> ColumnElement[int]:
     return literal_column(str(number))
 
 
-def _status_ranges() -> list[ColumnElement[bool]]:
+class _Range(NamedTuple):
+    """A part of what is asked for that one index holds in its order."""
+
+    condition: ColumnElement[bool]
+    order: tuple[ColumnElement[Any], ...] = (JOBS.c.created_at.desc(),)
+
+
+def _by_status(whose: ColumnElement[bool]) -> list[_Range]:
     """Each status, and what is none, which is met to be reported as a row that cannot be read."""
-    exact = [JOBS.c.status == _code(code) for code in _CODES]
-    return [*exact, JOBS.c.status < _code(min(_CODES)), JOBS.c.status > _code(max(_CODES))]
-
-
-def _asked_for() -> list[ColumnElement[bool]]:
-    """The same ranges, each read only where it is asked for: a one-time filter, so one statement serves every set."""
-    marks = [*_CODES, _BELOW_ALL, _ABOVE_ALL]
+    # What is none is ordered by its number first, as the index is: else PostgreSQL 15 takes one that cannot find it.
+    none = (JOBS.c.status, JOBS.c.created_at.desc())
     return [
-        condition & (_code(mark) == func.any(_STATUSES))
-        for condition, mark in zip(_status_ranges(), marks, strict=True)
+        *(_Range(whose & (JOBS.c.status == _code(code))) for code in _CODES),
+        _Range(whose & (JOBS.c.status < _code(min(_CODES))), none),
+        _Range(whose & (JOBS.c.status > _code(max(_CODES))), none),
     ]
 
 
-def _newest(ranges: Iterable[ColumnElement[bool]]) -> FromClause:
+def _asked_for(whose: ColumnElement[bool]) -> list[_Range]:
+    """The same, each read only where it is asked for: a one-time filter, so one statement serves every set."""
+    marks = [*_CODES, _BELOW_ALL, _ABOVE_ALL]
+    return [
+        _Range(condition & (_code(mark) == func.any(_STATUSES)), order)
+        for (condition, order), mark in zip(_by_status(whose), marks, strict=True)
+    ]
+
+
+def _newest(ranges: Iterable[_Range]) -> FromClause:
     """The newest of each range, in no order; a few more where times are equal."""
     scans = [
-        select(JOBS).where(condition).order_by(JOBS.c.created_at.desc()).fetch(LIMIT, with_ties=True).subquery()
-        for condition in ranges
+        select(JOBS).where(condition).order_by(*order).fetch(LIMIT, with_ties=True).subquery()
+        for condition, order in ranges
     ]
     return scans[0] if len(scans) == 1 else union_all(*(select(scan) for scan in scans)).subquery("newest")
 
@@ -88,50 +98,48 @@ def _listed(newest: FromClause) -> Select[Any]:
     return job_columns(newest).order_by(newest.c.created_at.desc(), newest.c.id.desc()).limit(LIMIT)
 
 
-def _page_ranges(whose: ColumnElement[bool], *, by_status: bool) -> list[ColumnElement[bool]]:
-    return [whose & condition & _in_page for condition in _asked_for()] if by_status else [whose & _in_page]
+def _page(whose: Iterable[_Range]) -> Select[Any]:
+    return _listed(_newest(_Range(condition & _in_page, order) for condition, order in whose))
 
 
-def _page(whose: ColumnElement[bool], *, by_status: bool = True) -> Select[Any]:
-    return _listed(_newest(_page_ranges(whose, by_status=by_status)))
-
-
-def _counted(ranges: Iterable[ColumnElement[bool]]) -> ScalarSelect[int]:
+def _counted(ranges: Iterable[_Range]) -> ScalarSelect[int]:
     """How many there are, up to the limit. Ordered, so that only the index serves it, which stops there."""
     scans = [
-        select(JOBS.c.id).where(condition).order_by(JOBS.c.created_at.desc()).limit(LIMIT).subquery()
-        for condition in ranges
+        select(literal_column("1").label("one")).where(condition).order_by(*order).limit(LIMIT).subquery()
+        for condition, order in ranges
     ]
-    found = union_all(*(select(scan.c.id) for scan in scans)).limit(LIMIT).subquery()
-    return select(func.count(found.c.id)).scalar_subquery()
+    found = union_all(*(select(scan.c.one) for scan in scans)).limit(LIMIT).subquery()
+    return select(func.count(found.c.one)).scalar_subquery()
 
 
-def _count(whose: ColumnElement[bool], *, by_status: bool = True) -> Select[tuple[int]]:
-    return select(_counted(_page_ranges(whose, by_status=by_status)))
+def _count(whose: Iterable[_Range]) -> Select[tuple[int]]:
+    return select(_counted(_Range(condition & _in_range, order) for condition, order in whose))
 
 
-LIST_JOBS_OF_STATUS: Final = _listed(_newest([_of_kind & (JOBS.c.status == bindparam("expected", type_=SmallInteger))]))
+_of_status: Final = _of_kind & (JOBS.c.status == bindparam("expected", type_=SmallInteger))
+
+LIST_JOBS_OF_STATUS: Final = _listed(_newest([_Range(_of_status)]))
 """Reads a tenant's newest jobs of one kind and status."""
 
-LIST_JOBS: Final = _listed(_newest([_of_kind & condition for condition in _status_ranges()]))
+LIST_JOBS: Final = _listed(_newest(_by_status(_of_kind)))
 """Reads a tenant's newest jobs of one kind, whatever their status."""
 
-PAGE_OF_TENANT: Final = _page(_of_tenant)
+PAGE_OF_TENANT: Final = _page(_asked_for(_of_tenant))
 """Reads a page of a tenant's jobs of both kinds, of the statuses asked for."""
 
-PAGE_OF_KIND: Final = _page(_of_kind)
+PAGE_OF_KIND: Final = _page(_asked_for(_of_kind))
 """Reads a page of a tenant's jobs of one kind, of the statuses asked for."""
 
-PAGE_OF_CORRELATION: Final = _page(_of_correlation, by_status=False)
+PAGE_OF_CORRELATION: Final = _page([_Range(_of_correlation)])
 """Reads a page of a tenant's jobs of one correlation id."""
 
-COUNT_OF_TENANT: Final = _count(_of_tenant)
+COUNT_OF_TENANT: Final = _count(_asked_for(_of_tenant))
 """Counts what `PAGE_OF_TENANT` reads, up to a limit."""
 
-COUNT_OF_KIND: Final = _count(_of_kind)
+COUNT_OF_KIND: Final = _count(_asked_for(_of_kind))
 """Counts what `PAGE_OF_KIND` reads, up to a limit."""
 
-COUNT_OF_CORRELATION: Final = _count(_of_correlation, by_status=False)
+COUNT_OF_CORRELATION: Final = _count([_Range(_of_correlation)])
 """Counts what `PAGE_OF_CORRELATION` reads, up to a limit."""
 
 
@@ -198,7 +206,7 @@ def _overlay_lag() -> Select[Any]:
     )
     share = [func.percentile_cont(literal_column(level)).within_group(completed.c.latency) for level in ("0.5", "0.95")]
     columns: list[ColumnElement[Any]] = [
-        *(_counted([condition]) for condition in of_status.values()),
+        *(_counted([_Range(condition)]) for condition in of_status.values()),
         _seconds_from(oldest, func.now()),
         *share,
         func.count(completed.c.latency),

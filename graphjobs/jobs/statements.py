@@ -224,10 +224,11 @@ FIND_TRANSITION: Final = (
         EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
         == bindparam("transition", type_=Text),
     )
-    .order_by(EVENTS.c.id)
-    .limit(literal_column("1"))
+    # By the index's own order: by id, the planner would walk the log of all jobs for a move that is not there.
+    .order_by(EVENTS.c.created_at.desc())
+    .limit(literal_column("100"))
 )
-"""Finds the event of a move by the id that was given to it: id, payload, and the version the job got by it."""
+"""Finds the events of the moves of one job that were given an id: id, payload, and the version the job got by each."""
 
 _its_job: Final = (
     select(JOBS.c.id, JOBS.c.tenant_id)

@@ -26,6 +26,8 @@ class _CodedWord(StrEnum):
         Raises:
             ValueError: it is no word of this enumeration.
         """
+        if isinstance(word, cls):
+            return word
         if isinstance(word, str):
             for member in cls:
                 if member == word:

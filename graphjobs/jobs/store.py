@@ -12,7 +12,7 @@ from graphjobs.database.executor import Executor, InSession, find_out
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.moves import GraphJobUpdateResult, Logged, Move, UpdateOutcome
+from graphjobs.jobs.moves import GraphJobUpdateResult, Logged, Move, UpdateOutcome, transition_named
 from graphjobs.jobs.queries import (
     COUNT_MAX,
     PAGE_MAX,
@@ -155,8 +155,9 @@ class GraphJobStore(Protocol):
         follows from. One that keeps it also compares the version, and so does any move that is given `seen`.
 
         The same move asked again with the same transition id is applied once and answers the same, also when the first
-        still waits for a lock. On a lost connection the id is looked up, for up to 15 seconds; nothing is repeated
-        blindly. A cancelled call may have been applied: ask again with the same id.
+        still waits for a lock. A move that is lost and whose id names another one of this job is refused. On a lost
+        connection the id is looked up, for up to 15 seconds; nothing is repeated blindly. A cancelled call may have been
+        applied: ask again with the same id.
 
         Args:
             job: the job as it shall be, made by one of its moves.
@@ -167,7 +168,7 @@ class GraphJobStore(Protocol):
             actor: who moves it, for the event.
 
         Raises:
-            InvalidJob: an argument that cannot be; or the transition id names another move of this job.
+            InvalidJob: an argument that cannot be; or the move is lost, and its id names another move of this job.
             OutcomeUnknown: the connection was lost, and it could not be found out whether the move was applied.
         """
         ...
@@ -204,7 +205,7 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
-        move = Move.adding(require_job(job), transition_id, actor)
+        move = Move.adding(require_job(job), transition_named(transition_id), actor)
         try:
             rows = await self._executor.rows(statements.ADD_JOB, {**columns_of(job), "entry": move.entry})
         except OutcomeUnknown as lost:
@@ -223,7 +224,7 @@ class PostgresGraphJobStore(GraphJobStore):
         given = _require_jobs(jobs)
         if not given:
             return ()
-        entries = [Move.adding(job, None, actor).entry for job in given]
+        entries = [Move.adding(job, transition_named(None), actor).entry for job in given]
         columns = [columns_of(job) for job in given]
         rows = await self._executor.rows(
             statements.ADD_JOBS,
@@ -295,11 +296,12 @@ class PostgresGraphJobStore(GraphJobStore):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        move = Move.of(require_job(job), status_of(expected, "expected"), transition_id, actor)
+        source, named = status_of(expected, "expected"), transition_named(transition_id)
         try:
-            swap = swap_of(job, expected, seen)
+            swap = swap_of(require_job(job), source, seen)
         except IllegalTransition as error:
-            return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, move.transition_id, reason=str(error))
+            return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
+        move = Move.of(job, source, str(swap["document"]), named, actor)
         statement = statements.MOVE_JOB_SEEN if "seen" in swap else statements.MOVE_JOB
         try:
             rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
@@ -308,7 +310,7 @@ class PostgresGraphJobStore(GraphJobStore):
         if rows:
             return move.answer(job, Logged(*rows[0]))
         logged = await self._find(job, move)
-        return move.answer(job, logged) if logged else await self._lost(job, expected, move)
+        return move.answer(job, logged) if logged else await self._lost(job, source, move)
 
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
@@ -347,19 +349,12 @@ class PostgresGraphJobStore(GraphJobStore):
         return GraphJobUpdateResult(UpdateOutcome.CONFLICT, move.transition_id, now, reason=reason)
 
     async def _find(self, job: GraphJob, move: "Move") -> "Logged | None":
-        """Looks a move up in the log, by its id.
-
-        Raises:
-            InvalidJob: the id names another move of this job.
-        """
+        """Looks a move up in the log, by its id; see `Move.among`."""
         rows = await self._executor.rows(
             statements.FIND_TRANSITION,
             {"tenant": job.tenant_id, "job": job.id, "transition": str(move.transition_id)},
         )
-        if not rows:
-            return None
-        event_id, told, version = rows[0]
-        return move.found(told, Logged(version, event_id))
+        return move.among((told, Logged(version, event_id)) for event_id, told, version in rows)
 
 
 def _require_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:

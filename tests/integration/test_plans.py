@@ -253,11 +253,6 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
     """Its own index serves it, and no scan reads more rows than the answer can hold, and those of one time."""
     case = _CASES[name]
     nodes = await _plan(connection, case, tenant, mode)
-    # BUG in scans: of no status, two indexes look alike to PostgreSQL 15, and it may leaf through all of a tenant.
-    if connection.get_server_version().major == 15 and {_BY_KIND, _BY_STATUS} == {
-        node["Index Name"] for node in nodes if "Index Name" in node
-    }:
-        pytest.xfail("order what has no status by status first")
     assert case.indexes == {node["Index Name"] for node in nodes if "Index Name" in node}
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
     read = [_read(node) for node in nodes if "Index Name" in node]
@@ -281,14 +276,7 @@ async def test_a_status_that_is_not_asked_for_is_not_read(
 
 
 @pytest.mark.parametrize("connection", ["analysed before"], indirect=True)
-@pytest.mark.parametrize(
-    "mode",
-    [
-        # BUG in statements.FIND_TRANSITION: ORDER BY id makes the planner walk the primary key of all events.
-        pytest.param("force_custom_plan", marks=pytest.mark.xfail(reason="order by created_at instead")),
-        "force_generic_plan",
-    ],
-)
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_a_move_is_looked_for_in_the_log_of_its_job_only(
     connection: "asyncpg.Connection[asyncpg.Record]", mode: str
 ) -> None:
