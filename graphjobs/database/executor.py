@@ -152,9 +152,7 @@ class Database:
 
     def using(self, session: AsyncSession) -> "InSession":
         """Gives the executor of a session; see `Executor.using`."""
-        if _bound_to_autocommit(session):
-            raise ConfigurationError(_AUTOCOMMIT)
-        return InSession(session)
+        return _of_session(session)
 
 
 class InSession:
@@ -184,15 +182,19 @@ class InSession:
 
     def using(self, session: AsyncSession) -> "InSession":
         """Gives the executor of another session; see `Executor.using`."""
-        if _bound_to_autocommit(session):
-            raise ConfigurationError(_AUTOCOMMIT)
-        return InSession(session)
+        return _of_session(session)
 
 
 _AUTOCOMMIT: Final = (
     "the session is in autocommit, so nothing in it could be rolled back: give one of a transactional engine, as "
     "storage.session() does"
 )
+
+
+def _of_session(session: AsyncSession) -> InSession:
+    if _bound_to_autocommit(session):
+        raise ConfigurationError(_AUTOCOMMIT)
+    return InSession(session)
 
 
 def _bound_to_autocommit(session: AsyncSession) -> bool:

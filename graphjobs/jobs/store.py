@@ -156,8 +156,8 @@ class GraphJobStore(Protocol):
 
         The same move asked again with the same transition id is applied once and answers the same, also when the first
         still waits for a lock. A move that is lost and whose id names another one of this job is refused. On a lost
-        connection the id is looked up, for up to 15 seconds; nothing is repeated blindly. A cancelled call may have been
-        applied: ask again with the same id.
+        connection the id is looked up, for up to 15 seconds; nothing is repeated blindly. A cancelled call may have
+        been applied: ask again with the same id.
 
         Args:
             job: the job as it shall be, made by one of its moves.

@@ -1,7 +1,8 @@
 """The history check: workers that swap at random, what each was told, and whether the log agrees with it.
 
-A swap and its event are one transaction. Workers are cancelled at random awaits and lose their connections; what they
-are told then is "unknown", and the log may hold such a swap once or not at all.
+A swap and its event are one transaction, or one call of the store. Workers are cancelled at random awaits and lose
+their connections; what they are told then is "unknown", and the log may hold such a swap once or not at all. The store
+can be asked again, until nothing is unknown.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, OutcomeUnknown
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.jobs.status import TRANSITIONS
 from graphjobs.storage import Storage
@@ -28,6 +29,7 @@ _SWAPS_A_WORKER: Final = 40
 _WORKERS: Final = 6
 _CANCELLED_IN_A_HUNDRED: Final = 35
 _SUSPENSIONS_MAX: Final = 14
+_NEVER: Final = 10**6
 
 
 class Told(Enum):
@@ -43,6 +45,7 @@ class Swap:
     """A move somebody tries: from the job as it was read, to the job as it would be."""
 
     transition: str
+    """A UUID, as text."""
     seen: GraphBuildJob
     job: GraphBuildJob
 
@@ -54,7 +57,7 @@ class Swap:
             status=self.job.status,
             created_at=AT,
             payload={
-                "transition": self.transition,
+                "transitionId": self.transition,
                 "from": self.seen.status.value,
                 "to": self.job.status.value,
                 "attempts": self.job.attempts,
@@ -88,17 +91,29 @@ async def swap_with_event(storage: Storage, swap: Swap) -> bool:
         return True
 
 
-async def record(storage: Storage, tenant: str, swapper: Swapper, *, seed: int) -> History:
+async def update_of_store(storage: Storage, swap: Swap) -> bool:
+    """Has the store move the job and log it, as one statement: the other way that is right."""
+    result = await storage.graph_jobs.update(
+        swap.job, expected=swap.seen.status, transition_id=UUID(swap.transition), actor="worker"
+    )
+    return result.applied
+
+
+async def record(
+    storage: Storage, reader: Storage, tenant: str, swapper: Swapper, *, seed: int, asks_again: bool = False
+) -> History:
     """Lets six workers swap few jobs, and gives their history.
 
     Args:
-        storage: where.
+        storage: where they swap; its connections may be killed.
+        reader: where jobs are made and read, undisturbed, on the same database.
         tenant: whose jobs.
         swapper: how they swap.
         seed: of every choice a worker makes; how they interleave is up to the loop and the server.
+        asks_again: whether a swap is asked for again, word for word, until it is told.
     """
     history = History()
-    open_jobs = [(await storage.graph_job_repository.insert(build_job(tenant))).id for _ in range(_JOBS)]
+    open_jobs = [(await reader.graph_job_repository.insert(build_job(tenant))).id for _ in range(_JOBS)]
     ids = set(open_jobs)
 
     async def work(worker: int) -> None:
@@ -110,27 +125,35 @@ async def record(storage: Storage, tenant: str, swapper: Swapper, *, seed: int) 
             # Now and then as it was read a while ago, so that fence and version matter.
             seen = stale.get(job_id) if choose.random() < 0.3 else None
             if seen is None:
-                seen = await storage.graph_job_repository.get_build_job(tenant, job_id)
+                seen = await reader.graph_job_repository.get_build_job(tenant, job_id)
                 assert seen is not None
                 stale[job_id] = seen
             if seen.status.is_final:
-                successor = await storage.graph_job_repository.insert(build_job(tenant))
+                successor = await reader.graph_job_repository.insert(build_job(tenant))
                 ids.add(successor.id)
                 open_jobs[slot] = successor.id
                 continue
-            swap = Swap(f"{worker}.{step}", seen, _moved(seen, f"{worker}.{step}", choose))
-            cancel_at = choose.randrange(_SUSPENSIONS_MAX) if choose.randrange(100) < _CANCELLED_IN_A_HUNDRED else 10**6
+            transition = str(UUID(int=worker * 1000 + step + 1))
+            swap = Swap(transition, seen, _moved(seen, transition, choose))
+            cancel_at = (
+                choose.randrange(_SUSPENSIONS_MAX) if choose.randrange(100) < _CANCELLED_IN_A_HUNDRED else _NEVER
+            )
             how = choose.choice(list(Cancel))
-            history.told[swap.transition] = (swap, await _tell(storage, swapper, swap, cancel_at, how))
+            told, _ = await _tell(storage, swapper, swap, cancel_at, how)
+            while told is Told.UNKNOWN and asks_again:
+                told, failed = await _tell(storage, swapper, swap, _NEVER, Cancel.ONCE)
+                # Of a call that failed only that call is known to have done nothing, and not the one before it.
+                told = Told.UNKNOWN if failed else told
+            history.told[transition] = (swap, told)
 
     async with asyncio.TaskGroup() as group:
         for worker in range(_WORKERS):
             group.create_task(work(worker))
     for job_id in ids:
-        job = await storage.graph_job_repository.get_build_job(tenant, job_id)
+        job = await reader.graph_job_repository.get_build_job(tenant, job_id)
         assert job is not None
         history.jobs[job_id] = job
-        history.events[job_id] = await storage.graph_job_repository.list_events(tenant, job_id)
+        history.events[job_id] = await reader.graph_job_repository.list_events(tenant, job_id)
     return history
 
 
@@ -146,17 +169,18 @@ def _moved(seen: GraphBuildJob, transition: str, choose: random.Random) -> Graph
     return moved.changed(metadata={"transition": transition})
 
 
-async def _tell(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, how: Cancel) -> Told:
+async def _tell(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, how: Cancel) -> tuple[Told, bool]:
+    """Swaps; gives what that told, and whether it failed."""
     _, end = await cancelled_at(cancel_at, swapper(storage, swap), how)
     match end:
         case bool():
-            return Told.LANDED if end else Told.LOST
-        case "cancelled":
-            return Told.UNKNOWN
+            return Told.LANDED if end else Told.LOST, False
+        case "cancelled" | OutcomeUnknown():
+            return Told.UNKNOWN, True
         case DatabaseUnavailable():
-            return Told.LOST  # that is its promise
+            return Told.LOST, True  # that is its promise
         case DBAPIError():
-            return Told.UNKNOWN  # of the transaction's end
+            return Told.UNKNOWN, True  # of the transaction's end
     raise end
 
 
@@ -168,7 +192,7 @@ def problems(history: History) -> list[str]:
         status, attempts, last = QUEUED, 0, ""
         for event in events:
             source, target = (GraphJobStatus.from_word(event.payload[end]) for end in ("from", "to"))
-            last, now = event.payload["transition"], event.payload["attempts"]
+            last, now = event.payload["transitionId"], event.payload["attempts"]
             landed[last] += 1
             if source is not status:
                 found.append(f"a gap in {job_id}: {last} goes from {source}, and it was {status}")

@@ -9,27 +9,49 @@ from graphjobs import DatabaseUnavailable, open_storage
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.faults.history import History, Swap, Swapper, Told, problems, record, swap_with_event
+from tests.faults.history import (
+    History,
+    Swap,
+    Swapper,
+    Told,
+    problems,
+    record,
+    swap_with_event,
+    update_of_store,
+)
 from tests.faults.watch import Watch, checked_out, with_settings
 
 TENANT = "acme"
 
 
-async def record_amid_faults(settings: Settings, watch: Watch, swapper: Swapper) -> History:
+IN_TRANSACTION = "state LIKE 'idle in transaction%'"
+MOVING = "state = 'active' AND query LIKE 'WITH written AS%UPDATE%'"
+
+
+async def record_amid_faults(
+    settings: Settings,
+    watch: Watch,
+    swapper: Swapper,
+    *,
+    victims: str = IN_TRANSACTION,
+    every: float = 0.2,
+    asks_again: bool = False,
+) -> History:
     """Records a history while backends are killed, and asserts that nothing is left busy."""
 
     async def kill_now_and_then() -> None:
         while True:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(every)
             await watch.connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'graphjobs' AND state LIKE 'idle in transaction%' ORDER BY pid LIMIT 1"
+                f" AND application_name = 'graphjobs' AND {victims} ORDER BY pid LIMIT 1"
             )
 
-    async with open_storage(with_settings(settings, pool_size=8)) as storage, asyncio.timeout(30):
+    given = with_settings(settings, pool_size=8)
+    async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
         killing = asyncio.create_task(kill_now_and_then())
         try:
-            history = await record(storage, TENANT, swapper, seed=7)
+            history = await record(storage, reader, TENANT, swapper, seed=7, asks_again=asks_again)
         finally:
             killing.cancel()
             await asyncio.wait([killing])
@@ -44,6 +66,29 @@ async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settin
 
     assert [] == problems(history)
     assert min(history.count(told) for told in Told) > 10
+
+
+async def test_the_stores_log_is_gapless_and_agrees_with_what_was_told(
+    graphjobs_settings: Settings, watch: Watch
+) -> None:
+    """The same holds for the store, whose backends are killed amid the one statement."""
+    history = await record_amid_faults(graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002)
+
+    assert [] == problems(history)
+    assert min(history.count(told) for told in Told) > 10
+
+
+async def test_nothing_is_unknown_of_moves_that_the_store_is_asked_for_again(
+    graphjobs_settings: Settings, watch: Watch
+) -> None:
+    """Whatever was cancelled or killed, asking again tells what became of it, and applies nothing twice."""
+    history = await record_amid_faults(
+        graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002, asks_again=True
+    )
+
+    assert [] == problems(history)
+    assert 0 == history.count(Told.UNKNOWN)
+    assert min(history.count(told) for told in (Told.LANDED, Told.LOST)) > 10
 
 
 async def read_then_write(storage: Storage, swap: Swap) -> bool:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 
-from graphjobs import DatabaseUnavailable, GraphJobEvent, GraphJobStatus, open_storage
+from graphjobs import DatabaseUnavailable, GraphJobEvent, GraphJobQuery, GraphJobStatus, open_storage
 from graphjobs.database.engine import connect
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
@@ -157,3 +158,26 @@ async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct:
     finally:
         await connection.close()
     assert left <= _SERVER_CONNECTIONS
+
+
+async def test_the_store_adds_moves_pages_and_counts(pooled: Settings, direct: Settings) -> None:
+    """A move and its event are one statement there, too; asked again, it answers the same."""
+    async with open_storage(pooled) as storage, open_storage(direct) as beside:
+        jobs = storage.graph_jobs
+        job = await jobs.add(build_job("store", correlation_id="c"), actor="me")
+        transition = uuid4()
+        first = await jobs.update(job.start(at=AT), expected=_S.QUEUED, transition_id=transition)
+        again = await jobs.update(job.start(at=AT), expected=_S.QUEUED, transition_id=transition)
+        lost = await jobs.update(job.cancel(at=AT), expected=_S.QUEUED)
+        many = await jobs.add_many([build_job("store") for _ in range(20)])
+        pages = await jobs.get_jobs("store", GraphJobQuery(statuses=(_S.QUEUED,), limit=15))
+        rest = await jobs.get_jobs("store", GraphJobQuery(statuses=(_S.QUEUED,), cursor=pages.next_cursor))
+        lag = await jobs.overlay_lag("store", window=timedelta(days=1))
+
+        assert first.applied
+        assert first == again
+        assert first.job == lost.job == await beside.graph_jobs.get_job("store", job.id)
+        assert "conflict" == lost.outcome
+        assert {one.id for one in many} == {one.id for one in (*pages.jobs, *rest.jobs)}
+        assert ["queued", "running"] == [str(event.status) for event in await beside.graph_jobs.events("store", job.id)]
+        assert (1, 0) == ((await jobs.count("store", GraphJobQuery(correlation_id="c"))).value, lag.completed)
