@@ -7,15 +7,24 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI
+from typing_extensions import override
 
-from graphjobs import GraphJobStatus, open_storage
+from graphjobs import (
+    DatabaseUnavailable,
+    GraphJobsError,
+    GraphJobStatus,
+    OutcomeUnknown,
+    SchemaOutOfDate,
+    open_storage,
+)
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.web import create_app, use_storage
+from graphjobs.web import Caller, authenticated, bodies, create_app, use_graph_job_store, use_storage
 from graphjobs.web.tokens import TokenFile
 from tests.builders import AT, build_job, overlay_job
 from tests.migrations.programs import ask
 from tests.web.conftest import Client
+from tests.web.memory import MemoryGraphJobStore
 from tests.web.requests import build_request, overlay_request
 
 _MIB = 1_048_576
@@ -250,7 +259,7 @@ async def test_a_row_that_cannot_be_read_is_named_and_harms_no_other(
         ask(graphjobs_database_url, f"UPDATE scheduler.graph_jobs SET payload = '{{\"x\": 1}}' WHERE id = '{bad.id}'")
         app = create_app()
         use_storage(app, own)
-        app.dependency_overrides[_authenticated()] = _acme
+        app.dependency_overrides[authenticated] = _acme
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             page = (await client.get("/graphs/jobs")).json()
             alone = await client.get(f"/graphs/jobs/{bad.id}")
@@ -259,15 +268,7 @@ async def test_a_row_that_cannot_be_read_is_named_and_harms_no_other(
     assert "corrupt-row" in _problem(alone, 500)["type"]
 
 
-def _authenticated() -> Any:
-    from graphjobs.web import authenticated
-
-    return authenticated
-
-
-async def _acme() -> Any:
-    from graphjobs.web import Caller
-
+async def _acme() -> Caller:
     return Caller("acme", frozenset({"graph:read", "graph:write"}))
 
 
@@ -279,7 +280,7 @@ async def test_the_database_away_is_503_with_retry_after(
     async with open_storage(graphjobs_settings) as own:
         app = create_app()
         use_storage(app, own)
-        app.dependency_overrides[_authenticated()] = _acme
+        app.dependency_overrides[authenticated] = _acme
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             before = await client.get("/readyz")
             ask(graphjobs_server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -327,3 +328,54 @@ async def test_a_token_can_be_taken_away_while_it_serves(
     assert (200, 200) == (known.status_code, still.status_code)
     _problem(gone, 401)
     assert TokenFile(token_file).grant("") is None
+
+
+class _Failing(MemoryGraphJobStore):
+    """A store that fails in a way of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    async def get_job(self, tenant_id: str, job_id: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (OutcomeUnknown("lost"), 503, "outcome-unknown"),
+        (DatabaseUnavailable("away"), 503, "unavailable"),
+        (SchemaOutOfDate(found=None, expected="x"), 503, "unavailable"),
+        (GraphJobsError("the secret of the server"), 500, "internal"),
+        (RuntimeError("the secret of the code"), 500, "internal"),
+    ],
+)
+async def test_whatever_a_store_raises_is_a_problem_that_tells_no_secret(
+    error: Exception, status: int, kind: str
+) -> None:
+    """What is worth another try says so; what is a mistake of ours goes to the log."""
+    app = create_app()
+    use_graph_job_store(app, _Failing(error))
+    app.dependency_overrides[authenticated] = _acme
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.get("/graphs/jobs/x")
+    document = _problem(answer, status)
+    assert f"urn:graphjobs:problem:{kind}" == document["type"]
+    assert "secret" not in answer.text
+    assert (status == 503) == ("retry-after" in answer.headers)
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """408 after the time-out, and nothing was added."""
+    monkeypatch.setattr(bodies, "_READ_SECONDS", 0.05)
+
+    async def stuck() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    _problem(await client.post("/graphs/build", content=stuck(), headers={"content-type": "application/json"}), 408)
+    assert [] == (await client.get("/graphs/jobs")).json()["jobs"]
