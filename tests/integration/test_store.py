@@ -669,34 +669,25 @@ async def test_a_row_of_a_time_that_python_cannot_hold_is_on_no_page(way: Way, t
 
 
 async def test_a_walk_amid_additions_meets_what_was_there_once(storage: Storage, tenant: str) -> None:
-    """New jobs come before the first page, or are met once; no old one is missed or met twice."""
-    store, walked_three, done = storage.graph_jobs, asyncio.Event(), asyncio.Event()
+    """A job is added beside each page, the newest of all or the oldest: no old one is missed, none is met twice."""
+    store, query = storage.graph_jobs, GraphJobQuery(limit=3)
     old = await store.add_many([build_job(tenant) for _ in range(100)])
-    new: list[Any] = []
-
-    async def add() -> None:
-        await walked_three.wait()
-        while not done.is_set():
-            new.append(await store.add((overlay_job if len(new) % 2 else build_job)(tenant)))
-
-    query = GraphJobQuery(limit=3)
     found: list[Any] = []
-    adding = asyncio.create_task(add())
+    oldest: set[uuid.UUID] = set()
     cursor: str | None = None
     for number in range(1_000):
-        page = await store.get_jobs(tenant, query.changed(cursor=cursor))
+        job = overlay_job(tenant) if number % 2 else build_job(tenant, created_at=AT - timedelta(seconds=number))
+        page, _ = await asyncio.gather(store.get_jobs(tenant, query.changed(cursor=cursor)), store.add(job))
         found += page.jobs
         cursor = page.next_cursor
-        if number == 3:
-            walked_three.set()
         if cursor is None:
             break
-    done.set()
-    await adding
-    assert len(new) > 3
+        oldest |= set() if number % 2 else {job.id}
     ids = [job.id for job in found]
+    assert cursor is None
+    assert len(oldest) > 15
     assert len(ids) == len(set(ids))
-    assert {job.id for job in old} <= set(ids)
+    assert {job.id for job in old} | oldest <= set(ids)
     assert found == _newest_first(found)
 
 
