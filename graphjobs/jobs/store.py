@@ -112,7 +112,8 @@ class GraphJobStore(Protocol):
         """Reads one page of a tenant's jobs, newest first. Pages stay disjoint while jobs are added.
 
         A job whose status changes while one walks can be met again, or missed, by a query for statuses only: it was in
-        both, or in neither, at the time. A row whose `created_at` no Python can hold is on no page.
+        both, or in neither, at the time. A row whose `created_at` no Python can hold is on no page; of rows whose
+        status is none, those of the lowest number come first, and more of them than a page holds are not all named.
         """
         ...
 
@@ -169,6 +170,7 @@ class GraphJobStore(Protocol):
 
         Raises:
             InvalidJob: an argument that cannot be; or the move is lost, and its id names another move of this job.
+            CorruptRow: the move is lost, and the job is there and cannot be read.
             OutcomeUnknown: the connection was lost, and it could not be found out whether the move was applied.
         """
         ...
@@ -209,7 +211,7 @@ class PostgresGraphJobStore(GraphJobStore):
         try:
             rows = await self._executor.rows(statements.ADD_JOB, {**columns_of(job), "entry": move.entry})
         except OutcomeUnknown as lost:
-            logged = await find_out(lost, self._executor, lambda: self._find(job, move))
+            logged = await find_out(lost, self._executor, lambda: self._landed(job, move))
             return job.stored(updated_at=logged.version)
         if rows:
             return job.stored(updated_at=rows[0][0])
@@ -306,7 +308,7 @@ class PostgresGraphJobStore(GraphJobStore):
         try:
             rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
         except OutcomeUnknown as lost:
-            return move.answer(job, await find_out(lost, self._executor, lambda: self._find(job, move)))
+            return move.answer(job, await find_out(lost, self._executor, lambda: self._landed(job, move)))
         if rows:
             return move.answer(job, Logged(*rows[0]))
         logged = await self._find(job, move)
@@ -348,6 +350,13 @@ class PostgresGraphJobStore(GraphJobStore):
         )
         return GraphJobUpdateResult(UpdateOutcome.CONFLICT, move.transition_id, now, reason=reason)
 
+    async def _landed(self, job: GraphJob, move: "Move") -> "Logged | None":
+        """Looks for a move whose answer was lost; another one under its id does not say that it will not land yet."""
+        try:
+            return await self._find(job, move)
+        except InvalidJob:
+            return None
+
     async def _find(self, job: GraphJob, move: "Move") -> "Logged | None":
         """Looks a move up in the log, by its id; see `Move.among`."""
         rows = await self._executor.rows(
@@ -359,6 +368,8 @@ class PostgresGraphJobStore(GraphJobStore):
 
 def _require_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
     """Lets what `add_many` takes pass: jobs of one tenant, few enough for one statement, each id once."""
+    if not isinstance(jobs, Iterable):
+        raise InvalidJob("jobs: it should be jobs, as a list", field="jobs")
     given = [require_job(job) for job, _ in zip(jobs, range(ADD_MANY_MAX + 1), strict=False)]
     if len(given) > ADD_MANY_MAX:
         raise InvalidJob(f"jobs: add_many takes at most {ADD_MANY_MAX} at once", field="jobs")

@@ -1,0 +1,65 @@
+"""Cursors that are well wrapped, and none inside."""
+
+import base64
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphjobs import GraphJobQuery, InvalidJob
+from graphjobs.jobs.queries import Position
+from tests.builders import AT
+
+_ID = "0" * 32
+_PARTS: dict[str, list[Any]] = {
+    "a number for a time": [42, _ID],
+    "a time before all": ["0001-01-01T00:00:00+14:00", _ID],
+    "a time after all": ["9999-12-31T23:59:59-14:00", _ID],
+    "no time": ["yesterday", _ID],
+    "a number for an id": [AT.isoformat(), 42],
+    "no id": [AT.isoformat(), "42"],
+    "nulls": [None, None],
+    "two parts": [AT.isoformat()],
+    "four parts": [AT.isoformat(), _ID, ""],
+}
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _refused(cursor: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        GraphJobQuery(cursor=cursor).start("acme")
+    assert "cursor" == caught.value.field
+
+
+@pytest.mark.parametrize("name", list(_PARTS))
+def test_a_forged_cursor_with_the_right_digest_is_refused(name: str) -> None:
+    """The digest can be read in any cursor; what stands beside it is checked."""
+    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
+    digest, *_ = json.loads(base64.urlsafe_b64decode(cursor + "=="))
+    _refused(_encoded(json.dumps([digest, *_PARTS[name]]).encode()))
+
+
+@given(
+    st.binary(min_size=1, max_size=150)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=4,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_what_is_no_cursor_inside_its_wrapping_is_refused(content: bytes) -> None:
+    """JSON of other things, and bytes that are none."""
+    _refused(_encoded(content))
+
+
+@given(st.data())
+def test_a_cursor_that_was_cut_is_refused(data: st.DataObject) -> None:
+    """Wherever."""
+    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
+    _refused(cursor[: data.draw(st.integers(1, len(cursor) - 1))])
