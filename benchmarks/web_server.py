@@ -35,9 +35,8 @@ async def serve(tokens: Path, answer: bytes) -> None:
     async with open_storage() as storage:
         use_storage(app, storage)
         listening = listen("127.0.0.1", 0)
-        sys.stdout.write(f"{listening.getsockname()[1]}\n")
-        sys.stdout.flush()
-        await run(app, listening, access_log=False)
+        port = listening.getsockname()[1]
+        await run(app, listening, ready=lambda: print(port, flush=True), access_log=False)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ async def _serve(host: str, port: int, tokens: Path | None) -> None:
         use_storage(app, storage)
         listening = listen(host, port)
         url_host = f"[{host}]" if ":" in host else host
-        typer.echo(f"serving on http://{url_host}:{listening.getsockname()[1]}", err=True)
-        await run(app, listening)
+        address = f"http://{url_host}:{listening.getsockname()[1]}"
+        await run(app, listening, ready=lambda: typer.echo(f"serving on {address}", err=True))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
@@ -33,14 +34,19 @@ def listen(host: str, port: int) -> socket.socket:
     raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}")
 
 
-async def serve(app: FastAPI, listening: socket.socket, *, access_log: bool = True) -> None:
+async def serve(
+    app: FastAPI, listening: socket.socket, *, ready: Callable[[], None] = lambda: None, access_log: bool = True
+) -> None:
     """Serves until SIGINT or SIGTERM, lets requests under way end for up to 20 seconds, and returns.
 
     The application's storage is opened before, by `use_storage`: its lifespan is not run.
+
+    Args:
+        app: the application.
+        listening: what `listen` gave.
+        ready: called once it may be told that it serves; from then on a signal ends it in order.
+        access_log: False logs no request.
     """
-    # uvicorn raises the signal that stopped it once more; the storage shall close before the process ends.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, lambda *_: None)
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -48,4 +54,14 @@ async def serve(app: FastAPI, listening: socket.socket, *, access_log: bool = Tr
         limit_concurrency=CONCURRENT_MAX,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    await uvicorn.Server(config).serve(sockets=[listening])
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # Before uvicorn has its own handlers, and after: it raises the signal that stopped it once more, and the storage
+    # shall close before the process ends.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, stop)
+    ready()
+    await server.serve(sockets=[listening])

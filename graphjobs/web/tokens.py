@@ -70,9 +70,12 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     try:
         # One write of one line: two at once append both.
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(file, line.encode())
+            size = os.fstat(file).st_size
+            # Whoever edited the file may have left its last line open.
+            broken_off = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+            os.write(file, ("\n" * broken_off + line).encode())
             os.fsync(file)
         finally:
             os.close(file)
@@ -132,7 +135,7 @@ def _read(path: Path) -> Mapping[str, Grant]:
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = require_name(entry["tenant"], "tenant")
             sound = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             sound = None
         if not sound:
             raise ConfigurationError(

@@ -69,6 +69,24 @@ def test_a_token_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     ]
 
 
+def test_a_last_line_that_was_left_open_is_closed(tmp_path: Path) -> None:
+    """Two tokens in one line would be none."""
+    file = tmp_path / "tokens"
+    _token(file)
+    file.write_text(file.read_text().rstrip("\n"))
+    _token(file)
+    assert 2 == len([json.loads(line) for line in file.read_text().splitlines()])
+
+
+def test_a_signal_right_after_it_serves_ends_it_in_order(graphjobs_database_url: str) -> None:
+    """Not swallowed, and not the death of the process."""
+    for _ in range(5):
+        with _serving(graphjobs_database_url) as (_address, process, _said):
+            process.terminate()
+            process.communicate(timeout=_SECONDS)
+        assert 0 == process.returncode
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -120,7 +138,7 @@ def test_with_a_token_file_each_sees_its_own_tenant(graphjobs_database_url: str,
 def test_what_keeps_it_from_serving_is_one_sentence_and_a_code(graphjobs_database_url: str, tmp_path: Path) -> None:
     """A broken token file, a missing one, an address that is taken or none, a database that is away."""
     broken = tmp_path / "broken"
-    broken.write_text("no token\n")
+    broken.write_text("[" * 200_000)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
         away = "postgresql://nobody@127.0.0.1:1/none"

@@ -131,7 +131,7 @@ async def test_the_hook_ends_a_build_an_overlay_and_a_failure(
     hooks = [
         GraphJobCompletion(job_id=build.id, status="completed", graph_snapshot_id="g1", attempts=1),
         GraphJobCompletion(job_id=overlay.id, status="completed"),
-        GraphJobCompletion(job_id=failing.id, status="failed", error="\x00boom\n" * 10_000),
+        GraphJobCompletion(job_id=failing.id, status="failed", error="\x00bo\udcffm\n" * 10_000),
     ]
     ended = [await service.complete(tenant, hook, actor="builder") for hook in hooks]
     assert ["completed", "completed", "failed"] == [job.status for job in ended]
