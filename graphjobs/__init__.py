@@ -27,23 +27,30 @@ if TYPE_CHECKING:
     from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
     from graphjobs.jobs.moves import GraphJobUpdateResult
     from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
+    from graphjobs.jobs.queue import GraphJobQueue
     from graphjobs.jobs.service import GraphJobService
     from graphjobs.jobs.status import GraphJobStatus, GraphJobType
     from graphjobs.jobs.store import GraphJobStore
     from graphjobs.storage import open_storage
+    from graphjobs.worker import BuildResult, GraphJobWorker, OverlayResult, WorkerOptions
 else:
     # Imported when asked for: the pytest plugin is loaded into every run, and SQLAlchemy takes most of a second.
     _ROOMS: Final = {
+        "BuildResult": "graphjobs.worker",
         "GraphBuildJob": "graphjobs.jobs.models",
         "GraphJobCollection": "graphjobs.jobs.queries",
         "GraphJobEvent": "graphjobs.jobs.models",
         "GraphJobQuery": "graphjobs.jobs.queries",
+        "GraphJobQueue": "graphjobs.jobs.queue",
         "GraphJobService": "graphjobs.jobs.service",
         "GraphJobStatus": "graphjobs.jobs.status",
         "GraphJobStore": "graphjobs.jobs.store",
         "GraphJobType": "graphjobs.jobs.status",
         "GraphJobUpdateResult": "graphjobs.jobs.moves",
+        "GraphJobWorker": "graphjobs.worker",
         "GraphOverlayJob": "graphjobs.jobs.models",
+        "OverlayResult": "graphjobs.worker",
+        "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations",
     }
@@ -58,6 +65,7 @@ else:
 
 
 __all__ = [
+    "BuildResult",
     "ConfigurationError",
     "CorruptRow",
     "DatabaseUnavailable",
@@ -65,11 +73,13 @@ __all__ = [
     "GraphJobCollection",
     "GraphJobEvent",
     "GraphJobQuery",
+    "GraphJobQueue",
     "GraphJobService",
     "GraphJobStatus",
     "GraphJobStore",
     "GraphJobType",
     "GraphJobUpdateResult",
+    "GraphJobWorker",
     "GraphJobsError",
     "GraphOverlayJob",
     "IdempotencyConflict",
@@ -79,7 +89,9 @@ __all__ = [
     "JobConflict",
     "JobNotFound",
     "OutcomeUnknown",
+    "OverlayResult",
     "SchemaOutOfDate",
+    "WorkerOptions",
     "open_storage",
     "upgrade",
 ]

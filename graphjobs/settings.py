@@ -53,6 +53,8 @@ class Settings(BaseSettings):
         connect_timeout: the longest to wait for a new connection, and for a free one of the pool.
         pooler: "transaction" behind a pooler in transaction mode (pgbouncer): each statement then runs in an explicit
             transaction, and nothing is prepared. "direct" otherwise.
+        notify: whether workers that listen are told of queued jobs, by a statement more after each write that queues
+            some. They find them without, when they next look.
     """
 
     model_config = SettingsConfigDict(env_prefix="GRAPHJOBS_", frozen=True, extra="forbid", env_ignore_empty=True)
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     lock_timeout: Wait = timedelta(seconds=10)
     connect_timeout: Wait = timedelta(seconds=10)
     pooler: Literal["direct", "transaction"] = "direct"
+    notify: bool = False
 
     @classmethod
     def load(cls, **given: Any) -> Self:

@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
 from graphjobs.database.executor import Database, to_its_end
+from graphjobs.database.listener import listen
 from graphjobs.database.migrations import require_revision, upgrade
 from graphjobs.errors import SchemaOutOfDate
+from graphjobs.jobs.notices import CHANNEL
+from graphjobs.jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.settings import Settings
@@ -27,13 +31,18 @@ class Storage:
         database: runs each statement alone; `database.using(session)` inside a session.
         graph_jobs: graph jobs with their log, each call its own transaction; `graph_jobs.using(session)` inside a
             session.
+        graph_job_queue: hands queued jobs to workers, and takes them back; `graph_job_queue.using(session)` inside a
+            session.
         graph_job_repository: the plan's contract on the same tables, without the log.
     """
 
     database: Database
     graph_jobs: GraphJobStore
+    graph_job_queue: GraphJobQueue
     graph_job_repository: GraphJobRepository
     _sessions: async_sessionmaker[AsyncSession]
+    # Not shown: it knows the URL, and that may hold a password.
+    _listen: Callable[[Callable[[], None]], Coroutine[None, None, None]] = field(repr=False)
 
     def session(self) -> AsyncSession:
         """Gives a new session on the transactional engine; `async with` closes it and rolls back what is open.
@@ -48,6 +57,17 @@ class Storage:
         """
         self.database.require_own_loop()
         return self._sessions()
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Calls `heard` whenever something may have been queued, until it is cancelled; on a connection of its own.
+
+        Only storages whose settings say `notify` tell of what they queue, and a notice can be lost: it may save a wait,
+        and replaces no look.
+
+        Raises:
+            ConfigurationError: a pooler in transaction mode is in between.
+        """
+        await self._listen(heard)
 
 
 @asynccontextmanager
@@ -79,9 +99,11 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             await upgrade(given)
         yield Storage(
             database=database,
-            graph_jobs=PostgresGraphJobStore(database),
+            graph_jobs=PostgresGraphJobStore(database, notify=given.notify),
+            graph_job_queue=PostgresGraphJobQueue(database, notify=given.notify),
             graph_job_repository=PostgresGraphJobRepository(database),
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
+            _listen=partial(listen, url, given, CHANNEL),
         )
     finally:
         await to_its_end(_dispose((alone, transactional), given))

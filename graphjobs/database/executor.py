@@ -267,11 +267,11 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await _ended(task)
+        await ended(task)
         raise
 
 
-async def _ended(task: "asyncio.Future[Any]") -> None:
+async def ended(task: "asyncio.Future[Any]") -> None:
     """Waits for a task, however often that is cancelled: anyio repeats a cancel at each turn of the loop."""
     while not task.done():
         try:
@@ -293,5 +293,5 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
-        await _ended(task)
+        await ended(task)
         raise

@@ -39,7 +39,9 @@ _NOT_NOW: Final = {
     "53300": "the database has too many connections",
     "25P02": "the transaction had failed before: roll it back and begin again",
 }
-_LOST: Final = {"57P01", "57P02", "57P05", "25P03"}
+_LOST: Final = {"57P01", "57P02", "57P04", "57P05", "25P03", "25P04"}
+_OF_THE_SERVER: Final = ("53", "58", "XX")
+"""Classes of what befalls the server itself: resources, the system, its own insides."""
 
 
 def translated(error: BaseException, *, ambiguous: bool) -> GraphJobsError | None:
@@ -86,6 +88,11 @@ def _by_sqlstate(sqlstate: str, *, constraint: str | None, ambiguous: bool) -> G
         return DatabaseUnavailable(f"{_NOT_NOW[sqlstate]}; nothing was changed, try again", sqlstate=sqlstate)
     if sqlstate in _LOST or sqlstate.startswith("08"):
         return _lost(sqlstate, ambiguous=ambiguous)
+    if sqlstate.startswith(_OF_THE_SERVER):
+        return DatabaseUnavailable(
+            f"the database failed (SQLSTATE {sqlstate}); nothing was changed, try again; its log says more",
+            sqlstate=sqlstate,
+        )
     if sqlstate.startswith("22"):
         return InvalidJob(f"the database refused a value (SQLSTATE {sqlstate})", sqlstate=sqlstate)
     return GraphJobsError(

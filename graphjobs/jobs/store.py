@@ -13,6 +13,7 @@ from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, Ou
 from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.moves import GraphJobUpdateResult, Logged, Move, UpdateOutcome, transition_named
+from graphjobs.jobs.notices import send_notice
 from graphjobs.jobs.queries import (
     COUNT_MAX,
     PAGE_MAX,
@@ -190,10 +191,16 @@ class GraphJobStore(Protocol):
 
 
 class PostgresGraphJobStore(GraphJobStore):
-    """`GraphJobStore` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's."""
+    """`GraphJobStore` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's.
 
-    def __init__(self, executor: Executor) -> None:
+    Args:
+        executor: runs the statements.
+        notify: whether listening workers are told of what is queued, in a statement more.
+    """
+
+    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
         self._executor = executor
+        self._notify = notify
         self._repository = PostgresGraphJobRepository(executor)
 
     @property
@@ -203,7 +210,7 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     def using(self, session: AsyncSession) -> Self:
-        return type(self)(self._executor.using(session))
+        return type(self)(self._executor.using(session), notify=self._notify)
 
     @override
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
@@ -214,6 +221,7 @@ class PostgresGraphJobStore(GraphJobStore):
             logged = await find_out(lost, self._executor, lambda: self._landed(job, move))
             return job.stored(updated_at=logged.version)
         if rows:
+            await self._tell_queued(job.status)
             return job.stored(updated_at=rows[0][0])
         if await self._find(job, move) is not None:
             now = await self._get(type(job), job)
@@ -242,6 +250,7 @@ class PostgresGraphJobStore(GraphJobStore):
             },
         )
         versions = {UUID(int=row[0].int): row[1] for row in rows}
+        await self._tell_queued(*(job.status for job in given))
         return tuple(job.stored(updated_at=versions[job.id]) for job in given if job.id in versions)
 
     @override
@@ -310,6 +319,8 @@ class PostgresGraphJobStore(GraphJobStore):
         except OutcomeUnknown as lost:
             return move.answer(job, await find_out(lost, self._executor, lambda: self._landed(job, move)))
         if rows:
+            if job.status is not source:
+                await self._tell_queued(job.status)
             return move.answer(job, Logged(*rows[0]))
         logged = await self._find(job, move)
         return move.answer(job, logged) if logged else await self._lost(job, source, move)
@@ -330,6 +341,9 @@ class PostgresGraphJobStore(GraphJobStore):
             completed=completed,
             window=window,
         )
+
+    async def _tell_queued(self, *statuses: GraphJobStatus) -> None:
+        await send_notice(self._executor, wanted=self._notify and GraphJobStatus.QUEUED in statuses)
 
     async def _get(self, kind: type[Job], job: Job) -> Job | None:
         """Reads a job as it now is."""

@@ -12,6 +12,8 @@ from enum import Enum, auto
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from typing_extensions import override
+
 _PORT = 5432
 
 
@@ -121,3 +123,20 @@ class FaultProxy:
         finally:
             sink.close()
             back.close()
+
+
+class Wire(FaultProxy):
+    """A wire whose faults strike once, unless they last; and that can be cut while it is silent."""
+
+    lasts = False
+
+    @override
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "hit" and value and not self.lasts:
+            self.fault = Fault.NONE
+
+    def cut(self) -> None:
+        """Ends every connection; the server learns of it when it next reads or writes."""
+        for pump in tuple(self._pumps):
+            pump.cancel()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from typing_extensions import override
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, JobAlreadyExists, OutcomeUnknown, open_storage
 from graphjobs.database import engine as engine_room
@@ -19,29 +18,12 @@ from graphjobs.jobs.moves import GraphJobUpdateResult, UpdateOutcome
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
-from tests.faults.proxy import Fault, FaultProxy
+from tests.faults.proxy import Fault, Wire
 from tests.faults.suspend import Cancel, cancelled_at
 from tests.faults.watch import DEADLINE_SECONDS, Watch, checked_out, url_of, with_settings
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 Result = GraphJobUpdateResult[GraphBuildJob]
-
-
-class Wire(FaultProxy):
-    """A wire whose faults strike once, unless they last; and that can be cut while it is silent."""
-
-    lasts = False
-
-    @override
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if name == "hit" and value and not self.lasts:
-            self.fault = Fault.NONE
-
-    def cut(self) -> None:
-        """Ends every connection; the server learns of it when it next reads or writes."""
-        for pump in tuple(self._pumps):
-            pump.cancel()
 
 
 @pytest_asyncio.fixture

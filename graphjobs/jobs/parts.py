@@ -1,0 +1,75 @@
+"""Parts that the SQL of the queue is made of: the next version, times and attempts in payloads; knows no statement."""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    SmallInteger,
+    Text,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy import cast as as_type
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from graphjobs.jobs.statements import JOBS, readable
+from graphjobs.jobs.status import GraphJobStatus
+
+QUEUED: Final = literal_column(str(GraphJobStatus.QUEUED.code), SmallInteger)
+RUNNING: Final = literal_column(str(GraphJobStatus.RUNNING.code), SmallInteger)
+TENANTS: Final = bindparam("tenants", type_=ARRAY(Text))
+TRANSITION: Final = bindparam("transition", type_=Text)
+LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
+
+# now() can go backwards between writers; the version must not. One that Python cannot hold begins anew: nothing can be
+# added to the last of times, and who sees no version could not tell that it has moved.
+next_version: Final = case(
+    (
+        readable(JOBS.c.updated_at).is_not(None),
+        func.greatest(func.now(), JOBS.c.updated_at + text("interval '1 microsecond'")),
+    ),
+    else_=func.now(),
+)
+is_object: Final = func.jsonb_typeof(JOBS.c.payload) == literal_column("'object'")
+
+
+def clock() -> CTE:
+    """The time, as payloads tell it, of the same text as a value's own; written once and not for each row."""
+    form: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")
+    now = func.to_char(func.timezone(literal_column("'utc'"), func.now()), form)
+    return select(now.label("told")).cte("clock").prefix_with("MATERIALIZED")
+
+
+def merged(*parts: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Merges JSON objects; what comes later wins."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.op("||", return_type=JSONB)(part)
+    return whole
+
+
+# To look whether there is one is cheaper than to write the whole payload once more.
+without_error: Final = case(
+    (
+        JOBS.c.payload.op("?")(literal_column("'error'")),
+        JOBS.c.payload.op("-", return_type=JSONB)(literal_column("'error'")),
+    ),
+    else_=JOBS.c.payload,
+)
+
+
+def attempts_in(payload: ColumnElement[Any]) -> ColumnElement[int | None]:
+    """Reads the attempts of a payload. No strange row makes it fail: what is no small number gives NULL."""
+    told = payload.op("->>", return_type=Text)(literal_column("'attempts'"))
+    kind = func.jsonb_typeof(payload.op("->", return_type=JSONB)(literal_column("'attempts'")))
+    small = told.op("~")(literal_column("'^[0-9]{1,5}$'"))
+    return case(((kind == literal_column("'number'")) & small, as_type(told, Integer)))
+
+
+attempts: Final = attempts_in(JOBS.c.payload)
