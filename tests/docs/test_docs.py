@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from graphjobs.cli.exits import Exit
 from graphjobs.database import migrations
 from graphjobs.jobs.status import TRANSITIONS
 from graphjobs.settings import Settings
+from graphjobs.worker import WorkerOptions
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PAGES = [_ROOT / "README.md", _ROOT / "CHANGELOG.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -56,6 +58,18 @@ def test_every_command_is_documented_and_none_that_is_gone() -> None:
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         commands |= {f"{name} {inner}" for inner in getattr(command, "commands", {})} or {name}
     assert commands == set(documented)
+
+
+def test_every_option_of_the_worker_is_documented_and_none_that_is_gone() -> None:
+    """The table of docs/worker.md is what the class and the command have."""
+    lines = (line for line in _page("docs/worker.md").split("| option |")[1].splitlines() if line.startswith("|"))
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]
+    named = {option.strip("`") for _, option in rows}
+    assert {option.name for option in fields(WorkerOptions)} <= named
+    flags = {flag for flag, _ in rows if flag.startswith("`--")}
+    command = typer.main.get_command(app).commands["worker"]  # type: ignore[attr-defined]
+    given = {f"`{option}`" for one in command.params for option in one.opts if option.startswith("--")}
+    assert given - {"`--help`"} == flags
 
 
 def test_every_exit_code_is_documented() -> None:

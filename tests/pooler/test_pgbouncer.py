@@ -14,12 +14,26 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from graphjobs import DatabaseUnavailable, GraphJobEvent, GraphJobQuery, GraphJobStatus, open_storage
+from graphjobs import (
+    BuildResult,
+    ConfigurationError,
+    DatabaseUnavailable,
+    GraphBuildJob,
+    GraphJobEvent,
+    GraphJobQuery,
+    GraphJobStatus,
+    GraphJobWorker,
+    GraphOverlayJob,
+    WorkerOptions,
+    open_storage,
+)
 from graphjobs.database.engine import connect
+from graphjobs.jobs.endings import Sighting
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.testing import run
-from tests.builders import AT, build_job
+from graphjobs.worker import JobContext
+from tests.builders import AT, build_job, overlay_job
 
 _S = GraphJobStatus
 _SERVER_CONNECTIONS = 3
@@ -181,3 +195,28 @@ async def test_the_store_adds_moves_pages_and_counts(pooled: Settings, direct: S
         assert {one.id for one in many} == {one.id for one in (*pages.jobs, *rest.jobs)}
         assert ["queued", "running"] == [str(event.status) for event in await beside.graph_jobs.events("store", job.id)]
         assert (1, 0) == ((await jobs.count("store", GraphJobQuery(correlation_id="c"))).value, lag.completed)
+
+
+async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
+    """Claims, ends and rescues in transactions; they poll, for nobody can listen through the pooler."""
+    done: list[object] = []
+
+    async def build(job: GraphBuildJob, context: JobContext) -> BuildResult:
+        await context.renew()
+        done.append(job.id)
+        return BuildResult("graph", following=[overlay_job(tenant, build_job_id=job.id)])
+
+    async def overlay(job: GraphOverlayJob, _context: JobContext) -> None:
+        done.append(job.id)
+
+    async with open_storage(pooled) as storage:
+        await storage.graph_jobs.add_many(build_job(tenant) for _ in range(40))
+        (stopped,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+        seen = Sighting(stopped.id, tenant, stopped.updated_at, stopped.attempts)
+        assert (stopped.id,) == (await storage.graph_job_queue.rescue([seen], attempts_max=3)).requeued
+        options = WorkerOptions(tenant=tenant, concurrency=6, batch=5, poll=timedelta(milliseconds=20))
+        workers = [GraphJobWorker(storage, build=build, overlay=overlay, options=options) for _ in range(3)]
+        await asyncio.gather(*(worker.run(until_empty=True) for worker in workers))
+        assert 80 == len(done) == len(set(done)) == sum(worker.counts.completed for worker in workers)
+        with pytest.raises(ConfigurationError, match="listening needs a connection of its own"):
+            await storage.listen(lambda: None)

@@ -1,0 +1,205 @@
+"""What a user's handlers are given and what they return."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, InvalidJob, JobConflict, OutcomeUnknown
+from graphjobs.jobs.endings import Ending
+from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.jobs.moves import GraphJobUpdateResult
+from graphjobs.jobs.queue import GraphJobQueue
+from graphjobs.jobs.rows import AnyJob
+from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.jobs.store import GraphJobStore
+from graphjobs.worker.options import Backoff
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_TRIES_MAX: Final = 8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What completes a build job.
+
+    Attributes:
+        graph_snapshot_id: the graph that was built.
+        metadata: added to the job's; what has a name that is taken replaces it.
+        following: queued jobs of the same tenant to add with the completion, both or neither; at most 100. One whose id
+            is taken is left out.
+    """
+
+    graph_snapshot_id: str
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    following: Iterable[AnyJob] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayResult:
+    """What completes an overlay job; its fields are those of `BuildResult`. A handler may return None instead."""
+
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    following: Iterable[AnyJob] = ()
+
+
+class JobContext:
+    """What a handler knows of its attempt, and can do about it. Both calls wait for a database that is away.
+
+    Attributes:
+        cancelled: True once nobody waits for the result: the job was canceled, or is somebody else's; its time is up;
+            or the worker's grace is over. The handler's task is cancelled too; this is for what runs elsewhere.
+        stopping: True once the worker was told to stop. A handler may go on for the time of its grace.
+    """
+
+    def __init__(self, job: AnyJob, store: GraphJobStore, queue: GraphJobQueue, actor: str) -> None:
+        self._job: Any = job
+        self._store = store
+        self._queue = queue
+        self._actor = actor
+        self.cancelled = False
+        self.stopping = False
+
+    @property
+    def job(self) -> AnyJob:
+        """The job as it now is, with the progress that was noted."""
+        job: AnyJob = self._job
+        return job
+
+    async def renew(self) -> bool:
+        """Tells at once that the job is alive; the worker does so by itself, a few times a lease.
+
+        Returns:
+            False where the job is lost: whatever the handler returns will be refused.
+        """
+        renewed = await _patiently(lambda: self._queue.renew([self._job]))
+        for version in renewed.versions.values():
+            self.saw(version)
+        if renewed.lost:
+            self.cancelled = True
+        return not renewed.lost
+
+    async def progress(
+        self, *, metadata: Mapping[str, str] = _NOTHING, cartographer_job_id: str | None = None
+    ) -> AnyJob:
+        """Notes how far the job is, in its payload and its log, and tells that it is alive.
+
+        Args:
+            metadata: added to the job's; what has a name that is taken replaces it.
+            cartographer_job_id: the builder's own name of the job; for a build job only.
+
+        Returns:
+            The job with it.
+
+        Raises:
+            InvalidJob: one of these cannot be.
+            JobConflict: the job is lost, and nothing was noted.
+        """
+        more: dict[str, Any] = {}
+        if cartographer_job_id is not None:
+            if not isinstance(self._job, GraphBuildJob):
+                raise InvalidJob("cartographer_job_id: an overlay job has none", field="cartographer_job_id")
+            more = {"cartographer_job_id": cartographer_job_id}
+        for _ in range(_TRIES_MAX):
+            attempts = self._job.attempts
+            noted = self._job.renew(metadata={**self._job.metadata, **metadata}, **more)
+            result = await _patiently(partial(self._noted, noted, uuid7()))
+            now = result.job
+            if now is None or now.status is not GraphJobStatus.RUNNING or now.attempts != attempts:
+                break
+            # Applied, or a heartbeat was faster: then the same is noted on the job as it now is.
+            self._job = now
+            if result.applied:
+                return self.job
+        self.cancelled = self.cancelled or now is None or now.status is not GraphJobStatus.RUNNING
+        raise JobConflict(
+            f"no progress was noted: {result.reason}", job_id=self._job.id, status=now.status if now else "not there"
+        )
+
+    async def _noted(self, noted: AnyJob, named: UUID) -> GraphJobUpdateResult[Any]:
+        return await self._store.update(noted, expected=GraphJobStatus.RUNNING, transition_id=named, actor=self._actor)
+
+    def saw(self, version: "datetime") -> None:
+        """Takes note of a newer version of the row, for the next progress; the worker calls it."""
+        if self._job.updated_at is None or version > self._job.updated_at:
+            self._job = self._job.stored(updated_at=version)
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Waits for a database that is away, as the worker does; the handler's time limit is the end of it."""
+    backoff = Backoff()
+    while True:
+        try:
+            return await call()
+        except (DatabaseUnavailable, OutcomeUnknown):
+            wait = backoff.next_seconds()
+        await asyncio.sleep(wait)
+
+
+BuildHandler: TypeAlias = Callable[[GraphBuildJob, JobContext], Awaitable[BuildResult]]
+OverlayHandler: TypeAlias = Callable[[GraphOverlayJob, JobContext], Awaitable[OverlayResult | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """A user's handlers; a kind without one is left to other workers.
+
+    Attributes:
+        build: awaited with a build job and its context.
+        overlay: awaited with an overlay job and its context.
+
+    Raises:
+        ConfigurationError: there is none, or one cannot be called.
+    """
+
+    build: BuildHandler | None = None
+    overlay: OverlayHandler | None = None
+
+    def __post_init__(self) -> None:
+        for name, handler in (("build", self.build), ("overlay", self.overlay)):
+            if handler is not None and not callable(handler):
+                raise ConfigurationError(f"{name}: it should be a function that is awaited with a job and its context")
+        if not self.kinds:
+            raise ConfigurationError("a worker needs a handler: give build, overlay, or both")
+
+    @property
+    def kinds(self) -> tuple[GraphJobType, ...]:
+        """The kinds there is a handler for."""
+        return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
+
+
+async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Ending:
+    """Runs a job's handler, and gives how the job ends by what it returned.
+
+    Raises:
+        TypeError: it returned something else than a result.
+        InvalidJob: its result cannot be stored.
+        Exception: whatever the handler raises.
+    """
+    handler: Any = getattr(handlers, job.type.value)
+    try:
+        result = await handler(job, context)
+    except SystemExit as error:  # asyncio would end the whole process with it
+        raise RuntimeError(f"the handler asked the process to exit, with {error.code!r:.200}") from error
+    if isinstance(job, GraphBuildJob):
+        if not isinstance(result, BuildResult):
+            raise TypeError(f"the build handler returned {type(result).__name__}, not a BuildResult")
+        graph_snapshot_id = result.graph_snapshot_id
+    else:
+        if result is None:
+            return Ending.completed(job)
+        if not isinstance(result, OverlayResult):
+            raise TypeError(f"the overlay handler returned {type(result).__name__}, not an OverlayResult or None")
+        graph_snapshot_id = None
+    # Over what the job holds by now, which is more than it was given with.
+    metadata = {**context.job.metadata, **result.metadata} if result.metadata else None
+    return Ending.completed(job, graph_snapshot_id=graph_snapshot_id, metadata=metadata, following=result.following)

@@ -1,0 +1,80 @@
+"""Finds jobs whose workers have stopped, and queues again what is seen twice and has not moved in between."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from graphjobs.errors import GraphJobsError
+from graphjobs.jobs.endings import Rescued, Sighting
+from graphjobs.jobs.queue import GraphJobQueue
+from graphjobs.jobs.status import GraphJobType
+from graphjobs.worker.counts import Counts
+from graphjobs.worker.options import WorkerOptions, batches_of, jittered
+
+_LOOKS_A_LEASE: Final = 2
+_SIGHTINGS_MAX: Final = 100_000
+"""Of more stopped jobs than that at once, the first are forgotten, and seen again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Rescuer:
+    """Looks for stopped jobs, now and then.
+
+    Attributes:
+        queue: where they are.
+        options: the worker's.
+        kinds: of which jobs.
+        counts: the worker's.
+        requeued: called where something was queued again.
+    """
+
+    queue: GraphJobQueue
+    options: WorkerOptions
+    kinds: Iterable[GraphJobType]
+    counts: Counts
+    requeued: Callable[[], None]
+    _seen: dict[UUID, Sighting] = field(default_factory=dict)
+    _cursors: dict[GraphJobType, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Looks for ever, twice a lease; between two looks a live job is renewed at least once."""
+        every = self.options.lease.total_seconds() / _LOOKS_A_LEASE
+        while True:
+            await asyncio.sleep(jittered(every))
+            for kind in self.kinds:
+                try:
+                    await self._look(kind)
+                except GraphJobsError as error:
+                    _log.warning("no stopped jobs could be looked for: %s", error)
+
+    async def _look(self, kind: GraphJobType) -> None:
+        """Takes what was seen before and has not moved since; remembers what is seen for the first time."""
+        options = self.options
+        seen, self._cursors[kind] = await self.queue.stalled(
+            options.tenant, kind, silence=options.lease, after=self._cursors.get(kind, "")
+        )
+        unmoved = []
+        for sighting in seen:
+            if self._seen.pop(sighting.job_id, None) == sighting:
+                unmoved.append(sighting)
+            else:
+                self._seen[sighting.job_id] = sighting
+        while len(self._seen) > _SIGHTINGS_MAX:
+            del self._seen[next(iter(self._seen))]
+        for batch in batches_of(unmoved, options.batch):
+            self._tell(await self.queue.rescue(batch, attempts_max=options.attempts_max, actor=options.name))
+
+    def _tell(self, rescued: Rescued) -> None:
+        self.counts.rescued += len(rescued.requeued)
+        self.counts.rescued_to_fail += len(rescued.failed)
+        for job_id in rescued.requeued:
+            _log.warning("job %s of a worker that stopped is queued again", job_id, extra={"job": str(job_id)})
+        for job_id in rescued.failed:
+            _log.error("job %s of a worker that stopped has failed", job_id, extra={"job": str(job_id)})
+        if rescued.requeued:
+            self.requeued()

@@ -1,0 +1,196 @@
+"""The handlers that run: starts them, holds them to their time limit, and tells how each job ends; no database here."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from graphjobs.errors import GraphJobsError
+from graphjobs.jobs.endings import Ending
+from graphjobs.jobs.rows import AnyJob
+from graphjobs.worker.handlers import Handlers, JobContext, handled
+
+PATIENCE: Final = timedelta(seconds=5)
+"""How long a cancelled handler may take to end; after that it is left behind, and its job ends without it."""
+
+_ERROR_CHARACTERS_MAX: Final = 100_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    """One job in hand.
+
+    Attributes:
+        instead: how the job ends if the handler is cancelled by us; None means that nothing is to be written.
+        cut: whether we cancelled it.
+    """
+
+    job: AnyJob
+    context: JobContext
+    task: "asyncio.Task[Ending] | None" = None
+    deadline: float = 0.0
+    patience: "asyncio.TimerHandle | None" = None
+    instead: Ending | None = None
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class Running:
+    """The handlers that run, in one event loop.
+
+    Attributes:
+        handlers: what runs.
+        time_limit: the longest one may take.
+        torn_down: tells whether the worker itself is being cancelled, and its handlers with it.
+        ended: called with how a job ends, in the order in which they do; with None and the job where nobody waits for
+            it any more.
+    """
+
+    handlers: Handlers
+    time_limit: timedelta
+    torn_down: Callable[[], bool]
+    ended: Callable[[AnyJob, Ending | None], None]
+    _holds: dict[UUID, _Hold] = field(default_factory=dict)
+    _timer: "asyncio.TimerHandle | None" = None
+    _left_behind: "set[asyncio.Task[Ending]]" = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    @property
+    def jobs(self) -> list[AnyJob]:
+        """The jobs that run, as they now are."""
+        return [hold.context.job for hold in self._holds.values()]
+
+    def start(self, job: AnyJob, context: JobContext) -> None:
+        """Starts a job's handler. One of an attempt before, which was lost unnoticed, is cut: nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        older = self._holds.get(job.id)
+        if older is not None:
+            self._cut(older, None)
+            self._let_go(older)
+        hold = _Hold(job, context)
+        self._holds[job.id] = hold
+        hold.task = loop.create_task(handled(self.handlers, job, context), name=f"{job.type} job {job.id}")
+        hold.task.add_done_callback(partial(self._done, hold))
+        hold.deadline = loop.time() + self.time_limit.total_seconds()
+        if self._timer is None:
+            self._timer = loop.call_at(hold.deadline, self._look_at_deadlines)
+
+    def saw(self, job: AnyJob, version: datetime) -> None:
+        """Takes note of a heartbeat's version of a job, if it still runs at this attempt."""
+        hold = self._holds.get(job.id)
+        if hold is not None and hold.job.attempts == job.attempts:
+            hold.context.saw(version)
+
+    def lose(self, job: AnyJob) -> None:
+        """Cancels the handler of a job that is somebody else's, or ended; nothing is written of it."""
+        hold = self._holds.get(job.id)
+        if hold is not None and hold.job.attempts == job.attempts:
+            self._cut(hold, None)
+
+    def tell_stopping(self) -> None:
+        """Lets the handlers know that the worker stops."""
+        for hold in self._holds.values():
+            hold.context.stopping = True
+
+    def give_back(self) -> None:
+        """Cancels all handlers; their jobs go back to the queue."""
+        for hold in list(self._holds.values()):
+            self._cut(hold, Ending.given_back(hold.job))
+
+    def _look_at_deadlines(self) -> None:
+        """Cuts what is out of time. One timer for all: they end in the order in which they began."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for hold in list(self._holds.values()):
+            if hold.deadline > loop.time():
+                self._timer = loop.call_at(hold.deadline, self._look_at_deadlines)
+                return
+            reason = f"it took longer than {self.time_limit}, which is the most it gets"
+            if not hold.cut:
+                _log.warning("%s job %s is cut: %s", hold.job.type, hold.job.id, reason, extra=_about(hold.job))
+            self._cut(hold, Ending.failed(hold.job, reason))
+
+    def _cut(self, hold: _Hold, instead: Ending | None) -> None:
+        if hold.cut or hold.task is None:
+            return
+        hold.cut, hold.instead = True, instead
+        hold.context.cancelled = True
+        hold.task.cancel()
+        hold.patience = asyncio.get_running_loop().call_later(PATIENCE.total_seconds(), self._leave_behind, hold)
+
+    def _leave_behind(self, hold: _Hold) -> None:
+        """Ends the job of a handler that does not end: it swallows its cancel, or waits for something that cannot."""
+        if self._holds.get(hold.job.id) is not hold:
+            return
+        _log.error(
+            "the handler of %s job %s did not end within %s of its cancel, and was left behind",
+            hold.job.type,
+            hold.job.id,
+            PATIENCE,
+            extra=_about(hold.job),
+        )
+        self._let_go(hold)
+
+    def _let_go(self, hold: _Hold) -> None:
+        """Ends a job without its handler, which is kept only so that it is not collected while it runs."""
+        del self._holds[hold.job.id]
+        if hold.task is not None:
+            self._left_behind.add(hold.task)
+            hold.task.add_done_callback(self._left_behind.discard)
+        self.ended(hold.job, hold.instead)
+
+    def _done(self, hold: _Hold, task: "asyncio.Task[Ending]") -> None:
+        if hold.patience is not None:
+            hold.patience.cancel()
+        ending = self._ending_of(hold, task)
+        if self._holds.get(hold.job.id) is hold:
+            del self._holds[hold.job.id]
+            self.ended(hold.job, ending)
+
+    def _ending_of(self, hold: _Hold, task: "asyncio.Task[Ending]") -> Ending | None:
+        if task.cancelled():
+            if hold.cut:
+                return hold.instead
+            # By the event loop's own end, perhaps, which cancels whatever there is; else it has failed like any other.
+            if self.torn_down():
+                return Ending.given_back(hold.job)
+            return Ending.failed(hold.job, "the handler was cancelled from within")
+        error = task.exception()
+        if error is None:
+            # It was faster than its cancel, and what it has done counts; whether it may, the fence decides.
+            return task.result()
+        if hold.cut:
+            return hold.instead
+        _log.warning(
+            "the handler of %s job %s raised %s",
+            hold.job.type,
+            hold.job.id,
+            type(error).__name__,
+            exc_info=error,
+            extra=_about(hold.job),
+        )
+        return Ending.failed(hold.job, told(error))
+
+
+def _about(job: AnyJob) -> dict[str, object]:
+    return {"job": str(job.id), "tenant": job.tenant_id, "attempts": job.attempts}
+
+
+def told(error: BaseException) -> str:
+    """Gives an exception as the error of a job: its type, and what it says, which is no more to be trusted than it."""
+    name = type(error).__name__
+    try:
+        said = str(error)[:_ERROR_CHARACTERS_MAX]
+    except Exception:  # noqa: BLE001  # its own __str__ may do anything
+        return f"{name}, which could not be told"
+    if not said:
+        return name
+    return said if isinstance(error, GraphJobsError) else f"{name}: {said}"
