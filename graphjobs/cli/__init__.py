@@ -7,6 +7,7 @@ import typer
 from graphjobs.cli import database, web
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
+from graphjobs.cli.worker import worker
 from graphjobs.errors import GraphJobsError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.add_typer(database.app, name="db")
+app.command()(worker)
 app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")
 

@@ -1,6 +1,7 @@
 """`graphjobs demo`: real SBOMs through build and overlay jobs, with a progress bar, a table of jobs and a history."""
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from graphjobs.demo.policy import Policy, PolicyError, read_policy, shipped_poli
 from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
+from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
@@ -29,9 +31,9 @@ def demo(
         list[Path] | None, typer.Argument(help="CycloneDX JSON SBOMs; none means those shipped with the package.")
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A policy file; none means the shipped one.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="How many workers race for the jobs.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="How many workers do the jobs.")] = 4,
 ) -> None:
-    """Run the main job: a build and an overlay job for each SBOM, raced for by several workers.
+    """Run the main job: a build and an overlay job for each SBOM, done by several workers beside one another.
 
     Exits 1 where a job failed, as it does for a file that is no SBOM; the rest is done.
     """
@@ -39,6 +41,8 @@ def demo(
         rules = read_policy(policy or shipped_policy())
     except PolicyError as error:
         raise ConfigurationError(str(error)) from None
+    # What fails stands in the table, with its reason.
+    logging.getLogger("graphjobs").addHandler(logging.NullHandler())
     console = Console()
     report = asyncio.run(_run(console, list(files or shipped_sboms()), rules, workers))
     if any(job.status is GraphJobStatus.FAILED for job in report.finished):
@@ -61,12 +65,13 @@ async def _run(console: Console, paths: list[Path], policy: Policy, workers: int
         with bar:
             task = bar.add_task("", total=2 * len(paths))
 
-            def advance(job: Job) -> None:
+            def advance(ending: Ending) -> None:
                 # A build that failed gets no overlay.
-                ended = 2 if isinstance(job, GraphBuildJob) and job.status is GraphJobStatus.FAILED else 1
-                bar.update(task, advance=ended, description=f"{job.type} {job.metadata.get('sbom', '')}")
+                failed_build = isinstance(ending.job, GraphBuildJob) and ending.status is GraphJobStatus.FAILED
+                name = ending.job.metadata.get("sbom", "")
+                bar.update(task, advance=2 if failed_build else 1, description=f"{ending.job.type} {name}")
 
-            report = await Demo(storage, policy, workers=workers, on_finished=advance).run(paths)
+            report = await Demo(storage, policy, workers=workers, on_ended=advance).run(paths)
             bar.update(task, description="")
         console.print(_jobs_table(report))
         if report.finished:
@@ -124,7 +129,7 @@ def _lines(payload: dict[str, Any]) -> str:
 
 
 async def _summary(storage: Storage, report: Report, policy: Policy, settings: Settings) -> str:
-    """Counts what was raced for, and what earlier runs left beside."""
+    """Counts who did what, and what earlier runs left beside."""
     beside = 0
     exact = True
     for tenant in TENANTS:
@@ -132,10 +137,10 @@ async def _summary(storage: Storage, report: Report, policy: Policy, settings: S
         beside += everything.value
         exact = exact and everything.exact
     beside -= len(report.finished)
-    races = ", ".join(f"worker {number + 1} {won}" for number, won in enumerate(report.won))
+    done = ", ".join(f"worker {number + 1} {jobs}" for number, jobs in enumerate(report.done))
     lines = [
         f"The policy: {policy.name}.",
-        f"Races won: {races}; lost without harm: {sum(report.lost)}.",
+        f"Jobs done: {done}.",
         f"Jobs of earlier runs beside these: {beside}{'' if exact else ' or more'}.",
     ]
     if settings.database_url is None:

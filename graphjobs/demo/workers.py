@@ -1,14 +1,14 @@
-"""The demonstration's scheduler: inserts build jobs for SBOMs, and workers that race for them; draws nothing.
+"""The demonstration's scheduler: asks for builds of SBOMs, and has workers do them; draws nothing.
 
-It shows what a service does with graphjobs: each move and its event in one transaction, the overlay job of a graph in
-the transaction that completes its build, and a lost swap as an answer to go on from.
+It shows what a service does with graphjobs: two handlers, the overlay job of a graph added with the completion of its
+build, and any number of workers that never take the same job.
 """
 
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -17,18 +17,20 @@ from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph
 from graphjobs.demo.policy import Policy, evaluate
 from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
+from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.queries import PAGE_MAX, GraphJobQuery
-from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.storage import Storage
 from graphjobs.values import METADATA_VALUE_LENGTH_MAX
+from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 
-TENANTS: Final = ("acme", "globex")
+TENANTS: Final = ("demo-acme", "demo-globex")
 """The SBOMs belong to these in turn: neither sees the other's."""
 
 HANDLER_TIME_MAX: Final = timedelta(minutes=2)
+_POLL: Final = timedelta(milliseconds=20)
 _FINDINGS_SHOWN: Final = 20
-_S = GraphJobStatus
+_FILE: Final = "file"
 
 Job = GraphBuildJob | GraphOverlayJob
 
@@ -39,15 +41,13 @@ class Report:
 
     Attributes:
         run: the correlation id of the run's jobs.
-        finished: its jobs in the order they ended.
-        won: swaps from queued to running, by worker.
-        lost: the same swaps that another worker had won before.
+        finished: its jobs as they are stored, in the order they ended.
+        done: how many jobs each worker ended.
     """
 
     run: str
     finished: list[Job] = field(default_factory=list)
-    won: list[int] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
 
 
 class Demo:
@@ -56,31 +56,55 @@ class Demo:
     Args:
         storage: where the jobs go.
         policy: what the overlays mark.
-        workers: how many race, 1 or more.
-        on_finished: called with each job as it ends.
+        workers: how many there are, 1 or more.
+        on_ended: called with each end of a job of this run.
     """
 
     def __init__(
-        self, storage: Storage, policy: Policy, *, workers: int, on_finished: Callable[[Job], None] = lambda _job: None
+        self, storage: Storage, policy: Policy, *, workers: int, on_ended: Callable[[Ending], None] = lambda _end: None
     ) -> None:
         self._storage = storage
         self._policy = policy
         self._workers = workers
-        self._on_finished = on_finished
+        self._on_ended = on_ended
         self._paths: dict[UUID, Path] = {}
         self._graphs: dict[UUID, tuple[Sbom, DependencyGraph]] = {}
         self._expected = 0
-        self._report = Report(run=f"demo-{secrets.token_hex(4)}")
+        self._ended: list[UUID] = []
+        self._all_ended = asyncio.Event()
+        self._report = Report(run=f"demo-{secrets.token_hex(4)}", done=[0] * workers)
 
     async def run(self, paths: Sequence[Path]) -> Report:
-        """Inserts a build job for each file, and works until each of them and its overlay has ended."""
-        self._report.won, self._report.lost = [0] * self._workers, [0] * self._workers
+        """Adds a build job for each file, and works until each of them and its overlay has ended."""
         for number, path in enumerate(paths):
             await self._request_build(path, TENANTS[number % len(TENANTS)])
+        workers = [self._worker(number, tenant) for number in range(self._workers) for tenant in TENANTS]
         async with asyncio.TaskGroup() as group:
-            for worker in range(self._workers):
-                group.create_task(self._work(worker))
+            for worker in workers:
+                group.create_task(worker.run())
+            if self._expected:
+                await self._all_ended.wait()
+            for worker in workers:
+                worker.stop()
+        self._report.finished = await self._finished()
         return self._report
+
+    def _worker(self, number: int, tenant: str) -> GraphJobWorker:
+        def ended(ending: Ending) -> None:
+            # What a run that was killed left queued is done too; it is none of this run's report.
+            if ending.job.correlation_id != self._report.run:
+                return
+            self._report.done[number] += 1
+            self._ended.append(ending.job.id)
+            self._expected += len(ending.following)
+            self._on_ended(ending)
+            if len(self._ended) == self._expected:
+                self._all_ended.set()
+
+        options = WorkerOptions(
+            tenant=tenant, name=f"worker {number + 1}", concurrency=1, poll=_POLL, time_limit=HANDLER_TIME_MAX
+        )
+        return GraphJobWorker(self._storage, build=self._build, overlay=self._overlay, options=options, on_ended=ended)
 
     async def _request_build(self, path: Path, tenant: str) -> None:
         digest = await asyncio.to_thread(fingerprint, path)
@@ -91,55 +115,17 @@ class Demo:
             sbom_digest=digest,
             trigger="manual",
             correlation_id=self._report.run,
+            metadata=_whereabouts(path),
         )
         self._paths[job.id] = path
         self._expected += 1
         await self._storage.graph_jobs.add(job, actor="demo")
 
-    async def _work(self, worker: int) -> None:
-        """Takes queued jobs until all have ended; another's win is no error, only a reason to look again."""
-        while len(self._report.finished) < self._expected:
-            queued = await self._queued()
-            for job in queued:
-                started = job.start(at=datetime.now(UTC))
-                if await self._move(started, _S.QUEUED, worker=worker):
-                    self._report.won[worker] += 1
-                    await self._handle(started, worker)
-                    break
-                self._report.lost[worker] += 1
-            if not queued:
-                await asyncio.sleep(0.01)
-
-    async def _queued(self) -> list[Job]:
-        """This run's queued jobs, oldest first: those of a run that was killed are not ours to take."""
-        query = GraphJobQuery(correlation_id=self._report.run, limit=PAGE_MAX)
-        found = [job for tenant in TENANTS for job in (await self._storage.graph_jobs.get_jobs(tenant, query)).jobs]
-        return sorted((job for job in found if job.status is _S.QUEUED), key=lambda job: (job.created_at, job.id))
-
-    async def _handle(self, job: Job, worker: int) -> None:
-        try:
-            async with asyncio.timeout(HANDLER_TIME_MAX.total_seconds()):
-                ended, overlay = await (self._build(job) if isinstance(job, GraphBuildJob) else self._overlay(job))
-        except TimeoutError:
-            ended = job.fail(at=datetime.now(UTC), error=f"it took longer than {HANDLER_TIME_MAX}")
-            overlay = None
-        except SbomError as error:
-            ended, overlay = job.fail(at=datetime.now(UTC), error=str(error)), None
-        except Exception as error:  # noqa: BLE001  # whatever one file does to a handler, the other jobs go on
-            reason = f"{type(error).__name__}: {error}"
-            ended, overlay = job.fail(at=datetime.now(UTC), error=reason), None
-        if await self._move(ended, _S.RUNNING, worker=worker, follow_up=overlay):
-            self._expected += overlay is not None
-            self._report.finished.append(ended)
-            self._on_finished(ended)
-
-    async def _build(self, job: GraphBuildJob) -> tuple[Job, GraphOverlayJob | None]:
+    async def _build(self, job: GraphBuildJob, _context: JobContext) -> BuildResult:
         """Reads the SBOM and builds its graph, in a thread, for it burns CPU; asks for the overlay of it."""
-        sbom, graph = await asyncio.to_thread(_read_and_build, self._paths[job.id])
+        sbom, graph = await asyncio.to_thread(_read_and_build, self._file_of(job))
         self._graphs[job.id] = (sbom, graph)
         told = {"nodes": len(graph.nodes), "edges": len(graph.edges), "depth": graph.depth}
-        noted = job.renew(metadata={"sbom": sbom.name, **{name: str(number) for name, number in told.items()}})
-        ended = noted.complete(at=datetime.now(UTC), graph_snapshot_id=graph.snapshot_id)
         overlay = GraphOverlayJob(
             tenant_id=job.tenant_id,
             graph_snapshot_id=graph.snapshot_id,
@@ -147,34 +133,53 @@ class Demo:
             overlay_kind="policy",
             overlay_key=self._policy.digest,
             trigger="policy",
-            correlation_id=self._report.run,
+            correlation_id=job.correlation_id,
             metadata={"sbom": sbom.name},
         )
-        return ended, overlay
+        metadata = {"sbom": sbom.name, **{name: str(number) for name, number in told.items()}}
+        return BuildResult(graph.snapshot_id, metadata=metadata, following=[overlay])
 
-    async def _overlay(self, job: GraphOverlayJob) -> tuple[Job, None]:
+    async def _overlay(self, job: GraphOverlayJob, _context: JobContext) -> OverlayResult:
         """Marks what the policy forbids in a built graph."""
-        if job.build_job_id is None:
-            raise SbomError("the overlay names no build job")
-        sbom, graph = self._graphs[job.build_job_id]
+        sbom, graph = await self._graph_of(job)
         findings = await asyncio.to_thread(evaluate, self._policy, sbom, graph)
         first = [f"{finding.name}@{finding.version} ({finding.rule})" for finding in findings[:_FINDINGS_SHOWN]]
         forbidden = {"forbidden": "\n".join(first)[:METADATA_VALUE_LENGTH_MAX]} if first else {}
-        told = {"policy": self._policy.name, "findings": str(len(findings)), **forbidden}
-        noted = job.renew(metadata={**job.metadata, **told})
-        return noted.complete(at=datetime.now(UTC)), None
+        return OverlayResult(metadata={"policy": self._policy.name, "findings": str(len(findings)), **forbidden})
 
-    async def _move(
-        self, job: Job, expected: GraphJobStatus, *, worker: int, follow_up: GraphOverlayJob | None = None
-    ) -> bool:
-        """Moves a job and adds what follows from it: both or neither."""
-        actor = f"worker {worker + 1}"
-        async with self._storage.session() as session, session.begin():
-            jobs = self._storage.graph_jobs.using(session)
-            won = await jobs.update(job, expected=expected, actor=actor)
-            if won.applied and follow_up is not None:
-                await jobs.add(follow_up, actor=actor)
-        return won.applied
+    def _file_of(self, job: GraphBuildJob) -> Path:
+        if job.id in self._paths:
+            return self._paths[job.id]
+        if _FILE not in job.metadata:
+            raise SbomError("another run asked for it, and did not say where the file is")
+        return Path(job.metadata[_FILE])
+
+    async def _graph_of(self, job: GraphOverlayJob) -> tuple[Sbom, DependencyGraph]:
+        if job.build_job_id is None:
+            raise SbomError("the overlay names no build job")
+        if job.build_job_id not in self._graphs:
+            build = await self._storage.graph_jobs.get_build_job(job.tenant_id, job.build_job_id)
+            if build is None:
+                raise SbomError("the overlay's build job is gone")
+            self._graphs[build.id] = await asyncio.to_thread(_read_and_build, self._file_of(build))
+        return self._graphs[job.build_job_id]
+
+    async def _finished(self) -> list[Job]:
+        """Reads this run's jobs as they are stored."""
+        found: dict[UUID, Job] = {}
+        for tenant in TENANTS:
+            query: GraphJobQuery | None = GraphJobQuery(correlation_id=self._report.run, limit=PAGE_MAX)
+            while query is not None:
+                page = await self._storage.graph_jobs.get_jobs(tenant, query)
+                found |= {job.id: job for job in page.jobs}
+                query = query.changed(cursor=page.next_cursor) if page.next_cursor else None
+        return [found[job_id] for job_id in self._ended]
+
+
+def _whereabouts(path: Path) -> dict[str, str]:
+    """Where the file is, for whoever takes the job up should this run be killed; unless no metadata can hold that."""
+    text = str(path.absolute())
+    return {_FILE: text} if text.isprintable() and len(text) <= METADATA_VALUE_LENGTH_MAX else {}
 
 
 def _read_and_build(path: Path) -> tuple[Sbom, DependencyGraph]:

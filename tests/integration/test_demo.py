@@ -1,4 +1,4 @@
-"""The main job end to end: real SBOMs, files that are none, workers that race, and a second run beside the first."""
+"""The main job end to end: real SBOMs, files that are none, several workers, and a second run beside the first."""
 
 import json
 import os
@@ -23,13 +23,13 @@ async def _run(storage: Storage, paths: list[Path], workers: int = 4) -> Report:
 
 
 async def test_each_shipped_sbom_is_built_and_overlaid_once(graphjobs_storage: Storage) -> None:
-    """Whoever wins, each job is started once, ends completed, and its log says so."""
+    """Whoever does it, each job is started once, ends completed, and its log says so."""
     report = await _run(graphjobs_storage, list(shipped_sboms()), workers=6)
     builds = [job for job in report.finished if isinstance(job, GraphBuildJob)]
     overlays = [job for job in report.finished if isinstance(job, GraphOverlayJob)]
     assert {read_sbom(path).digest for path in shipped_sboms()} == {job.sbom_digest for job in builds}
     assert {job.id for job in builds} == {job.build_job_id for job in overlays}
-    assert len(report.finished) == 2 * len(shipped_sboms()) == sum(report.won)
+    assert len(report.finished) == 2 * len(shipped_sboms()) == sum(report.done)
     for job in report.finished:
         assert (job.status, job.attempts) == (_S.COMPLETED, 1)
         events = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
