@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_TO_BENCH := .venv/.ready-to-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-oldest check format bench revision lock clean
@@ -37,7 +38,11 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## speed, side by side with the bare driver and an ORM session
+$(READY_TO_BENCH): $(READY) requirements-bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $(READY_TO_BENCH)
+
+bench: $(READY_TO_BENCH) ## speed, side by side with the bare driver, an ORM session and the queues next door
 	$(BIN)/python -m benchmarks
 
 revision: $(READY) ## a new Alembic revision: make revision name="016_policy_runs"
@@ -47,6 +52,8 @@ revision: $(READY) ## a new Alembic revision: make revision name="016_policy_run
 lock: $(READY) ## pin the development dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra web --group dev --no-header --no-annotate \
 		--upgrade pyproject.toml --output-file requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group bench --no-header --no-annotate \
+		--upgrade --constraint requirements-dev.txt pyproject.toml --output-file requirements-bench.txt
 
 clean: ## remove what make made
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

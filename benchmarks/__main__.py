@@ -11,7 +11,10 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from benchmarks.claims import claims
 from benchmarks.contestants import LEGEND
+from benchmarks.life import LEGEND as LEGEND_OF_LIFE
+from benchmarks.life import life
 from benchmarks.lists import lists
 from benchmarks.measure import Figure, Pace
 from benchmarks.pages import pages
@@ -32,6 +35,8 @@ SUITES: Final[dict[str, Suite]] = {
     "lists": lists,
     "pages": pages,
     "web": web,
+    "claims": claims,
+    "life": life,
 }
 """In the order they run; each has a database of its own."""
 
@@ -57,6 +62,7 @@ def main(
     if unknown := set(suite or ()) - set(SUITES):
         raise typer.BadParameter(f"there is no suite {min(unknown)}; there are {', '.join(SUITES)}")
     console, progress = Console(width=None if sys.stdout.isatty() else _WIDTH), Console(stderr=True)
+    legends = {"updates": LEGEND_OF_UPDATES, "web": LEGEND_OF_WEB, "life": LEGEND_OF_LIFE}
     started = time.monotonic()
     measured: dict[str, list[Figure]] = {}
     with server() as server_url:
@@ -69,7 +75,7 @@ def main(
 
             with new_database(server_url) as url:
                 measured[name] = asyncio.run(_run(SUITES[name], _bench(url, quick=quick, say=say)))
-            print_suite(console, name, measured[name], LEGEND | LEGEND_OF_UPDATES | LEGEND_OF_WEB)
+            print_suite(console, name, measured[name], legends.get(name, LEGEND))
     print_targets(console, [figure for figures in measured.values() for figure in figures])
     if json is not None:
         write_json(json, where, measured)

@@ -163,7 +163,20 @@ def ratio(
     at_least: float | None = None,
 ) -> Ratio:
     """Compares two contestants of one `paired` run, round by round."""
-    ratios = [above / below for above, below in zip(times.wall[of], times.wall[against], strict=True)]
+    return compared(times.wall[of], times.wall[against], of=of, against=against, at_most=at_most, at_least=at_least)
+
+
+def compared(
+    above: Sequence[float],
+    below: Sequence[float],
+    *,
+    of: str,
+    against: str,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Ratio:
+    """Compares two lists of figures, round by round."""
+    ratios = [over / under for over, under in zip(above, below, strict=True)]
     tenths = statistics.quantiles(ratios, n=10, method="inclusive")
     return Ratio(of, against, statistics.median(ratios), tenths[0], tenths[-1], at_most, at_least)
 

@@ -1,6 +1,6 @@
 """What the tables hold before anything is timed: jobs as a scheduler would have them, and fresh statistics."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self, TypeAlias
 from uuid import UUID
@@ -128,6 +128,11 @@ async def store_mixed(url: str, tenant_id: str, count: int) -> None:
     await _copied(url, _patterned(tenant_id, count, mixed=True))
 
 
+async def store_queued(url: str, tenants: Sequence[str], count: int) -> None:
+    """Copies queued build jobs into the table, of these tenants in turns, and has it analysed."""
+    await _copied(url, _queued(tenants, count))
+
+
 class _Pattern(NamedTuple):
     """A real job, and what stands in its payload around its id, correlation id and creation time."""
 
@@ -165,6 +170,13 @@ def _patterned(tenant_id: str, count: int, *, mixed: bool) -> Iterator[Record]:
         yield pattern.record(uuid7(), correlation_id, created_at_of(number))
 
 
+def _queued(tenants: Sequence[str], count: int) -> Iterator[Record]:
+    patterns = [_Pattern.of(queued_job(tenant, 0)) for tenant in tenants]
+    for number in range(count):
+        pattern = patterns[number % len(patterns)]
+        yield pattern.record(uuid7(), _correlation_of(number), created_at_of(number))
+
+
 def _as_text(time: datetime) -> str:
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -192,6 +204,15 @@ async def settled(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await _settle(connection)
+    finally:
+        await connection.close()
+
+
+async def emptied(url: str) -> None:
+    """Takes everything out of the tables."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"TRUNCATE {', '.join(_BOTH)}")
     finally:
         await connection.close()
 
