@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 
@@ -128,6 +129,18 @@ async def test_a_heartbeat_that_meets_a_rescue_neither_waits_nor_revives(storage
     assert (0, frozenset()) == (len(during.versions), during.lost)
     assert (0, frozenset({job.id})) == (len(after.versions), after.lost)
     assert ["queued", "running", "queued"] == await statuses(storage, job)
+
+
+async def test_a_row_that_somebody_holds_is_not_seen_as_stopped(storage: Storage, tenant: str) -> None:
+    """It cannot be renewed meanwhile: a rescue would race the first heartbeat once the row is free."""
+    held, stopped = await running(storage, tenant), await running(storage, tenant)
+    async with storage.session() as session, session.begin():
+        connection = await session.connection()
+        await connection.exec_driver_sql("SELECT FROM scheduler.graph_jobs WHERE id = $1 FOR UPDATE", (held.id,))
+        during, _ = await storage.graph_job_queue.stalled(tenant, "build", silence=timedelta(microseconds=1))
+    after, _ = await storage.graph_job_queue.stalled(tenant, "build", silence=timedelta(microseconds=1))
+    assert [stopped.id] == [sighting.job_id for sighting in during]
+    assert {held.id, stopped.id} == {sighting.job_id for sighting in after}
 
 
 async def test_one_row_that_is_held_does_not_stop_the_heartbeats_of_others(storage: Storage, tenant: str) -> None:

@@ -28,6 +28,8 @@ from graphjobs.storage import Storage
 from graphjobs.values import ERROR_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 from graphjobs.worker import running as running_room
+from graphjobs.worker.counts import Counts
+from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.rotation import Rotation
 from tests.builders import build_job, overlay_job
 
@@ -563,6 +565,27 @@ async def test_running_jobs_are_renewed_and_so_not_rescued(storage: Storage, ten
 
     assert (0, 0) == (rescuer.counts.rescued, rescuer.counts.claimed)
     assert 1 == (await now(storage, job)).attempts
+
+
+async def test_age_alone_takes_no_job(storage: Storage, tenant: str) -> None:
+    """After an outage all versions are old: what is renewed between two looks is alive, what is not has stopped."""
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(2)]
+    alive, stopped = (await storage.graph_job_queue.claim(tenant, "build", limit=2)).jobs
+    async with storage.session() as session, session.begin():
+        connection = await session.connection()
+        await connection.exec_driver_sql(
+            "UPDATE scheduler.graph_jobs SET updated_at = now() - interval '1 hour' WHERE tenant_id = $1", (tenant,)
+        )
+    counts = Counts()
+    rescuer = Rescuer(storage.graph_job_queue, options(tenant), (GraphJobType.BUILD,), counts, lambda: None)
+
+    await rescuer._look(GraphJobType.BUILD)
+    assert [_S.RUNNING] * 2 == [(await now(storage, job)).status for job in jobs]
+    await storage.graph_job_queue.renew([alive])
+    await rescuer._look(GraphJobType.BUILD)
+
+    assert [_S.RUNNING, _S.QUEUED] == [(await now(storage, job)).status for job in (alive, stopped)]
+    assert 1 == counts.rescued
 
 
 async def test_a_job_whose_worker_is_gone_is_rescued_and_done(storage: Storage, tenant: str) -> None:
