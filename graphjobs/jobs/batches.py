@@ -19,7 +19,6 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     case,
-    column,
     func,
     literal_column,
     select,
@@ -41,7 +40,7 @@ from graphjobs.jobs.parts import (
     next_version,
     without_error,
 )
-from graphjobs.jobs.statements import EVENTS, JOBS, readable
+from graphjobs.jobs.statements import EVENTS, JOBS, readable, unnested
 
 _JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
 
@@ -57,14 +56,7 @@ def _of_keys(*conditions: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...
 _runs: Final = as_type(JOBS.c.status, Integer) == RUNNING
 
 
-def _given(*columns: Any) -> NamedFromClause:
-    """What is given of each job, a row each: its key, and more."""
-    keys = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
-    binds = [bindparam(name, type_=ARRAY(kind)) for name, kind, _ in (*keys, *columns)]
-    named = [column(name, kind) for _, kind, name in (*keys, *columns)]
-    return func.unnest(*binds).table_valued(*named).render_derived("given")
-
-
+_of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
 _of_attempts: Final = ("attempts", Integer, "attempts_held")
 _of_version: Final = ("versions", DateTime(timezone=True), "version_seen")
 _of_move: Final = (("targets", SmallInteger, "target"), ("documents", Text, "patch"), ("entries", Text, "entry"))
@@ -147,12 +139,12 @@ def _moved(written: CTE) -> Select[Any]:
 
 
 def _end() -> CTE:
-    given, locked = _given(_of_attempts, *_of_move), _locked()
+    given, locked = unnested("given", *_of_keys_given, _of_attempts, *_of_move), _locked()
     return _written(_held(given, locked, _has_attempts(given, locked)))
 
 
 def _take() -> CTE:
-    given, locked = _given(_of_version, *_of_move), _locked()
+    given, locked = unnested("given", *_of_keys_given, _of_version, *_of_move), _locked()
     return _written(_held(given, locked, locked.c.version.is_not_distinct_from(given.c.version_seen)))
 
 
@@ -171,26 +163,15 @@ A job whose row somebody holds is left alone: there is life in it.
 
 def _end_and_add() -> Select[Any]:
     ended = _end()
-    following = (
-        func.unnest(
-            bindparam("parents", type_=ARRAY(Uuid)),
-            bindparam("added", type_=ARRAY(Uuid)),
-            bindparam("kinds", type_=ARRAY(SmallInteger)),
-            bindparam("added_documents", type_=ARRAY(Text)),
-            bindparam("times", type_=ARRAY(DateTime(timezone=True))),
-            bindparam("correlations", type_=ARRAY(Text)),
-            bindparam("added_entries", type_=ARRAY(Text)),
-        )
-        .table_valued(
-            column("parent", Uuid),
-            column("added_id", Uuid),
-            column("kind", SmallInteger),
-            column("document", Text),
-            column("time", DateTime(timezone=True)),
-            column("correlation", Text),
-            column("entry", Text),
-        )
-        .render_derived("following")
+    following = unnested(
+        "following",
+        ("parents", Uuid, "parent"),
+        ("added", Uuid, "added_id"),
+        ("kinds", SmallInteger, "kind"),
+        ("added_documents", Text, "document"),
+        ("times", DateTime(timezone=True), "time"),
+        ("correlations", Text, "correlation"),
+        ("added_entries", Text, "entry"),
     )
     added = (
         insert(JOBS)
@@ -225,7 +206,7 @@ END_JOBS_AND_ADD: Final = _end_and_add()
 
 
 def _renew() -> Select[Any]:
-    given, locked = _given(_of_attempts), _locked()
+    given, locked = unnested("given", *_of_keys_given, _of_attempts), _locked()
     held = (
         select(given.c.given_id, given.c.tenant)
         .join_from(given, locked, _same_job(given, locked) & _has_attempts(given, locked))

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     case,
-    column,
     func,
     literal_column,
     or_,
@@ -43,7 +42,7 @@ from graphjobs.jobs.parts import (
     next_version,
     without_error,
 )
-from graphjobs.jobs.statements import EVENTS, JOBS, KIND, LIMIT, job_columns, readable
+from graphjobs.jobs.statements import EVENTS, JOBS, KIND, LIMIT, job_columns, readable, unnested
 from graphjobs.jobs.status import GraphJobStatus
 
 _ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
@@ -83,11 +82,7 @@ TENANTS_WITH: Final = union_all(
 ).limit(LIMIT)
 """Lists the tenants that have jobs of a kind in a status, in a circle from after one. The only read across tenants."""
 
-_asked: Final = (
-    func.unnest(TENANTS, bindparam("shares", type_=ARRAY(BigInteger)))
-    .table_valued(column("tenant", Text), column("share", BigInteger))
-    .render_derived("asked")
-)
+_asked: Final = unnested("asked", ("tenants", Text, "tenant"), ("shares", BigInteger, "share"))
 _oldest: Final = (
     select(JOBS.c.id)
     .where(JOBS.c.tenant_id == _asked.c.tenant, JOBS.c.type == KIND, JOBS.c.status == QUEUED)

@@ -33,6 +33,7 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql import ColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import NamedFromClause
 
 from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
 
@@ -155,26 +156,23 @@ MOVE_JOB: Final = _logged(_swap.returning(*_WRITTEN))
 MOVE_JOB_SEEN: Final = _logged(_edit.returning(*_WRITTEN))
 """As `EDIT_JOB`, with its event; gives the new version and the event's id."""
 
-_given: Final = (
-    func.unnest(
-        bindparam("jobs", type_=ARRAY(Uuid)),
-        bindparam("kinds", type_=ARRAY(SmallInteger)),
-        bindparam("targets", type_=ARRAY(SmallInteger)),
-        bindparam("documents", type_=ARRAY(Text)),
-        bindparam("times", type_=ARRAY(DateTime(timezone=True))),
-        bindparam("correlations", type_=ARRAY(Text)),
-        bindparam("entries", type_=ARRAY(Text)),
-    )
-    .table_valued(
-        column("given_id", Uuid),
-        column("kind", SmallInteger),
-        column("target", SmallInteger),
-        column("document", Text),
-        column("time", DateTime(timezone=True)),
-        column("correlation", Text),
-        column("entry", Text),
-    )
-    .render_derived("given")
+
+def unnested(name: str, *columns: tuple[str, Any, str]) -> NamedFromClause:
+    """Arrays that are given, as rows: a bind, the type of its items, and the column's name, for each."""
+    binds = [bindparam(bind, type_=ARRAY(kind)) for bind, kind, _ in columns]
+    named = [column(column_name, kind) for _, kind, column_name in columns]
+    return func.unnest(*binds).table_valued(*named).render_derived(name)
+
+
+_given: Final = unnested(
+    "given",
+    ("jobs", Uuid, "given_id"),
+    ("kinds", SmallInteger, "kind"),
+    ("targets", SmallInteger, "target"),
+    ("documents", Text, "document"),
+    ("times", DateTime(timezone=True), "time"),
+    ("correlations", Text, "correlation"),
+    ("entries", Text, "entry"),
 )
 _added: Final = (
     insert(JOBS)
