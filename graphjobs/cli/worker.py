@@ -111,7 +111,11 @@ async def _show(console: Console, doing: GraphJobWorker) -> None:
     """Shows how far it is: a line that changes where somebody looks, else one of JSON now and then."""
     rate = _Rate()
     with ExitStack() as stack:
-        live = stack.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
+        live = (
+            stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            if console.is_terminal
+            else None
+        )
         told = time.monotonic()
         while True:
             a_second = rate.after(doing.counts.completed + doing.counts.failed)

@@ -1,6 +1,7 @@
 """What a user's handlers are given and what they return."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -158,7 +159,7 @@ class Handlers:
         overlay: awaited with an overlay job and its context.
 
     Raises:
-        ConfigurationError: there is none, or one cannot be called.
+        ConfigurationError: there is none, or one cannot be called with a job and its context.
     """
 
     build: BuildHandler | None = None
@@ -166,8 +167,8 @@ class Handlers:
 
     def __post_init__(self) -> None:
         for name, handler in (("build", self.build), ("overlay", self.overlay)):
-            if handler is not None and not callable(handler):
-                raise ConfigurationError(f"{name}: it should be a function that is awaited with a job and its context")
+            if handler is not None and not _takes_two(handler):
+                raise ConfigurationError(f"{name}: it should be an `async def` that takes a job and its context")
         if not self.kinds:
             raise ConfigurationError("a worker needs a handler: give build, overlay, or both")
 
@@ -177,17 +178,37 @@ class Handlers:
         return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
 
 
+class NotAwaitable(ConfigurationError):
+    """A handler that is no `async def`: whatever job it is given, it can do none."""
+
+
+def _takes_two(handler: object) -> bool:
+    if not callable(handler):
+        return False
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # written in C perhaps, it does not tell
+        return True
+    return True
+
+
 async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Ending:
     """Runs a job's handler, and gives how the job ends by what it returned.
 
     Raises:
+        NotAwaitable: it cannot be awaited.
         TypeError: it returned something else than a result.
         InvalidJob: its result cannot be stored.
         Exception: whatever the handler raises.
     """
     handler: Any = getattr(handlers, job.type.value)
     try:
-        result = await handler(job, context)
+        work = handler(job, context)
+        if not inspect.isawaitable(work):
+            raise NotAwaitable(f"{job.type.value}: its handler cannot be awaited; write it as `async def`")
+        result = await work
     except SystemExit as error:  # asyncio would end the whole process with it
         raise RuntimeError(f"the handler asked the process to exit, with {error.code!r:.200}") from error
     if isinstance(job, GraphBuildJob):

@@ -1,9 +1,10 @@
 """Finds a user's handlers by `module:attribute`, and opens what they need."""
 
 import importlib
+import inspect
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,34 @@ async def open_handlers(found: Any, place: str) -> AsyncIterator[Handlers]:
         place: where it was found, for errors.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: it is none of these, or cannot be opened.
     """
-    given = found
-    if not isinstance(given, Handlers) and callable(given):
-        given = given()
-    if isinstance(given, AbstractAsyncContextManager):
-        async with given as opened:
-            yield _require_handlers(opened, place)
+    given = found if isinstance(found, Handlers) or not callable(found) else _called(found, place)
+    if not isinstance(given, AbstractAsyncContextManager):
+        yield _require_handlers(given, place)
         return
-    yield _require_handlers(given, place)
+    async with AsyncExitStack() as stack:
+        try:
+            opened = await stack.enter_async_context(given)
+        except Exception as error:  # noqa: BLE001  # whatever it opens may be away
+            problem = f"the handlers of {place} cannot be opened: {type(error).__name__}: {error}"
+        else:
+            yield _require_handlers(opened, place)
+            return
+    raise ConfigurationError(problem)
+
+
+def _called(made: Callable[[], object], place: str) -> object:
+    try:
+        given = made()
+    except Exception as error:  # noqa: BLE001  # it is the user's own
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if not inspect.iscoroutine(given):
+            return given
+        given.close()
+        problem = "it should be no `async def`, but a function, or an asynchronous context manager"
+    raise ConfigurationError(f"{place} should give graphjobs.worker.Handlers when it is called: {problem}")
 
 
 def _require_handlers(given: object, place: str) -> Handlers:

@@ -12,12 +12,14 @@ from uuid import UUID
 from graphjobs.errors import GraphJobsError
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.rows import AnyJob
-from graphjobs.worker.handlers import Handlers, JobContext, handled
+from graphjobs.worker.handlers import Handlers, JobContext, NotAwaitable, handled
 
 PATIENCE: Final = timedelta(seconds=5)
 """How long a cancelled handler may take to end; after that it is left behind, and its job ends without it."""
 
 _ERROR_CHARACTERS_MAX: Final = 100_000
+_INNER_MAX: Final = 5
+_INNER_CHARACTERS_MAX: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Running:
     Attributes:
         handlers: what runs.
         time_limit: the longest one may take.
+        broken: called with an error that says that a handler can do no job at all.
         torn_down: tells whether the worker itself is being cancelled, and its handlers with it.
         ended: called with how a job ends, in the order in which they do; with None and the job where nobody waits for
             it any more.
@@ -54,6 +57,7 @@ class Running:
 
     handlers: Handlers
     time_limit: timedelta
+    broken: Callable[[NotAwaitable], None]
     torn_down: Callable[[], bool]
     ended: Callable[[AnyJob, Ending | None], None]
     _holds: dict[UUID, _Hold] = field(default_factory=dict)
@@ -162,6 +166,12 @@ class Running:
             # By the event loop's own end, perhaps, which cancels whatever there is; else it has failed like any other.
             if self.torn_down():
                 return Ending.given_back(hold.job)
+            _log.warning(
+                "%s job %s failed: its handler was cancelled from within",
+                hold.job.type,
+                hold.job.id,
+                extra=_about(hold.job),
+            )
             return Ending.failed(hold.job, "the handler was cancelled from within")
         error = task.exception()
         if error is None:
@@ -169,6 +179,10 @@ class Running:
             return task.result()
         if hold.cut:
             return hold.instead
+        if isinstance(error, NotAwaitable):
+            # No fault of the job's: it goes back to those who can do it.
+            self.broken(error)
+            return Ending.given_back(hold.job)
         _log.warning(
             "the handler of %s job %s raised %s",
             hold.job.type,
@@ -191,6 +205,8 @@ def told(error: BaseException) -> str:
         said = str(error)[:_ERROR_CHARACTERS_MAX]
     except Exception:  # noqa: BLE001  # its own __str__ may do anything
         return f"{name}, which could not be told"
+    if isinstance(error, BaseExceptionGroup):
+        said = "; ".join([said, *(told(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])])
     if not said:
         return name
     return said if isinstance(error, GraphJobsError) else f"{name}: {said}"

@@ -75,7 +75,9 @@ class GraphJobWorker:
         self._failure: BaseException | None = None
         self._work: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None]
-        self._running = Running(self._handlers, self.options.time_limit, self._torn_down, self._job_ended)
+        self._running = Running(
+            self._handlers, self.options.time_limit, self._handler_is_broken, self._torn_down, self._job_ended
+        )
         self._writer = Writer(self._queue, self.options.name, self.options.batch, self._written)
 
     @property
@@ -108,7 +110,8 @@ class GraphJobWorker:
             until_empty: return, too, once a look finds nothing queued and nothing is in hand.
 
         Raises:
-            ConfigurationError: it runs already, or has run; or what is configured cannot work.
+            ConfigurationError: it runs already, or has run; a handler cannot be awaited; or what is configured cannot
+                work.
             SchemaOutOfDate: the database is at an earlier revision.
         """
         if self._work is not None:
@@ -246,6 +249,10 @@ class GraphJobWorker:
                 context = JobContext(job, self._storage.graph_jobs, self._queue, options.name)
                 self._running.start(job, context)
         return number
+
+    def _handler_is_broken(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self.stop(grace=timedelta(0))
 
     def _job_ended(self, job: AnyJob, ending: Ending | None) -> None:
         self._woken.set()

@@ -54,6 +54,16 @@ def made():
     return Handlers(build=build)
 
 
+async def coroutine():
+    return handlers
+
+
+@asynccontextmanager
+async def away():
+    raise ConnectionError("nobody there")
+    yield handlers
+
+
 nothing = 5
 """
 
@@ -238,6 +248,9 @@ async def test_people_see_a_live_line(graphjobs_storage: Storage, graphjobs_sett
         (["no_such_module:handlers"], "No module named 'no_such_module'"),
         (["shop_handlers:missing"], "has no attribute 'missing'"),
         (["broken:handlers"], "No module named 'nothing_of_this_name'"),
+        (["shop_handlers:build"], "should give graphjobs.worker.Handlers when it is called: TypeError"),
+        (["shop_handlers:coroutine"], "it should be no `async def`, but a function"),
+        (["shop_handlers:away"], "cannot be opened: ConnectionError: nobody there"),
         (["shop_handlers:nothing"], "should be graphjobs.worker.Handlers, or a function that gives them, not int"),
         (["shop_handlers:handlers", "--concurrency", "0"], "concurrency: it should be 1 to 10,000"),
         (["shop_handlers:handlers", "--lease", "0.5"], "lease: it should be a timedelta of 0:00:01 to"),

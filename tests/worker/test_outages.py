@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, open_storage
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
 from graphjobs.jobs.endings import Ending, Sighting
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
 from graphjobs.worker import worker as worker_room
+from graphjobs.worker.writer import Writer
 from tests.builders import build_job
 from tests.faults.proxy import Fault, Wire
 from tests.faults.watch import url_of, with_settings
@@ -143,6 +144,37 @@ async def test_a_worker_waits_for_a_database_that_is_away_and_loses_nothing(
     assert "wait to be written" in caplog.text
     for job in added:
         assert 3 == len(await storage.graph_jobs.events(tenant, job.id))
+
+
+async def test_an_end_whose_first_try_still_holds_the_row_is_known_by_its_id(storage: Storage, tenant: str) -> None:
+    """Its answer was lost, and it has not landed yet: asked again, the row is busy; then it is its own end."""
+    await storage.graph_jobs.add(build_job(tenant))
+    (job,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+    told: list[str | None] = []
+    asked: list[object] = []
+
+    class Lost:
+        """The queue, whose first answer is lost while the statement waits for its commit."""
+
+        async def end(self, endings: Any, **given: Any) -> Any:
+            asked.append(given["transition_id"])
+            if len(asked) == 1:
+                await storage.graph_job_queue.using(session).end(endings, **given)
+                raise OutcomeUnknown("the connection ended")
+            if len(asked) == 3:
+                await session.commit()
+            return await storage.graph_job_queue.end(endings, **given)
+
+    async with storage.session() as session:
+        queue: Any = Lost()
+        writer = Writer(queue, "worker", 10, lambda _ending, problem: told.append(problem))
+        writing = asyncio.ensure_future(writer.run())
+        writer.add(Ending.completed(job, graph_snapshot_id="graph"))
+        assert await writer.drained(timedelta(seconds=10))
+        writing.cancel()
+
+    assert [None] == told
+    assert (3, 1) == (len(asked), len(set(asked)))
 
 
 async def test_progress_that_is_noted_in_an_outage_waits_for_its_end(

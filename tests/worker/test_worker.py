@@ -47,6 +47,11 @@ async def built(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
     return BuildResult("graph")
 
 
+async def built_by_three(_job: GraphBuildJob, _context: JobContext, _more: int) -> BuildResult:
+    """A handler that nobody could call."""
+    return BuildResult("graph")
+
+
 async def now(storage: Storage, job: AnyJob) -> AnyJob:
     """The job as it is."""
     found = await storage.graph_jobs.get_job(job.tenant_id, job.id)
@@ -158,6 +163,10 @@ async def _raises_too_much() -> BuildResult:
     raise _Huge
 
 
+async def _raises_a_group() -> BuildResult:
+    raise ExceptionGroup("two of them", [ValueError("no such file"), KeyError()])
+
+
 async def _exits() -> BuildResult:
     raise SystemExit(3)
 
@@ -190,6 +199,7 @@ async def _returns_anothers_follow_up() -> BuildResult:
         (_raises_nothing_to_say, "KeyError"),
         (_raises_without_words, "_Unspeakable, which could not be told"),
         (_raises_too_much, "_Huge: xxxx"),
+        (_raises_a_group, "ExceptionGroup: two of them (2 sub-exceptions); ValueError: no such file; KeyError"),
         (_exits, "RuntimeError: the handler asked the process to exit, with 3"),
         (_cancels_itself, "the handler was cancelled from within"),
         (_returns_something_else, "TypeError: the build handler returned str, not a BuildResult"),
@@ -387,6 +397,49 @@ async def test_what_follows_is_done_too_before_it_ends(storage: Storage, tenant:
 
         await run(storage, tenant, build=adds, overlay=overlay)
         assert _S.COMPLETED is (await now(storage, follows)).status
+
+
+async def test_what_follows_is_done_though_it_is_added_amid_the_last_look(
+    storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that found nothing says nothing of what ended during it."""
+    build = await storage.graph_jobs.add(build_job(tenant))
+    follows = overlay_job(tenant, build_job_id=build.id)
+    go_on = asyncio.Event()
+
+    async def adds(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        await go_on.wait()
+        return BuildResult("graph", following=[follows])
+
+    async def overlay(_job: GraphOverlayJob, _context: JobContext) -> None:
+        return None
+
+    worker = GraphJobWorker(storage, build=adds, overlay=overlay, options=options(tenant))
+    look = worker._claim_of_each_kind
+
+    async def slow_look() -> int:
+        found = await look()
+        if not found and not go_on.is_set():
+            go_on.set()
+            await until(lambda: not worker.in_hand)
+        return found
+
+    monkeypatch.setattr(worker, "_claim_of_each_kind", slow_look)
+    await asyncio.wait_for(worker.run(until_empty=True), 10)
+
+    assert _S.COMPLETED is (await now(storage, follows)).status
+
+
+async def test_a_list_of_those_who_wait_that_is_a_moment_old_is_not_believed(graphjobs_storage: Storage) -> None:
+    """Finding nothing of theirs, a claim looks who else waits by now."""
+    storage = graphjobs_storage
+    await storage.graph_jobs.add(build_job("a"))
+    worker = GraphJobWorker(storage, build=built, options=WorkerOptions(poll=_SOON))
+    assert 1 == await worker._claim(GraphJobType.BUILD, 1)
+    await storage.graph_jobs.add(build_job("b"))
+    assert 1 == await worker._claim(GraphJobType.BUILD, 1)
+    worker.stop()
+    await worker.run()
 
 
 async def test_two_turns_at_once_are_of_different_tenants(graphjobs_storage: Storage) -> None:
@@ -884,11 +937,35 @@ def test_options_out_of_their_bounds_are_named(given: dict[str, Any], named: str
         WorkerOptions(**given)
 
 
-@pytest.mark.parametrize("handlers", [{}, {"build": None}, {"build": "text"}, {"overlay": 5}])
+@pytest.mark.parametrize(
+    "handlers",
+    [{}, {"build": None}, {"build": "text"}, {"overlay": 5}, {"build": lambda _job: None}, {"overlay": built_by_three}],
+)
 async def test_handlers_that_cannot_be_are_refused(storage: Storage, handlers: dict[str, Any]) -> None:
     """A worker without any has nothing to do."""
     with pytest.raises(ConfigurationError):
         GraphJobWorker(storage, **handlers)
+
+
+async def test_a_handler_that_cannot_be_awaited_fails_no_job(storage: Storage, tenant: str) -> None:
+    """It could do none: the worker says so and ends, and its jobs are queued again."""
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(5)]
+
+    def build(_job: GraphBuildJob, _context: JobContext) -> Any:
+        return BuildResult("graph")
+
+    worker = GraphJobWorker(storage, build=build, options=options(tenant))
+    with pytest.raises(ConfigurationError, match="build: its handler cannot be awaited; write it as `async def`"):
+        await asyncio.wait_for(worker.run(), 10)
+
+    assert [_S.QUEUED] * 5 == [(await now(storage, job)).status for job in jobs]
+
+
+async def test_a_function_that_gives_an_awaitable_is_a_handler(storage: Storage, tenant: str) -> None:
+    """As a lambda that brings more along."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    await run(storage, tenant, build=lambda job, context: built(job, context))
+    assert _S.COMPLETED is (await now(storage, job)).status
 
 
 async def test_an_observer_that_raises_is_logged_and_harms_nothing(
