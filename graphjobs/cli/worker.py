@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
+from graphjobs.cli.exits import Exit
 from graphjobs.storage import open_storage
 from graphjobs.worker import GraphJobWorker, WorkerOptions
 from graphjobs.worker.loading import load_handlers, open_handlers
@@ -40,6 +42,10 @@ def worker(
     time_limit: Annotated[float, typer.Option(help="The most seconds a handler may take.")] = 900.0,
     grace: Annotated[float, typer.Option(help="Seconds handlers may go on after SIGTERM.")] = 20.0,
     listen: Annotated[bool, typer.Option("--listen", help="Also wait for notices of queued jobs.")] = False,
+    rescue: Annotated[bool, typer.Option(help="Look for jobs of workers that stopped.")] = True,
+    name: Annotated[
+        str | None, typer.Option(help="Who it is, in the log of jobs; none means host and process.")
+    ] = None,
     until_empty: Annotated[bool, typer.Option("--until-empty", help="End once nothing is queued.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell of each job that fails or is given back.")] = False,
 ) -> None:
@@ -54,11 +60,16 @@ def worker(
         time_limit=_seconds(time_limit, "time-limit"),
         grace=_seconds(grace, "grace"),
         listen=listen,
+        rescue=rescue,
+        **({"name": name} if name is not None else {}),
     )
     found = load_handlers(handlers)
     console = Console(stderr=True)
     with _logging(console, verbose=verbose):
-        asyncio.run(_work(console, found, handlers, options, until_empty=until_empty))
+        try:
+            asyncio.run(_work(console, found, handlers, options, until_empty=until_empty))
+        except asyncio.CancelledError:  # told to stop before it began
+            return
 
 
 def _seconds(number: float, name: str) -> timedelta:
@@ -69,7 +80,8 @@ def _seconds(number: float, name: str) -> timedelta:
 
 
 async def _work(console: Console, found: Any, place: str, options: WorkerOptions, *, until_empty: bool) -> None:
-    ending = _Ending()
+    opening = asyncio.current_task()
+    ending = _Ending(console, opening.cancel if opening else lambda: None)
     # First of all: a word to stop that comes early is not lost, and ends nothing half-way.
     loop = asyncio.get_running_loop()
     for word in (signal.SIGINT, signal.SIGTERM):
@@ -83,28 +95,40 @@ async def _work(console: Console, found: Any, place: str, options: WorkerOptions
         finally:
             shown.cancel()
             await asyncio.gather(shown, return_exceptions=True)
-    console.print(_line(doing, None), highlight=False) if console.is_terminal else _tell(doing, None, "stopped")
+    console.print(_line(doing, None), highlight=False) if console.is_terminal else _tell(doing, None, "in all")
+    code = Exit.UNAVAILABLE if doing.in_hand else Exit.DONE
+    if doing.left_behind:
+        # They would keep the process for as long as they like; whatever they do, nothing of it counts.
+        _log.error("%s handlers do not end; the process ends without them", doing.left_behind)
+        logging.shutdown()
+        os._exit(code)
+    if code:
+        raise typer.Exit(code)
 
 
 class _Ending:
     """The first word to stop lets handlers end, the second does not wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console, forget: Callable[[], object]) -> None:
+        self._console = console
+        self._forget = forget
         self._words = 0
         self._stop: Callable[[int], None] | None = None
 
     def begin(self) -> None:
         self._words += 1
-        if self._stop is not None:
-            self._stop(self._words)
+        if self._stop is None:  # it still opens what it needs, and holds nothing
+            self._forget()
+            return
+        if self._words == 1 and self._console.is_terminal:
+            self._console.print("stopping: handlers may end; once more gives back at once what still runs", style="dim")
+        self._stop(self._words)
 
     def stops(self, doing: GraphJobWorker) -> None:
         def stop(words: int) -> None:
             doing.stop(grace=None if words == 1 else timedelta(0))
 
         self._stop = stop
-        if self._words:
-            stop(self._words)
 
 
 async def _show(console: Console, doing: GraphJobWorker) -> None:
@@ -147,11 +171,11 @@ def _figures(doing: GraphJobWorker) -> dict[str, int]:
     return {
         "claimed": counts.claimed,
         "done": counts.completed,
-        "failed": counts.failed + counts.unreadable,
+        "failed": counts.failed + counts.unreadable + counts.rescued_to_fail,
         "in hand": doing.in_hand,
         "given back": counts.given_back,
         "lost": counts.lost,
-        "rescued": counts.rescued + counts.rescued_to_fail,
+        "rescued": counts.rescued,
     }
 
 
@@ -172,7 +196,7 @@ def _tell(doing: GraphJobWorker, a_second: float | None, what: str) -> None:
 
 @contextmanager
 def _logging(console: Console, *, verbose: bool) -> Iterator[None]:
-    """Lets the log speak: above the live line, or as a line of JSON each."""
+    """Lets the log speak, everybody's: above the live line, or as a line of JSON each."""
     if console.is_terminal:
         handler: logging.Handler = RichHandler(console=console, show_path=False)
         level = logging.INFO if verbose else logging.WARNING
@@ -182,14 +206,17 @@ def _logging(console: Console, *, verbose: bool) -> Iterator[None]:
         fields = ["asctime", "levelname", "name", "message"]
         handler.setFormatter(JsonFormatter(fields, rename_fields=renamed))
         level = logging.INFO
-    log = logging.getLogger("graphjobs")
-    before, propagated = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(level)
-    log.propagate = False
+    everybody, ours = logging.getLogger(), logging.getLogger("graphjobs")
+    if everybody.handlers:  # the user's own modules have said how they log
+        yield
+        return
+    everybody.addHandler(handler)
+    logging.captureWarnings(True)
+    before = ours.level
+    ours.setLevel(level)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
-        log.propagate = propagated
+        everybody.removeHandler(handler)
+        logging.captureWarnings(False)
+        ours.setLevel(before)

@@ -29,6 +29,7 @@ TENANTS: Final = ("demo-acme", "demo-globex")
 
 HANDLER_TIME_MAX: Final = timedelta(minutes=2)
 _POLL: Final = timedelta(milliseconds=20)
+_LOOK_SECONDS: Final = 0.2
 _FINDINGS_SHOWN: Final = 20
 _FILE: Final = "file"
 
@@ -70,7 +71,6 @@ class Demo:
         self._paths: dict[UUID, Path] = {}
         self._graphs: dict[UUID, tuple[Sbom, DependencyGraph]] = {}
         self._expected = 0
-        self._ended: list[UUID] = []
         self._all_ended = asyncio.Event()
         self._report = Report(run=f"demo-{secrets.token_hex(4)}", done=[0] * workers)
 
@@ -82,12 +82,20 @@ class Demo:
         async with asyncio.TaskGroup() as group:
             for worker in workers:
                 group.create_task(worker.run())
-            if self._expected:
-                await self._all_ended.wait()
+            await self._until_all_have_ended()
             for worker in workers:
                 worker.stop()
-        self._report.finished = await self._finished()
+        self._report.finished = await self._jobs()
         return self._report
+
+    async def _until_all_have_ended(self) -> None:
+        """Looks at the jobs themselves: another worker on this database may take some of them."""
+        while not all(job.status.is_final for job in await self._jobs()):
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._all_ended.wait()
+            except TimeoutError:
+                continue
 
     def _worker(self, number: int, tenant: str) -> GraphJobWorker:
         def ended(ending: Ending) -> None:
@@ -95,10 +103,9 @@ class Demo:
             if ending.job.correlation_id != self._report.run:
                 return
             self._report.done[number] += 1
-            self._ended.append(ending.job.id)
             self._expected += len(ending.following)
             self._on_ended(ending)
-            if len(self._ended) == self._expected:
+            if sum(self._report.done) == self._expected:
                 self._all_ended.set()
 
         options = WorkerOptions(
@@ -164,16 +171,16 @@ class Demo:
             self._graphs[build.id] = await asyncio.to_thread(_read_and_build, self._file_of(build))
         return self._graphs[job.build_job_id]
 
-    async def _finished(self) -> list[Job]:
-        """Reads this run's jobs as they are stored."""
-        found: dict[UUID, Job] = {}
+    async def _jobs(self) -> list[Job]:
+        """Reads this run's jobs as they are stored, in the order they were last moved."""
+        found: list[Job] = []
         for tenant in TENANTS:
             query: GraphJobQuery | None = GraphJobQuery(correlation_id=self._report.run, limit=PAGE_MAX)
             while query is not None:
                 page = await self._storage.graph_jobs.get_jobs(tenant, query)
-                found |= {job.id: job for job in page.jobs}
+                found += page.jobs
                 query = query.changed(cursor=page.next_cursor) if page.next_cursor else None
-        return [found[job_id] for job_id in self._ended]
+        return sorted(found, key=lambda job: (job.updated_at or job.created_at, job.id))
 
 
 def _whereabouts(path: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 from graphjobs.errors import InvalidJob
 from graphjobs.jobs.endings import Ending, Sighting, entry_of, json_of
 from graphjobs.jobs.moves import Move
+from graphjobs.jobs.parts import RESCUED
 from graphjobs.jobs.rows import AnyJob, columns_of, require_job
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.values import require_name
@@ -166,7 +167,12 @@ def _entries(endings: Sequence[Ending], named: UUID, actor: str | None) -> list[
 
 
 def takings_of(
-    sightings: Sequence[Sighting], reasons: Sequence[str | None], named: UUID, actor: str | None
+    sightings: Sequence[Sighting],
+    reasons: Sequence[str | None],
+    named: UUID,
+    actor: str | None,
+    *,
+    rescued: bool,
 ) -> dict[str, object]:
     """The binds that take jobs from whoever ran them: failed for a reason, else queued again."""
     targets = [_S.QUEUED if reason is None else _S.FAILED for reason in reasons]
@@ -181,7 +187,9 @@ def takings_of(
             for _, target, reason in told
         ],
         "entries": [
-            entry_of(_S.RUNNING, target, named, actor, attempts=sighting.attempts, error=reason)
+            entry_of(
+                _S.RUNNING, target, named, actor, attempts=sighting.attempts, error=reason, **{RESCUED: rescued or None}
+            )
             for sighting, target, reason in told
         ],
     }

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     Interval,
     Select,
@@ -31,6 +32,7 @@ from graphjobs.jobs.models import ATTEMPTS_MAX
 from graphjobs.jobs.parts import (
     LOG_COLUMNS,
     QUEUED,
+    RESCUED,
     RUNNING,
     TENANTS,
     TRANSITION,
@@ -189,10 +191,27 @@ _stalled: Final = (
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("stalled")
 )
+_given_back: Final = (
+    select(func.count(EVENTS.c.id))
+    .where(
+        EVENTS.c.job_id == _stalled.c.id,
+        EVENTS.c.tenant_id == _stalled.c.tenant_id,
+        EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'from'"))
+        == literal_column(f"'{GraphJobStatus.RUNNING}'"),
+        EVENTS.c.status == QUEUED,
+        ~EVENTS.c.payload.op("?", return_type=Boolean)(literal_column(f"'{RESCUED}'")),
+    )
+    .correlate(_stalled)
+    .scalar_subquery()
+)
 STALLED_JOBS: Final = select(
-    _stalled.c.id, _stalled.c.tenant_id, readable(_stalled.c.updated_at), attempts_in(_stalled.c.payload)
+    _stalled.c.id,
+    _stalled.c.tenant_id,
+    readable(_stalled.c.updated_at),
+    attempts_in(_stalled.c.payload),
+    _given_back,
 ).join_from(_asked, _stalled, true())
 """Reads which running jobs give no sign of life, though nobody holds their rows; of each tenant the oldest, its share.
 
-Gives id, tenant, version, and attempts (NULL where they are no number).
+Gives id, tenant, version, attempts (NULL where they are no number), and how many of them were given back in order.
 """

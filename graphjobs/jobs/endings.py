@@ -117,12 +117,14 @@ class Sighting:
         tenant_id: whose.
         version: the row's `updated_at`, which each heartbeat raises; None for one that Python cannot hold.
         attempts: the attempt that runs; None where the row does not tell.
+        given_back: how many attempts before were given back in order, as the log tells; they do the job no harm.
     """
 
     job_id: UUID
     tenant_id: str
     version: datetime | None
     attempts: int | None
+    given_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ QUEUED: Final = literal_column(str(GraphJobStatus.QUEUED.code), SmallInteger)
 RUNNING: Final = literal_column(str(GraphJobStatus.RUNNING.code), SmallInteger)
 TENANTS: Final = bindparam("tenants", type_=ARRAY(Text))
 TRANSITION: Final = bindparam("transition", type_=Text)
+RESCUED: Final = "rescued"
+"""In the payload of an event: the job was taken from a worker that gave no sign of life."""
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
 
 # now() can go backwards between writers; the version must not. One that Python cannot hold begins anew: nothing can be

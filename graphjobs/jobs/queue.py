@@ -152,7 +152,8 @@ class GraphJobQueue(Protocol):
 
         Args:
             sightings: what `stalled` gave.
-            attempts_max: a job that has had so many attempts fails, 1 to 99,999.
+            attempts_max: a job that has had so many attempts fails, 1 to 99,999; those that were given back in order do
+                not count.
             actor: who rescues.
         """
         ...
@@ -281,7 +282,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
             return (), after
         params = {**shares_of(looked_at, most), "kind": code, "silence": quiet}
         rows = await self._executor.rows(claims.STALLED_JOBS, params)
-        return tuple(Sighting(UUID(int=row[0].int), row[1], row[2], row[3]) for row in rows), looked_at[-1]
+        return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows), looked_at[-1]
 
     @override
     async def rescue(self, sightings: Iterable[Sighting], *, attempts_max: int, actor: str | None = None) -> Rescued:
@@ -291,7 +292,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
             )
         given, who = sightings_of(sightings), actor_of(actor)
         reasons = [_no_attempt_left(sighting, attempts_max) for sighting in given]
-        taken = await self._take(given, reasons, who)
+        taken = await self._take(given, reasons, who, rescued=True)
         await send_notice(self._executor, wanted=self._notify and None in reasons)
         failed = {sighting.job_id for sighting, reason in zip(given, reasons, strict=True) if reason is not None}
         return Rescued(
@@ -300,13 +301,13 @@ class PostgresGraphJobQueue(GraphJobQueue):
         )
 
     async def _take(
-        self, sightings: Sequence[Sighting], reasons: Sequence[str | None], actor: str | None
+        self, sightings: Sequence[Sighting], reasons: Sequence[str | None], actor: str | None, *, rescued: bool = False
     ) -> tuple[UUID, ...]:
         """Takes jobs from whoever ran them, if they still are as they were seen: failed for a reason, else queued."""
         if not sightings:
             return ()
         named = uuid7()
-        params = takings_of(sightings, reasons, named, actor)
+        params = takings_of(sightings, reasons, named, actor, rescued=rescued)
         try:
             rows = await self._executor.rows(batches.TAKE_JOBS, params)
         except OutcomeUnknown as lost:
@@ -362,9 +363,12 @@ def _no_attempt_left(sighting: Sighting, attempts_max: int) -> str | None:
     """Says why a job fails that gave no sign of life; None where it may be tried again."""
     if sighting.attempts is None:
         return "its worker gave no sign of life, and its row does not tell the attempt, so it cannot be tried again"
-    if sighting.attempts < attempts_max:
+    if sighting.attempts - sighting.given_back < attempts_max:
         return None
-    return f"its worker gave no sign of life at attempt {sighting.attempts}, and {attempts_max} are the most it gets"
+    but = f", of which {sighting.given_back} were given back in order" if sighting.given_back else ""
+    return (
+        f"its worker gave no sign of life at attempt {sighting.attempts}{but}, and {attempts_max} are the most it gets"
+    )
 
 
 def _whereabouts(job: AnyJob, state: tuple[int, int | None] | None) -> str:

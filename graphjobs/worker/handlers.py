@@ -178,6 +178,10 @@ class Handlers:
         return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
 
 
+class Interrupted(RuntimeError):
+    """A handler raised what would end the process."""
+
+
 class NotAwaitable(ConfigurationError):
     """A handler that is no `async def`: whatever job it is given, it can do none."""
 
@@ -200,6 +204,7 @@ async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Endin
     Raises:
         NotAwaitable: it cannot be awaited.
         TypeError: it returned something else than a result.
+        Interrupted: it raised SystemExit or KeyboardInterrupt.
         InvalidJob: its result cannot be stored.
         Exception: whatever the handler raises.
     """
@@ -209,8 +214,11 @@ async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Endin
         if not inspect.isawaitable(work):
             raise NotAwaitable(f"{job.type.value}: its handler cannot be awaited; write it as `async def`")
         result = await work
-    except SystemExit as error:  # asyncio would end the whole process with it
-        raise RuntimeError(f"the handler asked the process to exit, with {error.code!r:.200}") from error
+    # asyncio would end the whole process with these; a pool's child that was interrupted hands on its own.
+    except SystemExit as error:
+        raise Interrupted(f"the handler asked the process to exit, with {error.code!r:.200}") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted("the handler was interrupted") from error
     if isinstance(job, GraphBuildJob):
         if not isinstance(result, BuildResult):
             raise TypeError(f"the build handler returned {type(result).__name__}, not a BuildResult")

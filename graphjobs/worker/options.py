@@ -52,7 +52,8 @@ class WorkerOptions:
         poll: how long it waits before it looks again where nothing was queued, give or take a quarter; up to an hour.
         lease: a running job that was not renewed for so long is taken for stopped, and rescued a little later; a second
             to a day. Its own jobs are renewed four times as often.
-        attempts_max: a job that stopped at this attempt is failed, not queued again.
+        attempts_max: a job that stopped at this attempt is failed, not queued again; attempts that were given back in
+            order do not count.
         time_limit: the longest a handler may take; up to seven days.
         grace: how long handlers may go on once the worker is told to stop; up to a day.
         listen: whether it also waits for notices of queued jobs, which a storage with `notify` sends.
@@ -117,9 +118,10 @@ class Backoff:
         self._failures += 1
         return wait * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
 
-    def reset(self) -> None:
-        """Begins anew: it worked."""
-        self._failures = 0
+    def reset(self) -> bool:
+        """Begins anew: it worked. Tells whether it had failed before."""
+        failed, self._failures = self._failures > 0, 0
+        return failed
 
 
 def batches_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

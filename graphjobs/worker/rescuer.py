@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -67,14 +67,19 @@ class Rescuer:
         while len(self._seen) > _SIGHTINGS_MAX:
             del self._seen[next(iter(self._seen))]
         for batch in batches_of(unmoved, options.batch):
-            self._tell(await self.queue.rescue(batch, attempts_max=options.attempts_max, actor=options.name))
+            rescued = await self.queue.rescue(batch, attempts_max=options.attempts_max, actor=options.name)
+            self._tell(rescued, {sighting.job_id: sighting for sighting in batch})
 
-    def _tell(self, rescued: Rescued) -> None:
+    def _tell(self, rescued: Rescued, seen: Mapping[UUID, Sighting]) -> None:
         self.counts.rescued += len(rescued.requeued)
         self.counts.rescued_to_fail += len(rescued.failed)
         for job_id in rescued.requeued:
-            _log.warning("job %s of a worker that stopped is queued again", job_id, extra={"job": str(job_id)})
+            _log.warning("job %s of a worker that stopped is queued again", job_id, extra=_about(seen[job_id]))
         for job_id in rescued.failed:
-            _log.error("job %s of a worker that stopped has failed", job_id, extra={"job": str(job_id)})
+            _log.error("job %s of a worker that stopped has failed", job_id, extra=_about(seen[job_id]))
         if rescued.requeued:
             self.requeued()
+
+
+def _about(sighting: Sighting) -> dict[str, object]:
+    return {"job": str(sighting.job_id), "tenant": sighting.tenant_id, "attempts": sighting.attempts}

@@ -3,16 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
 
-from graphjobs.errors import GraphJobsError
+from graphjobs.errors import GraphJobsError, JobConflict
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.rows import AnyJob
-from graphjobs.worker.handlers import Handlers, JobContext, NotAwaitable, handled
+from graphjobs.worker.handlers import Handlers, Interrupted, JobContext, NotAwaitable, handled
 
 PATIENCE: Final = timedelta(seconds=5)
 """How long a cancelled handler may take to end; after that it is left behind, and its job ends without it."""
@@ -49,7 +50,7 @@ class Running:
     Attributes:
         handlers: what runs.
         time_limit: the longest one may take.
-        broken: called with an error that says that a handler can do no job at all.
+        broken: called with an error that says why no handler can do any job from now on.
         torn_down: tells whether the worker itself is being cancelled, and its handlers with it.
         ended: called with how a job ends, in the order in which they do; with None and the job where nobody waits for
             it any more.
@@ -57,15 +58,21 @@ class Running:
 
     handlers: Handlers
     time_limit: timedelta
-    broken: Callable[[NotAwaitable], None]
+    broken: Callable[[GraphJobsError], None]
     torn_down: Callable[[], bool]
     ended: Callable[[AnyJob, Ending | None], None]
     _holds: dict[UUID, _Hold] = field(default_factory=dict)
+    _pool_is_broken: bool = False
     _timer: "asyncio.TimerHandle | None" = None
     _left_behind: "set[asyncio.Task[Ending]]" = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self._holds)
+
+    @property
+    def left_behind(self) -> int:
+        """How many handlers run on though their jobs have ended without them."""
+        return len(self._left_behind)
 
     @property
     def jobs(self) -> list[AnyJob]:
@@ -179,9 +186,20 @@ class Running:
             return task.result()
         if hold.cut:
             return hold.instead
+        if isinstance(error, JobConflict) and hold.context.cancelled:
+            return None  # it was told that the job is lost
         if isinstance(error, NotAwaitable):
             # No fault of the job's: it goes back to those who can do it.
             self.broken(error)
+            return Ending.given_back(hold.job)
+        if isinstance(error, BrokenExecutor) and (self._pool_is_broken or not hold.context.stopping):
+            # It stays so, and would fail whatever else is claimed. The job may have broken it: as with a worker that is
+            # killed, a rescue counts the attempt.
+            self._pool_is_broken = True
+            self.broken(GraphJobsError(f"the handlers' executor is broken, so start the worker anew: {told(error)}"))
+            return None
+        if isinstance(error, Interrupted | BrokenExecutor) and hold.context.stopping:
+            # The word to stop reached the processes it works in, too.
             return Ending.given_back(hold.job)
         _log.warning(
             "the handler of %s job %s raised %s",

@@ -26,6 +26,7 @@ FAREWELL: Final = timedelta(seconds=10)
 """How long a worker that stops tries to write what has ended."""
 
 _RESTS_TIMES: Final = 9
+_JOBS_NAMED_MAX: Final = 100
 _RENEWALS_A_LEASE: Final = 4
 
 _log = logging.getLogger(__name__)
@@ -90,6 +91,11 @@ class GraphJobWorker:
         """How many jobs it holds: they run, or their ends are not written yet."""
         return len(self._running) + len(self._writer)
 
+    @property
+    def left_behind(self) -> int:
+        """How many handlers swallowed their cancel and run on, though their jobs have ended without them."""
+        return self._running.left_behind
+
     def stop(self, *, grace: timedelta | None = None) -> None:
         """Tells it to stop: it claims no more, lets handlers run for the time of the grace, and gives back the rest.
 
@@ -112,7 +118,7 @@ class GraphJobWorker:
         Raises:
             ConfigurationError: it runs already, or has run; a handler cannot be awaited; or what is configured cannot
                 work.
-            SchemaOutOfDate: the database is at an earlier revision.
+            GraphJobsError: the executor that handlers work in is broken; their jobs are left to be rescued.
         """
         if self._work is not None:
             raise ConfigurationError("a worker runs once: make another one")
@@ -143,7 +149,7 @@ class GraphJobWorker:
             for task in (self._writing, *aside):
                 task.cancel()
             await asyncio.gather(self._writing, *aside, return_exceptions=True)
-            _log.info("worker %s has stopped", options.name, extra={"counts": str(self._counts)})
+            _log.info("worker %s has stopped", options.name)
         if self._failure is not None:
             raise self._failure
 
@@ -177,7 +183,8 @@ class GraphJobWorker:
                 _log.warning("nothing could be claimed, again in %.1f s: %s", wait, error)
                 await self._wait_for_stop(wait)
                 continue
-            backoff.reset()
+            if backoff.reset():
+                _log.info("the database answers again")
             if claimed:
                 continue
             if until_empty and idle:
@@ -304,10 +311,12 @@ class GraphJobWorker:
         if self._writing.done():  # cancelled with all else, at the event loop's end
             self._writing = self._aside(self._writer.run())
         if not await self._writer.drained(FAREWELL):
+            unwritten = [str(job.id) for job in self._writer.jobs]
             _log.error(
                 "worker %s stops, and %s jobs whose ends could not be written are left to be rescued",
                 self.options.name,
-                len(self._writer),
+                len(unwritten),
+                extra={"jobs": unwritten[:_JOBS_NAMED_MAX]},
             )
 
     # Heartbeats
@@ -317,7 +326,15 @@ class GraphJobWorker:
         backoff = Backoff(cap_seconds=every)
         wait = every
         while True:
+            began = time.monotonic()
             await asyncio.sleep(wait)
+            late = time.monotonic() - began - wait
+            if late > every:
+                _log.warning(
+                    "the event loop stood still for %.1f s, and no heartbeat could be sent: what burns CPU belongs in "
+                    "other processes",
+                    late,
+                )
             try:
                 await self._renew()
             except GraphJobsError as error:

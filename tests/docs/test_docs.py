@@ -64,11 +64,13 @@ def test_every_option_of_the_worker_is_documented_and_none_that_is_gone() -> Non
     """The table of docs/worker.md is what the class and the command have."""
     lines = (line for line in _page("docs/worker.md").split("| option |")[1].splitlines() if line.startswith("|"))
     rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]
+    rows = [[flag, option] for flags, option in rows for flag in flags.split(", ")]
     named = {option.strip("`") for _, option in rows}
     assert {option.name for option in fields(WorkerOptions)} <= named
     flags = {flag for flag, _ in rows if flag.startswith("`--")}
     command = typer.main.get_command(app).commands["worker"]  # type: ignore[attr-defined]
-    given = {f"`{option}`" for one in command.params for option in one.opts if option.startswith("--")}
+    options = [option for one in command.params for option in (*one.opts, *one.secondary_opts)]
+    given = {f"`{option}`" for option in options if option.startswith("--")}
     assert given - {"`--help`"} == flags
 
 

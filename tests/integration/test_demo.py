@@ -1,5 +1,6 @@
 """The main job end to end: real SBOMs, files that are none, several workers, and a second run beside the first."""
 
+import asyncio
 import json
 import os
 import re
@@ -64,6 +65,15 @@ async def test_a_second_run_stands_beside_the_first(graphjobs_storage: Storage) 
     assert not {job.id for job in first.finished} & {job.id for job in second.finished}
     listed = await graphjobs_storage.graph_job_repository.list_build_jobs(TENANTS[0], limit=100)
     assert {first.run, second.run} == {job.correlation_id for job in listed}
+
+
+async def test_runs_at_once_each_end(graphjobs_storage: Storage) -> None:
+    """Each takes what is queued, the other's jobs too; each run's report is of its own."""
+    paths = list(shipped_sboms())
+    reports = await asyncio.gather(*(_run(graphjobs_storage, paths, workers=2) for _ in range(4)))
+    for report in reports:
+        assert [_S.COMPLETED] * 2 * len(paths) == [job.status for job in report.finished]
+        assert {report.run} == {job.correlation_id for job in report.finished}
 
 
 async def test_a_bad_file_is_a_failed_job_and_the_rest_goes_on(graphjobs_storage: Storage, tmp_path: Path) -> None:

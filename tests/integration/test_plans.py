@@ -100,7 +100,7 @@ _CASES: dict[str, _Case] = {
             "STATES_OF": _KEY,
         }.items()
     },
-    "STALLED_JOBS": _Case("STALLED_JOBS", {_BY_KIND}, pages_a_row=_OF_KEYS),
+    "STALLED_JOBS": _Case("STALLED_JOBS", {_BY_KIND, _LOG}, reads_more=_DEAD, pages_a_row=2 * _OF_KEYS),
     **{
         f"{verb}_OF_{whose}, {what}": _Case(f"{verb}_OF_{whose}", {index}, binds)
         for verb in ("PAGE", "COUNT")

@@ -565,7 +565,8 @@ async def test_a_stopped_job_is_queued_again(way: Way, tenant: str) -> None:
 
     assert ((job.id,), ()) == (rescued.requeued, rescued.failed)
     assert job.requeue() == await way.now(job)
-    assert {"from": "running", "to": "queued", "attempts": 1, "actor": "worker 4"} == (await log(way, job))[-1]
+    told = {"from": "running", "to": "queued", "attempts": 1, "actor": "worker 4", "rescued": True}
+    assert told == (await log(way, job))[-1]
     assert {} == (await way.queue.end([Ending.completed(job, graph_snapshot_id="late")])).versions
 
 
@@ -582,6 +583,27 @@ async def test_a_job_that_stopped_at_its_last_attempt_fails_with_a_reason(way: W
     reason = "its worker gave no sign of life at attempt 1, and 1 are the most it gets"
     assert job.fail(at=now.completed_at, error=reason) == now
     assert reason == (await log(way, job))[-1]["error"]
+
+
+async def test_attempts_that_were_given_back_in_order_do_not_count(alone: Way, tenant: str) -> None:
+    """A job is not failed because workers were told to stop; it is once it has stopped so many of them."""
+    job = await alone.claimed(build_job(tenant))
+    for _ in range(4):
+        await alone.queue.end([Ending.given_back(job)])
+        (job,) = (await alone.queue.claim(tenant, _BUILD, limit=1)).jobs
+    stops = []
+    for _ in range(2):
+        await asyncio.sleep(0.001)
+        seen, _ = await alone.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
+        assert [4] == [sighting.given_back for sighting in seen]
+        rescued = await alone.queue.rescue(seen, attempts_max=2)
+        stops.append((len(rescued.requeued), len(rescued.failed)))
+        await alone.queue.claim(tenant, _BUILD, limit=1)
+
+    assert [(1, 0), (0, 1)] == stops
+    failed = await alone.now(job)
+    assert failed.error is not None
+    assert "at attempt 6, of which 4 were given back in order, and 2 are the most it gets" in failed.error
 
 
 async def test_only_jobs_that_were_silent_are_seen(alone: Way, tenant: str) -> None:

@@ -31,6 +31,11 @@ from graphjobs.worker import BuildResult, Handlers
 async def build(job, context):
     if "wait" in job.metadata:
         await asyncio.sleep(float(job.metadata["wait"]))
+    while "stubborn" in job.metadata:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
     if "fail" in job.metadata:
         raise ValueError(job.metadata["fail"])
     return BuildResult("graph")
@@ -56,6 +61,16 @@ def made():
 
 async def coroutine():
     return handlers
+
+
+@asynccontextmanager
+async def slow():
+    print("opening", flush=True)
+    try:
+        await asyncio.sleep(60)
+        yield handlers
+    finally:
+        print("closed", flush=True)
 
 
 @asynccontextmanager
@@ -212,6 +227,36 @@ def test_it_ends_in_order_whenever_it_is_told_to(graphjobs_settings: Settings, f
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=20)
         assert 0 == process.returncode
+
+
+def test_told_to_stop_while_its_handlers_open_it_ends(graphjobs_settings: Settings, folder: Path) -> None:
+    """At once, and what was opened is closed."""
+    with _started(graphjobs_settings, folder, "shop_handlers:slow") as process:
+        assert process.stdout is not None
+        assert "opening" == process.stdout.readline().strip()
+        process.send_signal(signal.SIGTERM)
+        shown, _ = process.communicate(timeout=10)
+    assert (0, "closed") == (process.returncode, shown.strip())
+
+
+async def test_a_handler_that_never_ends_does_not_keep_the_process(
+    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+) -> None:
+    """It swallows its cancel; the job is queued again, and the process ends without it."""
+    stubborn = await graphjobs_storage.graph_jobs.add(build_job(metadata={"stubborn": "yes"}))
+
+    async def runs() -> bool:
+        found = await graphjobs_storage.graph_jobs.get_job("acme", stubborn.id)
+        return found is not None and found.status is _S.RUNNING
+
+    with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "0") as process:
+        await _until(runs)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+
+    assert 0 == process.returncode
+    assert "1 handlers do not end" in _lines(told)[-1]["message"]
+    assert not await runs()
 
 
 async def test_people_see_a_live_line(graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path) -> None:

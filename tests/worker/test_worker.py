@@ -2,9 +2,13 @@
 
 import asyncio
 import logging
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from typing import Any
 
@@ -167,6 +171,10 @@ async def _raises_a_group() -> BuildResult:
     raise ExceptionGroup("two of them", [ValueError("no such file"), KeyError()])
 
 
+async def _interrupts() -> BuildResult:
+    raise KeyboardInterrupt
+
+
 async def _exits() -> BuildResult:
     raise SystemExit(3)
 
@@ -200,7 +208,8 @@ async def _returns_anothers_follow_up() -> BuildResult:
         (_raises_without_words, "_Unspeakable, which could not be told"),
         (_raises_too_much, "_Huge: xxxx"),
         (_raises_a_group, "ExceptionGroup: two of them (2 sub-exceptions); ValueError: no such file; KeyError"),
-        (_exits, "RuntimeError: the handler asked the process to exit, with 3"),
+        (_interrupts, "Interrupted: the handler was interrupted"),
+        (_exits, "Interrupted: the handler asked the process to exit, with 3"),
         (_cancels_itself, "the handler was cancelled from within"),
         (_returns_something_else, "TypeError: the build handler returned str, not a BuildResult"),
         (_returns_what_cannot_be, "graph_snapshot_id: It should be text of 1 to 256 characters"),
@@ -709,6 +718,41 @@ async def test_told_to_stop_it_lets_handlers_end(storage: Storage, tenant: str) 
     assert 0 == worker.in_hand
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenProcessPool("a child died")])
+async def test_a_handler_whose_processes_were_told_to_stop_too_gives_back(
+    storage: Storage, tenant: str, error: BaseException
+) -> None:
+    """The word to stop reaches the whole group of processes: that is no fault of the job's."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+
+    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        worker.stop()
+        raise error
+
+    worker = GraphJobWorker(storage, build=build, options=options(tenant))
+    await asyncio.wait_for(worker.run(), 10)
+
+    assert (_S.QUEUED, 1) == ((await now(storage, job)).status, worker.counts.given_back)
+
+
+async def test_a_pool_that_broke_ends_the_worker_and_fails_no_job(storage: Storage, tenant: str) -> None:
+    """It would fail all that is queued; and the job that broke it is not given back, to break the next one for ever."""
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(30)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+            await asyncio.get_running_loop().run_in_executor(pool, os._exit, 1)
+            raise AssertionError
+
+        worker = GraphJobWorker(storage, build=build, options=options(tenant, concurrency=2, batch=2))
+        with pytest.raises(GraphJobsError, match="the handlers' executor is broken, so start the worker anew"):
+            await asyncio.wait_for(worker.run(), 30)
+
+    statuses = [(await now(storage, job)).status for job in jobs]
+    assert {_S.QUEUED, _S.RUNNING} == set(statuses)
+    assert 1 <= statuses.count(_S.RUNNING) <= 4
+
+
 async def test_after_its_grace_it_gives_back_the_rest(storage: Storage, tenant: str) -> None:
     """In order: their attempts stay, and anybody may take them at once."""
     jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(3)]
@@ -964,7 +1008,7 @@ async def test_a_handler_that_cannot_be_awaited_fails_no_job(storage: Storage, t
 async def test_a_function_that_gives_an_awaitable_is_a_handler(storage: Storage, tenant: str) -> None:
     """As a lambda that brings more along."""
     job = await storage.graph_jobs.add(build_job(tenant))
-    await run(storage, tenant, build=lambda job, context: built(job, context))
+    await run(storage, tenant, build=lambda *given: built(*given[:2]))
     assert _S.COMPLETED is (await now(storage, job)).status
 
 
