@@ -130,10 +130,10 @@ class IllegalTransition(GraphJobsError):
         target: the wire word of the status moved to.
     """
 
-    def __init__(self, expected: str, target: str, *, legal: Iterable[str]) -> None:
+    def __init__(self, expected: str, target: str, *, legal: Iterable[str], what: str = "graph job") -> None:
         words = ", ".join(legal)
-        rest = f"from {expected} it may become {words}" if words else f"{expected} is final; a retry is a new job"
-        super().__init__(f"a graph job cannot go from {expected} to {target}: {rest}")
+        rest = f"from {expected} it may become {words}" if words else f"{expected} is final; a retry is a new one"
+        super().__init__(f"a {what} cannot go from {expected} to {target}: {rest}")
         self.expected = expected
         self.target = target
 

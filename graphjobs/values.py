@@ -47,6 +47,7 @@ _UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
 _TIME_TEXT: Final = _LOCAL_TEXT + "[+-][0-9]{2}:[0-9]{2}$"
 
 _UUID: Final = re.compile(_UUID_TEXT)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 JsonObject: TypeAlias = Mapping[str, Any]
 
@@ -351,3 +352,21 @@ def invalid_job(error: ValidationError) -> InvalidJob:
     field, problem = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return InvalidJob(f"{error.title}{'.' if field else ''}{field}: {problem}{more}", field=field, problems=problems)
+
+
+def clean_error(text: str) -> str:
+    """Makes any text fit the field `error`: cut in the middle to 4,000 characters, control characters replaced.
+
+    Head and tail stay, for the last line of a traceback says most.
+    """
+    if len(text) > ERROR_LENGTH_MAX:
+        head, tail = text[: ERROR_LENGTH_MAX // 4], text[-(ERROR_LENGTH_MAX // 2) :]
+        text = f"{head}\n[{len(text) - len(head) - len(tail)} characters cut]\n{tail}"
+    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
+
+
+def broken(rule: str) -> PydanticCustomError:
+    """Gives the error of an invariant that does not hold, as a validator raises it."""
+    # The rule stands in a value of its own: pydantic would read braces in a template.
+    return PydanticCustomError("invariant", "{rule}", {"rule": rule})

@@ -14,10 +14,10 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.jobs.models import GraphBuildJob, clean_error
+from graphjobs.jobs.models import GraphBuildJob
 from graphjobs.jobs.rows import AnyJob, require_job
 from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.values import Metadata, require_name
+from graphjobs.values import Metadata, clean_error, require_name
 
 FOLLOWING_MAX: Final = 100
 """The most jobs that may follow from one."""

@@ -5,20 +5,17 @@ Source of the fields: the payloads the .NET scheduler wrote. A value that exists
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from immutabledict import immutabledict
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 from uuid_utils.compat import uuid7
 
 from graphjobs.errors import InvalidJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.values import (
-    ERROR_LENGTH_MAX,
     Digest,
     ErrorText,
     Id,
@@ -28,13 +25,14 @@ from graphjobs.values import (
     Names,
     UtcTime,
     Value,
+    broken,
+    clean_error,
     thawed,
 )
 
 ATTEMPTS_MAX: Final = 99_999
 
 _S = GraphJobStatus
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def _now() -> datetime:
@@ -94,17 +92,17 @@ class GraphJob(Value):
         status = self.status
         if status is _S.RUNNING or status is _S.COMPLETED:
             if self.started_at is None:
-                raise _broken(f"a {status} job should have started_at")
+                raise broken(f"a {status} job should have started_at")
             if self.attempts < 1:
-                raise _broken(f"a {status} job should have attempts of 1 or more")
+                raise broken(f"a {status} job should have attempts of 1 or more")
         if status.is_final and self.completed_at is None:
-            raise _broken(f"a {status} job should have completed_at")
+            raise broken(f"a {status} job should have completed_at")
         if self.completed_at is not None and not status.is_final:
-            raise _broken(f"a {status} job should not have completed_at")
+            raise broken(f"a {status} job should not have completed_at")
         if status is _S.FAILED and self.error is None:
-            raise _broken("a failed job should have an error")
+            raise broken("a failed job should have an error")
         if status is _S.COMPLETED and self.error is not None:
-            raise _broken("a completed job should not have an error")
+            raise broken("a completed job should not have an error")
         return self
 
     def start(self, *, at: datetime) -> Self:
@@ -220,20 +218,3 @@ class GraphJobEvent(Value):
     def payload_json(self) -> str:
         """Gives the payload alone, as it is stored."""
         return json.dumps(thawed(self.payload), ensure_ascii=False, separators=(",", ":"))
-
-
-def clean_error(text: str) -> str:
-    """Makes any text fit the field `error`: cut in the middle to 4,000 characters, control characters replaced.
-
-    Head and tail stay, for the last line of a traceback says most.
-    """
-    if len(text) > ERROR_LENGTH_MAX:
-        head, tail = text[: ERROR_LENGTH_MAX // 4], text[-(ERROR_LENGTH_MAX // 2) :]
-        text = f"{head}\n[{len(text) - len(head) - len(tail)} characters cut]\n{tail}"
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
-
-
-def _broken(rule: str) -> PydanticCustomError:
-    # The rule stands in a value of its own: pydantic would read braces in a template.
-    return PydanticCustomError("invariant", "{rule}", {"rule": rule})

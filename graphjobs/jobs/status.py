@@ -1,60 +1,19 @@
 """The statuses of a graph job and the moves between them, in plain Python: no database, no validation library."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
-from typing import Self
 
-from graphjobs.errors import IllegalTransition
-
-
-class _CodedWord(StrEnum):
-    """A word on the wire that a SMALLINT column stores as a number."""
-
-    code: int
-
-    def __new__(cls, word: str, code: int) -> Self:
-        member = str.__new__(cls, word)
-        member._value_ = word
-        member.code = code
-        return member
-
-    @classmethod
-    def from_word(cls, word: object) -> Self:
-        """Gives the member of a word on the wire, or the member itself.
-
-        Raises:
-            ValueError: it is no word of this enumeration.
-        """
-        if isinstance(word, cls):
-            return word
-        if isinstance(word, str):
-            for member in cls:
-                if member == word:
-                    return member
-        raise ValueError(f"no word of {cls.__name__}")
-
-    @classmethod
-    def from_code(cls, code: int) -> Self:
-        """Gives the member a column's number stands for.
-
-        Raises:
-            ValueError: no member has this number.
-        """
-        for member in cls:
-            if member.code == code:
-                return member
-        raise ValueError(f"{code} is no code of {cls.__name__}")
+from graphjobs.words import CodedWord, require_move
 
 
-class GraphJobType(_CodedWord):
+class GraphJobType(CodedWord):
     """The two kinds of graph job. Source of the codes: migration 014."""
 
     BUILD = "build", 0
     OVERLAY = "overlay", 1
 
 
-class GraphJobStatus(_CodedWord):
+class GraphJobStatus(CodedWord):
     """Where a graph job stands. Source of the codes: migration 014."""
 
     QUEUED = "queued", 0
@@ -74,9 +33,7 @@ class GraphJobStatus(_CodedWord):
         Raises:
             IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
         """
-        if target not in TRANSITIONS[self] or (only_from is not None and self is not only_from):
-            legal = (status for status in GraphJobStatus if status in TRANSITIONS[self])
-            raise IllegalTransition(self, target, legal=legal)
+        require_move(TRANSITIONS, self, target, only_from=only_from, what="graph job")
 
 
 _S = GraphJobStatus

@@ -1,0 +1,78 @@
+"""The statuses of a policy run and the moves between them, in plain Python: no database, no validation library."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from graphjobs.words import CodedWord, require_move
+
+
+class PolicyRunMode(CodedWord):
+    """What a run evaluates: everything, what has changed, or nothing that counts."""
+
+    FULL = "full", 0
+    INCREMENTAL = "incremental", 1
+    SIMULATE = "simulate", 2
+
+
+class PolicyRunPriority(CodedWord):
+    """What is leased first; a higher code before a lower one."""
+
+    NORMAL = "normal", 0
+    HIGH = "high", 1
+    EMERGENCY = "emergency", 2
+
+
+class PolicyRunStatus(CodedWord):
+    """Where a policy run stands."""
+
+    PENDING = "pending", 0
+    DISPATCHING = "dispatching", 1
+    SUBMITTED = "submitted", 2
+    COMPLETED = "completed", 3
+    FAILED = "failed", 4
+    CANCELED = "canceled", 5
+
+    @property
+    def is_final(self) -> bool:
+        """True where no move leads on: completed, failed and canceled."""
+        return not TRANSITIONS[self]
+
+    @property
+    def outside(self) -> str:
+        """The word the outside sees: queued, running, succeeded, failed, canceled."""
+        return _OUTSIDE[self]
+
+    def require_move_to(self, target: "PolicyRunStatus", *, only_from: "PolicyRunStatus | None" = None) -> None:
+        """Lets a legal move pass; with `only_from`, a move that one status alone can make.
+
+        Raises:
+            IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
+        """
+        require_move(TRANSITIONS, self, target, only_from=only_from, what="policy run")
+
+
+_S = PolicyRunStatus
+
+TRANSITIONS: Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]] = MappingProxyType(
+    {
+        _S.PENDING: frozenset({_S.PENDING, _S.DISPATCHING, _S.CANCELED}),
+        _S.DISPATCHING: frozenset({_S.DISPATCHING, _S.PENDING, _S.SUBMITTED, _S.FAILED, _S.CANCELED}),
+        _S.SUBMITTED: frozenset({_S.SUBMITTED, _S.COMPLETED, _S.FAILED, _S.CANCELED}),
+        _S.COMPLETED: frozenset(),
+        _S.FAILED: frozenset(),
+        _S.CANCELED: frozenset(),
+    }
+)
+"""Each status and what it may become. A move to the same status changes the run, not its status."""
+
+_OUTSIDE: Final[Mapping[PolicyRunStatus, str]] = MappingProxyType(
+    {
+        _S.PENDING: "queued",
+        _S.DISPATCHING: "running",
+        _S.SUBMITTED: "running",
+        _S.COMPLETED: "succeeded",
+        _S.FAILED: "failed",
+        _S.CANCELED: "canceled",
+    }
+)

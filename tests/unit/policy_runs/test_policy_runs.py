@@ -1,0 +1,189 @@
+"""What a policy run is: the transition table, the invariants, the moves, and what is refused."""
+
+import itertools
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from graphjobs import IllegalTransition, InvalidJob
+from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.status import TRANSITIONS, PolicyRunMode, PolicyRunPriority, PolicyRunStatus
+from tests.builders import AT
+
+_S = PolicyRunStatus
+_UNTIL = AT + timedelta(minutes=1)
+# Written out here once more: a slip in the table is a slip in one of two places.
+_LEGAL = {
+    (_S.PENDING, _S.PENDING),
+    (_S.PENDING, _S.DISPATCHING),
+    (_S.PENDING, _S.CANCELED),
+    (_S.DISPATCHING, _S.DISPATCHING),
+    (_S.DISPATCHING, _S.SUBMITTED),
+    (_S.DISPATCHING, _S.PENDING),
+    (_S.DISPATCHING, _S.FAILED),
+    (_S.DISPATCHING, _S.CANCELED),
+    (_S.SUBMITTED, _S.SUBMITTED),
+    (_S.SUBMITTED, _S.COMPLETED),
+    (_S.SUBMITTED, _S.FAILED),
+    (_S.SUBMITTED, _S.CANCELED),
+}
+
+
+def request(**fields: Any) -> PolicyRunRequest:
+    """A request of a full run."""
+    return PolicyRunRequest(**{"tenant_id": "acme", "policy_id": "P-7", "mode": "full", **fields})
+
+
+def pending(**fields: Any) -> PolicyRunJob:
+    """A pending run."""
+    return request().run(available_at=AT, created_at=AT, updated_at=AT, **fields)
+
+
+def at_each_status() -> dict[PolicyRunStatus, PolicyRunJob]:
+    """A run at each status, moved there."""
+    leased = pending().lease(at=AT, owner="worker 1", until=_UNTIL)
+    submitted = leased.submit(at=AT)
+    return {
+        _S.PENDING: pending(),
+        _S.DISPATCHING: leased,
+        _S.SUBMITTED: submitted,
+        _S.COMPLETED: submitted.complete(at=AT),
+        _S.FAILED: leased.fail(at=AT, error="no such policy"),
+        _S.CANCELED: pending().cancel(at=AT),
+    }
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(_S, _S)))
+def test_every_pair_of_statuses_is_legal_or_refused(source: PolicyRunStatus, target: PolicyRunStatus) -> None:
+    """A legal move passes; any other names both words."""
+    if (source, target) in _LEGAL:
+        source.require_move_to(target)
+        assert target in TRANSITIONS[source]
+    else:
+        with pytest.raises(IllegalTransition, match=f"a policy run cannot go from {source} to {target}"):
+            source.require_move_to(target)
+
+
+def test_codes_and_the_words_of_the_outside() -> None:
+    """What columns store, and what callers are told."""
+    assert ["queued", "running", "running", "succeeded", "failed", "canceled"] == [status.outside for status in _S]
+    assert [0, 1, 2, 3, 4, 5] == [status.code for status in _S]
+    assert {"full": 0, "incremental": 1, "simulate": 2} == {mode.value: mode.code for mode in PolicyRunMode}
+    assert {"normal": 0, "high": 1, "emergency": 2} == {one.value: one.code for one in PolicyRunPriority}
+    assert {_S.COMPLETED, _S.FAILED, _S.CANCELED} == {status for status in _S if status.is_final}
+
+
+@pytest.mark.parametrize(
+    ("move", "legal_from"),
+    [
+        (lambda run: run.lease(at=AT, owner="worker", until=_UNTIL), {_S.PENDING}),
+        (lambda run: run.renew(at=AT, until=_UNTIL), {_S.DISPATCHING}),
+        (lambda run: run.give_back(at=AT, available_at=_UNTIL), {_S.DISPATCHING}),
+        (lambda run: run.submit(at=AT), {_S.DISPATCHING}),
+        (lambda run: run.complete(at=AT), {_S.SUBMITTED}),
+        (lambda run: run.fail(at=AT, error="so"), {_S.DISPATCHING, _S.SUBMITTED}),
+        (lambda run: run.cancel(at=AT), {_S.PENDING, _S.DISPATCHING, _S.SUBMITTED}),
+    ],
+)
+def test_each_move_is_made_from_its_statuses_only(
+    move: Callable[[PolicyRunJob], PolicyRunJob], legal_from: set[PolicyRunStatus]
+) -> None:
+    """And gives a value that holds every invariant, or raises before there is one."""
+    for status, run in at_each_status().items():
+        if status in legal_from:
+            moved = move(run)
+            assert PolicyRunJob.from_json(moved.to_json()) == moved
+        else:
+            with pytest.raises(IllegalTransition):
+                move(run)
+
+
+def test_a_lease_is_the_owners_until_it_is_given_up() -> None:
+    """Attempts rise with each lease, and nothing else; what is given back tells why, and waits."""
+    leased = pending().lease(at=AT, owner="worker 1", until=_UNTIL)
+    assert (1, "worker 1", _UNTIL, AT) == (
+        leased.attempts,
+        leased.lease_owner,
+        leased.lease_expires_at,
+        leased.last_attempt_at,
+    )
+    back = leased.give_back(at=AT, available_at=_UNTIL, error="the engine is away")
+    assert (_S.PENDING, 1, None, _UNTIL, "the engine is away") == (
+        back.status,
+        back.attempts,
+        back.lease_owner,
+        back.available_at,
+        back.last_error,
+    )
+    assert 2 == back.lease(at=AT, owner="worker 2", until=_UNTIL).attempts
+
+
+def test_cancellation_is_asked_for_once() -> None:
+    """A pending run is canceled by it; a leased one is told, and goes on until its holder asks."""
+    runs = at_each_status()
+    canceled = runs[_S.PENDING].request_cancellation(at=AT, reason="not needed")
+    assert (_S.CANCELED, True, "not needed") == (
+        canceled.status,
+        canceled.cancellation_requested,
+        canceled.cancellation_reason,
+    )
+    asked = runs[_S.DISPATCHING].request_cancellation(at=AT)
+    assert (_S.DISPATCHING, True, AT) == (asked.status, asked.cancellation_requested, asked.cancellation_requested_at)
+    assert asked is asked.request_cancellation(at=_UNTIL, reason="again")
+    assert runs[_S.COMPLETED] is runs[_S.COMPLETED].request_cancellation(at=AT)
+
+
+def test_a_request_gives_the_run_it_asks_for() -> None:
+    """Its own name of the run, or one that is made; and everything else as it was asked."""
+    inputs = PolicyRunInputs(sbom_set=("b", "a", "b"), environment={"sealed": True})
+    asked = request(mode="incremental", priority="emergency", inputs=inputs, run_id="nightly-7", metadata={"by": "ci"})
+    run = asked.run()
+    assert ("nightly-7", _S.PENDING, PolicyRunPriority.EMERGENCY) == (run.run_id, run.status, run.priority)
+    assert ("a", "b") == run.inputs.sbom_set
+    assert asked.inputs == run.inputs
+    assert f"run:{(made := request().run()).id}" == made.run_id
+    assert run == pickle.loads(pickle.dumps(run))  # noqa: S301  # our own
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: request(mode="incremental"), ""),
+        (lambda: request(mode="partial"), "mode"),
+        (lambda: request(mode=0), "mode"),
+        (lambda: request(priority="urgent"), "priority"),
+        (lambda: request(tenant_id=""), "tenant_id"),
+        (lambda: request(policy_id="a\0b"), "policy_id"),
+        (lambda: request(policy_version=-1), "policy_version"),
+        (lambda: request(policy_version=True), "policy_version"),
+        (lambda: request(policy_version=2**31), "policy_version"),
+        (lambda: request(run_id="x" * 257), "run_id"),
+        (lambda: request(unknown=1), "unknown"),
+        (lambda: PolicyRunInputs(environment={"a": float("nan")}), "environment"),
+        (lambda: PolicyRunInputs(environment=_deep(5_000)), "environment"),
+        (lambda: PolicyRunInputs(environment={"a": "x" * 70_000}), "environment"),
+        (lambda: PolicyRunInputs(sbom_set="abc"), "sbom_set"),  # type: ignore[arg-type]
+        (lambda: PolicyRunInputs(capture_explain=1), "capture_explain"),  # type: ignore[arg-type]
+        (lambda: pending().lease(at=AT, owner="x" * 10_000, until=_UNTIL), "lease_owner"),
+        (lambda: pending().lease(at=AT.replace(tzinfo=None), owner="w", until=_UNTIL), "last_attempt_at"),
+        (lambda: pending(lease_owner="worker"), ""),
+        (lambda: pending(status="failed"), ""),
+        (lambda: pending(status="dispatching"), ""),
+        (lambda: pending(cancellation_requested=True), ""),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_field(make: Callable[[], object], field: str) -> None:
+    """When it is made."""
+    with pytest.raises(InvalidJob) as caught:
+        make()
+    assert field == caught.value.field.split(".")[0]
