@@ -283,6 +283,29 @@ async def test_a_move_asked_again_while_the_first_lost_its_connection_is_applied
     await asked.require_applied_once(storage, await first, await second)
 
 
+async def test_another_moves_event_under_its_id_does_not_say_that_a_lost_one_will_not_land(
+    wired: Storage, wire: Wire, storage: Storage, shared_watch: Watch, tenant: str
+) -> None:
+    """Two moves were given one id; the second waits for a lock, and its answer is lost: it lands, and is told so."""
+    queued, shared = await storage.graph_jobs.add(build_job(tenant)), uuid.uuid4()
+    started = await storage.graph_jobs.update(queued.start(at=AT), expected=QUEUED, transition_id=shared)
+    assert started.job is not None
+    completed = started.job.complete(at=AT, graph_snapshot_id="graph")
+
+    async def lose() -> None:
+        wire.cut()
+
+    async with shared_watch.holding(queued.id):
+        waiting = asyncio.create_task(
+            wired.graph_jobs.update(completed, expected=GraphJobStatus.RUNNING, transition_id=shared)
+        )
+        await shared_watch.until_waiting()
+        await looked_for(shared_watch, lose)
+        assert not waiting.done()
+
+    assert (UpdateOutcome.APPLIED, completed) == ((await waiting).outcome, (await waiting).job)
+
+
 # --- the same move asked twice ---
 
 
