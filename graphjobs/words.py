@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Set
 from enum import StrEnum
-from typing import Self, TypeVar
+from typing import Self
 
 from graphjobs.errors import IllegalTransition
-
-Word = TypeVar("Word", bound=StrEnum)
 
 
 class CodedWord(StrEnum):
@@ -49,21 +47,31 @@ class CodedWord(StrEnum):
         raise ValueError(f"{code} is no code of {cls.__name__}")
 
 
-def require_move(
-    transitions: Mapping[Word, Set[Word]], source: Word, target: Word, *, only_from: Word | None, what: str
-) -> None:
-    """Lets a legal move pass; with `only_from`, a move that one status alone can make.
+class CodedStatus(CodedWord):
+    """Where something stands, and what it may become. Each kind of status says what it is of, and which moves are."""
 
-    Args:
-        transitions: each status and what it may become.
-        source: where it stands.
-        target: what it shall become.
-        only_from: the status the move starts from, where that is one.
-        what: what moves, for people: "graph job".
+    @classmethod
+    def of(cls) -> str:
+        """What stands there, for people: "graph job"."""
+        raise NotImplementedError
 
-    Raises:
-        IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
-    """
-    if target not in transitions[source] or (only_from is not None and source is not only_from):
-        legal = (status for status in type(source) if status in transitions[source])
-        raise IllegalTransition(source, target, legal=legal, what=what)
+    @classmethod
+    def transitions(cls) -> Mapping[Self, Set[Self]]:
+        """Each status and what it may become. A move to the same status changes the thing, not its status."""
+        raise NotImplementedError
+
+    @property
+    def is_final(self) -> bool:
+        """True where no move leads on."""
+        return not self.transitions()[self]
+
+    def require_move_to(self, target: Self, *, only_from: Self | None = None) -> None:
+        """Lets a legal move pass; with `only_from`, a move that one status alone can make.
+
+        Raises:
+            IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
+        """
+        followers = self.transitions()[self]
+        if target not in followers or (only_from is not None and self is not only_from):
+            legal = (status for status in type(self) if status in followers)
+            raise IllegalTransition(self, target, legal=legal, what=self.of())

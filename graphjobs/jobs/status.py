@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from graphjobs.words import CodedWord, require_move
+from graphjobs.words import CodedStatus, CodedWord
 
 
 class GraphJobType(CodedWord):
@@ -13,7 +13,7 @@ class GraphJobType(CodedWord):
     OVERLAY = "overlay", 1
 
 
-class GraphJobStatus(CodedWord):
+class GraphJobStatus(CodedStatus):
     """Where a graph job stands. Source of the codes: migration 014."""
 
     QUEUED = "queued", 0
@@ -22,18 +22,15 @@ class GraphJobStatus(CodedWord):
     FAILED = "failed", 3
     CANCELED = "canceled", 4
 
-    @property
-    def is_final(self) -> bool:
-        """True where no move leads on: completed, failed and canceled."""
-        return not TRANSITIONS[self]
+    @classmethod
+    def of(cls) -> str:
+        """What stands there: a graph job."""
+        return "graph job"
 
-    def require_move_to(self, target: "GraphJobStatus", *, only_from: "GraphJobStatus | None" = None) -> None:
-        """Lets a legal move pass; with `only_from`, a move that one status alone can make.
-
-        Raises:
-            IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
-        """
-        require_move(TRANSITIONS, self, target, only_from=only_from, what="graph job")
+    @classmethod
+    def transitions(cls) -> "Mapping[GraphJobStatus, frozenset[GraphJobStatus]]":
+        """The transition table."""
+        return TRANSITIONS
 
 
 _S = GraphJobStatus

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from graphjobs.words import CodedWord, require_move
+from graphjobs.words import CodedStatus, CodedWord
 
 
 class PolicyRunMode(CodedWord):
@@ -23,7 +23,7 @@ class PolicyRunPriority(CodedWord):
     EMERGENCY = "emergency", 2
 
 
-class PolicyRunStatus(CodedWord):
+class PolicyRunStatus(CodedStatus):
     """Where a policy run stands."""
 
     PENDING = "pending", 0
@@ -34,22 +34,19 @@ class PolicyRunStatus(CodedWord):
     CANCELED = "canceled", 5
 
     @property
-    def is_final(self) -> bool:
-        """True where no move leads on: completed, failed and canceled."""
-        return not TRANSITIONS[self]
-
-    @property
     def outside(self) -> str:
         """The word the outside sees: queued, running, succeeded, failed, canceled."""
         return _OUTSIDE[self]
 
-    def require_move_to(self, target: "PolicyRunStatus", *, only_from: "PolicyRunStatus | None" = None) -> None:
-        """Lets a legal move pass; with `only_from`, a move that one status alone can make.
+    @classmethod
+    def of(cls) -> str:
+        """What stands there: a policy run."""
+        return "policy run"
 
-        Raises:
-            IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
-        """
-        require_move(TRANSITIONS, self, target, only_from=only_from, what="policy run")
+    @classmethod
+    def transitions(cls) -> "Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]]":
+        """The transition table."""
+        return TRANSITIONS
 
 
 _S = PolicyRunStatus
