@@ -33,6 +33,7 @@ from graphjobs.values import ERROR_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 from graphjobs.worker import running as running_room
 from graphjobs.worker.counts import Counts
+from graphjobs.worker.options import Backoff, jittered
 from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.rotation import Rotation
 from tests.builders import build_job, overlay_job
@@ -887,6 +888,7 @@ async def test_a_notice_wakes_a_worker_that_would_not_look_for_long(graphjobs_se
                 await ended.wait()
         worker.stop()
         await working
+    assert 3 == worker.counts.completed
 
 
 async def test_a_notice_that_comes_amid_claims_of_others_is_not_lost(graphjobs_settings: Any) -> None:
@@ -908,6 +910,7 @@ async def test_a_notice_that_comes_amid_claims_of_others_is_not_lost(graphjobs_s
         await until(lambda: "b" in begun, seconds=5)
         worker.stop(grace=timedelta(0))
         await working
+    assert ["a", "b"] == begun
 
 
 async def test_a_listening_connection_that_ended_is_opened_anew(graphjobs_settings: Any) -> None:
@@ -927,6 +930,7 @@ async def test_a_listening_connection_that_ended_is_opened_anew(graphjobs_settin
         await until(lambda: len(ended) == 2, seconds=20)
         worker.stop()
         await working
+    assert 2 == worker.counts.completed
 
 
 async def test_an_idle_worker_looks_again_by_itself(storage: Storage, tenant: str) -> None:
@@ -934,10 +938,25 @@ async def test_an_idle_worker_looks_again_by_itself(storage: Storage, tenant: st
     worker = GraphJobWorker(storage, build=built, options=options(tenant))
     working = asyncio.ensure_future(worker.run())
     await asyncio.sleep(0.1)
-    await storage.graph_jobs.add(build_job(tenant))
+    job = await storage.graph_jobs.add(build_job(tenant))
     await until(lambda: worker.counts.completed == 1)
     worker.stop()
     await working
+    assert _S.COMPLETED is (await now(storage, job)).status
+
+
+def test_waits_double_up_to_a_cap_and_no_two_workers_wait_alike() -> None:
+    """Cut at random by up to a half; a poll is longer or shorter by up to a quarter."""
+    backoff = Backoff(first_seconds=1.0, cap_seconds=8.0)
+    waits = [backoff.next_seconds() for _ in range(100)]
+    longest = [1.0, 2.0, 4.0, *[8.0] * 97]
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
+    assert len(set(waits)) > 90
+    assert (True, False) == (backoff.reset(), backoff.reset())
+    assert backoff.next_seconds() <= 1.0
+    polls = {jittered(4.0) for _ in range(100)}
+    assert len(polls) > 90
+    assert 3.0 <= min(polls) < 3.5 < 4.5 < max(polls) <= 5.0
 
 
 async def test_nothing_is_told_unless_asked_for(storage: Storage, tenant: str) -> None:
