@@ -19,10 +19,11 @@ from graphjobs.database.executor import compiled
 from graphjobs.database.schema import SCHEMA
 from graphjobs.jobs import statements
 from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.moves import GraphJobUpdateResult, Move
 from graphjobs.jobs.rows import swap_of
 from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.jobs.store import GraphJobUpdateResult
 from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
+from graphjobs.moves import Move
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 

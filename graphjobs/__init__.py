@@ -25,12 +25,11 @@ from graphjobs.errors import (
 if TYPE_CHECKING:
     from graphjobs.database.migrations import upgrade
     from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-    from graphjobs.jobs.moves import GraphJobUpdateResult
     from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
     from graphjobs.jobs.queue import GraphJobQueue
     from graphjobs.jobs.service import GraphJobService
     from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-    from graphjobs.jobs.store import GraphJobStore
+    from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
     from graphjobs.storage import open_storage
     from graphjobs.worker import BuildResult, GraphJobWorker, OverlayResult, WorkerOptions
 else:
@@ -46,7 +45,7 @@ else:
         "GraphJobStatus": "graphjobs.jobs.status",
         "GraphJobStore": "graphjobs.jobs.store",
         "GraphJobType": "graphjobs.jobs.status",
-        "GraphJobUpdateResult": "graphjobs.jobs.moves",
+        "GraphJobUpdateResult": "graphjobs.jobs.store",
         "GraphJobWorker": "graphjobs.worker",
         "GraphOverlayJob": "graphjobs.jobs.models",
         "OverlayResult": "graphjobs.worker",

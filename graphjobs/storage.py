@@ -14,10 +14,10 @@ from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.listener import listen
 from graphjobs.database.migrations import require_revision, upgrade
 from graphjobs.errors import SchemaOutOfDate
-from graphjobs.jobs.notices import CHANNEL
 from graphjobs.jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
+from graphjobs.notices import CHANNEL
 from graphjobs.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from graphjobs.demo.policy import Policy, evaluate
 from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.jobs.queries import PAGE_MAX, GraphJobQuery
+from graphjobs.jobs.queries import GraphJobQuery
+from graphjobs.pages import PAGE_MAX
 from graphjobs.storage import Storage
 from graphjobs.values import METADATA_VALUE_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions

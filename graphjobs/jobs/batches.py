@@ -28,19 +28,18 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
+from graphjobs.database.sql import merged, readable, unnested
+from graphjobs.eventlog import entered, find_moves
 from graphjobs.jobs.parts import (
-    LOG_COLUMNS,
     QUEUED,
     RUNNING,
-    TRANSITION,
     attempts,
     clock,
     is_object,
-    merged,
     next_version,
     without_error,
 )
-from graphjobs.jobs.statements import EVENTS, JOBS, readable, unnested
+from graphjobs.jobs.statements import EVENTS, JOBS
 
 _JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
 
@@ -125,7 +124,7 @@ def _log_of(source: CTE, name: str) -> CTE:
     entries = select(
         source.c.id, source.c.tenant_id, source.c.status, as_type(source.c.entry, JSONB), source.c.updated_at
     )
-    return insert(EVENTS).from_select(LOG_COLUMNS, entries).returning(EVENTS.c.id).cte(name)
+    return entered(EVENTS, entries, name)
 
 
 def _held(given: NamedFromClause, locked: CTE, fence: ColumnElement[bool]) -> CTE:
@@ -244,11 +243,7 @@ RENEW_JOBS: Final = _renew()
 Gives each job that still is held, with its new version, or NULL where somebody else has its row at the moment.
 """
 
-FIND_MOVES: Final = select(EVENTS.c.job_id, readable(EVENTS.c.created_at)).where(
-    EVENTS.c.job_id == func.any(_JOBS),
-    EVENTS.c.tenant_id == func.any(_WHOSE),
-    EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'")) == TRANSITION,
-)
+FIND_MOVES: Final = find_moves(EVENTS)
 """Finds the events of a statement that moved many jobs: job, and the version it got by it."""
 
 STATES_OF: Final = select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, attempts).where(*_of_keys())

@@ -4,14 +4,15 @@ What holds for `statements` holds here, but for one exception, named as such: `T
 Whoever looks waits for nobody, and skips what others hold. All times are the database's.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Boolean,
     ColumnElement,
     Interval,
-    Select,
     SmallInteger,
     Text,
     Uuid,
@@ -22,17 +23,16 @@ from sqlalchemy import (
     or_,
     select,
     true,
-    union_all,
     update,
 )
 from sqlalchemy import cast as as_type
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.jobs.models import ATTEMPTS_MAX
+from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.database.sql import circle, merged, one, readable, unnested
+from graphjobs.eventlog import entered
 from graphjobs.jobs.parts import (
-    LOG_COLUMNS,
     QUEUED,
-    RESCUED,
     RUNNING,
     TENANTS,
     TRANSITION,
@@ -40,30 +40,23 @@ from graphjobs.jobs.parts import (
     attempts_in,
     clock,
     is_object,
-    merged,
     next_version,
     without_error,
 )
-from graphjobs.jobs.statements import EVENTS, JOBS, KIND, LIMIT, job_columns, readable, unnested
+from graphjobs.jobs.statements import EVENTS, JOBS, KIND, LIMIT, job_columns
 from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.moves import RESCUED
 
 _ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
-_AFTER: Final = bindparam("after_tenant", type_=Text)
 
 
-def _walk(name: str, first: ColumnElement[bool], *more: ColumnElement[bool]) -> Select[Any]:
-    """Steps from one tenant to the next, one descent of an index each, however many rows a tenant has."""
+def _next_tenant(of: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
+    step = select(JOBS.c.tenant_id).where(JOBS.c.tenant_id >= literal_column("''"), of(JOBS.c.tenant_id))
+    return step.order_by(JOBS.c.tenant_id).limit(one()).scalar_subquery()
 
-    def next_tenant(*conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-        return (
-            select(JOBS.c.tenant_id).where(*conditions).order_by(JOBS.c.tenant_id).limit(literal_column("1"))
-        ).scalar_subquery()
 
-    walk = select(next_tenant(first, *more).label("tenant")).cte(name, recursive=True)
-    walk = walk.union_all(
-        select(next_tenant(JOBS.c.tenant_id > walk.c.tenant, *more)).where(walk.c.tenant.is_not(None))
-    )
-    has_work = (
+def _has_work(walk: CTE) -> ColumnElement[bool]:
+    newest = (
         select(JOBS.c.created_at)
         .where(
             JOBS.c.tenant_id == walk.c.tenant,
@@ -72,16 +65,13 @@ def _walk(name: str, first: ColumnElement[bool], *more: ColumnElement[bool]) -> 
         )
         # Ordered, so that only the index serves it; without, the planner hopes to meet one early in the whole table.
         .order_by(JOBS.c.created_at.desc())
-        .limit(literal_column("1"))
+        .limit(one())
         .scalar_subquery()
     )
-    return select(walk.c.tenant).where(walk.c.tenant.is_not(None), has_work.is_not(None))
+    return newest.is_not(None)
 
 
-TENANTS_WITH: Final = union_all(
-    _walk("onwards", JOBS.c.tenant_id > _AFTER),
-    _walk("around", JOBS.c.tenant_id >= literal_column("''"), JOBS.c.tenant_id <= _AFTER),
-).limit(LIMIT)
+TENANTS_WITH: Final = circle("tenants", _next_tenant, _has_work).limit(LIMIT)
 """Lists the tenants that have jobs of a kind in a status, in a circle from after one. The only read across tenants."""
 
 _asked: Final = unnested("asked", ("tenants", Text, "tenant"), ("shares", BigInteger, "share"))
@@ -128,25 +118,21 @@ _claimed: Final = (
     .returning(*JOBS.c)
     .cte("claimed")
 )
-_claimed_log: Final = (
-    insert(EVENTS)
-    .from_select(
-        LOG_COLUMNS,
-        select(
-            _claimed.c.id,
-            _claimed.c.tenant_id,
-            _claimed.c.status,
-            merged(
-                _ENTRY,
-                func.jsonb_build_object(
-                    literal_column("'attempts'"), _claimed.c.payload.op("->")(literal_column("'attempts'"))
-                ),
+_claimed_log: Final = entered(
+    EVENTS,
+    select(
+        _claimed.c.id,
+        _claimed.c.tenant_id,
+        _claimed.c.status,
+        merged(
+            _ENTRY,
+            func.jsonb_build_object(
+                literal_column("'attempts'"), _claimed.c.payload.op("->")(literal_column("'attempts'"))
             ),
-            _claimed.c.updated_at,
         ),
-    )
-    .returning(EVENTS.c.id)
-    .cte("logged")
+        _claimed.c.updated_at,
+    ),
+    "logged",
 )
 CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
 """Starts the oldest queued jobs of one kind, of each tenant at most its share, with an event each; waits for nobody."""

@@ -3,13 +3,10 @@
 Values only; no database here. No time is among them: the database says when.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from types import MappingProxyType
 from typing import Final, Self
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +14,7 @@ from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.jobs.models import GraphBuildJob
 from graphjobs.jobs.rows import AnyJob, require_job
 from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.moves import json_of
 from graphjobs.values import Metadata, clean_error, require_name
 
 FOLLOWING_MAX: Final = 100
@@ -24,8 +22,6 @@ FOLLOWING_MAX: Final = 100
 
 _S = GraphJobStatus
 _METADATA: Final[TypeAdapter[Mapping[str, str]]] = TypeAdapter(Metadata)
-json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Gives JSON as it is stored, of plain values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +105,6 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A running job as it was seen: whoever finds it at the same version later knows that nothing has moved it.
-
-    Attributes:
-        job_id: which job.
-        tenant_id: whose.
-        version: the row's `updated_at`, which each heartbeat raises; None for one that Python cannot hold.
-        attempts: the attempt that runs; None where the row does not tell.
-        given_back: how many attempts before were given back in order, as the log tells; they do the job no harm.
-    """
-
-    job_id: UUID
-    tenant_id: str
-    version: datetime | None
-    attempts: int | None
-    given_back: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Claimed:
     """What a claim took.
 
@@ -140,54 +117,6 @@ class Claimed:
     jobs: tuple[AnyJob, ...]
     unreadable: tuple[CorruptRow, ...] = ()
     cursor: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """What a heartbeat found.
-
-    Attributes:
-        versions: the new versions, by job; a job whose row somebody else had at the moment is not among them.
-        lost: jobs that no longer run at this attempt: nothing the holder does can end them.
-    """
-
-    versions: Mapping[UUID, datetime]
-    lost: frozenset[UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What came of endings.
-
-    Attributes:
-        versions: the versions of the jobs that were ended by this call, by job.
-        lost: those that no longer run at the attempt given, each with one sentence on where a later look found it;
-            nothing was changed.
-        busy: those whose row somebody else has at the moment, so that nothing was changed either: ask again soon.
-    """
-
-    versions: Mapping[UUID, datetime]
-    lost: Mapping[UUID, str]
-    busy: frozenset[UUID] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Rescued:
-    """What a rescue did.
-
-    Attributes:
-        requeued: jobs that are queued again.
-        failed: jobs that had no attempt left, or whose row cannot be read.
-    """
-
-    requeued: tuple[UUID, ...]
-    failed: tuple[UUID, ...]
-
-
-def entry_of(source: str, target: str, transition_id: UUID, actor: str | None, **told: object) -> str:
-    """Gives the payload of an event; what is None is left out."""
-    given = {"from": source, "to": target, **told, "transitionId": str(transition_id), "actor": actor}
-    return json_of({name: value for name, value in given.items() if value is not None})
 
 
 def _checked_metadata(metadata: object) -> dict[str, str]:

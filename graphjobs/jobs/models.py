@@ -4,22 +4,22 @@ Source of the fields: the payloads the .NET scheduler wrote. A value that exists
 `InvalidJob`, which names the field, when the value is made from Python or from JSON.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from uuid_utils.compat import uuid7
 
+from graphjobs.attempts import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
+from graphjobs.eventlog import Event
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.values import (
     Digest,
     ErrorText,
     Id,
-    Json,
     Metadata,
     Name,
     Names,
@@ -27,10 +27,7 @@ from graphjobs.values import (
     Value,
     broken,
     clean_error,
-    thawed,
 )
-
-ATTEMPTS_MAX: Final = 99_999
 
 _S = GraphJobStatus
 
@@ -202,19 +199,7 @@ class GraphOverlayJob(GraphJob):
         return self._moved(_S.COMPLETED, completed_at=at, error=None)
 
 
-class GraphJobEvent(Value):
-    """One entry of a job's log.
+class GraphJobEvent(Event):
+    """One entry of a job's log; see `Event`."""
 
-    For a move, the payload tells from, to, attempts, transition id, actor and error. `id` is the database's to give.
-    """
-
-    id: Annotated[int, Field(ge=1)] | None = None
-    job_id: Id
-    tenant_id: Name
     status: Annotated[GraphJobStatus, Field(strict=False)]
-    payload: Json = Field(default_factory=immutabledict)
-    created_at: UtcTime = Field(default_factory=_now)
-
-    def payload_json(self) -> str:
-        """Gives the payload alone, as it is stored."""
-        return json.dumps(thawed(self.payload), ensure_ascii=False, separators=(",", ":"))

@@ -13,28 +13,24 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
 )
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.jobs.statements import JOBS, readable
+from graphjobs.database.sql import readable, rising
+from graphjobs.jobs.statements import JOBS
 from graphjobs.jobs.status import GraphJobStatus
 
 QUEUED: Final = literal_column(str(GraphJobStatus.QUEUED.code), SmallInteger)
 RUNNING: Final = literal_column(str(GraphJobStatus.RUNNING.code), SmallInteger)
 TENANTS: Final = bindparam("tenants", type_=ARRAY(Text))
 TRANSITION: Final = bindparam("transition", type_=Text)
-RESCUED: Final = "rescued"
-"""In the payload of an event: the job was taken from a worker that gave no sign of life."""
-LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
-
-# now() can go backwards between writers; the version must not. One that Python cannot hold begins anew: nothing can be
-# added to the last of times, and who sees no version could not tell that it has moved.
+# One that Python cannot hold begins anew: nothing can be added to the last of times, and who sees no version could not
+# tell that it has moved.
 next_version: Final = case(
     (
         readable(JOBS.c.updated_at).is_not(None),
-        func.greatest(func.now(), JOBS.c.updated_at + text("interval '1 microsecond'")),
+        rising(JOBS.c.updated_at),
     ),
     else_=func.now(),
 )
@@ -46,14 +42,6 @@ def clock() -> CTE:
     form: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")
     now = func.to_char(func.timezone(literal_column("'utc'"), func.now()), form)
     return select(now.label("told")).cte("clock").prefix_with("MATERIALIZED")
-
-
-def merged(*parts: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Merges JSON objects; what comes later wins."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.op("||", return_type=JSONB)(part)
-    return whole
 
 
 # To look whether there is one is cheaper than to write the whole payload once more.

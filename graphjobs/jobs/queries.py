@@ -1,47 +1,31 @@
 """What lists of graph jobs are asked for and answer with: queries, cursors, collections, counts; no database here."""
 
-import base64
-import binascii
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, NamedTuple, Self
-from uuid import UUID
+from datetime import datetime, timedelta
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError, from_json, to_json
+from pydantic_core import PydanticCustomError
 
-from graphjobs.errors import CorruptRow, InvalidJob
+from graphjobs.errors import CorruptRow
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.pages import (
+    CURSOR_LENGTH_MAX,
+    FIRST_MOMENT,
+    LAST_ID,
+    LAST_MOMENT,
+    NEWEST,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    BoundedCount,
+    Position,
+    as_tuple,
+    cursor_of,
+    position_of,
+)
 from graphjobs.values import Name, Text, UtcTime, Value
-
-PAGE_MAX: Final = 1_000
-"""The most jobs of one page."""
-
-PAGE_DEFAULT: Final = 50
-
-COUNT_MAX: Final = 10_000
-"""Up to here a count is exact: an index entry is read for each."""
-
-_FIRST_MOMENT: Final = datetime(1, 1, 2, tzinfo=UTC)
-_LAST_MOMENT: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
-_LAST_ID: Final = UUID(int=2**128 - 1)
-CURSOR_LENGTH_MAX: Final = 256
-
-
-class Position(NamedTuple):
-    """Where a page begins: after this time and id, newest first."""
-
-    created_at: datetime
-    id: UUID
-
-
-def _as_tuple(value: object) -> object:
-    if isinstance(value, str):  # a status is one, too
-        return (value,)
-    return tuple(value) if isinstance(value, list | set | frozenset) else value
 
 
 class GraphJobQuery(Value):
@@ -64,7 +48,7 @@ class GraphJobQuery(Value):
     statuses: Annotated[
         tuple[Annotated[GraphJobStatus, Field(strict=False)], ...],
         Field(strict=False, max_length=len(GraphJobStatus)),
-        BeforeValidator(_as_tuple),
+        BeforeValidator(as_tuple),
     ] = ()
     correlation_id: Name | None = None
     created_from: UtcTime | None = None
@@ -87,7 +71,7 @@ class GraphJobQuery(Value):
     @property
     def earliest(self) -> datetime:
         """The earliest time a job of this query can have."""
-        return max(self.created_from or _FIRST_MOMENT, _FIRST_MOMENT)
+        return max(self.created_from or FIRST_MOMENT, FIRST_MOMENT)
 
     def start(self, tenant_id: str) -> Position:
         """Gives the position this page begins after: the cursor's, or the end of the range.
@@ -96,36 +80,20 @@ class GraphJobQuery(Value):
             InvalidJob: the cursor is none, or belongs to another query or tenant.
         """
         if self.cursor is not None:
-            return self._position(tenant_id, self.cursor)
+            names = "type, statuses, correlation_id and times"
+            return position_of(self._filters(tenant_id), self.cursor, names=names)
         if self.created_to is None:
-            return Position(_LAST_MOMENT, _LAST_ID)
+            return NEWEST
         # Times have microseconds, so this is the last one before the end. No id is after the last one.
-        end = max(self.created_to, _FIRST_MOMENT) - timedelta(microseconds=1)
-        return Position(min(end, _LAST_MOMENT), _LAST_ID)
+        end = max(self.created_to, FIRST_MOMENT) - timedelta(microseconds=1)
+        return Position(min(end, LAST_MOMENT), LAST_ID)
 
     def cursor_after(self, tenant_id: str, position: Position) -> str:
         """Gives the cursor of the page that begins after a position; it is bound to this query and tenant."""
-        parts = [self._digest(tenant_id), position.created_at.isoformat(), position.id.hex]
-        return base64.urlsafe_b64encode(to_json(parts)).rstrip(b"=").decode()
+        return cursor_of(self._filters(tenant_id), position)
 
-    def _position(self, tenant_id: str, cursor: str) -> Position:
-        try:
-            padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-            digest, time, job = from_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-            position = Position(datetime.fromisoformat(time).astimezone(UTC), UUID(hex=job))
-        except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
-            raise InvalidJob(
-                "cursor: it should be the next_cursor of the page before, unchanged", field="cursor"
-            ) from None
-        if digest != self._digest(tenant_id):
-            raise InvalidJob(
-                "cursor: it belongs to another query; keep type, statuses, correlation_id and times as they were",
-                field="cursor",
-            )
-        return position
-
-    def _digest(self, tenant_id: str) -> str:
-        filters = [
+    def _filters(self, tenant_id: str) -> list[object]:
+        return [
             tenant_id,
             self.type,
             sorted(set(self.statuses)),
@@ -133,7 +101,6 @@ class GraphJobQuery(Value):
             self.created_from,
             self.created_to,
         ]
-        return hashlib.sha256(to_json(filters)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,22 +116,6 @@ class GraphJobCollection:
     jobs: tuple[GraphBuildJob | GraphOverlayJob, ...]
     next_cursor: str | None = None
     unreadable: tuple[CorruptRow, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BoundedCount:
-    """How many there are, as far as was counted.
-
-    Attributes:
-        value: the count, at most the cap.
-        exact: False where there are more than `value`.
-    """
-
-    value: int
-    exact: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.value}" if self.exact else f"more than {self.value}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol, Self
 from uuid import UUID
 
@@ -10,31 +10,39 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
+from graphjobs.attempts import (
+    BATCH_MAX,
+    Ended,
+    Renewed,
+    Rescued,
+    Sighting,
+    actor_of,
+    keys_of,
+    listed_name,
+    no_attempt_left,
+    require_attempts_max,
+    require_wait,
+    sightings_of,
+)
 from graphjobs.database.executor import Executor, Row, find_out
-from graphjobs.errors import CorruptRow, DatabaseUnavailable, GraphJobsError, InvalidJob, OutcomeUnknown
+from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
 from graphjobs.jobs import batches, claims
 from graphjobs.jobs.binds import (
-    BATCH_MAX,
-    actor_of,
     endings_of,
     ends_of,
     jobs_of,
-    keys_of,
     kind_of,
-    listed_name,
     renewal_of,
     shares_of,
-    sightings_of,
-    silence_of,
     takings_of,
     tenants_of,
 )
-from graphjobs.jobs.endings import Claimed, Ended, Ending, Renewed, Rescued, Sighting, entry_of
-from graphjobs.jobs.models import ATTEMPTS_MAX
-from graphjobs.jobs.moves import transition_named
-from graphjobs.jobs.notices import send_notice
+from graphjobs.jobs.endings import Claimed, Ending
 from graphjobs.jobs.rows import AnyJob, any_job_of, status_of
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.landing import moved, versions_of, with_the_missing
+from graphjobs.moves import entry_of, transition_named
+from graphjobs.notices import send_notice
 from graphjobs.values import require_limit, require_name
 
 _S = GraphJobStatus
@@ -231,7 +239,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
         if not held:
             return Renewed({}, frozenset())
         rows = await self._executor.rows(batches.RENEW_JOBS, renewal_of(held))
-        found = _versions_of(rows)
+        found = versions_of(rows)
         lost = frozenset(job.id for job in held if job.id not in found)
         return Renewed({job_id: version for job_id, version in found.items() if version is not None}, lost)
 
@@ -244,24 +252,20 @@ class PostgresGraphJobQueue(GraphJobQueue):
             return Ended({}, {})
         params = ends_of(given, named, who)
         statement = batches.END_JOBS_AND_ADD if "parents" in params else batches.END_JOBS
-        try:
-            rows = await self._executor.rows(statement, params)
-        except OutcomeUnknown as lost:
-            rows = await find_out(lost, self._executor, lambda: self._moved(params, named))
-        versions = _versions_of(rows)
+        rows = await moved(self._executor, statement, batches.FIND_MOVES, params, named)
+        versions = versions_of(rows)
         queued = any(ending.status is _S.QUEUED or ending.following for ending in given)
         await send_notice(self._executor, wanted=self._notify and queued)
         missing = [ending.job for ending in given if ending.job.id not in versions]
-        if not missing:
-            return Ended(versions, {})
-        try:
-            # Asked before with this id, it may have ended them then.
-            earlier = await self._moved(params, named) if transition_id is not None else None
-            return await self._with_the_missing({**versions, **_versions_of(earlier or ())}, missing)
-        except DatabaseUnavailable as error:
-            unsure = str(error)
-        # Not "nothing was changed", as that would say.
-        raise OutcomeUnknown(f"some have ended, and what became of the others could not be looked up: {unsure}")
+        return await with_the_missing(
+            self._executor,
+            batches.FIND_MOVES,
+            params,
+            transition_id,
+            versions,
+            [job.id for job in missing],
+            lambda: self._whereabouts(missing),
+        )
 
     @override
     async def stalled(
@@ -273,7 +277,11 @@ class PostgresGraphJobQueue(GraphJobQueue):
         after: str = "",
         limit: int = BATCH_MAX,
     ) -> tuple[tuple[Sighting, ...], str]:
-        code, most, quiet = kind_of(kind).code, require_limit(limit, limit_max=BATCH_MAX), silence_of(silence)
+        code, most, quiet = (
+            kind_of(kind).code,
+            require_limit(limit, limit_max=BATCH_MAX),
+            require_wait(silence, "silence"),
+        )
         if tenant_id is None:
             looked_at = await self.tenants_with(kind, _S.RUNNING, after=after, limit=most)
         else:
@@ -286,12 +294,9 @@ class PostgresGraphJobQueue(GraphJobQueue):
 
     @override
     async def rescue(self, sightings: Iterable[Sighting], *, attempts_max: int, actor: str | None = None) -> Rescued:
-        if isinstance(attempts_max, bool) or not isinstance(attempts_max, int) or not 1 <= attempts_max <= ATTEMPTS_MAX:
-            raise InvalidJob(
-                f"attempts_max: it should be a whole number from 1 to {ATTEMPTS_MAX}", field="attempts_max"
-            )
+        most = require_attempts_max(attempts_max)
         given, who = sightings_of(sightings), actor_of(actor)
-        reasons = [_no_attempt_left(sighting, attempts_max) for sighting in given]
+        reasons = [no_attempt_left(sighting, most) for sighting in given]
         taken = await self._take(given, reasons, who, rescued=True)
         await send_notice(self._executor, wanted=self._notify and None in reasons)
         failed = {sighting.job_id for sighting, reason in zip(given, reasons, strict=True) if reason is not None}
@@ -308,11 +313,8 @@ class PostgresGraphJobQueue(GraphJobQueue):
             return ()
         named = uuid7()
         params = takings_of(sightings, reasons, named, actor, rescued=rescued)
-        try:
-            rows = await self._executor.rows(batches.TAKE_JOBS, params)
-        except OutcomeUnknown as lost:
-            rows = await find_out(lost, self._executor, lambda: self._moved(params, named))
-        return tuple(_versions_of(rows))
+        rows = await moved(self._executor, batches.TAKE_JOBS, batches.FIND_MOVES, params, named)
+        return tuple(versions_of(rows))
 
     async def _set_aside(self, strange: Sequence[tuple[Sighting, CorruptRow]], actor: str | None) -> None:
         """Fails what was claimed and cannot be read, so that it neither runs for ever nor comes again."""
@@ -326,25 +328,12 @@ class PostgresGraphJobQueue(GraphJobQueue):
         """Looks for the jobs of a claim whose answer was lost."""
         return await self._executor.rows(claims.FIND_CLAIM, {**whose, "transition": str(named)}) or None
 
-    async def _moved(self, keys: Mapping[str, object], named: UUID) -> Sequence[Row] | None:
-        """Looks for what a statement moved whose answer was lost."""
-        return await self._executor.rows(batches.FIND_MOVES, {**keys, "transition": str(named)}) or None
-
-    async def _with_the_missing(self, versions: Mapping[UUID, datetime], missing: Sequence[AnyJob]) -> Ended:
-        """Tells jobs that were lost from those that only were somebody's for a moment, by a later look."""
+    async def _whereabouts(self, missing: Sequence[AnyJob]) -> dict[UUID, str | None]:
         rows = await self._executor.rows(batches.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): (row[2], row[3]) for row in rows}
-        lost: dict[UUID, str] = {}
-        for job in missing:
-            state = found.get((job.id, job.tenant_id))
-            if job.id not in versions and state != (_S.RUNNING.code, job.attempts):
-                lost[job.id] = _whereabouts(job, state)
-        told = {*versions, *lost}
-        return Ended(versions, lost, frozenset(job.id for job in missing if job.id not in told))
-
-
-def _versions_of(rows: Iterable[Row]) -> dict[UUID, datetime]:
-    return {UUID(int=row[0].int): row[1] for row in rows}
+        running = _S.RUNNING.code
+        states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
+        return {job.id: None if state == (running, job.attempts) else _whereabouts(job, state) for job, state in states}
 
 
 def _read(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[Sighting, CorruptRow]]]:
@@ -357,18 +346,6 @@ def _read(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[Sighting, Corru
         except CorruptRow as error:
             strange.append((Sighting(UUID(int=row[0].int), row[1], row[6], None), error))
     return jobs, strange
-
-
-def _no_attempt_left(sighting: Sighting, attempts_max: int) -> str | None:
-    """Says why a job fails that gave no sign of life; None where it may be tried again."""
-    if sighting.attempts is None:
-        return "its worker gave no sign of life, and its row does not tell the attempt, so it cannot be tried again"
-    if sighting.attempts - sighting.given_back < attempts_max:
-        return None
-    but = f", of which {sighting.given_back} were given back in order" if sighting.given_back else ""
-    return (
-        f"its worker gave no sign of life at attempt {sighting.attempts}{but}, and {attempts_max} are the most it gets"
-    )
 
 
 def _whereabouts(job: AnyJob, state: tuple[int, int | None] | None) -> str:

@@ -1,6 +1,6 @@
 """The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
 
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from typing_extensions import override
@@ -11,20 +11,16 @@ from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.rows import (
     Job,
-    Readable,
     columns_of,
     event_of,
     job_of,
-    readable_of,
     require_job,
     status_of,
     swap_of,
 )
 from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.pages import PAGE_MAX, Readable, readable_of, require_event_id
 from graphjobs.values import id_or_none, require_limit, require_name
-
-LIMIT_MAX: Final = 1_000
-"""The most a list gives at once."""
 
 
 class GraphJobRepository(Protocol):
@@ -110,7 +106,7 @@ class GraphJobRepository(Protocol):
         ...
 
     async def list_events(
-        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = LIMIT_MAX
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> Readable[GraphJobEvent]:
         """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
 
@@ -188,18 +184,17 @@ class PostgresGraphJobRepository(GraphJobRepository):
 
     @override
     async def list_events(
-        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = LIMIT_MAX
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> Readable[GraphJobEvent]:
         params = {
             "tenant": require_name(tenant_id, "tenant_id"),
-            "limit_rows": require_limit(limit, limit_max=LIMIT_MAX),
+            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
         }
-        if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after < 2**63:
-            raise InvalidJob("after: it should be the id of an event, or 0", field="after")
+        begin = require_event_id(after)
         job = id_or_none(job_id, "job_id")
         if job is None:
             return Readable()
-        rows = await self._executor.rows(statements.LIST_EVENTS, {**params, "job": job, "after_event": after})
+        rows = await self._executor.rows(statements.LIST_EVENTS, {**params, "job": job, "after_event": begin})
         return readable_of(event_of, rows)
 
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
@@ -221,7 +216,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
         params = {
             "tenant": require_name(tenant_id, "tenant_id"),
             "kind": kind.type.code,
-            "limit_rows": require_limit(limit, limit_max=LIMIT_MAX),
+            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
         }
         if status is None:
             rows = await self._executor.rows(scans.LIST_JOBS, params)

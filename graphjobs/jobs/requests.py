@@ -8,8 +8,9 @@ from immutabledict import immutabledict
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from graphjobs.attempts import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
-from graphjobs.jobs.models import ATTEMPTS_MAX, GraphBuildJob, GraphOverlayJob
+from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.values import Digest, Id, Metadata, Name, Names, Value
 

@@ -1,36 +1,17 @@
 """Between rows and values: what a job is written as, and what it is read from; no I/O here."""
 
-from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Self, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import UUID
-
-from pydantic_core import from_json
 
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
+from graphjobs.eventlog import event_of as log_entry_of
 from graphjobs.jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 
 AnyJob: TypeAlias = GraphBuildJob | GraphOverlayJob
 Job = TypeVar("Job", bound=GraphJob)
-T = TypeVar("T")
-
-
-class Readable(tuple[T, ...]):
-    """What could be read of a list, in its order.
-
-    Attributes:
-        unreadable: a `CorruptRow` for each row that was left out.
-    """
-
-    unreadable: tuple[CorruptRow, ...] = ()
-
-    def __new__(cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = ()) -> Self:
-        """Lists what was read, and what could not be."""
-        listed = super().__new__(cls, items)
-        listed.unreadable = tuple(unreadable)
-        return listed
 
 
 def columns_of(job: GraphJob) -> dict[str, object]:
@@ -107,18 +88,6 @@ def require_job(job: Job) -> Job:
     raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
 
 
-def readable_of(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:
-    """Reads what can be read; a row that cannot be harms no other."""
-    items: list[T] = []
-    unreadable: list[CorruptRow] = []
-    for row in rows:
-        try:
-            items.append(read(row))
-        except CorruptRow as error:
-            unreadable.append(error)
-    return Readable(items, unreadable)
-
-
 def job_of(kind: type[Job], row: Row) -> Job:
     """Reads a job of a row, in the order of `statements.GET_JOB`."""
     job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
@@ -145,16 +114,4 @@ def any_job_of(row: Row) -> AnyJob:
 
 def event_of(row: Row) -> GraphJobEvent:
     """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
-    event_id, job_id, tenant_id, status_code, document, created_at = row
-    try:
-        return GraphJobEvent(
-            id=event_id,
-            job_id=UUID(int=job_id.int),
-            tenant_id=tenant_id,
-            status=GraphJobStatus.from_code(status_code),
-            payload=from_json(document),
-            created_at=created_at,
-        )
-    except ValueError as error:  # InvalidJob is one, too
-        problem = str(error)
-    raise CorruptRow("graph_job_events", event_id, problem)
+    return log_entry_of(GraphJobEvent, GraphJobStatus, "graph_job_events", row)

@@ -30,8 +30,9 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from graphjobs.database.sql import readable
 from graphjobs.jobs.queries import GraphJobQuery
-from graphjobs.jobs.statements import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns, readable
+from graphjobs.jobs.statements import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 
 _CODES: Final = [status.code for status in GraphJobStatus]
@@ -175,7 +176,7 @@ def binds_of(tenant: str, query: GraphJobQuery, *, limit: int) -> dict[str, obje
         "statuses": [status.code for status in query.statuses] or [*_CODES, _BELOW_ALL, _ABOVE_ALL],
         "correlation": query.correlation_id,
         "earliest": query.earliest,
-        "after_created": start.created_at,
+        "after_created": start.at,
         "after_job": start.id,
         "limit_rows": limit,
     }

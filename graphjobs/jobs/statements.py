@@ -6,7 +6,6 @@ write uses no volatile function. So each routes to one node of a distributed eng
 once.
 """
 
-from datetime import datetime
 from typing import Any, Final, cast
 
 from sqlalchemy import (
@@ -21,20 +20,18 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
-    case,
-    column,
     func,
     literal_column,
     select,
-    text,
     update,
 )
 from sqlalchemy import cast as as_type
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql import ColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
-from sqlalchemy.sql.selectable import NamedFromClause
 
+from graphjobs.database.sql import readable, rising, unnested
+from graphjobs.eventlog import LOG_COLUMNS, entered, find_transition, list_events
 from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
 
 JOBS: Final = cast("Table", GraphJobRow.__table__)
@@ -58,11 +55,6 @@ def _one_job() -> ColumnElement[bool]:
     statistics do not know yet, every row: 17.8 ms against 0.12 at 100,000 new rows.
     """
     return (JOBS.c.id == _JOB) & (JOBS.c.tenant_id == TENANT.collate("C"))
-
-
-def readable(time: ColumnElement[datetime]) -> ColumnElement[datetime | None]:
-    """Gives NULL for a time that Python cannot hold: one such row, written by hand, would end every page with it."""
-    return case((time.between(text("'0001-01-02 00:00:00+00'"), text("'9999-12-30 23:59:59.999999+00'")), time))
 
 
 def job_columns(source: FromClause) -> Select[Any]:
@@ -114,8 +106,7 @@ _swap: Final = (
         status=_TARGET,
         payload=_DOCUMENT,
         correlation_id=CORRELATION,
-        # now() can go backwards between writers; the version must not.
-        updated_at=func.greatest(func.now(), JOBS.c.updated_at + text("interval '1 microsecond'")),
+        updated_at=rising(JOBS.c.updated_at),
     )
 )
 _edit: Final = _swap.where(JOBS.c.updated_at == bindparam("seen", type_=DateTime(timezone=True)))
@@ -133,15 +124,7 @@ def _logged(write: ReturningInsert[Any] | ReturningUpdate[Any]) -> Select[Any]:
     The event's `created_at` is the version the job got by it, so that who asks again can be told.
     """
     written = write.cte("written")
-    logged = (
-        insert(EVENTS)
-        .from_select(
-            ["job_id", "tenant_id", "status", "payload", "created_at"],
-            select(written.c.id, written.c.tenant_id, _TARGET, _ENTRY, written.c.updated_at),
-        )
-        .returning(EVENTS.c.id)
-        .cte("logged")
-    )
+    logged = entered(EVENTS, select(written.c.id, written.c.tenant_id, _TARGET, _ENTRY, written.c.updated_at), "logged")
     return select(readable(written.c.updated_at), select(logged.c.id).scalar_subquery()).select_from(written)
 
 
@@ -155,13 +138,6 @@ MOVE_JOB: Final = _logged(_swap.returning(*_WRITTEN))
 
 MOVE_JOB_SEEN: Final = _logged(_edit.returning(*_WRITTEN))
 """As `EDIT_JOB`, with its event; gives the new version and the event's id."""
-
-
-def unnested(name: str, *columns: tuple[str, Any, str]) -> NamedFromClause:
-    """Arrays that are given, as rows: a bind, the type of its items, and the column's name, for each."""
-    binds = [bindparam(bind, type_=ARRAY(kind)) for bind, kind, _ in columns]
-    named = [column(column_name, kind) for _, kind, column_name in columns]
-    return func.unnest(*binds).table_valued(*named).render_derived(name)
 
 
 _given: Final = unnested(
@@ -194,16 +170,12 @@ _added: Final = (
     .returning(*_WRITTEN, JOBS.c.status)
     .cte("written")
 )
-_added_log: Final = (
-    insert(EVENTS)
-    .from_select(
-        ["job_id", "tenant_id", "status", "payload", "created_at"],
-        select(
-            _added.c.id, _added.c.tenant_id, _added.c.status, as_type(_given.c.entry, JSONB), _added.c.updated_at
-        ).join_from(_added, _given, _given.c.given_id == _added.c.id),
-    )
-    .returning(EVENTS.c.id)
-    .cte("logged")
+_added_log: Final = entered(
+    EVENTS,
+    select(
+        _added.c.id, _added.c.tenant_id, _added.c.status, as_type(_given.c.entry, JSONB), _added.c.updated_at
+    ).join_from(_added, _given, _given.c.given_id == _added.c.id),
+    "logged",
 )
 ADD_JOBS: Final = select(_added.c.id, readable(_added.c.updated_at)).add_cte(_added_log)
 """Inserts many jobs of one tenant and their first events; gives id and version of each whose id was free."""
@@ -214,18 +186,7 @@ GET_JOB: Final = job_columns(JOBS).where(_one_job(), JOBS.c.type == KIND)
 GET_ANY_JOB: Final = job_columns(JOBS).where(_one_job())
 """Reads one job of either kind."""
 
-FIND_TRANSITION: Final = (
-    select(EVENTS.c.id, as_type(EVENTS.c.payload, Text), readable(EVENTS.c.created_at))
-    .where(
-        EVENTS.c.job_id == _JOB,
-        EVENTS.c.tenant_id == TENANT,
-        EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
-        == bindparam("transition", type_=Text),
-    )
-    # By the index's own order: by id, the planner would walk the log of all jobs for a move that is not there.
-    .order_by(EVENTS.c.created_at.desc())
-    .limit(literal_column("100"))
-)
+FIND_TRANSITION: Final = find_transition(EVENTS)
 """Finds the events of the moves of one job that were given an id: id, payload, and the version the job got by each."""
 
 _its_job: Final = (
@@ -239,28 +200,12 @@ _its_job: Final = (
 APPEND_EVENT: Final = (
     insert(EVENTS)
     .from_select(
-        ["job_id", "tenant_id", "status", "payload", "created_at"],
+        LOG_COLUMNS,
         select(_its_job.c.id, _its_job.c.tenant_id, _TARGET, _DOCUMENT, _CREATED),
     )
     .returning(EVENTS.c.id)
 )
 """Appends to the log of a job that is there and the tenant's; gives the event's id, or no row."""
 
-LIST_EVENTS: Final = (
-    select(
-        EVENTS.c.id,
-        EVENTS.c.job_id,
-        EVENTS.c.tenant_id,
-        EVENTS.c.status,
-        as_type(EVENTS.c.payload, Text),
-        readable(EVENTS.c.created_at),
-    )
-    .where(
-        EVENTS.c.job_id == _JOB,
-        EVENTS.c.tenant_id == TENANT,
-        EVENTS.c.id > bindparam("after_event", type_=BigInteger),
-    )
-    .order_by(EVENTS.c.id)
-    .limit(LIMIT)
-)
+LIST_EVENTS: Final = list_events(EVENTS)
 """Reads one job's log, oldest first, from after an event on."""

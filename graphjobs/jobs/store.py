@@ -12,35 +12,29 @@ from graphjobs.database.executor import Executor, InSession, find_out
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.jobs import scans, statements
 from graphjobs.jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.moves import GraphJobUpdateResult, Logged, Move, UpdateOutcome, transition_named
-from graphjobs.jobs.notices import send_notice
-from graphjobs.jobs.queries import (
-    COUNT_MAX,
-    PAGE_MAX,
-    BoundedCount,
-    GraphJobCollection,
-    GraphJobQuery,
-    OverlayLag,
-    Position,
-)
+from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.jobs.rows import (
     AnyJob,
     Job,
-    Readable,
     any_job_of,
     columns_of,
     job_of,
-    readable_of,
     require_job,
     status_of,
     swap_of,
 )
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.moves import Logged, Move, UpdateOutcome, UpdateResult, transition_named
+from graphjobs.notices import send_notice
+from graphjobs.pages import COUNT_MAX, PAGE_MAX, BoundedCount, Position, Readable, page_of
 from graphjobs.values import id_or_none, require_name
 
 ADD_MANY_MAX: Final = 1_000
 """The most jobs `add_many` takes at once."""
+
+GraphJobUpdateResult = UpdateResult
+"""What came of an update of a graph job."""
 
 _WINDOW_MAX: Final = timedelta(days=366)
 
@@ -273,10 +267,7 @@ class PostgresGraphJobStore(GraphJobStore):
         # One more than asked for tells whether there are more.
         binds = scans.binds_of(tenant, asked, limit=asked.limit + 1)
         rows = await self._executor.rows(scans.shape_of(asked).page, binds)
-        shown = rows[: asked.limit]
-        page = readable_of(any_job_of, shown)
-        more = len(rows) > asked.limit
-        last = Position(shown[-1][4], UUID(int=shown[-1][0].int)) if more else None
+        page, last = page_of(any_job_of, rows, asked.limit, lambda row: Position(row[4], UUID(int=row[0].int)))
         return GraphJobCollection(tuple(page), asked.cursor_after(tenant, last) if last else None, page.unreadable)
 
     @override
@@ -289,7 +280,7 @@ class PostgresGraphJobStore(GraphJobStore):
         tenant, asked = require_name(tenant_id, "tenant_id"), _require_query(query)
         binds = scans.binds_of(tenant, asked.changed(cursor=None), limit=COUNT_MAX + 1)
         rows = await self._executor.rows(scans.shape_of(asked).counted, binds)
-        return _bounded(rows[0][0])
+        return BoundedCount.of(rows[0][0], COUNT_MAX)
 
     @override
     async def events(
@@ -334,7 +325,9 @@ class PostgresGraphJobStore(GraphJobStore):
         (row,) = await self._executor.rows(scans.OVERLAY_LAG, params)
         *counts, oldest, p50, p95, completed = row
         return OverlayLag(
-            counts={status: _bounded(found) for status, found in zip(GraphJobStatus, counts, strict=True)},
+            counts={
+                status: BoundedCount.of(found, COUNT_MAX) for status, found in zip(GraphJobStatus, counts, strict=True)
+            },
             oldest_queued=None if oldest is None else max(oldest, 0.0),
             p50=p50,
             p95=p95,
@@ -400,7 +393,3 @@ def _require_query(query: object) -> GraphJobQuery:
     if isinstance(query, GraphJobQuery):
         return query
     raise InvalidJob(f"query: it should be a GraphJobQuery, not {type(query).__name__}", field="query")
-
-
-def _bounded(found: int) -> BoundedCount:
-    return BoundedCount(min(found, COUNT_MAX), exact=found <= COUNT_MAX)

@@ -10,10 +10,11 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
 
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.queries import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount, GraphJobQuery
+from graphjobs.jobs.queries import GraphJobQuery
 from graphjobs.jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.pages import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
 from graphjobs.values import NAME_LENGTH_MAX, Name, UtcTime
 from graphjobs.web.authentication import Reader, Writer, actor_of
 from graphjobs.web.bodies import body_of, documented, ignored_body

@@ -14,11 +14,10 @@ from uuid_utils.compat import uuid7
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, InvalidJob, JobConflict, OutcomeUnknown
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.jobs.moves import GraphJobUpdateResult
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.jobs.store import GraphJobStore
+from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
 from graphjobs.worker.options import Backoff
 
 if TYPE_CHECKING:

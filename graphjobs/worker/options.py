@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
+from graphjobs.attempts import ATTEMPTS_MAX, BATCH_MAX, SILENCE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
-from graphjobs.jobs.binds import BATCH_MAX, SILENCE_MAX
-from graphjobs.jobs.models import ATTEMPTS_MAX
 from graphjobs.values import require_name
 
 CONCURRENCY_MAX: Final = 10_000

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from graphjobs.attempts import Rescued, Sighting
 from graphjobs.errors import GraphJobsError
-from graphjobs.jobs.endings import Rescued, Sighting
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.status import GraphJobType
 from graphjobs.worker.counts import Counts

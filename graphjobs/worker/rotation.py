@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
-from graphjobs.jobs.binds import BATCH_MAX
+from graphjobs.attempts import BATCH_MAX
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.status import GraphJobType
 

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from graphjobs.attempts import Ended
 from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
-from graphjobs.jobs.endings import Ended, Ending
+from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from graphjobs import GraphJobStatus
-from graphjobs.jobs.endings import Ending, Sighting
+from graphjobs.attempts import Sighting
+from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.storage import Storage

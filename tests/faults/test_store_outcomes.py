@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, JobAlreadyExists, OutcomeUnknown, open_storage
+from graphjobs import (
+    DatabaseUnavailable,
+    GraphBuildJob,
+    GraphJobStatus,
+    GraphJobUpdateResult,
+    JobAlreadyExists,
+    OutcomeUnknown,
+    open_storage,
+)
 from graphjobs.database import engine as engine_room
 from graphjobs.database import executor as executor_room
-from graphjobs.jobs.moves import GraphJobUpdateResult, UpdateOutcome
+from graphjobs.moves import UpdateOutcome
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job

@@ -17,9 +17,10 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Executable
 
+from graphjobs import notices
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
-from graphjobs.jobs import batches, claims, notices, scans, statements
+from graphjobs.jobs import batches, claims, scans, statements
 from graphjobs.settings import Settings
 from tests.builders import AT, build_job
 

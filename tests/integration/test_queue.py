@@ -12,7 +12,8 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, GraphJobStatus, IllegalTransition, InvalidJob
-from graphjobs.jobs.endings import Ending, Sighting
+from graphjobs.attempts import Sighting
+from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobType

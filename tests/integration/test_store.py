@@ -12,14 +12,15 @@ import pytest_asyncio
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from graphjobs import GraphJobStatus, InvalidJob, JobAlreadyExists
+from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
 from graphjobs.database.executor import InSession, Params, Row
 from graphjobs.errors import CorruptRow
 from graphjobs.jobs import store as store_room
-from graphjobs.jobs.moves import GraphJobUpdateResult, UpdateOutcome
-from graphjobs.jobs.queries import BoundedCount, GraphJobCollection, GraphJobQuery
+from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
 from graphjobs.jobs.status import GraphJobType
 from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
+from graphjobs.moves import UpdateOutcome
+from graphjobs.pages import BoundedCount
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 

@@ -27,8 +27,8 @@ from graphjobs import (
     WorkerOptions,
     open_storage,
 )
+from graphjobs.attempts import Sighting
 from graphjobs.database.engine import connect
-from graphjobs.jobs.endings import Sighting
 from graphjobs.jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.testing import run

@@ -8,11 +8,19 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
-from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, JobAlreadyExists
-from graphjobs.jobs.moves import GraphJobUpdateResult, UpdateOutcome
-from graphjobs.jobs.queries import BoundedCount, GraphJobCollection, GraphJobQuery, OverlayLag
-from graphjobs.jobs.rows import AnyJob, Job, Readable
+from graphjobs import (
+    GraphBuildJob,
+    GraphJobEvent,
+    GraphJobStatus,
+    GraphJobUpdateResult,
+    GraphOverlayJob,
+    JobAlreadyExists,
+)
+from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery, OverlayLag
+from graphjobs.jobs.rows import AnyJob, Job
 from graphjobs.jobs.store import GraphJobStore
+from graphjobs.moves import UpdateOutcome
+from graphjobs.pages import BoundedCount, Readable
 from graphjobs.values import id_or_none
 
 

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
-from graphjobs.jobs.endings import Ending, Sighting
+from graphjobs.attempts import Sighting
+from graphjobs.jobs.endings import Ending
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, InvalidJob
-from graphjobs.jobs.queries import Position
+from graphjobs.pages import Position
 from tests.builders import AT
 
 _ID = "0" * 32

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, GraphJobStatus, GraphJobType, InvalidJob
-from graphjobs.jobs.queries import BoundedCount, Position
+from graphjobs.pages import BoundedCount, Position
 from tests.builders import AT
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_asked_is_named(fields: dict[str, object], field: str, re
 def test_a_range_ends_before_its_end() -> None:
     """Times have microseconds: the last one before the end is where a page starts."""
     start = GraphJobQuery(created_to=AT).start("acme")
-    assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.created_at, start.id.int)
+    assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.at, start.id.int)
 
 
 def test_a_bounded_count_says_whether_it_is_exact() -> None:

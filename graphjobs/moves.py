@@ -6,16 +6,46 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, NamedTuple, Self
+from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 from uuid import UUID
 
 from pydantic_core import from_json
 from uuid_utils.compat import uuid7
 
 from graphjobs.errors import InvalidJob
-from graphjobs.jobs.models import GraphJob
-from graphjobs.jobs.rows import Job
 from graphjobs.values import require_name
+
+json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Gives JSON as it is stored, of plain values."""
+
+RESCUED: Final = "rescued"
+"""In the payload of an event: it was taken from somebody who gave no sign of life."""
+
+
+class Moving(Protocol):
+    """What moves: it stands somewhere, has had attempts, and may say why the last one failed."""
+
+    @property
+    def status(self) -> str:
+        """Where it stands."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts it has had."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the last one failed."""
+        ...
+
+    def stored(self, *, updated_at: datetime) -> Self:
+        """Gives it as the database now holds it, at a version."""
+        ...
+
+
+T = TypeVar("T", bound=Moving)
 
 
 class UpdateOutcome(StrEnum):
@@ -28,13 +58,13 @@ class UpdateOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class GraphJobUpdateResult(Generic[Job]):
-    """What came of an update, and what to know of it.
+class UpdateResult(Generic[T]):
+    """What came of an update, and what to know of it; true where it was applied.
 
     Attributes:
         outcome: `applied`: this very move is in the table and in the log. `conflict`: the job was not as the move
-            expected. `not_found`: the tenant has no such job of this kind. `illegal`: no job may move so. All but
-            `applied` changed nothing.
+            expected. `not_found`: the tenant has no such job. `illegal`: none may move so. All but `applied` changed
+            nothing.
         transition_id: the id of the move; asking with it again answers the same.
         job: applied: the job with its new version. Conflict: the job as a later look found it, which may be another
             state than the one the move met. Else None.
@@ -44,7 +74,7 @@ class GraphJobUpdateResult(Generic[Job]):
 
     outcome: UpdateOutcome
     transition_id: UUID
-    job: Job | None = None
+    job: T | None = None
     event_id: int | None = None
     reason: str = ""
 
@@ -52,6 +82,9 @@ class GraphJobUpdateResult(Generic[Job]):
     def applied(self) -> bool:
         """True where the move is in the table and in the log."""
         return self.outcome is UpdateOutcome.APPLIED
+
+    def __bool__(self) -> bool:
+        return self.applied
 
 
 class Logged(NamedTuple):
@@ -69,19 +102,19 @@ class Move:
     told: Mapping[str, object]
 
     @classmethod
-    def adding(cls, job: GraphJob, transition_id: UUID, actor: str | None) -> Self:
+    def adding(cls, job: Moving, transition_id: UUID, actor: str | None) -> Self:
         """The addition of a job; its id alone says which."""
         return cls._telling({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
 
     @classmethod
-    def of(cls, job: GraphJob, expected: str, document: str, transition_id: UUID, actor: str | None) -> Self:
+    def of(cls, job: Moving, expected: str, document: str, transition_id: UUID, actor: str | None) -> Self:
         """A move to `job`; the digest of its document tells it from another one under the same id."""
         digest = hashlib.sha256(document.encode()).hexdigest()[:32]
         told = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
         return cls._telling(told, job, transition_id, actor)
 
     @classmethod
-    def _telling(cls, told: dict[str, object], job: GraphJob, transition_id: UUID, actor: str | None) -> Self:
+    def _telling(cls, told: dict[str, object], job: Moving, transition_id: UUID, actor: str | None) -> Self:
         told["transitionId"] = str(transition_id)
         if actor is not None:
             told["actor"] = require_name(actor, "actor")
@@ -92,12 +125,12 @@ class Move:
     @property
     def entry(self) -> str:
         """The event's payload, as it is stored."""
-        return json.dumps(self.told, ensure_ascii=False, separators=(",", ":"))
+        return json_of(self.told)
 
-    def answer(self, job: Job, logged: Logged) -> GraphJobUpdateResult[Job]:
+    def answer(self, job: T, logged: Logged) -> UpdateResult[T]:
         """What the move's caller is told, the first time and each time after."""
         stored = job.stored(updated_at=logged.version)
-        return GraphJobUpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, logged.event_id)
+        return UpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, logged.event_id)
 
     def among(self, events: Iterable[tuple[str, Logged]]) -> Logged | None:
         """Finds this very move among the events that have its id; None where there are none.
@@ -133,3 +166,9 @@ def transition_named(transition_id: UUID | None) -> UUID:
     if isinstance(transition_id, UUID):
         return transition_id
     raise InvalidJob("transition_id: it should be a UUID", field="transition_id")
+
+
+def entry_of(source: str, target: str, transition_id: UUID, actor: str | None, **told: object) -> str:
+    """Gives the payload of an event; what is None is left out."""
+    given = {"from": source, "to": target, **told, "transitionId": str(transition_id), "actor": actor}
+    return json_of({name: value for name, value in given.items() if value is not None})

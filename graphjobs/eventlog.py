@@ -1,0 +1,119 @@
+"""The log that moves are written to, in the shape of migration 014: its entries, and the statements on such a table."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
+
+from immutabledict import immutabledict
+from pydantic import Field
+from pydantic_core import from_json
+from sqlalchemy import CTE, BigInteger, Select, Table, Text, Uuid, bindparam, func, literal_column, select
+from sqlalchemy import cast as as_type
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from graphjobs.database.executor import Row
+from graphjobs.database.sql import readable
+from graphjobs.errors import CorruptRow
+from graphjobs.values import Id, Json, Name, UtcTime, Value, thawed
+from graphjobs.words import CodedStatus
+
+LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Event(Value):
+    """One entry of a log. For a move, the payload tells from, to, attempts, transition id, actor and error.
+
+    `id` is the database's to give.
+    """
+
+    id: Annotated[int, Field(ge=1)] | None = None
+    job_id: Id
+    tenant_id: Name
+    status: Any
+    payload: Json = Field(default_factory=immutabledict)
+    created_at: UtcTime = Field(default_factory=_now)
+
+    def payload_json(self) -> str:
+        """Gives the payload alone, as it is stored."""
+        return json.dumps(thawed(self.payload), ensure_ascii=False, separators=(",", ":"))
+
+
+E = TypeVar("E", bound=Event)
+
+
+def event_of(kind: type[E], statuses: type[CodedStatus], table: str, row: Row) -> E:
+    """Reads an event of a row, in the order of `list_events`.
+
+    Raises:
+        CorruptRow: it cannot be read.
+    """
+    event_id, job_id, tenant_id, status_code, document, created_at = row
+    try:
+        return kind(
+            id=event_id,
+            job_id=UUID(int=job_id.int),
+            tenant_id=tenant_id,
+            status=statuses.from_code(status_code),
+            payload=from_json(document),
+            created_at=created_at,
+        )
+    except ValueError as error:  # InvalidJob is one, too
+        problem = str(error)
+    raise CorruptRow(table, event_id, problem)
+
+
+def entered(events: Table, entries: Select[Any], name: str) -> CTE:
+    """Writes entries, in the order of `LOG_COLUMNS`; gives their ids."""
+    return insert(events).from_select(LOG_COLUMNS, entries).returning(events.c.id).cte(name)
+
+
+def find_transition(events: Table) -> Select[Any]:
+    """Finds the events of the moves of one job that were given an id: id, payload, and the version each left."""
+    return (
+        select(events.c.id, as_type(events.c.payload, Text), readable(events.c.created_at))
+        .where(
+            events.c.job_id == bindparam("job", type_=Uuid),
+            events.c.tenant_id == bindparam("tenant", type_=Text),
+            events.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
+            == bindparam("transition", type_=Text),
+        )
+        # By the index's own order: by id, the planner would walk the log of all jobs for a move that is not there.
+        .order_by(events.c.created_at.desc())
+        .limit(literal_column("100"))
+    )
+
+
+def list_events(events: Table) -> Select[Any]:
+    """Reads one job's log, oldest first, from after an event on."""
+    return (
+        select(
+            events.c.id,
+            events.c.job_id,
+            events.c.tenant_id,
+            events.c.status,
+            as_type(events.c.payload, Text),
+            readable(events.c.created_at),
+        )
+        .where(
+            events.c.job_id == bindparam("job", type_=Uuid),
+            events.c.tenant_id == bindparam("tenant", type_=Text),
+            events.c.id > bindparam("after_event", type_=BigInteger),
+        )
+        .order_by(events.c.id)
+        .limit(bindparam("limit_rows", type_=BigInteger))
+    )
+
+
+def find_moves(events: Table) -> Select[Any]:
+    """Finds the events of a statement that moved many jobs: job, and the version it left."""
+    return select(events.c.job_id, readable(events.c.created_at)).where(
+        events.c.job_id == func.any(bindparam("jobs", type_=ARRAY(Uuid))),
+        events.c.tenant_id == func.any(bindparam("whose", type_=ARRAY(Text))),
+        events.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
+        == bindparam("transition", type_=Text),
+    )
