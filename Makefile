@@ -45,8 +45,8 @@ $(READY_TO_BENCH): $(READY) requirements-bench.txt
 bench: $(READY_TO_BENCH) ## speed, side by side with the bare driver, an ORM session and the queues next door
 	$(BIN)/python -m benchmarks
 
-revision: $(READY) ## a new Alembic revision: make revision name="016_policy_runs"
-	@test -n "$(name)" || { echo 'name the revision: make revision name="016_policy_runs"'; exit 2; }
+revision: $(READY) ## a new Alembic revision: make revision name="018_something"
+	@test -n "$(name)" || { echo 'name the revision: make revision name="018_something"'; exit 2; }
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
 
 lock: $(READY) ## pin the development dependencies anew

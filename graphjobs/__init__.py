@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from graphjobs.jobs.service import GraphJobService
     from graphjobs.jobs.status import GraphJobStatus, GraphJobType
     from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
+    from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+    from graphjobs.policy_runs.queries import PolicyRunCollection
+    from graphjobs.policy_runs.repository import PolicyRunRepository
+    from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+    from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
     from graphjobs.storage import open_storage
     from graphjobs.worker import BuildResult, GraphJobWorker, OverlayResult, WorkerOptions
 else:
@@ -49,6 +54,17 @@ else:
         "GraphJobWorker": "graphjobs.worker",
         "GraphOverlayJob": "graphjobs.jobs.models",
         "OverlayResult": "graphjobs.worker",
+        "PolicyRunCollection": "graphjobs.policy_runs.queries",
+        "PolicyRunCompletion": "graphjobs.policy_runs.service",
+        "PolicyRunEvent": "graphjobs.policy_runs.models",
+        "PolicyRunInputs": "graphjobs.policy_runs.models",
+        "PolicyRunJob": "graphjobs.policy_runs.models",
+        "PolicyRunMode": "graphjobs.policy_runs.status",
+        "PolicyRunPriority": "graphjobs.policy_runs.status",
+        "PolicyRunRepository": "graphjobs.policy_runs.repository",
+        "PolicyRunRequest": "graphjobs.policy_runs.models",
+        "PolicyRunService": "graphjobs.policy_runs.service",
+        "PolicyRunStatus": "graphjobs.policy_runs.status",
         "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations",
@@ -89,6 +105,17 @@ __all__ = [
     "JobNotFound",
     "OutcomeUnknown",
     "OverlayResult",
+    "PolicyRunCollection",
+    "PolicyRunCompletion",
+    "PolicyRunEvent",
+    "PolicyRunInputs",
+    "PolicyRunJob",
+    "PolicyRunMode",
+    "PolicyRunPriority",
+    "PolicyRunRepository",
+    "PolicyRunRequest",
+    "PolicyRunService",
+    "PolicyRunStatus",
     "SchemaOutOfDate",
     "WorkerOptions",
     "open_storage",

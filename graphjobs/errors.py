@@ -77,30 +77,30 @@ class JobAlreadyExists(GraphJobsError):
         job_id: the id.
     """
 
-    def __init__(self, job_id: UUID) -> None:
-        super().__init__(f"a graph job with the id {job_id} exists already; insert takes an id once")
+    def __init__(self, job_id: UUID, *, what: str = "graph job") -> None:
+        super().__init__(f"a {what} with the id {job_id} exists already; insert takes an id once")
         self.job_id = job_id
 
 
 class JobNotFound(GraphJobsError):
-    """No job of this id belongs to this tenant.
+    """No job, or policy run, of this id belongs to this tenant.
 
     Attributes:
         tenant_id: who asked.
-        job_id: what was asked for.
+        job_id: what was asked for: a job's id, or the asker's own name of a policy run.
     """
 
-    def __init__(self, tenant_id: str, job_id: UUID) -> None:
-        super().__init__(f"tenant {tenant_id!r} has no graph job {job_id}")
+    def __init__(self, tenant_id: str, job_id: UUID | str, *, what: str = "graph job") -> None:
+        super().__init__(f"tenant {tenant_id!r} has no {what} {job_id}")
         self.tenant_id = tenant_id
         self.job_id = job_id
 
 
 class JobConflict(GraphJobsError):
-    """A use case that the job's status does not allow, now or any more.
+    """A use case that the status of a job or policy run does not allow, now or any more.
 
     Attributes:
-        job_id: which job.
+        job_id: which job, or run.
         status: the wire word of its status, as it was read after the attempt.
     """
 
@@ -142,8 +142,8 @@ class CorruptRow(GraphJobsError):
     """A stored row that cannot be read as what its table holds.
 
     Attributes:
-        table: "graph_jobs" or "graph_job_events".
-        row_id: the primary key: a job's UUID, an event's number.
+        table: "graph_jobs" or "policy_runs", or one of their logs, as "graph_job_events".
+        row_id: the primary key: a job's or run's UUID, an event's number.
         reason: what is wrong with it, without its content.
     """
 

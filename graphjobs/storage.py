@@ -18,6 +18,7 @@ from graphjobs.jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.notices import CHANNEL
+from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -34,12 +35,14 @@ class Storage:
         graph_job_queue: hands queued jobs to workers, and takes them back; `graph_job_queue.using(session)` inside a
             session.
         graph_job_repository: the plan's contract on the same tables, without the log.
+        policy_runs: policy runs with their log and their queue; `policy_runs.using(session)` inside a session.
     """
 
     database: Database
     graph_jobs: GraphJobStore
     graph_job_queue: GraphJobQueue
     graph_job_repository: GraphJobRepository
+    policy_runs: PolicyRunRepository
     _sessions: async_sessionmaker[AsyncSession]
     # Not shown: it knows the URL, and that may hold a password.
     _listen: Callable[[Callable[[], None]], Coroutine[None, None, None]] = field(repr=False)
@@ -102,6 +105,7 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             graph_jobs=PostgresGraphJobStore(database, notify=given.notify),
             graph_job_queue=PostgresGraphJobQueue(database, notify=given.notify),
             graph_job_repository=PostgresGraphJobRepository(database),
+            policy_runs=PostgresPolicyRunRepository(database, notify=given.notify),
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
             _listen=partial(listen, url, given, CHANNEL),
         )

@@ -33,6 +33,8 @@ from graphjobs.errors import InvalidJob
 NAME_LENGTH_MAX: Final = 256
 """Characters of a tenant, an id, a key. Two of them fit a B-tree entry of PostgreSQL: 2,704 bytes, 4 a character."""
 ERROR_LENGTH_MAX: Final = 4_000
+REASON_LENGTH_MAX: Final = 1_048_576
+"""The most characters of a reason that are taken from outside; what is stored keeps head and tail of it."""
 NAMES_MAX: Final = 1_000
 METADATA_ENTRIES_MAX: Final = 64
 METADATA_VALUE_LENGTH_MAX: Final = 4_096
@@ -203,6 +205,11 @@ def thawed(value: Any) -> Any:
     return value
 
 
+def _in_utf8(text: object) -> object:
+    """What Python reads from a file or a process may hold lone surrogates, which UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
+
+
 def _bounded_json(value: immutabledict[str, Any]) -> immutabledict[str, Any]:
     size = len(json.dumps(thawed(value), ensure_ascii=False, separators=(",", ":")).encode())
     if size > JSON_BYTES_MAX:
@@ -212,6 +219,8 @@ def _bounded_json(value: immutabledict[str, Any]) -> immutabledict[str, Any]:
 
 Name: TypeAlias = Annotated[str, Text(NAME_LENGTH_MAX)]
 ErrorText: TypeAlias = Annotated[str, Text(ERROR_LENGTH_MAX, lines=True)]
+Reason: TypeAlias = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX), BeforeValidator(_in_utf8)]
+"""Any text of why something failed, as it comes from outside; `clean_error` makes an error of it."""
 Id: TypeAlias = Annotated[UUID, _Uuid()]
 UtcTime: TypeAlias = Annotated[datetime, _UtcTime()]
 Digest: TypeAlias = Annotated[

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from graphjobs import GraphBuildJob, GraphOverlayJob
+from graphjobs import GraphBuildJob, GraphOverlayJob, PolicyRunJob, PolicyRunRequest
 
 AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -28,3 +28,15 @@ def overlay_job(tenant_id: str = "acme", **fields: Any) -> GraphOverlayJob:
         "trigger": "policy",
     }
     return GraphOverlayJob(tenant_id=tenant_id, **{**given, **fields})
+
+
+def run_request(tenant_id: str = "acme", **fields: Any) -> PolicyRunRequest:
+    """Asks for a full run of a policy."""
+    return PolicyRunRequest(**{"tenant_id": tenant_id, "policy_id": "P-7", "mode": "full", **fields})
+
+
+def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
+    """A pending policy run that has been available since a fixed time."""
+    times = dict.fromkeys(("created_at", "available_at", "updated_at", "queued_at"), AT)
+    asked = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
+    return run_request(tenant_id, **asked).run(**{**times, **fields})

@@ -5,24 +5,16 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
 from immutabledict import immutabledict
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from graphjobs.attempts import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.rows import AnyJob
-from graphjobs.values import Digest, Id, Metadata, Name, Names, Value
-
-REASON_LENGTH_MAX = 1_048_576
-"""The most characters of a failure's reason that are taken; the job keeps head and tail of it."""
+from graphjobs.values import Digest, Id, Metadata, Name, Names, Reason, Value
 
 _IDS = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
-
-
-def _storable(text: object) -> object:
-    """What Python reads from a file or a process may hold lone surrogates, which UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
 def id_of_key(tenant_id: str, key: str) -> UUID:
@@ -78,7 +70,7 @@ class GraphJobCompletion(Value):
     job_id: Id
     status: Literal["completed", "failed"]
     graph_snapshot_id: Name | None = None
-    error: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX), BeforeValidator(_storable)] | None = None
+    error: Reason | None = None
     attempts: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX)] | None = None
 
     @model_validator(mode="after")

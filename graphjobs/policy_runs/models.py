@@ -1,16 +1,21 @@
-"""What a policy run and its request are: frozen values, their invariants, and pure moves; no database here."""
+"""What a policy run, its request and its event are: frozen values, their invariants, and pure moves; no database here.
+
+A value that exists is valid: what is wrong raises `InvalidJob`, which names the field, when the value is made.
+"""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from uuid_utils.compat import uuid7
 
+from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.errors import InvalidJob
+from graphjobs.eventlog import Event
+from graphjobs.pages import FIRST_MOMENT, LAST_MOMENT
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.values import ErrorText, Id, Json, Metadata, Name, Names, UtcTime, Value, broken, clean_error
-
-ATTEMPTS_MAX = 99_999
 
 _S = PolicyRunStatus
 
@@ -37,19 +42,31 @@ class PolicyRunInputs(Value):
     capture_explain: bool = False
 
 
-class _Asked(Value):
-    """What a request and the run that follows from it have in common."""
-
-    tenant_id: Name
-    policy_id: Name
+class _Details(Value):
     policy_version: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    mode: Annotated[PolicyRunMode, Field(strict=False)]
-    priority: Annotated[PolicyRunPriority, Field(strict=False)] = PolicyRunPriority.NORMAL
-    queued_at: UtcTime | None = None
     requested_by: Name | None = None
     correlation_id: Name | None = None
     metadata: Metadata = Field(default_factory=immutabledict)
     inputs: PolicyRunInputs = Field(default_factory=PolicyRunInputs)
+
+
+class PolicyRunSpec(_Details):
+    """What is to be evaluated, and how: what a request and the run that follows from it have in common.
+
+    Attributes:
+        policy_id: which policy.
+        policy_version: which version of it; None means the one in force when it runs.
+        mode: full, incremental (only over `inputs.sbom_set`), or simulate (nothing that counts).
+        priority: normal, high or emergency: what is leased first.
+        requested_by: who asked, for people.
+        correlation_id: the asker's own name of what this is part of.
+        metadata: whatever the asker wants to find again, as text.
+        inputs: what it evaluates.
+    """
+
+    policy_id: Name
+    mode: Annotated[PolicyRunMode, Field(strict=False)]
+    priority: Annotated[PolicyRunPriority, Field(strict=False)] = PolicyRunPriority.NORMAL
 
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
@@ -57,35 +74,74 @@ class _Asked(Value):
             raise broken("an incremental run should have an inputs.sbom_set that is not empty")
         return self
 
+    def spec(self) -> dict[str, Any]:
+        """Gives the fields that say what is to be evaluated, by their Python names."""
+        return {name: getattr(self, name) for name in PolicyRunSpec.model_fields}
 
-class PolicyRunRequest(_Asked):
+
+class PolicyRunRequest(PolicyRunSpec):
     """Asks for a policy run.
 
     Attributes:
+        tenant_id: whose run.
         run_id: the asker's own name of the run, unique for the tenant; one is made if none is given.
+        queued_at: when it was asked for; now if it is not given.
     """
 
     schema_version: Literal["scheduler.policy-run-request@1"] = "scheduler.policy-run-request@1"
+    tenant_id: Name
     run_id: Name | None = None
+    queued_at: UtcTime | None = None
 
     def run(self, **fields: Any) -> "PolicyRunJob":
-        """Gives the pending run this asks for."""
-        given = {name: value for name, value in self.__dict__.items() if name not in ("schema_version", "run_id")}
+        """Gives the pending run this asks for, made now unless `fields` say otherwise."""
+        now = _now()
         job_id = fields.pop("id", None) or uuid7()
-        return PolicyRunJob(id=job_id, run_id=self.run_id or f"run:{job_id}", **{**given, **fields})
+        made = {"created_at": now, "available_at": now, "updated_at": now, "queued_at": self.queued_at or now}
+        named = {"id": job_id, "tenant_id": self.tenant_id, "run_id": self.run_id or f"run:{job_id}"}
+        return PolicyRunJob(**{**self.spec(), **named, **made, **fields})
 
 
-class PolicyRunJob(_Asked):
+class PolicyRunDetails(_Details):
+    """What the payload of a stored run holds: all that no statement filters, orders or moves by. It never changes."""
+
+    schema_version: Literal["scheduler.policy-run-job@1"] = "scheduler.policy-run-job@1"
+
+
+_DETAILS: Final = frozenset(PolicyRunDetails.model_fields)
+
+
+class PolicyRunJob(PolicyRunSpec):
     """A policy run as it stands.
 
     A move is pure: it gives a new value and stores nothing. It raises `IllegalTransition` where the transition table
-    does not hold it, and `InvalidJob` where the new value could not be.
+    does not hold it, and `InvalidJob` where the new value could not be. A move that keeps the status keeps
+    `updated_at` too, for that is the version it changes.
+
+    Attributes:
+        id: its key.
+        run_id: the asker's own name of it, unique for the tenant.
+        attempts: how often it was leased.
+        last_attempt_at: when it was leased last.
+        last_error: why its last attempt failed, or the run did.
+        available_at: it is not leased before.
+        submitted_at: when whoever runs it took it.
+        completed_at: when it completed or failed.
+        lease_owner: who dispatches it; only while it is dispatching.
+        lease_expires_at: until when; after that another may have it.
+        cancellation_requested: whether its end was asked for. Once it was, that stays so.
+        cancellation_requested_at: when.
+        cancellation_reason: why.
+        canceled_at: when it was canceled.
+        updated_at: the row's version, as it was read; on a value that was never stored, when it was made.
     """
 
     schema_version: Literal["scheduler.policy-run-job@1"] = "scheduler.policy-run-job@1"
     id: Id = Field(default_factory=uuid7)
+    tenant_id: Name
     run_id: Name
     status: Annotated[PolicyRunStatus, Field(strict=False)] = PolicyRunStatus.PENDING
+    queued_at: UtcTime = Field(default_factory=_now)
     attempts: Annotated[int, Field(ge=0, le=ATTEMPTS_MAX)] = 0
     last_attempt_at: UtcTime | None = None
     last_error: ErrorText | None = None
@@ -100,6 +156,23 @@ class PolicyRunJob(_Asked):
     canceled_at: UtcTime | None = None
     created_at: UtcTime = Field(default_factory=_now)
     updated_at: UtcTime = Field(default_factory=_now)
+
+    @property
+    def error(self) -> str | None:
+        """Why its last attempt failed, as its log tells."""
+        return self.last_error
+
+    def details_json(self) -> str:
+        """Gives the payload, as it is stored: what no column holds."""
+        return self.__pydantic_serializer__.to_json(
+            self, by_alias=True, exclude_none=True, include=set(_DETAILS)
+        ).decode()
+
+    def stored(self, *, updated_at: datetime, **columns: Any) -> Self:
+        """Gives this value as the database now holds it, at a version, with what the database decided itself."""
+        twin = self.__copy__()
+        twin.__dict__.update(columns, updated_at=updated_at)
+        return twin
 
     @model_validator(mode="after")
     def _hold_invariants(self) -> Self:
@@ -122,6 +195,12 @@ class PolicyRunJob(_Asked):
             raise broken("a failed run should have last_error")
         if self.cancellation_requested != (self.cancellation_requested_at is not None):
             raise broken("a run whose cancellation was requested should have cancellation_requested_at")
+        if self.cancellation_requested and status is _S.PENDING:
+            raise broken("a pending run whose cancellation was requested should be canceled")
+        for name in _TIMES:
+            time = getattr(self, name)
+            if time is not None and not FIRST_MOMENT <= time <= LAST_MOMENT:
+                raise broken(f"{name} should lie between the first and the last day of the years 0001 to 9999")
         return self
 
     def lease(self, *, at: datetime, owner: str, until: datetime) -> Self:
@@ -137,11 +216,22 @@ class PolicyRunJob(_Asked):
         )
 
     def renew(self, *, at: datetime, until: datetime) -> Self:
-        """Dispatching goes on: the lease lasts longer."""
+        """Dispatching goes on: the lease lasts longer.
+
+        Every move takes `at`; a run that keeps its status keeps its version, too, for that is what it changes.
+        """
         return self._moved(_S.DISPATCHING, only_from=_S.DISPATCHING, at=at, lease_expires_at=until)
 
     def give_back(self, *, at: datetime, available_at: datetime, error: str | None = None) -> Self:
-        """Dispatching to pending: to be leased again, and not before `available_at`."""
+        """Dispatching to pending: to be leased again, and not before `available_at`.
+
+        Raises:
+            InvalidJob: its cancellation was requested.
+        """
+        if self.cancellation_requested:
+            raise InvalidJob(
+                "cancellation_requested: cancel it, for its end was asked for", field="cancellation_requested"
+            )
         told = self.last_error if error is None else clean_error(error)
         return self._unleased(_S.PENDING, only_from=_S.DISPATCHING, at=at, available_at=available_at, last_error=told)
 
@@ -165,10 +255,14 @@ class PolicyRunJob(_Asked):
         if self.cancellation_requested or self.status.is_final:
             return self
         told = None if reason is None else clean_error(reason)
-        noted = self.changed(
-            cancellation_requested=True, cancellation_requested_at=at, cancellation_reason=told, updated_at=at
-        )
-        return noted.cancel(at=at) if noted.status is _S.PENDING else noted
+        noted: dict[str, Any] = {
+            "cancellation_requested": True,
+            "cancellation_requested_at": at,
+            "cancellation_reason": told,
+        }
+        if self.status is _S.PENDING:
+            return self._moved(_S.CANCELED, at=at, canceled_at=at, **noted)
+        return self.changed(**noted)
 
     def cancel(self, *, at: datetime) -> Self:
         """Pending, dispatching or submitted to canceled."""
@@ -181,4 +275,14 @@ class PolicyRunJob(_Asked):
         self, target: PolicyRunStatus, *, at: datetime, only_from: PolicyRunStatus | None = None, **fields: Any
     ) -> Self:
         self.status.require_move_to(target, only_from=only_from)
-        return self.changed(status=target, updated_at=at, **fields)
+        version = self.updated_at if target is self.status else at
+        return self.changed(status=target, updated_at=version, **fields)
+
+
+_TIMES: Final = tuple(name for name in PolicyRunJob.model_fields if name.endswith("_at"))
+
+
+class PolicyRunEvent(Event):
+    """One entry of a run's log; see `Event`. `job_id` is the run's `id`."""
+
+    status: Annotated[PolicyRunStatus, Field(strict=False)]

@@ -17,6 +17,7 @@ from graphjobs import (
     SchemaOutOfDate,
     open_storage,
 )
+from graphjobs.database.schema import REVISION
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.web import Caller, authenticated, bodies, create_app, use_graph_job_store, use_storage
@@ -294,7 +295,7 @@ async def test_the_database_away_is_503_with_retry_after(
             ask(graphjobs_server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
             after = await client.get("/readyz")
     assert (200, 200, 200) == (before.status_code, alive.status_code, after.status_code)
-    assert "015_correlation_index" == before.json()["revision"]
+    assert REVISION == before.json()["revision"]
     for answer in away:
         assert name not in str(_problem(answer, 503))
         assert "1" == answer.headers["retry-after"]

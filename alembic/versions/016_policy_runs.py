@@ -1,0 +1,151 @@
+"""The tables of policy runs and of their events.
+
+Why: they replace the collection the scheduler kept its policy runs in.
+When: before the deploy.
+Revision: 016_policy_runs, after 015_correlation_index
+
+What moves is a column, and what was asked for is the payload, which never changes: no move writes it again. It only
+adds: code of the revisions before goes on working beside it. Indexes are those its statements need: the key, the
+asker's own name of a run, pages with and without a policy, and three small ones of what is pending or leased.
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from sqlalchemy.dialects import postgresql
+
+revision = "016_policy_runs"
+down_revision = "015_correlation_index"
+branch_labels = None
+depends_on = None
+
+# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen.
+GUARD = """
+DO $guard$
+DECLARE
+    runs bigint;
+    events bigint;
+BEGIN
+    LOCK TABLE scheduler.policy_runs, scheduler.policy_run_events IN ACCESS EXCLUSIVE MODE;
+    SELECT count(*) INTO runs FROM scheduler.policy_runs;
+    SELECT count(*) INTO events FROM scheduler.policy_run_events;
+    IF runs + events > 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'GJ001',
+            MESSAGE = 'the downgrade would drop ' || runs || ' rows of scheduler.policy_runs and ' || events
+                || ' of scheduler.policy_run_events: keep them first with pg_dump --data-only '
+                || '--table=scheduler.policy_runs --table=scheduler.policy_run_events, '
+                || 'then downgrade with -x drop-data=yes';
+    END IF;
+END
+$guard$
+"""
+
+# No value of ours has another time, and one that Python cannot hold would end every page it is on.
+_FIRST, _LAST = "'0001-01-02 00:00:00+00'", "'9999-12-30 23:59:59.999999+00'"
+_TIMES = (
+    "queued_at",
+    "available_at",
+    "last_attempt_at",
+    "submitted_at",
+    "completed_at",
+    "canceled_at",
+    "cancellation_requested_at",
+    "lease_expires_at",
+    "created_at",
+    "updated_at",
+)
+
+
+def _time(name: str, comment: str, *, nullable: bool = True, server_default: sa.TextClause | None = None) -> sa.Column:
+    return sa.Column(
+        name, sa.DateTime(timezone=True), nullable=nullable, server_default=server_default, comment=comment
+    )
+
+
+def upgrade() -> None:
+    op.create_table(
+        "policy_runs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=False, comment="the asker's own name of the run"),
+        sa.Column("policy_id", sa.Text(), nullable=False),
+        sa.Column("mode", sa.SmallInteger(), nullable=False, comment="0 full, 1 incremental, 2 simulate"),
+        sa.Column("priority", sa.SmallInteger(), nullable=False, comment="0 normal, 1 high, 2 emergency"),
+        sa.Column(
+            "status",
+            sa.SmallInteger(),
+            nullable=False,
+            comment="0 pending, 1 dispatching, 2 submitted, 3 completed, 4 failed, 5 canceled",
+        ),
+        sa.Column("attempts", sa.Integer(), nullable=False, comment="rises by one with each lease"),
+        _time("queued_at", "when it was asked for", nullable=False),
+        _time("available_at", "not leased before", nullable=False),
+        _time("last_attempt_at", "when it was leased last"),
+        sa.Column("last_error", sa.Text(), nullable=True, comment="why the last attempt failed"),
+        _time("submitted_at", "when whoever runs it took it"),
+        _time("completed_at", "when it completed or failed"),
+        sa.Column("lease_owner", sa.Text(), nullable=True, comment="who dispatches it"),
+        _time("lease_expires_at", "until when"),
+        _time("cancellation_requested_at", "when its end was asked for, if it was"),
+        sa.Column("cancellation_reason", sa.Text(), nullable=True),
+        _time("canceled_at", "when it was canceled"),
+        sa.Column("payload", postgresql.JSONB(), nullable=False, comment="what was asked for; never changes"),
+        _time("created_at", "by the clock of who asked", nullable=False, server_default=sa.text("now()")),
+        _time("updated_at", "only rises: the version", nullable=False, server_default=sa.text("now()")),
+        sa.PrimaryKeyConstraint("id", name="policy_runs_pkey"),
+        sa.UniqueConstraint("tenant_id", "run_id", name="policy_runs_tenant_id_run_id_key"),
+        sa.CheckConstraint("mode BETWEEN 0 AND 2", name=op.f("policy_runs_mode_check")),
+        sa.CheckConstraint("priority BETWEEN 0 AND 2", name=op.f("policy_runs_priority_check")),
+        sa.CheckConstraint("status BETWEEN 0 AND 5", name=op.f("policy_runs_status_check")),
+        sa.CheckConstraint("attempts BETWEEN 0 AND 99999", name=op.f("policy_runs_attempts_check")),
+        sa.CheckConstraint(
+            "(status = 1) = (lease_owner IS NOT NULL) AND (status = 1) = (lease_expires_at IS NOT NULL)",
+            name=op.f("policy_runs_lease_check"),
+        ),
+        sa.CheckConstraint(
+            "status <> 0 OR cancellation_requested_at IS NULL", name=op.f("policy_runs_cancellation_check")
+        ),
+        sa.CheckConstraint(
+            " AND ".join(f"{time} BETWEEN {_FIRST} AND {_LAST}" for time in _TIMES),
+            name=op.f("policy_runs_times_check"),
+        ),
+        schema="scheduler",
+    )
+    pages = [sa.text("queued_at DESC"), sa.text("id DESC")]
+    for name, columns in (
+        ("idx_policy_runs_tenant_status", ["tenant_id", "status", "mode", *pages]),
+        ("idx_policy_runs_tenant_policy_status", ["tenant_id", "policy_id", "status", "mode", *pages]),
+    ):
+        op.create_index(name, "policy_runs", columns, schema="scheduler")
+    for name, columns, status in (
+        ("idx_policy_runs_pending", ["priority", "tenant_id", "available_at"], 0),
+        ("idx_policy_runs_depth", ["tenant_id", "mode", "priority", "queued_at"], 0),
+        ("idx_policy_runs_leased", ["lease_expires_at"], 1),
+    ):
+        op.create_index(
+            name, "policy_runs", columns, schema="scheduler", postgresql_where=sa.text(f"status = {status}")
+        )
+    op.create_table(
+        "policy_run_events",
+        sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False, comment="orders one run's log"),
+        sa.Column("job_id", sa.Uuid(), nullable=False, comment="the run's id"),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=False, comment="as the move left it"),
+        sa.Column("payload", postgresql.JSONB(), nullable=False, comment="from, to, attempts, transition id, actor"),
+        _time("created_at", "the version its move gave the run", nullable=False, server_default=sa.text("now()")),
+        sa.PrimaryKeyConstraint("id", name="policy_run_events_pkey"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["scheduler.policy_runs.id"], name="policy_run_events_job_id_fkey", ondelete="CASCADE"
+        ),
+        schema="scheduler",
+    )
+    op.create_index(
+        "idx_policy_run_events_job", "policy_run_events", ["job_id", sa.text("created_at DESC")], schema="scheduler"
+    )
+
+
+def downgrade() -> None:
+    if context.get_x_argument(as_dictionary=True).get("drop-data") != "yes":
+        op.execute(GUARD)
+    op.drop_table("policy_run_events", schema="scheduler")
+    op.drop_table("policy_runs", schema="scheduler")

@@ -1,0 +1,223 @@
+"""Every SQL statement that renews or ends many leases of policy runs, as constants with named binds.
+
+What holds for `statements` holds here. Runs are found by their keys alone, `id = ANY(...)`: joined to what was given
+instead, the planner may guess too many rows and read the whole table. Whoever locks many does so in the order of their
+ids, and waits for nobody. All times are the database's.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Integer,
+    Interval,
+    Select,
+    SmallInteger,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
+from sqlalchemy import cast as as_type
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from graphjobs.database.sql import merged, rising, unnested
+from graphjobs.eventlog import entered, find_moves
+from graphjobs.policy_runs.statements import EVENTS, LENGTH, RUNS, code
+from graphjobs.policy_runs.status import PolicyRunStatus
+
+_S = PolicyRunStatus
+_Fence = Callable[[FromClause, FromClause], ColumnElement[bool]]
+_PENDING, _DISPATCHING, _CANCELED = code(_S.PENDING), code(_S.DISPATCHING), code(_S.CANCELED)
+_JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
+
+# Each tenant once: it is compared with every row, and there are fewer tenants than runs.
+_WHOSE: Final = bindparam("whose", type_=ARRAY(Text))
+
+_of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
+_of_attempt: Final = (("attempts", Integer, "attempts_held"), ("owners", Text, "owner"))
+_of_version: Final = (("versions", DateTime(timezone=True), "version_seen"),)
+_of_end: Final = (
+    ("targets", SmallInteger, "target"),
+    ("delays", Interval, "delay"),
+    ("problems", Text, "problem"),
+    ("entries", Text, "entry"),
+)
+
+
+def _of_keys() -> tuple[ColumnElement[bool], ...]:
+    return (RUNS.c.id == func.any(_JOBS), RUNS.c.tenant_id.collate("C") == func.any(_WHOSE))
+
+
+def _locked() -> CTE:
+    return (
+        select(
+            RUNS.c.id,
+            RUNS.c.tenant_id,
+            RUNS.c.attempts,
+            RUNS.c.lease_owner,
+            RUNS.c.updated_at,
+            RUNS.c.cancellation_requested_at,
+        )
+        # The cast takes the indexes on status out of the planner's choice.
+        .where(*_of_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
+        .order_by(RUNS.c.id)
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("locked")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _same_run(given: FromClause, found: FromClause) -> ColumnElement[bool]:
+    return (found.c.id == given.c.given_id) & (found.c.tenant_id == given.c.tenant)
+
+
+def _same_attempt(given: FromClause, found: FromClause) -> ColumnElement[bool]:
+    return (
+        _same_run(given, found) & (found.c.attempts == given.c.attempts_held) & (found.c.lease_owner == given.c.owner)
+    )
+
+
+def _same_version(given: FromClause, found: FromClause) -> ColumnElement[bool]:
+    return _same_run(given, found) & (found.c.updated_at == given.c.version_seen)
+
+
+def _ended(held: CTE) -> Select[Any]:
+    """Writes how attempts end: where to, when it is available again, why it failed."""
+    target = held.c.reached
+
+    def at(*statuses: PolicyRunStatus) -> Any:
+        return case(
+            (target == func.any(literal_column(f"ARRAY[{', '.join(str(s.code) for s in statuses)}]")), func.now())
+        )
+
+    written = (
+        update(RUNS)
+        .where(
+            RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
+            RUNS.c.id == held.c.given_id,
+            RUNS.c.tenant_id.collate("C") == held.c.tenant,
+        )
+        .values(
+            status=target,
+            available_at=case((target == _PENDING, func.now() + held.c.delay), else_=RUNS.c.available_at),
+            last_error=case(
+                (target == code(_S.SUBMITTED), null()), else_=func.coalesce(held.c.problem, RUNS.c.last_error)
+            ),
+            submitted_at=at(_S.SUBMITTED),
+            completed_at=at(_S.FAILED),
+            canceled_at=at(_S.CANCELED),
+            lease_owner=null(),
+            lease_expires_at=null(),
+            updated_at=rising(RUNS.c.updated_at),
+        )
+        .returning(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.updated_at, held.c.entry, held.c.target)
+        .cte("written")
+    )
+    instead = func.jsonb_build_object(literal_column("'to'"), literal_column(f"'{_S.CANCELED}'"))
+    entry = as_type(written.c.entry, JSONB)
+    log = entered(
+        EVENTS,
+        select(
+            written.c.id,
+            written.c.tenant_id,
+            written.c.status,
+            case((written.c.status != written.c.target, merged(entry, instead)), else_=entry),
+            written.c.updated_at,
+        ),
+        "logged",
+    )
+    return select(written.c.id, written.c.updated_at, written.c.status).add_cte(log)
+
+
+def _held(
+    fence: tuple[tuple[str, Any, str], ...], same: Callable[[FromClause, FromClause], ColumnElement[bool]]
+) -> CTE:
+    given, locked = unnested("given", *_of_keys_given, *fence, *_of_end), _locked()
+    # Whose end was asked for does not wait again.
+    reached = case(
+        ((given.c.target == _PENDING) & locked.c.cancellation_requested_at.is_not(None), _CANCELED),
+        else_=given.c.target,
+    ).label("reached")
+    return (
+        select(*given.c, reached).join_from(given, locked, same(given, locked)).cte("held").prefix_with("MATERIALIZED")
+    )
+
+
+END_RUNS: Final = _ended(_held(_of_attempt, _same_attempt))
+"""Ends leases of those only that still are their owner's at the attempts given; an event each.
+
+Gives id, version and the status that was reached: canceled in place of pending, where that was asked for. A run whose
+row somebody holds is left out.
+"""
+
+TAKE_RUNS: Final = _ended(_held(_of_version, _same_version))
+"""Ends leases of runs that are still at the version seen, whoever's they are; an event each, and the same answer.
+
+A run whose row somebody holds is left alone: there is life in it.
+"""
+
+
+def _renew() -> Select[Any]:
+    given, locked = unnested("given", *_of_keys_given, *_of_attempt), _locked()
+    held = (
+        select(given.c.given_id, given.c.tenant)
+        .join_from(given, locked, _same_attempt(given, locked))
+        .cte("held")
+        .prefix_with("MATERIALIZED")
+    )
+    renewed = (
+        update(RUNS)
+        .where(
+            RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
+            RUNS.c.id == held.c.given_id,
+            RUNS.c.tenant_id.collate("C") == held.c.tenant,
+        )
+        .values(lease_expires_at=func.now() + LENGTH, updated_at=rising(RUNS.c.updated_at))
+        .returning(
+            RUNS.c.id,
+            RUNS.c.updated_at,
+            RUNS.c.lease_expires_at,
+            RUNS.c.cancellation_requested_at,
+            RUNS.c.cancellation_reason,
+        )
+        .cte("renewed")
+    )
+    # As it was when the statement began: whose row somebody holds at the moment is not lost yet.
+    as_seen = (
+        select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.attempts, RUNS.c.lease_owner)
+        .where(*_of_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
+        .cte("as_seen")
+        .prefix_with("MATERIALIZED")
+    )
+    told = [column for column in renewed.c if column.name != "id"]
+    return (
+        select(as_seen.c.id, *told)
+        .join_from(given, as_seen, _same_attempt(given, as_seen))
+        .outerjoin(renewed, renewed.c.id == as_seen.c.id)
+    )
+
+
+RENEW_RUNS: Final = _renew()
+"""Lets leases last longer that still are their owner's at the attempts given, and changes nothing else: the heartbeat.
+
+Gives each run that still is held, with version, end of the lease, and when and why its end was asked for; these are
+NULL where somebody else has its row at the moment.
+"""
+
+FIND_MOVES: Final = find_moves(EVENTS)
+"""Finds the events of a statement that moved many runs: run, and the version it got by it."""
+
+STATES_OF: Final = select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.attempts, RUNS.c.lease_owner).where(
+    *_of_keys()
+)
+"""Reads where runs stand: id, tenant, status, attempts, owner."""

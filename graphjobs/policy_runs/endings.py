@@ -1,0 +1,216 @@
+"""How the dispatch of a policy run ends, what a lease took, and the back-off between attempts; values only."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Self
+from uuid import UUID
+
+from graphjobs.attempts import Sighting, each_once, few, require_kind
+from graphjobs.errors import CorruptRow, InvalidJob
+from graphjobs.moves import RESCUED, entry_of
+from graphjobs.policy_runs.models import PolicyRunJob
+from graphjobs.policy_runs.rows import require_run
+from graphjobs.policy_runs.status import PolicyRunStatus
+from graphjobs.values import clean_error
+
+DELAY_MAX: Final = timedelta(days=7)
+"""The longest an attempt may be put off."""
+
+_S = PolicyRunStatus
+_NO_DELAY: Final = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBackoff:
+    """How long a run waits for its next attempt: twice as long each time, up to a cap, cut at random by up to a half.
+
+    Attributes:
+        first: after the first attempt; more than zero.
+        cap: at most; up to seven days.
+
+    Raises:
+        InvalidJob: one is out of its bounds; it is named.
+    """
+
+    first: timedelta = timedelta(seconds=5)
+    cap: timedelta = timedelta(minutes=10)
+
+    def __post_init__(self) -> None:
+        for name in ("first", "cap"):
+            wait = getattr(self, name)
+            if not isinstance(wait, timedelta) or not _NO_DELAY < wait <= DELAY_MAX:
+                raise InvalidJob(f"{name}: it should be a timedelta of more than zero, up to seven days", field=name)
+        if self.first > self.cap:
+            raise InvalidJob("first: it should be no longer than cap", field="first")
+
+    def after(self, attempts: int, *, jitter: Callable[[], float] = random.random) -> timedelta:
+        """Gives the wait after so many attempts.
+
+        Args:
+            attempts: how many there were, 1 or more.
+            jitter: gives a number from 0 to 1.
+        """
+        doubled = self.first * 2 ** min(max(attempts - 1, 0), 30) if self.first < self.cap else self.cap
+        return min(doubled, self.cap) * (1 - jitter() / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnding:
+    """How one lease of a run ends. Made by `submitted`, `failed`, `given_back` and `canceled`.
+
+    Attributes:
+        job: the run as it was leased: its id, tenant, owner and attempts say which lease ends.
+        status: what it becomes. A run that is given back is canceled in its place where that was asked for.
+        error: why the attempt failed, or None.
+        delay: how long it then waits, where it is given back.
+    """
+
+    job: PolicyRunJob
+    status: PolicyRunStatus
+    error: str | None = None
+    delay: timedelta = _NO_DELAY
+
+    @classmethod
+    def submitted(cls, job: PolicyRunJob) -> Self:
+        """Dispatching to submitted: whoever runs it has taken it."""
+        return cls._of(job, _S.SUBMITTED)
+
+    @classmethod
+    def failed(cls, job: PolicyRunJob, error: str) -> Self:
+        """Dispatching to failed. The text is cleaned and cut, never refused."""
+        return cls._of(job, _S.FAILED, clean_error(error))
+
+    @classmethod
+    def given_back(cls, job: PolicyRunJob, *, delay: timedelta = _NO_DELAY, error: str | None = None) -> Self:
+        """Dispatching to pending: somebody else may lease it, after a delay.
+
+        Args:
+            job: the run.
+            delay: how long it waits; up to seven days.
+            error: why the attempt failed. None gives it back in order, and the attempt does not count.
+        """
+        if not isinstance(delay, timedelta) or not _NO_DELAY <= delay <= DELAY_MAX:
+            raise InvalidJob("delay: it should be a timedelta of zero or more, up to seven days", field="delay")
+        return cls._of(job, _S.PENDING, None if error is None else clean_error(error), delay)
+
+    @classmethod
+    def canceled(cls, job: PolicyRunJob) -> Self:
+        """Dispatching to canceled: its end was asked for."""
+        return cls._of(job, _S.CANCELED)
+
+    @classmethod
+    def _of(
+        cls, job: PolicyRunJob, status: PolicyRunStatus, error: str | None = None, delay: timedelta = _NO_DELAY
+    ) -> Self:
+        require_run(job).status.require_move_to(status, only_from=_S.DISPATCHING)
+        return cls(job, status, error, delay)
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedRuns:
+    """What a lease took.
+
+    Attributes:
+        runs: they are dispatching now, and the owner's; the most urgent first.
+        last: the ids of those that are at their last attempt.
+        exhausted: the ids of runs that had had all their attempts; they are failed now.
+        unreadable: rows that were taken too and cannot be read; they are failed now, and the error says why.
+        cursor: the tenant to go on after.
+    """
+
+    runs: tuple[PolicyRunJob, ...]
+    last: frozenset[UUID] = frozenset()
+    exhausted: tuple[UUID, ...] = ()
+    unreadable: tuple[CorruptRow, ...] = ()
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RenewedRuns:
+    """What a heartbeat found.
+
+    Attributes:
+        runs: those that still are their owner's, as they now are: `cancellation_requested` tells the holder to end.
+        lost: the ids of those that are not: nothing the holder does can end them.
+        busy: the ids of those whose row somebody else has at the moment: they are held still, and not renewed.
+    """
+
+    runs: tuple[PolicyRunJob, ...]
+    lost: frozenset[UUID] = frozenset()
+    busy: frozenset[UUID] = frozenset()
+
+
+def leased_of(jobs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
+    """Lets runs pass that are leased: few enough for one statement, each once."""
+    given = [require_run(job) for job in few(jobs, "jobs")]
+    for job in given:
+        if job.lease_owner is None:
+            raise InvalidJob(f"jobs: run {job.run_id!r} is {job.status}, so nobody leases it", field="jobs")
+    return each_once(given, lambda job: job.id, "jobs")
+
+
+def run_endings_of(endings: Iterable[RunEnding]) -> list[RunEnding]:
+    """Lets endings pass: few enough for one statement, each run once."""
+    given = [require_kind(ending, RunEnding, "endings") for ending in few(endings, "endings")]
+    return each_once(given, lambda ending: ending.job.id, "endings")
+
+
+def held_of(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
+    """The binds that find leases: by run, tenant, owner and attempt."""
+    return {
+        "jobs": [job.id for job in jobs],
+        "whose": sorted({job.tenant_id for job in jobs}),
+        "tenants": [job.tenant_id for job in jobs],
+        "attempts": [job.attempts for job in jobs],
+        "owners": [job.lease_owner for job in jobs],
+    }
+
+
+def ends_of(endings: Sequence[RunEnding], named: UUID, actor: str | None) -> dict[str, object]:
+    """The binds that end leases."""
+    told = [
+        entry_of(_S.DISPATCHING, end.status, named, actor, attempts=end.job.attempts, error=end.error)
+        for end in endings
+    ]
+    return {
+        **held_of([ending.job for ending in endings]),
+        "targets": [ending.status.code for ending in endings],
+        "delays": [ending.delay for ending in endings],
+        "problems": [ending.error for ending in endings],
+        "entries": told,
+    }
+
+
+def takings_of(
+    sightings: Sequence[Sighting],
+    targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
+    named: UUID,
+    actor: str | None,
+    *,
+    rescued: bool,
+) -> dict[str, object]:
+    """The binds that take runs from whoever leased them: where to, why, and how long they wait."""
+    told = list(zip(sightings, targets, strict=True))
+    return {
+        "jobs": [sighting.job_id for sighting in sightings],
+        "whose": sorted({sighting.tenant_id for sighting in sightings}),
+        "tenants": [sighting.tenant_id for sighting in sightings],
+        "versions": [sighting.version for sighting in sightings],
+        "targets": [target.code for target, _, _ in targets],
+        "delays": [delay for _, _, delay in targets],
+        "problems": [reason for _, reason, _ in targets],
+        "entries": [
+            entry_of(
+                _S.DISPATCHING,
+                target,
+                named,
+                actor,
+                attempts=sighting.attempts,
+                error=reason,
+                **{RESCUED: rescued or None},
+            )
+            for sighting, (target, reason, _) in told
+        ],
+    }

@@ -1,0 +1,289 @@
+"""Every SQL statement that looks for work: leases, and leases that have run out; as constants with named binds.
+
+What holds for `statements` holds here, but for three that serve everybody, and look across tenants: `LEASE_RUNS`,
+`FIND_LEASE` and `EXPIRED_RUNS`. Whoever looks waits for nobody, and skips what others hold. Times are the database's.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    text,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy import cast as as_type
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from graphjobs.database.sql import circle, merged, one, rising
+from graphjobs.eventlog import entered
+from graphjobs.policy_runs.statements import EVENTS, LENGTH, LIMIT, RUNS, TENANT, code, run_columns
+from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
+
+OVERDUE_IN: Final = 8
+"""Of so many runs that a lease takes of a tenant, one is the longest waiting of normal priority, if it is overdue."""
+
+_OVERDUE: Final = text("interval '10 minutes'")
+"""So long a normal run may wait for high ones; after that it is overdue."""
+
+_S = PolicyRunStatus
+_P = PolicyRunPriority
+_PENDING, _DISPATCHING = code(_S.PENDING), code(_S.DISPATCHING)
+_OWNER: Final = bindparam("owner", type_=Text)
+_ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
+_TURN: Final = bindparam("turn", type_=BigInteger)
+
+
+def _pending(*priorities: PolicyRunPriority) -> ColumnElement[bool]:
+    (priority,) = priorities
+    return (RUNS.c.status == _PENDING) & (RUNS.c.priority == literal_column(str(priority.code)))
+
+
+def _next_of(*priorities: PolicyRunPriority) -> Callable[..., ColumnElement[Any]]:
+    """A step to the next tenant that has a pending run of one of these priorities, one descent of an index each."""
+
+    def step(within: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
+        of_each = [
+            select(RUNS.c.tenant_id)
+            .where(_pending(priority), RUNS.c.tenant_id >= literal_column("''"), within(RUNS.c.tenant_id))
+            .order_by(RUNS.c.tenant_id)
+            .limit(one())
+            .scalar_subquery()
+            for priority in priorities
+        ]
+        return func.least(*of_each) if len(of_each) > 1 else of_each[0]
+
+    return step
+
+
+def _available_of(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnElement[bool]]:
+    def has_some(walk: CTE) -> ColumnElement[bool]:
+        return or_(
+            *(
+                select(RUNS.c.available_at)
+                .where(_pending(priority), RUNS.c.tenant_id == walk.c.tenant, RUNS.c.available_at <= func.now())
+                .order_by(RUNS.c.available_at)
+                .limit(one())
+                .scalar_subquery()
+                .is_not(None)
+                for priority in priorities
+            )
+        )
+
+    return has_some
+
+
+def _oldest(
+    whose: FromClause, priority: PolicyRunPriority, most: Any, *conditions: ColumnElement[bool], overdue: bool = False
+) -> Select[Any]:
+    """Locks the runs of a tenant and priority that have been available for longest."""
+    latest = func.now() - _OVERDUE if overdue else func.now()
+    return (
+        select(RUNS.c.id)
+        .where(_pending(priority), RUNS.c.tenant_id == whose.c.tenant, RUNS.c.available_at <= latest, *conditions)
+        # The index's own order, of which ties are no part: with the ids, all runs of a time would be read and sorted.
+        .order_by(RUNS.c.available_at)
+        .limit(most)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+
+
+def _in_order(shares: CTE, *, with_emergencies: bool) -> Select[Any]:
+    """What each tenant gets of its share: emergencies, then one in eight if overdue, then high, then normal runs."""
+    before: list[FromClause] = [shares]
+    left: ColumnElement[Any] = shares.c.share
+    joined: FromClause = shares
+
+    def take(name: str, priority: PolicyRunPriority, most: Any, *conditions: Any, overdue: bool = False) -> FromClause:
+        nonlocal joined, left
+        # An array each, whose length the next one's limit is lessened by: no more is locked than is taken.
+        found = _oldest(shares, priority, most, *conditions, overdue=overdue).correlate(*before).scalar_subquery()
+        taken = select(func.array(found, type_=ARRAY(Uuid)).label("ids")).lateral(name)
+        before.append(taken)
+        joined = joined.join(taken, true())
+        left = left - func.cardinality(taken.c.ids)
+        return taken
+
+    if with_emergencies:
+        take("emergency", _P.EMERGENCY, left)
+    # By turns: of a share smaller than eight, one lease in some takes an overdue run, and no remainder is lost.
+    due = func.least(left, (shares.c.share + _TURN) // literal_column(str(OVERDUE_IN), BigInteger))
+    overdue = take("overdue", _P.NORMAL, due, overdue=True)
+    take("high", _P.HIGH, left)
+    # Locked by this very statement, what is overdue would be met again.
+    take("normal", _P.NORMAL, left, RUNS.c.id != func.all(overdue.c.ids))
+    first, *others = (taken.c.ids for taken in before[1:])
+    whole: ColumnElement[Any] = first
+    for ids in others:
+        whole = func.array_cat(whole, ids)
+    return select(func.unnest(whole).label("id")).select_from(joined)
+
+
+def _leased(picked: CTE, tenants: Any, cursor: ColumnElement[Any]) -> Select[Any]:
+    leased = (
+        update(RUNS)
+        .where(
+            RUNS.c.id == func.any(func.array(select(picked.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
+            RUNS.c.tenant_id.collate("C") == tenants,
+            RUNS.c.status == _PENDING,
+        )
+        .values(
+            status=_DISPATCHING,
+            # One that has had as many as can be told of stays there, and is failed at once.
+            attempts=func.least(RUNS.c.attempts + one(), literal_column("99999")),
+            last_attempt_at=func.now(),
+            lease_owner=_OWNER,
+            lease_expires_at=func.now() + LENGTH,
+            updated_at=rising(RUNS.c.updated_at),
+        )
+        .returning(*RUNS.c)
+        .cte("leased")
+    )
+    told = func.jsonb_build_object(literal_column("'attempts'"), leased.c.attempts)
+    log = entered(
+        EVENTS,
+        select(leased.c.id, leased.c.tenant_id, leased.c.status, merged(_ENTRY, told), leased.c.updated_at),
+        "logged",
+    )
+    tries = case(
+        (leased.c.attempts >= bindparam("attempts_max", type_=Integer), leased.c.attempts - _given_back(leased)),
+        else_=leased.c.attempts,
+    )
+    return (
+        run_columns(leased)
+        .add_columns(tries, cursor)
+        .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
+        .add_cte(log)
+    )
+
+
+def _given_back(runs: FromClause) -> ColumnElement[int]:
+    """How many attempts of a run were given back in order: they do it no harm."""
+    payload = EVENTS.c.payload
+    return (
+        select(func.count(EVENTS.c.id))
+        .where(
+            EVENTS.c.job_id == runs.c.id,
+            EVENTS.c.tenant_id == runs.c.tenant_id,
+            EVENTS.c.status == _PENDING,
+            payload.op("->>", return_type=Text)(literal_column("'from'")) == literal_column(f"'{_S.DISPATCHING}'"),
+            payload.op("->", return_type=JSONB)(literal_column("'error'")).is_(None),
+        )
+        .correlate(runs)
+        .scalar_subquery()
+    )
+
+
+def _lease_of_all() -> Select[Any]:
+    def tenants_with(name: str, *priorities: PolicyRunPriority, only_if: Any = None) -> CTE:
+        walked = circle(name, _next_of(*priorities), _available_of(*priorities), only_if=only_if)
+        listed = walked.limit(LIMIT).subquery(f"{name}_listed")
+        turn = func.row_number().over().label("turn")
+        return select(listed.c.tenant, turn).cte(name).prefix_with("MATERIALIZED")
+
+    def shared(tenants: CTE, name: str) -> CTE:
+        number = select(func.count(tenants.c.tenant).label("number")).subquery(f"{name}_number")
+        left_over = case((tenants.c.turn <= LIMIT % number.c.number, one()), else_=literal_column("0"))
+        share = (LIMIT // number.c.number + left_over).label("share")
+        shares = select(tenants.c.tenant, tenants.c.turn, share, number.c.number).join_from(tenants, number, true())
+        return shares.cte(name).prefix_with("MATERIALIZED")
+
+    urgent = shared(tenants_with("urgent", _P.EMERGENCY), "urgent_shares")
+    emergencies = _oldest(urgent, _P.EMERGENCY, urgent.c.share).lateral("emergencies")
+    first = select(emergencies.c.id).join_from(urgent, emergencies, true()).cte("first").prefix_with("MATERIALIZED")
+    none_taken = ~exists(select(first.c.id))
+    others = shared(tenants_with("waiting", _P.HIGH, _P.NORMAL, only_if=none_taken), "shares")
+    picked = (
+        union_all(select(first.c.id), _in_order(others, with_emergencies=False))
+        .cte("picked")
+        .prefix_with("MATERIALIZED")
+    )
+
+    def last_of(shares: CTE) -> ColumnElement[Any]:
+        # Where all have been served, another is the first next time: those get what is left over of the shares.
+        place = case((shares.c.number < LIMIT, one()), else_=shares.c.number)
+        return select(shares.c.tenant).where(shares.c.turn == place).scalar_subquery()
+
+    served = union_all(select(urgent.c.tenant), select(others.c.tenant)).subquery("served")
+    return _leased(
+        picked,
+        func.any(func.array(select(served.c.tenant).scalar_subquery(), type_=ARRAY(Text))),
+        func.coalesce(last_of(others), last_of(urgent)),
+    )
+
+
+LEASE_RUNS: Final = _lease_of_all()
+"""Leases pending runs of everybody's, with an event each: emergencies before all, else tenants in turns from a cursor.
+
+Gives each run, how many tries it has had with this one, and the cursor. It looks across tenants.
+"""
+
+
+def _lease_of_one() -> Select[Any]:
+    asked = select(as_type(TENANT, Text).label("tenant"), as_type(LIMIT, BigInteger).label("share")).cte("asked")
+    picked = _in_order(asked, with_emergencies=True).cte("picked").prefix_with("MATERIALIZED")
+    return _leased(picked, TENANT, as_type(null(), Text))
+
+
+LEASE_RUNS_OF_TENANT: Final = _lease_of_one()
+"""As `LEASE_RUNS`, of one tenant."""
+
+FIND_LEASE: Final = (
+    run_columns(RUNS)
+    .add_columns(RUNS.c.attempts, as_type(null(), Text))
+    .where(
+        RUNS.c.status == _DISPATCHING,
+        RUNS.c.lease_expires_at > func.now(),
+        RUNS.c.lease_owner == _OWNER,
+        # One for each run: as EXISTS, the planner may begin with the log of all runs.
+        select(EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'")))
+        .where(
+            EVENTS.c.job_id == RUNS.c.id,
+            EVENTS.c.tenant_id == RUNS.c.tenant_id,
+            EVENTS.c.created_at == RUNS.c.updated_at,
+        )
+        .order_by(EVENTS.c.created_at.desc())
+        .limit(one())
+        .scalar_subquery()
+        == bindparam("transition", type_=Text),
+    )
+    .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)
+)
+"""Finds what a lease took whose answer was lost: the runs its owner holds since it, and has not renewed."""
+
+_expired: Final = (
+    select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
+    .where(
+        RUNS.c.status == _DISPATCHING,
+        RUNS.c.lease_expires_at < func.now(),
+        or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
+    )
+    .order_by(RUNS.c.lease_expires_at)
+    .limit(LIMIT)
+    # Whose row somebody holds cannot be renewed, and its silence says nothing.
+    .with_for_update(key_share=True, skip_locked=True)
+    .cte("expired")
+    .prefix_with("MATERIALIZED")
+)
+EXPIRED_RUNS: Final = select(*_expired.c, _given_back(_expired)).select_from(_expired)
+"""Reads which leases have run out, though nobody holds their rows, the longest ago first; of one tenant or of all.
+
+Gives id, tenant, version, attempts, and how many of them were given back in order.
+"""

@@ -1,0 +1,371 @@
+"""The queue of policy runs: leases, heartbeats, ends and rescues, many runs in one statement each."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final, Protocol, Self
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
+from uuid_utils.compat import uuid7
+
+from graphjobs.attempts import (
+    BATCH_MAX,
+    Ended,
+    Rescued,
+    Sighting,
+    actor_of,
+    keys_of,
+    listed_name,
+    no_attempt_left,
+    require_attempts_max,
+    require_wait,
+    sightings_of,
+)
+from graphjobs.database.executor import Executor, Row, find_out
+from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
+from graphjobs.landing import moved, versions_of, with_the_missing
+from graphjobs.moves import entry_of, transition_named
+from graphjobs.notices import send_notice
+from graphjobs.policy_runs import batches, leases
+from graphjobs.policy_runs.endings import (
+    LeasedRuns,
+    RenewedRuns,
+    RetryBackoff,
+    RunEnding,
+    ends_of,
+    held_of,
+    leased_of,
+    run_endings_of,
+    takings_of,
+)
+from graphjobs.policy_runs.models import PolicyRunJob
+from graphjobs.policy_runs.rows import run_of
+from graphjobs.policy_runs.status import PolicyRunStatus
+from graphjobs.values import require_limit, require_name
+
+_S = PolicyRunStatus
+_NO_DELAY: Final = timedelta(0)
+_EXHAUSTED: Final = "it has had all its attempts: {attempts_max} are the most it gets"
+_log = logging.getLogger(__name__)
+
+
+class PolicyRunQueue(Protocol):
+    """Leases pending runs to dispatchers, and takes them back. Whatever moves a run writes its event with it.
+
+    Every method raises `InvalidJob` for an argument that cannot be, before any SQL, and `DatabaseUnavailable` or
+    `SchemaOutOfDate` as the executor does. No method takes a time from its caller's clock.
+    """
+
+    async def lease(
+        self,
+        owner: str,
+        duration: timedelta,
+        *,
+        attempts_max: int,
+        limit: int = 1,
+        tenant_id: str | None = None,
+        after: str = "",
+    ) -> LeasedRuns:
+        """Leases pending runs that are available: they are dispatching now, and the owner's until the lease ends.
+
+        No two leases take the same run, and none waits for another. Emergencies go before all: as long as one of
+        anybody's can be taken, a lease takes nothing else. Of the rest tenants get their turns from a cursor, each an
+        equal share of `limit`; of one tenant high priority goes before normal, and what is available for longest
+        first. No flood of high runs keeps normal ones for ever: of every eight that are taken of a tenant, one is the
+        normal run that waits for longest, if it has waited for ten minutes.
+
+        Args:
+            owner: who leases, up to 256 characters; only he can renew and end.
+            duration: how long, up to a day.
+            attempts_max: a run that has had so many attempts is failed in place of being leased, 1 to 99,999; those
+                that were given back in order do not count.
+            limit: the most runs to take, 1 to 1,000.
+            tenant_id: whose runs; None means everybody's.
+            after: the `cursor` of the lease before, where it is everybody's.
+
+        Raises:
+            OutcomeUnknown: the connection was lost, and what was taken could not be found out; it will run out.
+        """
+        ...
+
+    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
+        """Lets the leases of up to 1,000 runs last from now for as long again, also one that has run out unnoticed.
+
+        Fenced: only who still owns a run at the attempts given can renew it. A holder learns here that the end of a run
+        was asked for.
+
+        Args:
+            jobs: the runs, as they were leased.
+            duration: how long from now, up to a day.
+        """
+        ...
+
+    async def end(
+        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+    ) -> Ended:
+        """Ends up to 1,000 leases as one statement: submitted, failed, given back or canceled.
+
+        Fenced, and it waits for nobody, as `GraphJobQueue.end`; asked again with the same transition id it ends nothing
+        twice, and answers the same.
+
+        Raises:
+            DatabaseUnavailable: nothing was changed.
+            OutcomeUnknown: the connection was lost, and it could not be found out whether they ended.
+        """
+        ...
+
+    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[Sighting, ...]:
+        """Lists leases that have run out by the database's clock, the longest ago first.
+
+        That alone does not tell that their holders have died: nobody could renew while the database was away. See them,
+        wait for longer than a heartbeat, and give them to `rescue`, which takes those that have not moved since.
+
+        Args:
+            tenant_id: whose; None means everybody's.
+            limit: the most, 1 to 1,000.
+        """
+        ...
+
+    async def rescue(
+        self,
+        sightings: Iterable[Sighting],
+        *,
+        attempts_max: int,
+        backoff: RetryBackoff | None = None,
+        actor: str | None = None,
+    ) -> Rescued:
+        """Makes up to 1,000 runs pending again that are still as they were seen; those of too many attempts are failed.
+
+        A run that was renewed, ended or leased since is not touched, nor one whose row somebody holds. One whose end
+        was asked for is canceled, and told among `requeued`.
+
+        Args:
+            sightings: what `expired` gave.
+            attempts_max: a run that has had so many attempts fails, 1 to 99,999; those that were given back in order do
+                not count.
+            backoff: how long they wait; None means the default.
+            actor: who rescues.
+        """
+        ...
+
+    def using(self, session: AsyncSession) -> Self:
+        """Gives the queue inside the caller's transaction, which commits or vanishes with the rest."""
+        ...
+
+
+class PostgresPolicyRunQueue(PolicyRunQueue):
+    """`PolicyRunQueue` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's.
+
+    Args:
+        executor: runs the statements.
+        notify: whether listening dispatchers are told of what is pending, in a statement more.
+    """
+
+    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
+        self._executor = executor
+        self._notify = notify
+
+    @override
+    def using(self, session: AsyncSession) -> Self:
+        return type(self)(self._executor.using(session), notify=self._notify)
+
+    @override
+    async def lease(
+        self,
+        owner: str,
+        duration: timedelta,
+        *,
+        attempts_max: int,
+        limit: int = 1,
+        tenant_id: str | None = None,
+        after: str = "",
+    ) -> LeasedRuns:
+        named = uuid7()
+        params: dict[str, object] = {
+            "owner": require_name(owner, "owner"),
+            "lease_length": require_wait(duration, "duration"),
+            "attempts_max": require_attempts_max(attempts_max),
+            "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
+            "entry": entry_of(_S.PENDING, _S.DISPATCHING, named, owner),
+            # So that a share smaller than eight has its turn, too; the id is as good as a die.
+            "turn": named.int % leases.OVERDUE_IN,
+            "after_tenant": listed_name(after, "after"),
+        }
+        statement = leases.LEASE_RUNS
+        if tenant_id is not None:
+            params["tenant"] = require_name(tenant_id, "tenant_id")
+            statement = leases.LEASE_RUNS_OF_TENANT
+        try:
+            rows = await self._executor.rows(statement, params)
+        except OutcomeUnknown as lost:
+            rows = await find_out(lost, self._executor, lambda: self._taken(params, named))
+        return await self._sorted_out(rows, attempts_max, owner, after)
+
+    @override
+    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
+        held, length = leased_of(jobs), require_wait(duration, "duration")
+        if not held:
+            return RenewedRuns(())
+        rows = await self._executor.rows(batches.RENEW_RUNS, {**held_of(held), "lease_length": length})
+        found = {UUID(int=row[0].int): row for row in rows}
+        renewed: list[PolicyRunJob] = []
+        busy: set[UUID] = set()
+        for job in held:
+            row = found.get(job.id)
+            if row is None:
+                continue
+            if row[1] is None:
+                busy.add(job.id)
+                continue
+            _, version, until, asked_at, reason = row
+            renewed.append(
+                job.stored(
+                    updated_at=version,
+                    lease_expires_at=until,
+                    cancellation_requested=asked_at is not None,
+                    cancellation_requested_at=asked_at,
+                    cancellation_reason=reason,
+                )
+            )
+        lost = frozenset(job.id for job in held if job.id not in found)
+        return RenewedRuns(tuple(renewed), lost, frozenset(busy))
+
+    @override
+    async def end(
+        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+    ) -> Ended:
+        given, who, named = run_endings_of(endings), actor_of(actor), transition_named(transition_id)
+        if not given:
+            return Ended({}, {})
+        params = ends_of(given, named, who)
+        rows = await moved(self._executor, batches.END_RUNS, batches.FIND_MOVES, params, named)
+        versions = versions_of(rows)
+        at_once = any(ending.status is _S.PENDING and ending.delay == _NO_DELAY for ending in given)
+        await send_notice(self._executor, wanted=self._notify and at_once)
+        missing = [ending.job for ending in given if ending.job.id not in versions]
+        return await with_the_missing(
+            self._executor,
+            batches.FIND_MOVES,
+            params,
+            transition_id,
+            versions,
+            [job.id for job in missing],
+            lambda: self._whereabouts(missing),
+        )
+
+    @override
+    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[Sighting, ...]:
+        params = {
+            "tenant": None if tenant_id is None else require_name(tenant_id, "tenant_id"),
+            "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
+        }
+        rows = await self._executor.rows(leases.EXPIRED_RUNS, params)
+        return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows)
+
+    @override
+    async def rescue(
+        self,
+        sightings: Iterable[Sighting],
+        *,
+        attempts_max: int,
+        backoff: RetryBackoff | None = None,
+        actor: str | None = None,
+    ) -> Rescued:
+        most, waits = require_attempts_max(attempts_max), backoff or RetryBackoff()
+        given, who = sightings_of(sightings), actor_of(actor)
+        targets = []
+        for sighting in given:
+            reason = no_attempt_left(sighting, most)
+            if reason is None:
+                told = "its dispatcher gave no sign of life until its lease ran out"
+                targets.append((_S.PENDING, told, waits.after(sighting.attempts or 1)))
+            else:
+                targets.append((_S.FAILED, reason, _NO_DELAY))
+        taken = await self._take(given, targets, who, rescued=True)
+        failed = {
+            sighting.job_id for sighting, (target, _, _) in zip(given, targets, strict=True) if target is _S.FAILED
+        }
+        return Rescued(
+            tuple(job_id for job_id in taken if job_id not in failed),
+            tuple(job_id for job_id in taken if job_id in failed),
+        )
+
+    async def _sorted_out(self, rows: Sequence[Row], attempts_max: int, owner: str, after: str) -> LeasedRuns:
+        """Reads what was leased; fails what cannot be read or has had all its attempts, which harms no other."""
+        runs: list[PolicyRunJob] = []
+        last: set[UUID] = set()
+        unreadable: list[CorruptRow] = []
+        exhausted: list[UUID] = []
+        aside: list[tuple[Sighting, str]] = []
+        for row in rows:
+            *columns, tries, _ = row
+            key, version = UUID(int=row[0].int), columns[-1]
+            sighting = Sighting(key, row[1], version, row[7])
+            try:
+                run = run_of(columns)
+            except CorruptRow as error:
+                unreadable.append(error)
+                aside.append((sighting, str(error)))
+                continue
+            if tries > attempts_max:
+                exhausted.append(key)
+                aside.append((sighting, _EXHAUSTED.format(attempts_max=attempts_max)))
+                continue
+            if tries == attempts_max:
+                last.add(key)
+            runs.append(run)
+        if aside:
+            await self._set_aside(aside, owner)
+        cursor = (rows[0][len(rows[0]) - 1] if rows else None) or after  # type: ignore[arg-type]
+        return LeasedRuns(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), cursor)
+
+    async def _set_aside(self, aside: Sequence[tuple[Sighting, str]], owner: str) -> None:
+        """Fails what was leased and is not to be dispatched, so that it neither stays nor comes again."""
+        targets = [(_S.FAILED, reason, _NO_DELAY) for _, reason in aside]
+        try:
+            await self._take([sighting for sighting, _ in aside], targets, owner)
+        except GraphJobsError:
+            # What can be dispatched must not be lost for it; a rescue will fail these.
+            _log.warning("%s policy runs that cannot be dispatched were leased, and not failed yet", len(aside))
+
+    async def _take(
+        self,
+        sightings: Sequence[Sighting],
+        targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
+        actor: str | None,
+        *,
+        rescued: bool = False,
+    ) -> tuple[UUID, ...]:
+        if not sightings:
+            return ()
+        named = uuid7()
+        params = takings_of(sightings, targets, named, actor, rescued=rescued)
+        return tuple(versions_of(await moved(self._executor, batches.TAKE_RUNS, batches.FIND_MOVES, params, named)))
+
+    async def _taken(self, params: Mapping[str, object], named: UUID) -> Sequence[Row] | None:
+        """Looks for the runs of a lease whose answer was lost."""
+        return await self._executor.rows(leases.FIND_LEASE, {**params, "transition": str(named)}) or None
+
+    async def _whereabouts(self, missing: Sequence[PolicyRunJob]) -> dict[UUID, str | None]:
+        rows = await self._executor.rows(batches.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
+        found = {(UUID(int=row[0].int), row[1]): tuple(row)[2:] for row in rows}
+        states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
+        held = _S.DISPATCHING.code
+        return {
+            job.id: None if state == (held, job.attempts, job.lease_owner) else _whereabouts(job, state)
+            for job, state in states
+        }
+
+
+def _whereabouts(job: PolicyRunJob, state: tuple[object, ...] | None) -> str:
+    if state is None:
+        return f"tenant {job.tenant_id!r} has no such run"
+    code, attempts, owner = state
+    status = _S.from_code(code)  # type: ignore[arg-type]  # the table's check
+    whose = f", of {owner!r}" if owner is not None else ""
+    return (
+        f"the lease of {job.lease_owner!r} at attempt {job.attempts} is over: a later look found the run {status} at "
+        f"attempt {attempts}{whose}"
+    )

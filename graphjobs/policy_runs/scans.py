@@ -1,0 +1,180 @@
+"""Every SQL statement that reads many policy runs of a tenant, as constants with named binds: pages, counts, metrics.
+
+What holds for `statements` holds here. A page is one ordered scan for each status and mode that is asked for, each of
+an index that ends in the page's own order, id included; what is asked for is a pair of arrays, so one statement serves
+every choice.
+"""
+
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Float,
+    FromClause,
+    Interval,
+    Select,
+    SmallInteger,
+    Text,
+    Uuid,
+    bindparam,
+    extract,
+    func,
+    literal_column,
+    select,
+    text,
+    true,
+    tuple_,
+)
+from sqlalchemy import cast as as_type
+
+from graphjobs.database.sql import one, unnested
+from graphjobs.policy_runs.queries import PolicyRunQuery
+from graphjobs.policy_runs.statements import LIMIT, RUNS, TENANT, code, run_columns
+from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
+
+_ORDER: Final = (RUNS.c.queued_at.desc(), RUNS.c.id.desc())
+_of_tenant: Final = RUNS.c.tenant_id == TENANT
+_of_policy: Final = _of_tenant & (RUNS.c.policy_id == bindparam("policy", type_=Text))
+_in_page: Final = (
+    tuple_(RUNS.c.queued_at, RUNS.c.id)
+    < tuple_(bindparam("after_queued", type_=DateTime(timezone=True)), bindparam("after_run", type_=Uuid))
+) & (RUNS.c.queued_at > bindparam("earliest", type_=DateTime(timezone=True)))
+
+_statuses: Final = unnested("asked_status", ("statuses", SmallInteger, "status"))
+_modes: Final = unnested("asked_mode", ("modes", SmallInteger, "mode"))
+_of_both: Final = (RUNS.c.status == _statuses.c.status) & (RUNS.c.mode == _modes.c.mode)
+
+
+def _each(found: FromClause) -> FromClause:
+    """What is found for each status and mode that is asked for."""
+    return _statuses.join(_modes, true()).join(found, true())
+
+
+def _page(whose: ColumnElement[bool]) -> Select[Any]:
+    newest = select(RUNS).where(whose, _of_both, _in_page).order_by(*_ORDER).limit(LIMIT).lateral("newest")
+    page = run_columns(newest).select_from(_each(newest))
+    return page.order_by(newest.c.queued_at.desc(), newest.c.id.desc()).limit(LIMIT)
+
+
+def _count(whose: ColumnElement[bool]) -> Select[Any]:
+    # Ordered, so that only the index serves it, which stops at the limit.
+    newest = select(RUNS.c.id).where(whose, _of_both, _in_page).order_by(*_ORDER).limit(LIMIT).lateral("newest")
+    found = select(one().label("one")).select_from(_each(newest)).limit(LIMIT).subquery("found")
+    return select(func.count(found.c.one))
+
+
+PAGE_OF_TENANT: Final = _page(_of_tenant)
+"""Reads a page of a tenant's runs, of the statuses and modes asked for."""
+
+PAGE_OF_POLICY: Final = _page(_of_policy)
+"""Reads a page of a tenant's runs of one policy, of the statuses and modes asked for."""
+
+COUNT_OF_TENANT: Final = _count(_of_tenant)
+"""Counts what `PAGE_OF_TENANT` reads, up to a limit."""
+
+COUNT_OF_POLICY: Final = _count(_of_policy)
+"""Counts what `PAGE_OF_POLICY` reads, up to a limit."""
+
+
+class Shape(NamedTuple):
+    """The statements that serve the queries of one index."""
+
+    page: Select[Any]
+    counted: Select[Any]
+
+
+_SHAPE_OF_TENANT: Final = Shape(PAGE_OF_TENANT, COUNT_OF_TENANT)
+_SHAPE_OF_POLICY: Final = Shape(PAGE_OF_POLICY, COUNT_OF_POLICY)
+
+
+def shape_of(query: PolicyRunQuery) -> Shape:
+    """Gives the statements whose index carries a query."""
+    return _SHAPE_OF_TENANT if query.policy_id is None else _SHAPE_OF_POLICY
+
+
+def binds_of(tenant: str, query: PolicyRunQuery, *, limit: int) -> dict[str, object]:
+    """Gives what any of the shapes is bound to.
+
+    Raises:
+        InvalidJob: the query's cursor is none, or belongs to another query or tenant.
+    """
+    start = query.start(tenant)
+    return {
+        "tenant": tenant,
+        "policy": query.policy_id,
+        "statuses": sorted({status.code for status in query.statuses or PolicyRunStatus}),
+        "modes": [mode.code for mode in ([query.mode] if query.mode else PolicyRunMode)],
+        "earliest": query.earliest,
+        "after_queued": start.at,
+        "after_run": start.id,
+        "limit_rows": limit,
+    }
+
+
+CELLS: Final = tuple((mode, priority) for mode in PolicyRunMode for priority in PolicyRunPriority)
+"""The pairs that `RUN_METRICS` tells of, in the order of its arrays."""
+
+
+def cells() -> dict[str, object]:
+    """The binds that ask `RUN_METRICS` for each pair."""
+    return {
+        "modes": [mode.code for mode, _ in CELLS],
+        "priorities": [priority.code for _, priority in CELLS],
+        "all_modes": [mode.code for mode in PolicyRunMode],
+    }
+
+
+def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[float]:
+    return as_type(extract("epoch", until - time), Float)
+
+
+def _metrics() -> Select[Any]:
+    cell = unnested("cell", ("modes", SmallInteger, "mode"), ("priorities", SmallInteger, "priority"))
+    pending = (
+        _of_tenant
+        & (RUNS.c.status == code(PolicyRunStatus.PENDING))
+        & (RUNS.c.mode == cell.c.mode)
+        & (RUNS.c.priority == cell.c.priority)
+    )
+    waiting = select(RUNS.c.queued_at).where(pending).order_by(RUNS.c.queued_at).limit(LIMIT).lateral("waiting")
+    each = unnested("each_mode", ("all_modes", SmallInteger, "mode"))
+    newest = (
+        select(RUNS.c.queued_at, RUNS.c.updated_at)
+        .where(
+            _of_tenant,
+            RUNS.c.status == code(PolicyRunStatus.COMPLETED),
+            RUNS.c.mode == each.c.mode,
+            RUNS.c.queued_at >= func.now() - bindparam("window_length", type_=Interval),
+        )
+        .order_by(*_ORDER)
+        .limit(LIMIT)
+        .lateral("newest")
+    )
+    took = (
+        select(func.greatest(_seconds_from(newest.c.queued_at, newest.c.updated_at), text("0.0")).label("latency"))
+        .select_from(each.join(newest, true()))
+        .limit(LIMIT)
+        .subquery("took")
+    )
+    levels = [
+        func.percentile_cont(literal_column(level)).within_group(took.c.latency).label(name)
+        for level, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99"))
+    ]
+    latency = select(*levels, func.count(took.c.latency).label("completed")).cte("latency")
+    of_cell = (cell.c.mode, cell.c.priority)
+    depth = (
+        select(*of_cell, func.count(waiting.c.queued_at).label("number"), func.min(waiting.c.queued_at).label("oldest"))
+        .select_from(cell.outerjoin(waiting, true()))
+        .group_by(*of_cell)
+        .cte("depth")
+    )
+    columns = (depth.c.mode, depth.c.priority, depth.c.number, _seconds_from(depth.c.oldest, func.now()), *latency.c)
+    return select(*columns).select_from(depth.join(latency, true()))
+
+
+RUN_METRICS: Final = _metrics()
+"""Reads a row for each mode and priority: how many are pending, and the age of the oldest; and in each the percentiles.
+
+The time of completion is the row's `updated_at`: a completed row never moves again, and it is the database's clock.
+"""

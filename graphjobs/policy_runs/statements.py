@@ -1,0 +1,205 @@
+"""Every SQL statement on one policy run and its log, as constants with named binds; `scans` and `leases` have the rest.
+
+There is no I/O here. What holds for the statements of graph jobs holds here: each gives the tenant on every table it
+touches, and names its columns; no bind has a column's name; JSONB crosses as text both ways; a write uses no volatile
+function. The checks of the table see to it that every code is one, and every time one that Python can hold.
+"""
+
+from typing import Any, Final, cast
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Integer,
+    Interval,
+    Select,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    literal_column,
+    select,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy import cast as as_type
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from graphjobs.database.sql import rising
+from graphjobs.eventlog import entered, find_transition, list_events
+from graphjobs.policy_runs.status import PolicyRunStatus
+from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
+
+RUNS: Final = cast("Table", PolicyRunRow.__table__)
+EVENTS: Final = cast("Table", PolicyRunEventRow.__table__)
+
+TENANT: Final = bindparam("tenant", type_=Text)
+LIMIT: Final = bindparam("limit_rows", type_=BigInteger)
+LENGTH: Final = bindparam("lease_length", type_=Interval)
+_RUN: Final = bindparam("job", type_=Uuid)
+_NAME: Final = bindparam("name", type_=Text)
+_TARGET: Final = bindparam("target", type_=SmallInteger)
+_DOCUMENT: Final = as_type(bindparam("document", type_=Text), JSONB)
+_ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
+
+
+def code(status: PolicyRunStatus) -> ColumnElement[int]:
+    """A status as SQL, which the planner sees: a partial index serves what it can prove."""
+    return literal_column(str(status.code), SmallInteger)
+
+
+def _time(bind: str) -> ColumnElement[Any]:
+    return bindparam(bind, type_=DateTime(timezone=True))
+
+
+def _text(bind: str) -> ColumnElement[Any]:
+    return bindparam(bind, type_=Text)
+
+
+COLUMNS: Final = tuple(column.name for column in RUNS.c)
+"""What a run is read from, in this order."""
+
+
+def run_columns(source: FromClause) -> Select[Any]:
+    """What a run is read from, in the order of `COLUMNS`."""
+    columns = (source.c[name] for name in COLUMNS)
+    return select(*(as_type(column, Text) if column.name == "payload" else column for column in columns))
+
+
+def _one_run() -> ColumnElement[bool]:
+    """Finds one row by its key, so that only the primary key can serve it: the collation takes other indexes away."""
+    return (RUNS.c.id == _RUN) & (RUNS.c.tenant_id == TENANT.collate("C"))
+
+
+_named: Final = (RUNS.c.tenant_id == TENANT) & (RUNS.c.run_id == _NAME)
+
+_AVAILABLE, _CREATED = _time("available"), _time("created")
+
+_new: Final = (
+    insert(RUNS)
+    .values(
+        id=_RUN,
+        tenant_id=TENANT,
+        run_id=_NAME,
+        policy_id=_text("policy"),
+        mode=bindparam("kind", type_=SmallInteger),
+        priority=bindparam("urgency", type_=SmallInteger),
+        status=_TARGET,
+        attempts=bindparam("tries", type_=Integer),
+        queued_at=_time("queued"),
+        # Available at once by the asker's clock is so by ours, too: his may be ahead.
+        available_at=case((_AVAILABLE <= _CREATED, func.least(_AVAILABLE, func.now())), else_=_AVAILABLE),
+        last_attempt_at=_time("last_attempt"),
+        last_error=_text("problem"),
+        submitted_at=_time("submitted"),
+        completed_at=_time("completed"),
+        lease_owner=_text("owner"),
+        lease_expires_at=_time("expires"),
+        cancellation_requested_at=_time("cancel_asked"),
+        cancellation_reason=_text("reason"),
+        canceled_at=_time("canceled"),
+        payload=_DOCUMENT,
+        created_at=_CREATED,
+    )
+    # A taken id or name gives no row rather than an error, which would end the caller's transaction.
+    .on_conflict_do_nothing()
+    .returning(*RUNS.c)
+    .cte("written")
+)
+_new_log: Final = entered(
+    EVENTS, select(_new.c.id, _new.c.tenant_id, _new.c.status, _ENTRY, _new.c.updated_at), "logged"
+)
+INSERT_RUN: Final = union_all(
+    run_columns(_new).add_columns(true()),
+    run_columns(RUNS).add_columns(false()).where(_named, ~exists(select(_new.c.id))),
+).add_cte(_new_log)
+"""Inserts a run and its first event; gives it, and whether it is new: else the one of its name that was there before.
+
+No row where the id is taken, or where one of its name was committed meanwhile, which a later look finds.
+"""
+
+GET_RUN: Final = run_columns(RUNS).where(_one_run())
+"""Reads one run by its id."""
+
+FIND_RUN: Final = run_columns(RUNS).where(_named)
+"""Reads one run by the asker's own name of it."""
+
+_swap: Final = (
+    update(RUNS)
+    .where(
+        _one_run(),
+        RUNS.c.status == bindparam("expected", type_=SmallInteger),
+        # The fence: who lost the run is not its owner, or has other attempts.
+        RUNS.c.lease_owner.is_not_distinct_from(_text("expected_owner")),
+        RUNS.c.attempts == bindparam("expected_attempts", type_=Integer),
+        # What was asked for never changes; a value that says otherwise is of no such run.
+        RUNS.c.run_id == _NAME,
+        RUNS.c.policy_id == _text("policy"),
+        RUNS.c.mode == bindparam("kind", type_=SmallInteger),
+        RUNS.c.priority == bindparam("urgency", type_=SmallInteger),
+        RUNS.c.queued_at == _time("queued"),
+        RUNS.c.created_at == _CREATED,
+        RUNS.c.payload == _DOCUMENT,
+        # Whose end was asked for meanwhile is not given back, but canceled: its holder has to look again.
+        (_TARGET != code(PolicyRunStatus.PENDING)) | RUNS.c.cancellation_requested_at.is_(None),
+    )
+    .values(
+        status=_TARGET,
+        attempts=bindparam("tries", type_=Integer),
+        available_at=_AVAILABLE,
+        last_attempt_at=_time("last_attempt"),
+        last_error=_text("problem"),
+        submitted_at=_time("submitted"),
+        completed_at=_time("completed"),
+        lease_owner=_text("owner"),
+        lease_expires_at=_time("expires"),
+        # Once asked for, it stays so, whatever the mover has seen.
+        cancellation_requested_at=func.coalesce(RUNS.c.cancellation_requested_at, _time("cancel_asked")),
+        cancellation_reason=case(
+            (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason), else_=_text("reason")
+        ),
+        canceled_at=_time("canceled"),
+        updated_at=rising(RUNS.c.updated_at),
+    )
+)
+
+
+def _moved(swap: Any) -> Select[Any]:
+    written = swap.returning(
+        RUNS.c.id,
+        RUNS.c.tenant_id,
+        RUNS.c.updated_at,
+        RUNS.c.cancellation_requested_at,
+        RUNS.c.cancellation_reason,
+    ).cte("written")
+    logged = entered(EVENTS, select(written.c.id, written.c.tenant_id, _TARGET, _ENTRY, written.c.updated_at), "logged")
+    return select(
+        written.c.updated_at,
+        select(logged.c.id).scalar_subquery(),
+        written.c.cancellation_requested_at,
+        written.c.cancellation_reason,
+    ).select_from(written)
+
+
+MOVE_RUN: Final = _moved(_swap)
+"""Moves a run, with its event; gives the version, the event's id, and when and why its end was asked for, if it was.
+
+No row where the swap was lost.
+"""
+
+MOVE_RUN_SEEN: Final = _moved(_swap.where(RUNS.c.updated_at == _time("seen")))
+"""Changes a run that keeps its status: status, owner and attempts stay, so the version it was read at is compared."""
+
+FIND_TRANSITION: Final = find_transition(EVENTS)
+"""Finds the events of the moves of one run that were given an id: id, payload, and the version the run got by each."""
+
+LIST_EVENTS: Final = list_events(EVENTS)
+"""Reads one run's log, oldest first, from after an event on."""
