@@ -36,11 +36,20 @@ if TYPE_CHECKING:
     from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
     from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
     from graphjobs.storage import open_storage
-    from graphjobs.worker import BuildResult, GraphJobWorker, OverlayResult, WorkerOptions
+    from graphjobs.worker import (
+        BuildResult,
+        DispatcherOptions,
+        GraphJobWorker,
+        OverlayResult,
+        PolicyRunDispatcher,
+        PolicyRunRejected,
+        WorkerOptions,
+    )
 else:
     # Imported when asked for: the pytest plugin is loaded into every run, and SQLAlchemy takes most of a second.
     _ROOMS: Final = {
         "BuildResult": "graphjobs.worker",
+        "DispatcherOptions": "graphjobs.worker",
         "GraphBuildJob": "graphjobs.jobs.models",
         "GraphJobCollection": "graphjobs.jobs.queries",
         "GraphJobEvent": "graphjobs.jobs.models",
@@ -56,11 +65,13 @@ else:
         "OverlayResult": "graphjobs.worker",
         "PolicyRunCollection": "graphjobs.policy_runs.queries",
         "PolicyRunCompletion": "graphjobs.policy_runs.service",
+        "PolicyRunDispatcher": "graphjobs.worker",
         "PolicyRunEvent": "graphjobs.policy_runs.models",
         "PolicyRunInputs": "graphjobs.policy_runs.models",
         "PolicyRunJob": "graphjobs.policy_runs.models",
         "PolicyRunMode": "graphjobs.policy_runs.status",
         "PolicyRunPriority": "graphjobs.policy_runs.status",
+        "PolicyRunRejected": "graphjobs.worker",
         "PolicyRunRepository": "graphjobs.policy_runs.repository",
         "PolicyRunRequest": "graphjobs.policy_runs.models",
         "PolicyRunService": "graphjobs.policy_runs.service",
@@ -84,6 +95,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptRow",
     "DatabaseUnavailable",
+    "DispatcherOptions",
     "GraphBuildJob",
     "GraphJobCollection",
     "GraphJobEvent",
@@ -107,11 +119,13 @@ __all__ = [
     "OverlayResult",
     "PolicyRunCollection",
     "PolicyRunCompletion",
+    "PolicyRunDispatcher",
     "PolicyRunEvent",
     "PolicyRunInputs",
     "PolicyRunJob",
     "PolicyRunMode",
     "PolicyRunPriority",
+    "PolicyRunRejected",
     "PolicyRunRepository",
     "PolicyRunRequest",
     "PolicyRunService",

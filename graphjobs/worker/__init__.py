@@ -1,7 +1,19 @@
-"""The worker: claims jobs, runs a user's handlers, renews, ends and rescues."""
+"""Whoever does queued work: the worker of graph jobs and the dispatcher of policy runs, both on one engine."""
 
+from graphjobs.worker.dispatcher import DispatchContext, DispatcherOptions, PolicyRunDispatcher, PolicyRunRejected
 from graphjobs.worker.handlers import BuildResult, Handlers, JobContext, OverlayResult
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.worker import GraphJobWorker
 
-__all__ = ["BuildResult", "GraphJobWorker", "Handlers", "JobContext", "OverlayResult", "WorkerOptions"]
+__all__ = [
+    "BuildResult",
+    "DispatchContext",
+    "DispatcherOptions",
+    "GraphJobWorker",
+    "Handlers",
+    "JobContext",
+    "OverlayResult",
+    "PolicyRunDispatcher",
+    "PolicyRunRejected",
+    "WorkerOptions",
+]

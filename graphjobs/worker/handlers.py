@@ -1,27 +1,22 @@
 """What a user's handlers are given and what they return."""
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from graphjobs.errors import ConfigurationError, DatabaseUnavailable, InvalidJob, JobConflict, OutcomeUnknown
+from graphjobs.errors import ConfigurationError, InvalidJob, JobConflict
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.queue import GraphJobQueue
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
-from graphjobs.worker.options import Backoff
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from graphjobs.worker.context import Context, awaited, patiently, takes_two
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _TRIES_MAX: Final = 8
@@ -52,28 +47,20 @@ class OverlayResult:
     following: Iterable[AnyJob] = ()
 
 
-class JobContext:
+class JobContext(Context[AnyJob]):
     """What a handler knows of its attempt, and can do about it. Both calls wait for a database that is away.
 
     Attributes:
-        cancelled: True once nobody waits for the result: the job was canceled, or is somebody else's; its time is up;
-            or the worker's grace is over. The handler's task is cancelled too; this is for what runs elsewhere.
-        stopping: True once the worker was told to stop. A handler may go on for the time of its grace.
+        job: the job as it now is, with the progress that was noted.
+        cancelled: see `Context`.
+        stopping: see `Context`.
     """
 
     def __init__(self, job: AnyJob, store: GraphJobStore, queue: GraphJobQueue, actor: str) -> None:
-        self._job: Any = job
+        super().__init__(job)
         self._store = store
         self._queue = queue
         self._actor = actor
-        self.cancelled = False
-        self.stopping = False
-
-    @property
-    def job(self) -> AnyJob:
-        """The job as it now is, with the progress that was noted."""
-        job: AnyJob = self._job
-        return job
 
     async def renew(self) -> bool:
         """Tells at once that the job is alive; the worker does so by itself, a few times a lease.
@@ -81,7 +68,7 @@ class JobContext:
         Returns:
             False where the job is lost: whatever the handler returns will be refused.
         """
-        renewed = await _patiently(lambda: self._queue.renew([self._job]))
+        renewed = await patiently(lambda: self._queue.renew([self._job]))
         for version in renewed.versions.values():
             self.saw(version)
         if renewed.lost:
@@ -112,7 +99,7 @@ class JobContext:
         for _ in range(_TRIES_MAX):
             attempts = self._job.attempts
             noted = self._job.renew(metadata={**self._job.metadata, **metadata}, **more)
-            result = await _patiently(partial(self._noted, noted, uuid7()))
+            result = await patiently(partial(self._noted, noted, uuid7()))
             now = result.job
             if now is None or now.status is not GraphJobStatus.RUNNING or now.attempts != attempts:
                 break
@@ -127,22 +114,6 @@ class JobContext:
 
     async def _noted(self, noted: AnyJob, named: UUID) -> GraphJobUpdateResult[Any]:
         return await self._store.update(noted, expected=GraphJobStatus.RUNNING, transition_id=named, actor=self._actor)
-
-    def saw(self, version: "datetime") -> None:
-        """Takes note of a newer version of the row, for the next progress; the worker calls it."""
-        if self._job.updated_at is None or version > self._job.updated_at:
-            self._job = self._job.stored(updated_at=version)
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Waits for a database that is away, as the worker does; the handler's time limit is the end of it."""
-    backoff = Backoff()
-    while True:
-        try:
-            return await call()
-        except (DatabaseUnavailable, OutcomeUnknown):
-            wait = backoff.next_seconds()
-        await asyncio.sleep(wait)
 
 
 BuildHandler: TypeAlias = Callable[[GraphBuildJob, JobContext], Awaitable[BuildResult]]
@@ -166,7 +137,7 @@ class Handlers:
 
     def __post_init__(self) -> None:
         for name, handler in (("build", self.build), ("overlay", self.overlay)):
-            if handler is not None and not _takes_two(handler):
+            if handler is not None and not takes_two(handler):
                 raise ConfigurationError(f"{name}: it should be an `async def` that takes a job and its context")
         if not self.kinds:
             raise ConfigurationError("a worker needs a handler: give build, overlay, or both")
@@ -175,26 +146,6 @@ class Handlers:
     def kinds(self) -> tuple[GraphJobType, ...]:
         """The kinds there is a handler for."""
         return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
-
-
-class Interrupted(RuntimeError):
-    """A handler raised what would end the process."""
-
-
-class NotAwaitable(ConfigurationError):
-    """A handler that is no `async def`: whatever job it is given, it can do none."""
-
-
-def _takes_two(handler: object) -> bool:
-    if not callable(handler):
-        return False
-    try:
-        inspect.signature(handler).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # written in C perhaps, it does not tell
-        return True
-    return True
 
 
 async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Ending:
@@ -208,16 +159,7 @@ async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Endin
         Exception: whatever the handler raises.
     """
     handler: Any = getattr(handlers, job.type.value)
-    try:
-        work = handler(job, context)
-        if not inspect.isawaitable(work):
-            raise NotAwaitable(f"{job.type.value}: its handler cannot be awaited; write it as `async def`")
-        result = await work
-    # asyncio would end the whole process with these; a pool's child that was interrupted hands on its own.
-    except SystemExit as error:
-        raise Interrupted(f"the handler asked the process to exit, with {error.code!r:.200}") from error
-    except KeyboardInterrupt as error:
-        raise Interrupted("the handler was interrupted") from error
+    result = await awaited(lambda: handler(job, context), job.type.value)
     if isinstance(job, GraphBuildJob):
         if not isinstance(result, BuildResult):
             raise TypeError(f"the build handler returned {type(result).__name__}, not a BuildResult")

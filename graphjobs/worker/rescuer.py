@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from graphjobs.attempts import Rescued, Sighting
 from graphjobs.errors import GraphJobsError
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.status import GraphJobType
-from graphjobs.worker.counts import Counts
+from graphjobs.worker.counts import Tally
 from graphjobs.worker.options import WorkerOptions, batches_of, jittered
 
 _LOOKS_A_LEASE: Final = 2
@@ -26,38 +24,33 @@ class Rescuer:
     """Looks for stopped jobs, now and then.
 
     Attributes:
-        queue: where they are.
+        looks: each gives some that seem to have stopped.
+        take: takes those that have.
         options: the worker's.
-        kinds: of which jobs.
         counts: the worker's.
         requeued: called where something was queued again.
     """
 
-    queue: GraphJobQueue
+    looks: Sequence[Callable[[], Awaitable[Sequence[Sighting]]]]
+    take: Callable[[Sequence[Sighting]], Awaitable[Rescued]]
     options: WorkerOptions
-    kinds: Iterable[GraphJobType]
-    counts: Counts
+    counts: Tally
     requeued: Callable[[], None]
     _seen: dict[UUID, Sighting] = field(default_factory=dict)
-    _cursors: dict[GraphJobType, str] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Looks for ever, twice a lease; between two looks a live job is renewed at least once."""
         every = self.options.lease.total_seconds() / _LOOKS_A_LEASE
         while True:
             await asyncio.sleep(jittered(every))
-            for kind in self.kinds:
+            for look in self.looks:
                 try:
-                    await self._look(kind)
+                    await self.taken_of(await look())
                 except GraphJobsError as error:
                     _log.warning("no stopped jobs could be looked for: %s", error)
 
-    async def _look(self, kind: GraphJobType) -> None:
+    async def taken_of(self, seen: Sequence[Sighting]) -> None:
         """Takes what was seen before and has not moved since; remembers what is seen for the first time."""
-        options = self.options
-        seen, self._cursors[kind] = await self.queue.stalled(
-            options.tenant, kind, silence=options.lease, after=self._cursors.get(kind, "")
-        )
         unmoved = []
         for sighting in seen:
             if self._seen.pop(sighting.job_id, None) == sighting:
@@ -66,8 +59,8 @@ class Rescuer:
                 self._seen[sighting.job_id] = sighting
         while len(self._seen) > _SIGHTINGS_MAX:
             del self._seen[next(iter(self._seen))]
-        for batch in batches_of(unmoved, options.batch):
-            rescued = await self.queue.rescue(batch, attempts_max=options.attempts_max, actor=options.name)
+        for batch in batches_of(unmoved, self.options.batch):
+            rescued = await self.take(batch)
             self._tell(rescued, {sighting.job_id: sighting for sighting in batch})
 
     def _tell(self, rescued: Rescued, seen: Mapping[UUID, Sighting]) -> None:

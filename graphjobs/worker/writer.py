@@ -6,17 +6,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, Generic, Protocol
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from graphjobs.attempts import Ended
 from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.rows import AnyJob
-from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff
 
 _TOO_MUCH: Final = {"53200", "57014"}
@@ -24,12 +21,21 @@ _TOO_MUCH: Final = {"53200", "57014"}
 _REFUSED: Final = ("22", "23")
 """Classes of what is wrong with what is written, and not with the database."""
 _BUSY_SECONDS: Final = 0.05
+_FAILED: Final = "failed"
 
 _log = logging.getLogger(__name__)
 
 
+class Queue(Protocol):
+    """Where ends are written."""
+
+    async def end(self, endings: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> Ended:
+        """Ends attempts, many in one statement; see `GraphJobQueue.end`."""
+        ...
+
+
 @dataclass(slots=True)
-class Writer:
+class Writer(Generic[J, E]):
     """Takes endings, and writes them about in their order as fast as they come.
 
     Attributes:
@@ -37,14 +43,16 @@ class Writer:
         actor: who wrote, for the events.
         batch: the most of one statement.
         written: called with each ending, once it is known what came of it: None, or where the job is instead.
+        failed: gives how a job ends whose end cannot be stored.
     """
 
-    queue: GraphJobQueue
+    queue: Queue
     actor: str
     batch: int
-    written: Callable[[Ending, str | None], None]
-    _waiting: deque[Ending] = field(default_factory=deque)
-    _under_way: list[Ending] = field(default_factory=list)
+    written: Callable[[E, str | None], None]
+    failed: Callable[[J, str], E]
+    _waiting: deque[E] = field(default_factory=deque)
+    _under_way: list[E] = field(default_factory=list)
     _some: asyncio.Event = field(default_factory=asyncio.Event)
     _none: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -52,11 +60,11 @@ class Writer:
         return len(self._waiting) + len(self._under_way)
 
     @property
-    def jobs(self) -> list[AnyJob]:
+    def jobs(self) -> list[J]:
         """The jobs whose endings are not written yet: they are to be kept alive."""
         return [ending.job for ending in (*self._under_way, *self._waiting)]
 
-    def add(self, ending: Ending) -> None:
+    def add(self, ending: E) -> None:
         """Takes an ending to write."""
         self._waiting.append(ending)
         self._none.clear()
@@ -86,7 +94,7 @@ class Writer:
             return False
         return True
 
-    async def _write(self, endings: Sequence[Ending], named: UUID) -> None:
+    async def _write(self, endings: Sequence[E], named: UUID) -> None:
         """Writes, as often as it takes; by the same transition id each time, so that what has landed is known again."""
         backoff, unsure = Backoff(), False
         while True:
@@ -112,7 +120,7 @@ class Writer:
             # Whoever has those rows may be the first try: only by its own id will it be known again.
             await asyncio.sleep(_BUSY_SECONDS)
 
-    async def _tell(self, endings: Sequence[Ending], ended: Ended) -> None:
+    async def _tell(self, endings: Sequence[E], ended: Ended) -> None:
         for ending in endings:
             if ending.job.id in ended.busy:
                 self._put_back(ending, ending)
@@ -123,15 +131,15 @@ class Writer:
             # Somebody else has their rows; whoever comes meanwhile is not kept waiting for them.
             await asyncio.sleep(_BUSY_SECONDS)
 
-    def _put_back(self, ending: Ending, instead: Ending) -> None:
+    def _put_back(self, ending: E, instead: E) -> None:
         self._under_way.remove(ending)
         self._waiting.append(instead)
 
-    def _refuse(self, ending: Ending, error: GraphJobsError) -> None:
+    def _refuse(self, ending: E, error: GraphJobsError) -> None:
         """Has a job fail whose end cannot be stored, for this reason."""
-        if ending.status is not GraphJobStatus.FAILED:
+        if ending.status != _FAILED:
             reason = f"its end as {ending.status} could not be stored: {error}"
-            self._put_back(ending, Ending.failed(ending.job, reason))
+            self._put_back(ending, self.failed(ending.job, reason))
             return
         self._under_way.remove(ending)
         self.written(ending, f"not even that it failed could be stored: {error}")

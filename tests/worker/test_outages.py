@@ -13,10 +13,11 @@ import pytest_asyncio
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
 from graphjobs.attempts import Sighting
 from graphjobs.jobs.endings import Ending
+from graphjobs.jobs.rows import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
-from graphjobs.worker import worker as worker_room
+from graphjobs.worker import engine as worker_room
 from graphjobs.worker.writer import Writer
 from tests.builders import build_job
 from tests.faults.proxy import Fault, Wire
@@ -168,7 +169,9 @@ async def test_an_end_whose_first_try_still_holds_the_row_is_known_by_its_id(sto
 
     async with storage.session() as session:
         queue: Any = Lost()
-        writer = Writer(queue, "worker", 10, lambda _ending, problem: told.append(problem))
+        writer = Writer[AnyJob, Ending](
+            queue, "worker", 10, lambda _ending, problem: told.append(problem), failed=Ending.failed
+        )
         writing = asyncio.ensure_future(writer.run())
         writer.add(Ending.completed(job, graph_snapshot_id="graph"))
         assert await writer.drained(timedelta(seconds=10))

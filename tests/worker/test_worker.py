@@ -32,9 +32,7 @@ from graphjobs.storage import Storage
 from graphjobs.values import ERROR_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 from graphjobs.worker import running as running_room
-from graphjobs.worker.counts import Counts
 from graphjobs.worker.options import Backoff, jittered
-from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.rotation import Rotation
 from tests.builders import build_job, overlay_job
 
@@ -639,16 +637,17 @@ async def test_age_alone_takes_no_job(storage: Storage, tenant: str) -> None:
         await connection.exec_driver_sql(
             "UPDATE scheduler.graph_jobs SET updated_at = now() - interval '1 hour' WHERE tenant_id = $1", (tenant,)
         )
-    counts = Counts()
-    rescuer = Rescuer(storage.graph_job_queue, options(tenant), (GraphJobType.BUILD,), counts, lambda: None)
+    worker = GraphJobWorker(storage, build=built, options=options(tenant))
+    rescuer = worker._rescuer()
+    (look,) = rescuer.looks
 
-    await rescuer._look(GraphJobType.BUILD)
+    await rescuer.taken_of(await look())
     assert [_S.RUNNING] * 2 == [(await now(storage, job)).status for job in jobs]
     await storage.graph_job_queue.renew([alive])
-    await rescuer._look(GraphJobType.BUILD)
+    await rescuer.taken_of(await look())
 
     assert [_S.RUNNING, _S.QUEUED] == [(await now(storage, job)).status for job in (alive, stopped)]
-    assert 1 == counts.rescued
+    assert 1 == worker.counts.rescued
 
 
 async def test_a_job_whose_worker_is_gone_is_rescued_and_done(storage: Storage, tenant: str) -> None:
