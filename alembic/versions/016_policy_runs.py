@@ -93,7 +93,6 @@ def upgrade() -> None:
         _time("created_at", "by the clock of who asked", nullable=False, server_default=sa.text("now()")),
         _time("updated_at", "only rises: the version", nullable=False, server_default=sa.text("now()")),
         sa.PrimaryKeyConstraint("id", name="policy_runs_pkey"),
-        sa.UniqueConstraint("tenant_id", "run_id", name="policy_runs_tenant_id_run_id_key"),
         sa.CheckConstraint("mode BETWEEN 0 AND 2", name=op.f("policy_runs_mode_check")),
         sa.CheckConstraint("priority BETWEEN 0 AND 2", name=op.f("policy_runs_priority_check")),
         sa.CheckConstraint("status BETWEEN 0 AND 5", name=op.f("policy_runs_status_check")),
@@ -111,6 +110,10 @@ def upgrade() -> None:
         ),
         schema="scheduler",
     )
+    # In an order of their own, so that an index of pages and one of these are never taken in place of one another. The
+    # name comes first: whoever has the key and the tenant would else be sent through all rows of the tenant.
+    tenant = sa.text('tenant_id COLLATE "C"')
+    op.create_index("idx_policy_runs_run_id", "policy_runs", ["run_id", tenant], unique=True, schema="scheduler")
     pages = [sa.text("queued_at DESC"), sa.text("id DESC")]
     for name, columns in (
         ("idx_policy_runs_tenant_status", ["tenant_id", "status", "mode", *pages]),
@@ -118,8 +121,8 @@ def upgrade() -> None:
     ):
         op.create_index(name, "policy_runs", columns, schema="scheduler")
     for name, columns, status in (
-        ("idx_policy_runs_pending", ["priority", "tenant_id", "available_at"], 0),
-        ("idx_policy_runs_depth", ["tenant_id", "mode", "priority", "queued_at"], 0),
+        ("idx_policy_runs_pending", ["priority", tenant, "available_at"], 0),
+        ("idx_policy_runs_depth", ["mode", "priority", tenant, "queued_at"], 0),
         ("idx_policy_runs_leased", ["lease_expires_at"], 1),
     ):
         op.create_index(

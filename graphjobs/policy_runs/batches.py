@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.database.sql import merged, rising, unnested
 from graphjobs.eventlog import entered, find_moves
-from graphjobs.policy_runs.statements import EVENTS, LENGTH, RUNS, code
+from graphjobs.policy_runs.statements import EVENTS, LENGTH, RUNS, WHOSE, code
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 _S = PolicyRunStatus
@@ -41,7 +41,7 @@ _PENDING, _DISPATCHING, _CANCELED = code(_S.PENDING), code(_S.DISPATCHING), code
 _JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
 
 # Each tenant once: it is compared with every row, and there are fewer tenants than runs.
-_WHOSE: Final = bindparam("whose", type_=ARRAY(Text))
+_TENANTS: Final = bindparam("whose", type_=ARRAY(Text))
 
 _of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
 _of_attempt: Final = (("attempts", Integer, "attempts_held"), ("owners", Text, "owner"))
@@ -55,7 +55,7 @@ _of_end: Final = (
 
 
 def _of_keys() -> tuple[ColumnElement[bool], ...]:
-    return (RUNS.c.id == func.any(_JOBS), RUNS.c.tenant_id.collate("C") == func.any(_WHOSE))
+    return (RUNS.c.id == func.any(_JOBS), WHOSE == func.any(_TENANTS))
 
 
 def _locked() -> CTE:
@@ -105,7 +105,7 @@ def _ended(held: CTE) -> Select[Any]:
         .where(
             RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
             RUNS.c.id == held.c.given_id,
-            RUNS.c.tenant_id.collate("C") == held.c.tenant,
+            WHOSE == held.c.tenant,
         )
         .values(
             status=target,
@@ -180,7 +180,7 @@ def _renew() -> Select[Any]:
         .where(
             RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
             RUNS.c.id == held.c.given_id,
-            RUNS.c.tenant_id.collate("C") == held.c.tenant,
+            WHOSE == held.c.tenant,
         )
         .values(lease_expires_at=func.now() + LENGTH, updated_at=rising(RUNS.c.updated_at))
         .returning(

@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.database.sql import circle, merged, one, rising
 from graphjobs.eventlog import entered
-from graphjobs.policy_runs.statements import EVENTS, LENGTH, LIMIT, RUNS, TENANT, code, run_columns
+from graphjobs.policy_runs.statements import EVENTS, LENGTH, LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 
 OVERDUE_IN: Final = 8
@@ -51,8 +51,7 @@ _ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
 _TURN: Final = bindparam("turn", type_=BigInteger)
 
 
-def _pending(*priorities: PolicyRunPriority) -> ColumnElement[bool]:
-    (priority,) = priorities
+def _pending(priority: PolicyRunPriority) -> ColumnElement[bool]:
     return (RUNS.c.status == _PENDING) & (RUNS.c.priority == literal_column(str(priority.code)))
 
 
@@ -62,10 +61,11 @@ def _next_of(*priorities: PolicyRunPriority) -> Callable[..., ColumnElement[Any]
     def step(within: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
         of_each = [
             select(RUNS.c.tenant_id)
-            .where(_pending(priority), RUNS.c.tenant_id >= literal_column("''"), within(RUNS.c.tenant_id))
-            .order_by(RUNS.c.tenant_id)
+            .where(_pending(priority), WHOSE >= literal_column("''"), within(WHOSE))
+            .order_by(WHOSE)
             .limit(one())
             .scalar_subquery()
+            .collate("C")
             for priority in priorities
         ]
         return func.least(*of_each) if len(of_each) > 1 else of_each[0]
@@ -78,7 +78,7 @@ def _available_of(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnEleme
         return or_(
             *(
                 select(RUNS.c.available_at)
-                .where(_pending(priority), RUNS.c.tenant_id == walk.c.tenant, RUNS.c.available_at <= func.now())
+                .where(_pending(priority), WHOSE == walk.c.tenant, RUNS.c.available_at <= func.now())
                 .order_by(RUNS.c.available_at)
                 .limit(one())
                 .scalar_subquery()
@@ -97,7 +97,7 @@ def _oldest(
     latest = func.now() - _OVERDUE if overdue else func.now()
     return (
         select(RUNS.c.id)
-        .where(_pending(priority), RUNS.c.tenant_id == whose.c.tenant, RUNS.c.available_at <= latest, *conditions)
+        .where(_pending(priority), WHOSE == whose.c.tenant, RUNS.c.available_at <= latest, *conditions)
         # The index's own order, of which ties are no part: with the ids, all runs of a time would be read and sorted.
         .order_by(RUNS.c.available_at)
         .limit(most)
@@ -115,7 +115,9 @@ def _in_order(shares: CTE, *, with_emergencies: bool) -> Select[Any]:
         nonlocal joined, left
         # An array each, whose length the next one's limit is lessened by: no more is locked than is taken.
         found = _oldest(shares, priority, most, *conditions, overdue=overdue).correlate(*before).scalar_subquery()
-        taken = select(func.array(found, type_=ARRAY(Uuid)).label("ids")).lateral(name)
+        # The offset is a fence: pulled up, what locks would run once more for each place that asks what was taken.
+        ids = select(func.array(found, type_=ARRAY(Uuid)).label("ids")).offset(literal_column("0"))
+        taken = ids.lateral(name)
         before.append(taken)
         joined = joined.join(taken, true())
         left = left - func.cardinality(taken.c.ids)
@@ -141,8 +143,9 @@ def _leased(picked: CTE, tenants: Any, cursor: ColumnElement[Any]) -> Select[Any
         update(RUNS)
         .where(
             RUNS.c.id == func.any(func.array(select(picked.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
-            RUNS.c.tenant_id.collate("C") == tenants,
-            RUNS.c.status == _PENDING,
+            WHOSE == tenants,
+            # The cast takes the indexes of what is pending out of the planner's choice.
+            as_type(RUNS.c.status, Integer) == _PENDING,
         )
         .values(
             status=_DISPATCHING,

@@ -30,7 +30,7 @@ from sqlalchemy import cast as as_type
 
 from graphjobs.database.sql import one, unnested
 from graphjobs.policy_runs.queries import PolicyRunQuery
-from graphjobs.policy_runs.statements import LIMIT, RUNS, TENANT, code, run_columns
+from graphjobs.policy_runs.statements import LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
 _ORDER: Final = (RUNS.c.queued_at.desc(), RUNS.c.id.desc())
@@ -132,7 +132,7 @@ def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> Column
 def _metrics() -> Select[Any]:
     cell = unnested("cell", ("modes", SmallInteger, "mode"), ("priorities", SmallInteger, "priority"))
     pending = (
-        _of_tenant
+        (WHOSE == TENANT)
         & (RUNS.c.status == code(PolicyRunStatus.PENDING))
         & (RUNS.c.mode == cell.c.mode)
         & (RUNS.c.priority == cell.c.priority)

@@ -41,6 +41,13 @@ from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 RUNS: Final = cast("Table", PolicyRunRow.__table__)
 EVENTS: Final = cast("Table", PolicyRunEventRow.__table__)
 
+WHOSE: Final = RUNS.c.tenant_id.collate("C")
+"""The tenant, so compared that no index of pages can serve it: the key does, or an index that has this very order.
+
+Compared plainly, the planner takes whichever index begins with the tenant, and reads all rows of one that the
+statistics do not know.
+"""
+
 TENANT: Final = bindparam("tenant", type_=Text)
 LIMIT: Final = bindparam("limit_rows", type_=BigInteger)
 LENGTH: Final = bindparam("lease_length", type_=Interval)
@@ -75,11 +82,11 @@ def run_columns(source: FromClause) -> Select[Any]:
 
 
 def _one_run() -> ColumnElement[bool]:
-    """Finds one row by its key, so that only the primary key can serve it: the collation takes other indexes away."""
-    return (RUNS.c.id == _RUN) & (RUNS.c.tenant_id == TENANT.collate("C"))
+    """Finds one row by its key, which alone can serve it."""
+    return (RUNS.c.id == _RUN) & (WHOSE == TENANT)
 
 
-_named: Final = (RUNS.c.tenant_id == TENANT) & (RUNS.c.run_id == _NAME)
+_named: Final = (WHOSE == TENANT) & (RUNS.c.run_id == _NAME)
 
 _AVAILABLE, _CREATED = _time("available"), _time("created")
 
@@ -136,12 +143,14 @@ _swap: Final = (
     update(RUNS)
     .where(
         _one_run(),
-        RUNS.c.status == bindparam("expected", type_=SmallInteger),
+        # The cast takes the indexes of what is pending or leased out of the planner's choice.
+        as_type(RUNS.c.status, Integer) == bindparam("expected", type_=Integer),
         # The fence: who lost the run is not its owner, or has other attempts.
         RUNS.c.lease_owner.is_not_distinct_from(_text("expected_owner")),
         RUNS.c.attempts == bindparam("expected_attempts", type_=Integer),
         # What was asked for never changes; a value that says otherwise is of no such run.
-        RUNS.c.run_id == _NAME,
+        # So compared that the key alone serves this.
+        RUNS.c.run_id.collate("C") == _NAME,
         RUNS.c.policy_id == _text("policy"),
         RUNS.c.mode == bindparam("kind", type_=SmallInteger),
         RUNS.c.priority == bindparam("urgency", type_=SmallInteger),

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     Text,
-    UniqueConstraint,
     Uuid,
     desc,
     func,
@@ -27,6 +26,9 @@ from graphjobs.database.schema import SCHEMA, Base
 
 _FIRST, _LAST = "'0001-01-02 00:00:00+00'", "'9999-12-30 23:59:59.999999+00'"
 _PAGES: Final[tuple[ColumnElement[Any], ...]] = (desc("queued_at"), desc("id"))
+# In an order of its own, so that an index of pages and one of these are never taken in place of one another. It stands
+# where an operator class would: reflection sees no collation, and an expression would be taken for drift.
+_OWN_ORDER = {"tenant_id": 'COLLATE "C"'}
 _TIMES = (
     "queued_at",
     "available_at",
@@ -82,7 +84,6 @@ class PolicyRunRow(Base):
     )
 
     __table_args__ = (
-        UniqueConstraint("tenant_id", "run_id"),
         CheckConstraint("mode BETWEEN 0 AND 2", name="mode"),
         CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
         CheckConstraint("status BETWEEN 0 AND 5", name="status"),
@@ -92,6 +93,7 @@ class PolicyRunRow(Base):
         ),
         CheckConstraint("status <> 0 OR cancellation_requested_at IS NULL", name="cancellation"),
         CheckConstraint(" AND ".join(f"{time} BETWEEN {_FIRST} AND {_LAST}" for time in _TIMES), name="times"),
+        Index("idx_policy_runs_run_id", "run_id", "tenant_id", unique=True, postgresql_ops=_OWN_ORDER),
         Index("idx_policy_runs_tenant_status", "tenant_id", "status", "mode", *_PAGES),
         Index(
             "idx_policy_runs_tenant_policy_status",
@@ -101,14 +103,22 @@ class PolicyRunRow(Base):
             "mode",
             *_PAGES,
         ),
-        Index("idx_policy_runs_pending", "priority", "tenant_id", "available_at", postgresql_where=text("status = 0")),
+        Index(
+            "idx_policy_runs_pending",
+            "priority",
+            "tenant_id",
+            "available_at",
+            postgresql_where=text("status = 0"),
+            postgresql_ops=_OWN_ORDER,
+        ),
         Index(
             "idx_policy_runs_depth",
-            "tenant_id",
             "mode",
             "priority",
+            "tenant_id",
             "queued_at",
             postgresql_where=text("status = 0"),
+            postgresql_ops=_OWN_ORDER,
         ),
         Index("idx_policy_runs_leased", "lease_expires_at", postgresql_where=text("status = 1")),
     )

@@ -5,9 +5,8 @@ generic plans: that is when the planner guesses, and a wrong guess reads all of 
 """
 
 import json
-import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import Executable
 
 from graphjobs import notices
 from graphjobs.database.engine import connect
@@ -23,6 +21,16 @@ from graphjobs.database.executor import compiled
 from graphjobs.jobs import batches, claims, scans, statements
 from graphjobs.settings import Settings
 from tests.builders import AT, build_job
+from tests.integration.plans import (
+    PLANNER_SETTINGS,
+    indexes_in,
+    nodes_of,
+    pages_read,
+    plan_of,
+    rows_read,
+    statements_of,
+    tables_and_tenants_in,
+)
 
 _ROWS = 20_000
 _LIMIT = 50
@@ -172,16 +180,7 @@ async def _fill(driver: "asyncpg.Connection[asyncpg.Record]", tenant: str, *, fi
     )
 
 
-def _all_statements() -> Iterator[str]:
-    for module in (statements, scans, claims, batches, notices):
-        for name, value in vars(module).items():
-            if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name) and isinstance(value, Executable):
-                yield name
-
-
-def _statement(name: str) -> Executable:
-    found: Executable = (vars(statements) | vars(scans) | vars(claims) | vars(batches) | vars(notices))[name]
-    return found
+_STATEMENTS = statements_of(statements, scans, claims, batches, notices)
 
 
 async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str) -> list[object]:
@@ -233,63 +232,19 @@ async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Ca
         "each its tenant": {"tenants": [tenant] * _LIMIT},
     }
     chosen = {name: meant[value][name] if isinstance(value, str) else value for name, value in case.binds.items()}
-    return [{**values, **chosen}[bind] for bind in compiled(_statement(case.statement)).binds]
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from _nodes(child)
-
-
-def _literal(value: object) -> str:
-    """Writes a value as SQL of no type, which the statement's own parameter then gives it."""
-    match value:
-        case None:
-            return "NULL"
-        case timedelta():
-            return f"'{value // timedelta(microseconds=1)} microseconds'"
-        case list():
-            listed = ",".join("NULL" if item is None else json.dumps(str(item)) for item in value)
-            return f"'{{{listed}}}'"
-    return f"'{value}'"
+    return [{**values, **chosen}[bind] for bind in compiled(_STATEMENTS[case.statement]).binds]
 
 
 async def _plan(
     connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str, mode: str
 ) -> list[dict[str, Any]]:
-    """Runs the statement once and gives the nodes of its plan; what it wrote is rolled back.
-
-    EXPLAIN itself would take the driver's arguments for constants, whatever the mode: only EXECUTE has generic plans.
-    """
-    values = [_literal(value) for value in await _arguments(connection, case, tenant)]
-    arguments = f" ({', '.join(values)})" if values else ""
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-        await connection.execute(f"PREPARE asked AS {compiled(_statement(case.statement)).sql}")
-        rows = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE asked{arguments}")
-    finally:
-        await transaction.rollback()
-        await connection.execute("DEALLOCATE asked")
-    return list(_nodes(json.loads(rows)[0]["Plan"]))
-
-
-def _read(node: dict[str, Any]) -> int:
-    """How many rows a node met, those it threw away among them; it may have run many times."""
-    rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-    return int(rows * node["Actual Loops"])
-
-
-def _pages(node: dict[str, Any]) -> int:
-    """How many pages a node looked at, of the index and of the table."""
-    return int(node["Shared Hit Blocks"] + node["Shared Read Blocks"])
+    """Runs the statement once and gives the nodes of its plan; what it wrote is rolled back."""
+    return await plan_of(connection, _STATEMENTS[case.statement], await _arguments(connection, case, tenant), mode)
 
 
 def test_every_statement_has_its_plan_here() -> None:
     """A statement that is added is looked at, too."""
-    assert {case.statement for case in _CASES.values()} == set(_all_statements())
+    assert {case.statement for case in _CASES.values()} == set(_STATEMENTS)
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -301,15 +256,15 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
     """Its own index serves it, and no scan reads more rows than the answer can hold, and those of one time."""
     case = _CASES[name]
     nodes = await _plan(connection, case, tenant, mode)
-    assert case.indexes == {node["Index Name"] for node in nodes if "Index Name" in node}
+    assert case.indexes == indexes_in(nodes)
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
-    read = [_read(node) for node in nodes if "Index Name" in node]
+    read = [rows_read(node) for node in nodes if "Index Name" in node]
     limit = case.binds.get("limit_rows", _LIMIT)
     assert isinstance(limit, int)
     # The times at both ends may be shared: what comes before the page, and what comes after it.
     assert all(rows <= limit + 2 * _TIES + case.reads_more for rows in read), read
     # Nor does it leaf through the index for them: some pages to find the place, and at most one for each row.
-    pages = [_pages(node) for node in nodes if "Index Name" in node]
+    pages = [pages_read(node) for node in nodes if "Index Name" in node]
     loops = [int(node["Actual Loops"]) for node in nodes if "Index Name" in node]
     most = [
         case.pages_a_row * (rows if case.pages_a_row == 1 else max(rows, times)) + _PAGES_TO_THE_PLACE
@@ -336,28 +291,11 @@ async def test_a_move_is_looked_for_in_the_log_of_its_job_only(
     """However long that is: a move that is not in it would else be looked for in the logs of all jobs."""
     case = _Case("FIND_TRANSITION", {_LOG}, {"job": _BUSY})
     nodes = await _plan(connection, case, _KNOWN, mode)
-    assert case.indexes == {node["Index Name"] for node in nodes if "Index Name" in node}
-
-
-_PLANNER_SETTINGS = (
-    "enable_bitmapscan",
-    "enable_hashagg",
-    "enable_hashjoin",
-    "enable_incremental_sort",
-    "enable_indexonlyscan",
-    "enable_indexscan",
-    "enable_material",
-    "enable_memoize",
-    "enable_mergejoin",
-    "enable_nestloop",
-    "enable_seqscan",
-    "enable_sort",
-    "enable_tidscan",
-)
+    assert case.indexes == indexes_in(nodes)
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("setting", ["all on", *_PLANNER_SETTINGS])
+@pytest.mark.parametrize("setting", ["all on", *PLANNER_SETTINGS])
 async def test_claims_take_the_oldest_and_never_more_whatever_the_planner_may_not_use(
     connection: "asyncpg.Connection[asyncpg.Record]", setting: str, mode: str
 ) -> None:
@@ -403,19 +341,14 @@ async def test_without_the_collation_the_planner_would_read_the_whole_tenant(
     assert "COLLATE" not in sql
     arguments = await _arguments(connection, _CASES["GET_JOB"], _NEW)
     rows = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments)
-    used = {node["Index Name"] for node in _nodes(json.loads(rows)[0]["Plan"]) if "Index Name" in node}
+    used = indexes_in(list(nodes_of(json.loads(rows)[0]["Plan"])))
     assert used != {_KEY}
 
 
-@pytest.mark.parametrize("name", sorted(set(_all_statements())))
+@pytest.mark.parametrize("name", sorted(_STATEMENTS))
 def test_every_statement_gives_the_tenant_on_every_table_and_names_its_columns(name: str) -> None:
     """Isolation by construction: no statement touches a table without saying whose rows."""
-    sql = compiled(_statement(name)).sql
-    assert "*" not in sql
-    writes = re.findall(r"INSERT INTO scheduler\.\w+ \(([^)]*)\)", sql)
-    assert all("tenant_id" in columns for columns in writes)
-    reads = len(re.findall(r"(?:FROM|UPDATE|JOIN) scheduler\.\w+\b(?!\.)", sql))
-    compared = len(re.findall(r'scheduler\.\w+\.tenant_id(?: COLLATE "C"\))? = ', sql))
+    reads, compared = tables_and_tenants_in(_STATEMENTS[name])
     if name == "TENANTS_WITH":  # named as such: the one read across tenants
         return
     assert reads <= compared, f"{name} reads {reads} tables and compares the tenant {compared} times"

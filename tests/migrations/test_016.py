@@ -3,9 +3,12 @@
 import subprocess
 
 import pytest
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetColumnComment
 
 from graphjobs import SchemaOutOfDate, open_storage
 from graphjobs.database import migrations
+from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
 from tests.builders import build_job
@@ -49,6 +52,20 @@ async def test_the_log_has_the_shape_of_014s(at_015: Settings, empty_url: str) -
     )
     renamed = [line.replace("policy_run", "graph_job") for line in runs]
     assert [line for line in jobs if line.strip("- ")] == [line for line in renamed if line.strip("- ")]
+
+
+async def test_the_declared_tables_are_those_of_the_revision(at_015: Settings, empty_url: str) -> None:
+    """To the letter, checks and collations included, which `check` does not compare."""
+    await migrations.upgrade(at_015)
+    revised = dump(empty_url, "policy_runs", "policy_run_events")
+    await migrations.downgrade(at_015, revision=_BEFORE)
+    tables = [Base.metadata.tables[f"scheduler.{name}"] for name in ("policy_runs", "policy_run_events")]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    statements: list[ExecutableDDLElement] = [CreateTable(table) for table in tables]
+    statements += [CreateIndex(index) for table in tables for index in table.indexes]
+    statements += [SetColumnComment(column) for table in tables for column in table.c if column.comment]
+    ask(empty_url, ";".join(str(one.compile(dialect=dialect)) for one in statements))
+    assert revised == dump(empty_url, "policy_runs", "policy_run_events")
 
 
 async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url: str) -> None:
