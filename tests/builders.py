@@ -37,6 +37,6 @@ def run_request(tenant_id: str = "acme", **fields: Any) -> PolicyRunRequest:
 
 def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
     """A pending policy run that has been available since a fixed time."""
-    times = dict.fromkeys(("created_at", "available_at", "updated_at", "queued_at"), AT)
     asked = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
-    return run_request(tenant_id, **asked).run(**{**times, **fields})
+    times = dict.fromkeys(("created_at", "available_at", "updated_at"), AT)
+    return run_request(tenant_id, **{"queued_at": AT, **asked}).run(**{**times, **fields})

@@ -44,7 +44,7 @@ _JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
 _TENANTS: Final = bindparam("whose", type_=ARRAY(Text))
 
 _of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
-_of_attempt: Final = (("attempts", Integer, "attempts_held"), ("owners", Text, "owner"))
+_of_attempt: Final = (("tries_held", Integer, "attempts_held"), ("owners", Text, "owner"))
 _of_version: Final = (("versions", DateTime(timezone=True), "version_seen"),)
 _of_end: Final = (
     ("targets", SmallInteger, "target"),

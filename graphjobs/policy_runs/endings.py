@@ -163,7 +163,7 @@ def held_of(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
         "jobs": [job.id for job in jobs],
         "whose": sorted({job.tenant_id for job in jobs}),
         "tenants": [job.tenant_id for job in jobs],
-        "attempts": [job.attempts for job in jobs],
+        "tries_held": [job.attempts for job in jobs],
         "owners": [job.lease_owner for job in jobs],
     }
 

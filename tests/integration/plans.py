@@ -11,6 +11,7 @@ import asyncpg
 from sqlalchemy import Executable
 
 from graphjobs.database.executor import compiled
+from graphjobs.database.schema import Base
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Node: TypeAlias = dict[str, Any]
@@ -101,10 +102,14 @@ def tables_and_tenants_in(statement: Executable) -> tuple[int, int]:
     """How often a statement reads a table, and how often it compares a tenant.
 
     Raises:
-        AssertionError: it writes rows of no tenant, or does not name its columns.
+        AssertionError: it writes rows of no tenant, does not name its columns, or has a bind of a column's name.
     """
-    sql = compiled(statement).sql
+    sql, binds = compiled(statement).sql, compiled(statement).binds
     assert "*" not in sql
+    # In a session, a bind of a column's name would be written to that column.
+    tables = (table for name, table in Base.metadata.tables.items() if f"{name} SET " in sql or f"INTO {name} " in sql)
+    columns = {column.name for table in tables for column in table.c}
+    assert not columns & set(binds), columns & set(binds)
     writes = re.findall(r"INSERT INTO scheduler\.\w+ \(([^)]*)\)", sql)
     assert all("tenant_id" in columns for columns in writes)
     reads = len(re.findall(r"(?:FROM|UPDATE|JOIN) scheduler\.\w+\b(?!\.)", sql))

@@ -191,7 +191,7 @@ async def _arguments(connection: Connection, case: _Case, tenant: str) -> list[o
         "jobs": leased,
         "tenants": [tenant] * _LIMIT,
         "whose": [tenant],
-        "attempts": [0] * _LIMIT,
+        "tries_held": [0] * _LIMIT,
         "owners": ["owner"] * _LIMIT,
         "versions": [AT] * _LIMIT,
         "targets": [2] * _LIMIT,

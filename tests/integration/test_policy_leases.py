@@ -1,0 +1,372 @@
+"""Leases of policy runs: whose turn it is, what goes first, and that nobody waits for ever."""
+
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from graphjobs import PolicyRunJob, PolicyRunRepository, PolicyRunStatus
+from graphjobs.policy_runs.endings import LeasedRuns, RetryBackoff, RunEnding
+from graphjobs.storage import Storage
+from tests.builders import AT, policy_run
+
+_S = PolicyRunStatus
+_MINUTE = timedelta(minutes=1)
+_MOMENT = timedelta(microseconds=1)
+_STEP = timedelta(milliseconds=1)
+
+
+@pytest_asyncio.fixture
+async def runs(graphjobs_storage: Storage) -> AsyncIterator[PolicyRunRepository]:
+    """The repository on a database of this test's own: leases serve everybody."""
+    yield graphjobs_storage.policy_runs
+
+
+def ago(**given: float) -> datetime:
+    """A time before now."""
+    return datetime.now(UTC) - timedelta(**given)
+
+
+async def add(runs: PolicyRunRepository, tenant: str, *priorities: str, **given: Any) -> list[PolicyRunJob]:
+    """Stores a run for each priority, in the order in which they are available."""
+    first = given.pop("available_at", AT)
+    return [
+        await runs.insert(
+            policy_run(tenant, priority=priority, available_at=first + timedelta(milliseconds=step), **given)
+        )
+        for step, priority in enumerate(priorities)
+    ]
+
+
+async def lease(runs: PolicyRunRepository, limit: int, **given: Any) -> LeasedRuns:
+    """Leases for one owner."""
+    return await runs.lease("owner", _MINUTE, **{"attempts_max": 5, "limit": limit, **given})
+
+
+def ids(found: Sequence[PolicyRunJob]) -> list[uuid.UUID]:
+    """Whose they are."""
+    return [run.id for run in found]
+
+
+async def test_a_lease_is_what_the_runs_own_move_would_give_but_for_the_clock(runs: PolicyRunRepository) -> None:
+    """Dispatching, an attempt more, the owner's until then by the database's clock; and logged."""
+    run = await runs.insert(policy_run(metadata={"a": "b"}))
+    (held,) = (await runs.lease("owner", timedelta(minutes=7), attempts_max=5)).runs
+    assert held.last_attempt_at is not None
+    until = held.last_attempt_at + timedelta(minutes=7)
+    expected = run.lease(at=held.last_attempt_at, owner="owner", until=until)
+    assert expected.stored(updated_at=held.updated_at) == held
+    assert held.updated_at > run.updated_at
+    assert held == await runs.get("acme", run.id)
+    (_, event) = await runs.events("acme", run.id)
+    assert {"from": "pending", "to": "dispatching", "attempts": 1, "actor": "owner"} == {
+        name: value for name, value in event.payload.items() if name != "transitionId"
+    }
+
+
+@pytest.mark.parametrize("tenant_id", [None, "acme"])
+async def test_the_highest_priority_goes_first_then_what_is_available_for_longest(
+    runs: PolicyRunRepository, tenant_id: str | None
+) -> None:
+    """Emergencies, high, normal; whatever order they came in."""
+    recent = ago(seconds=30)
+    added = await add(runs, "acme", "normal", "high", "emergency", "normal", "high", "emergency", available_at=recent)
+    found: list[PolicyRunJob] = []
+    while taken := (await lease(runs, 1, tenant_id=tenant_id)).runs:
+        found += taken
+    assert [added[place].id for place in (2, 5, 1, 4, 0, 3)] == ids(found)
+
+
+async def test_one_lease_holds_them_in_the_same_order(runs: PolicyRunRepository) -> None:
+    """What it gives, and what it takes where it cannot have all."""
+    recent = ago(seconds=30)
+    added = await add(runs, "acme", "normal", "high", "normal", "high", "high", available_at=recent)
+    assert [added[place].id for place in (1, 3, 4, 0)] == ids((await lease(runs, 4)).runs)
+
+
+async def test_emergencies_of_anybody_go_before_all(runs: PolicyRunRepository) -> None:
+    """As long as one can be taken, nothing else is, whoever's turn it is; and then the rest."""
+    await add(runs, "a", *["high"] * 5)
+    await add(runs, "b", *["normal"] * 5)
+    urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
+    urgent += await add(runs, "d", "emergency", available_at=ago(seconds=1))
+    first = await lease(runs, 100)
+    second = await lease(runs, 100, after=first.cursor)
+    assert sorted(ids(urgent)) == sorted(ids(first.runs))
+    assert Counter(a=5, b=5) == Counter(run.tenant_id for run in second.runs)
+
+
+async def test_more_emergencies_than_a_lease_holds_leave_no_room(runs: PolicyRunRepository) -> None:
+    """Each tenant that has some gets an equal share of it."""
+    await add(runs, "a", *["emergency"] * 9, "high")
+    await add(runs, "b", *["emergency"] * 9)
+    taken = await lease(runs, 6)
+    assert Counter(a=3, b=3) == Counter(run.tenant_id for run in taken.runs)
+    assert {"emergency"} == {run.priority for run in taken.runs}
+
+
+async def test_tenants_have_their_turns(runs: PolicyRunRepository) -> None:
+    """With seven of them and three a lease, each is served within three leases, however much one of them has."""
+    await add(runs, "t0", *["high"] * 60)
+    for number in range(1, 7):
+        await add(runs, f"t{number}", *["normal"] * 4)
+    cursor, rounds = "", []
+    for _ in range(6):
+        taken = await lease(runs, 3, after=cursor)
+        cursor = taken.cursor
+        rounds.append({run.tenant_id for run in taken.runs})
+    everybody = {f"t{number}" for number in range(7)}
+    for start in range(4):
+        assert everybody == set().union(*rounds[start : start + 3])
+
+
+async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) -> None:
+    """And what is left over goes to another one first each time."""
+    for tenant in ("a", "b", "c"):
+        await add(runs, tenant, *["normal"] * 30)
+    got: Counter[str] = Counter()
+    cursor = ""
+    for _ in range(6):
+        taken = await lease(runs, 10, after=cursor)
+        cursor = taken.cursor
+        shares = Counter(run.tenant_id for run in taken.runs)
+        assert [3, 3, 4] == sorted(shares.values())
+        got += shares
+    assert Counter(a=20, b=20, c=20) == got
+
+
+async def test_tenants_whose_names_sort_otherwise_by_language_are_all_met(runs: PolicyRunRepository) -> None:
+    """The walk goes by bytes: none is passed over, whatever the database's collation."""
+    names = ["", " ", "B", "a", "Z", "_", "é", "ä", "ß", "~", "\N{SNOWMAN}", "\N{GRINNING FACE}", "zz", "Zz", "zZ"]
+    tenants = [f"t{name}" for name in names]
+    for tenant in tenants:
+        await add(runs, tenant, "high" if tenant < "tZ" else "normal")
+    cursor, met = "", []
+    while taken := await lease(runs, 1, after=cursor):
+        if not taken.runs:
+            break
+        met.append(taken.runs[0].tenant_id)
+        cursor = taken.cursor
+    assert sorted(tenants, key=lambda name: name.encode()) == met
+
+
+@pytest.mark.parametrize("tenant_id", [None, "acme"])
+async def test_a_flood_of_high_runs_does_not_keep_a_normal_one_for_ever(
+    runs: PolicyRunRepository, tenant_id: str | None
+) -> None:
+    """Of every eight that are taken, one is the normal run that waits for longest, once it is overdue."""
+    overdue = await add(runs, "acme", "normal", "normal", "normal", available_at=ago(minutes=20))
+    fresh = await add(runs, "acme", "normal", available_at=ago(minutes=5))
+    flood = await add(runs, "acme", *["high"] * 40, available_at=ago(minutes=5))
+    taken = [ids((await lease(runs, 8, tenant_id=tenant_id)).runs) for _ in range(4)]
+    assert [[run.id] for run in overdue] == [[one for one in some if one not in ids(flood)] for some in taken[:3]]
+    assert ids(flood)[:21] == [one for some in taken[:3] for one in some if one in ids(flood)]
+    # What is not overdue waits for all that are high.
+    assert ids(flood)[21:29] == taken[3]
+    assert fresh[0].id not in [one for some in taken for one in some]
+
+
+async def test_nor_where_each_lease_takes_one(runs: PolicyRunRepository) -> None:
+    """Every eighth or so is the overdue one: 200 leases that miss it would take chance of 1 to 10^11."""
+    (overdue,) = await add(runs, "acme", "normal", available_at=ago(minutes=20))
+    await add(runs, "acme", *["high"] * 8, available_at=ago(minutes=5))
+    for _ in range(200):
+        (run,) = (await lease(runs, 1)).runs
+        if run.id == overdue.id:
+            return
+        await runs.end([RunEnding.given_back(run)])
+    raise AssertionError("it was never taken")
+
+
+async def test_emergencies_go_before_what_is_overdue(runs: PolicyRunRepository) -> None:
+    """Before all is before all."""
+    await add(runs, "acme", *["normal"] * 3, available_at=ago(hours=20))
+    await add(runs, "acme", *["emergency"] * 16, available_at=ago(seconds=1))
+    for tenant_id in (None, "acme"):
+        assert {"emergency"} == {run.priority for run in (await lease(runs, 8, tenant_id=tenant_id)).runs}
+
+
+async def test_a_lease_of_one_tenant_takes_nothing_of_another(runs: PolicyRunRepository) -> None:
+    """Not even his emergencies."""
+    await add(runs, "a", "emergency")
+    (own,) = await add(runs, "b", "normal")
+    assert [own.id] == ids((await lease(runs, 10, tenant_id="b")).runs)
+
+
+async def test_what_is_not_available_yet_is_not_taken(runs: PolicyRunRepository) -> None:
+    """And a tenant that has nothing else takes nobody's turn."""
+    await add(runs, "a", "normal", "high", "emergency", available_at=ago(hours=-1))
+    (other,) = await add(runs, "b", "normal")
+    assert [other.id] == ids((await lease(runs, 1)).runs)
+    assert () == (await lease(runs, 1)).runs
+
+
+# Heartbeats and ends
+
+
+async def test_a_heartbeat_lets_a_lease_last_and_changes_nothing_else(runs: PolicyRunRepository) -> None:
+    """By the database's clock from now; one that has run out unnoticed is its owner's still."""
+    (run,) = await add(runs, "acme", "normal")
+    (held,) = (await runs.lease("owner", _MOMENT, attempts_max=5)).runs
+    (renewed,) = (await runs.renew([held], timedelta(hours=1))).runs
+    assert held.stored(updated_at=renewed.updated_at, lease_expires_at=renewed.lease_expires_at) == renewed
+    assert renewed.lease_expires_at is not None
+    assert timedelta(minutes=59) < renewed.lease_expires_at - datetime.now(UTC) < timedelta(minutes=61)
+    assert renewed == await runs.get("acme", run.id)
+    assert 2 == len(await runs.events("acme", run.id))
+    assert () == await runs.expired()
+
+
+async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
+    """Each as it ends; those that are lost are told, and change nothing."""
+    await add(runs, "a", *["normal"] * 3)
+    await add(runs, "b", *["normal"] * 3)
+    held = list((await lease(runs, 6)).runs)
+    gone, others = held[0], held[1:]
+    await runs.end([RunEnding.failed(gone, "by hand")])
+
+    renewed = await runs.renew(held, _MINUTE)
+    ended = await runs.end(
+        [
+            RunEnding.submitted(gone),
+            RunEnding.submitted(others[0]),
+            RunEnding.failed(others[1], "x" * 10_000),
+            RunEnding.given_back(others[2]),
+            RunEnding.given_back(others[3], delay=_MINUTE, error="away"),
+            RunEnding.canceled(others[4]),
+        ],
+        actor="owner",
+    )
+
+    assert (ids(others), frozenset({gone.id})) == (ids(renewed.runs), renewed.lost)
+    assert {run.id for run in others} == set(ended.versions)
+    assert "a later look found the run failed at attempt 1" in ended.lost[gone.id]
+    after = {run.id: await runs.get(run.tenant_id, run.id) for run in others}
+    now = [after[run.id] for run in others]
+    statuses = [run.status for run in now if run is not None]
+    assert [_S.SUBMITTED, _S.FAILED, _S.PENDING, _S.PENDING, _S.CANCELED] == statuses
+    for run in now:
+        assert run is not None
+        assert ended.versions[run.id] == run.updated_at
+    given_back, waits = now[2], now[3]
+    assert given_back is not None
+    assert waits is not None
+    assert (None, "away") == (given_back.last_error, waits.last_error)
+    assert _MINUTE == waits.available_at - waits.updated_at
+    assert given_back.available_at <= given_back.updated_at
+
+
+async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunRepository) -> None:
+    """By their transition id they answer the same; without it they are lost."""
+    await add(runs, "acme", "normal", "normal")
+    held = (await lease(runs, 2)).runs
+    named = uuid.uuid4()
+    endings = [RunEnding.given_back(run) for run in held]
+    first = await runs.end(endings, transition_id=named)
+    again = await runs.end(endings, transition_id=named)
+    late = await runs.end(endings)
+    assert (first.versions, {}) == (again.versions, dict(again.lost))
+    assert {run.id for run in held} == set(late.lost)
+    assert 3 == len(await runs.events("acme", held[0].id))
+
+
+async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: PolicyRunRepository) -> None:
+    """As its own move does."""
+    (run,) = await add(runs, "acme", "normal")
+    (held,) = (await lease(runs, 1)).runs
+    await runs.end([RunEnding.given_back(held, error="away")])
+    (again,) = (await lease(runs, 1)).runs
+    assert "away" == again.last_error
+    await runs.end([RunEnding.submitted(again)])
+    now = await runs.get("acme", run.id)
+    assert now is not None
+    assert (_S.SUBMITTED, None) == (now.status, now.last_error)
+
+
+# Attempts and rescue
+
+
+async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRepository) -> None:
+    """What has had all of them is failed in place of being leased, by its own legal moves."""
+    (run,) = await add(runs, "acme", "normal")
+    told = []
+    for _ in range(3):
+        taken = await lease(runs, 1, attempts_max=3)
+        told.append(run.id in taken.last)
+        await runs.end([RunEnding.given_back(taken.runs[0], error="away")])
+    fourth = await lease(runs, 1, attempts_max=3)
+    now = await runs.get("acme", run.id)
+    assert [False, False, True] == told
+    assert ((), (run.id,)) == (fourth.runs, fourth.exhausted)
+    assert now is not None
+    assert (_S.FAILED, "it has had all its attempts: 3 are the most it gets") == (now.status, now.last_error)
+    events = [event.status for event in await runs.events("acme", run.id)]
+    assert [_S.PENDING, *[_S.DISPATCHING, _S.PENDING] * 3, _S.DISPATCHING, _S.FAILED] == events
+
+
+async def test_attempts_that_were_given_back_in_order_do_not_count(runs: PolicyRunRepository) -> None:
+    """However many deploys there were."""
+    (run,) = await add(runs, "acme", "normal")
+    for _ in range(4):
+        (held,) = (await lease(runs, 1, attempts_max=2)).runs
+        await runs.end([RunEnding.given_back(held)])
+    first = await lease(runs, 1, attempts_max=2)
+    assert (frozenset(), 5) == (first.last, first.runs[0].attempts)
+    await runs.end([RunEnding.given_back(first.runs[0], error="away")])
+    assert {run.id} == (await lease(runs, 1, attempts_max=2)).last
+
+
+async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: PolicyRunRepository) -> None:
+    """With the back-off, its reason, and the attempt counted; one that was renewed since is left alone."""
+    stopped, alive = await add(runs, "acme", "normal", "normal")
+    held = {run.id: run for run in (await runs.lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
+    seen = await runs.expired()
+    await runs.renew([held[alive.id]], _MINUTE)
+
+    waits = RetryBackoff(first=timedelta(minutes=8), cap=timedelta(minutes=8))
+    rescued = await runs.rescue(seen, attempts_max=5, backoff=waits, actor="rescuer")
+
+    assert {stopped.id, alive.id} == {sighting.job_id for sighting in seen}
+    assert ((stopped.id,), ()) == (rescued.requeued, rescued.failed)
+    now = await runs.get("acme", stopped.id)
+    assert now is not None
+    assert (_S.PENDING, 1) == (now.status, now.attempts)
+    assert timedelta(minutes=4) <= now.available_at - now.updated_at <= timedelta(minutes=8)
+    (*_, event) = await runs.events("acme", stopped.id)
+    assert (True, "rescuer", "dispatching", "pending") == tuple(
+        event.payload[name] for name in ("rescued", "actor", "from", "to")
+    )
+    late = await runs.end([RunEnding.submitted(held[stopped.id])])
+    assert {stopped.id} == set(late.lost)
+
+
+async def test_a_rescue_at_the_last_attempt_fails_and_of_a_canceled_run_cancels(runs: PolicyRunRepository) -> None:
+    """Neither is tried again."""
+    last, canceled = await add(runs, "acme", "normal", "normal")
+    held = {run.id: run for run in (await runs.lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
+    asked = await runs.replace(held[canceled.id].request_cancellation(at=AT), "gone")
+    assert asked.applied
+    seen = {sighting.job_id: sighting for sighting in await runs.expired(tenant_id="acme")}
+    first = await runs.rescue([seen[last.id]], attempts_max=1)
+    second = await runs.rescue([seen[canceled.id]], attempts_max=5)
+    assert ((), (last.id,)) == (first.requeued, first.failed)
+    assert ((canceled.id,), ()) == (second.requeued, second.failed)
+    now = [await runs.get("acme", run.id) for run in (last, canceled)]
+    assert [_S.FAILED, _S.CANCELED] == [run.status for run in now if run is not None]
+    (*_, event) = await runs.events("acme", canceled.id)
+    assert "canceled" == event.payload["to"]
+
+
+async def test_expired_leases_of_one_tenant_are_his_own(runs: PolicyRunRepository) -> None:
+    """And the longest ago come first."""
+    await add(runs, "a", "normal")
+    await add(runs, "b", "normal")
+    (of_a,) = (await runs.lease("gone", _MOMENT, attempts_max=5, tenant_id="a")).runs
+    (of_b,) = (await runs.lease("gone", _MOMENT, attempts_max=5, tenant_id="b")).runs
+    assert [of_b.id] == [sighting.job_id for sighting in await runs.expired(tenant_id="b")]
+    assert [of_a.id, of_b.id] == [sighting.job_id for sighting in await runs.expired()]
+    assert [of_a.id] == [sighting.job_id for sighting in await runs.expired(limit=1)]
