@@ -53,7 +53,7 @@ _S = PolicyRunStatus
 
 TRANSITIONS: Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]] = MappingProxyType(
     {
-        _S.PENDING: frozenset({_S.PENDING, _S.DISPATCHING, _S.CANCELED}),
+        _S.PENDING: frozenset({_S.DISPATCHING, _S.CANCELED}),
         _S.DISPATCHING: frozenset({_S.DISPATCHING, _S.PENDING, _S.SUBMITTED, _S.FAILED, _S.CANCELED}),
         _S.SUBMITTED: frozenset({_S.SUBMITTED, _S.COMPLETED, _S.FAILED, _S.CANCELED}),
         _S.COMPLETED: frozenset(),

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,11 +10,19 @@ import pytest
 import typer.main
 
 import graphjobs.errors
-from graphjobs import GraphBuildJob, GraphOverlayJob
+from graphjobs import (
+    DispatcherOptions,
+    GraphBuildJob,
+    GraphOverlayJob,
+    PolicyRunJob,
+    PolicyRunService,
+    PolicyRunStatus,
+)
 from graphjobs.cli import app
 from graphjobs.cli.exits import Exit
 from graphjobs.database import migrations
 from graphjobs.jobs.status import TRANSITIONS
+from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS
 from graphjobs.settings import Settings
 from graphjobs.worker import WorkerOptions
 
@@ -32,17 +41,48 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_state_diagram_is_the_transition_table() -> None:
-    """Each arrow is a legal move, each legal move an arrow, and each label a method of both kinds."""
-    diagram = _page("docs/lifecycle.md").split("```mermaid")[1].split("```")[0]
+@pytest.mark.parametrize(
+    ("page", "transitions", "kinds"),
+    [
+        ("docs/lifecycle.md", TRANSITIONS, (GraphBuildJob, GraphOverlayJob)),
+        ("docs/policy-runs.md", TRANSITIONS_OF_RUNS, (PolicyRunJob,)),
+    ],
+)
+def test_the_state_diagram_is_the_transition_table(
+    page: str, transitions: Mapping[str, frozenset[str]], kinds: tuple[type, ...]
+) -> None:
+    """Each arrow is a legal move, each legal move an arrow, and each label a method of each kind."""
+    diagram = _page(page).split("```mermaid")[1].split("```")[0]
     arrows = set(re.findall(r"^ +(\w+) --> (\w+): (\w+)$", diagram, flags=re.MULTILINE))
-    table = {(str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets}
+    table = {(str(source), str(target)) for source, targets in transitions.items() for target in targets}
     assert table == {(source, target) for source, target, _ in arrows}
     finals = set(re.findall(r"^ +(\w+) --> \[\*\]$", diagram, flags=re.MULTILINE))
-    assert {str(status) for status, targets in TRANSITIONS.items() if not targets} == finals
+    assert {str(status) for status, targets in transitions.items() if not targets} == finals
     for _, _, move in arrows:
-        assert inspect.isfunction(getattr(GraphBuildJob, move))
-        assert inspect.isfunction(getattr(GraphOverlayJob, move))
+        for kind in kinds:
+            assert inspect.isfunction(getattr(kind, move))
+
+
+def test_the_outside_words_of_policy_runs_are_documented() -> None:
+    """Each status, and what callers are told."""
+    table = _page("docs/policy-runs.md").split("| inside |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| ([\w, ]+) \| (\w+) \|$", table, flags=re.MULTILINE)
+    documented = {inside: outside for words, outside in rows for inside in words.split(", ")}
+    assert {str(status): status.outside for status in PolicyRunStatus} == documented
+
+
+def test_every_option_of_the_dispatcher_is_documented_and_none_that_is_gone() -> None:
+    """The table of docs/policy-runs.md is what the class has."""
+    table = _page("docs/policy-runs.md").split("| option |")[1].split("\n\n")[0]
+    documented = re.findall(r"^\| `(\w+)` ", table, flags=re.MULTILINE)
+    assert {option.name for option in fields(DispatcherOptions)} == set(documented)
+
+
+def test_every_use_case_of_policy_runs_is_documented_and_none_that_is_gone() -> None:
+    """The table of docs/policy-runs.md is what the service has."""
+    table = _page("docs/policy-runs.md").split("| `PolicyRunService` |")[1].split("\n\n")[0]
+    documented = re.findall(r"`(\w+)\(", "".join(row.split("|")[1] for row in table.splitlines()[2:]))
+    assert {name for name in vars(PolicyRunService) if not name.startswith("_")} == set(documented)
 
 
 def test_every_setting_is_documented_and_none_that_is_gone() -> None:

@@ -17,7 +17,6 @@ _S = PolicyRunStatus
 _UNTIL = AT + timedelta(minutes=1)
 # Written out here once more: a slip in the table is a slip in one of two places.
 _LEGAL = {
-    (_S.PENDING, _S.PENDING),
     (_S.PENDING, _S.DISPATCHING),
     (_S.PENDING, _S.CANCELED),
     (_S.DISPATCHING, _S.DISPATCHING),
