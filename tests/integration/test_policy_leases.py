@@ -260,6 +260,24 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
     assert given_back.available_at <= given_back.updated_at
 
 
+async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_same_name(
+    runs: PolicyRunRepository,
+) -> None:
+    """A process that was restarted under its name leases the run again; what the one before still does is too late."""
+    await add(runs, "acme", "normal")
+    (first,) = (await runs.lease("owner", _MOMENT, attempts_max=5)).runs
+    await runs.rescue(await runs.expired(), attempts_max=5, backoff=RetryBackoff(first=_MOMENT, cap=_MOMENT))
+    (second,) = (await lease(runs, 1)).runs
+
+    renewed = await runs.renew([first], _MINUTE)
+    ended = await runs.end([RunEnding.submitted(first)])
+
+    assert (first.id, first.lease_owner, 2) == (second.id, second.lease_owner, second.attempts)
+    assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
+    assert "a later look found the run dispatching at attempt 2, of 'owner'" in ended.lost[first.id]
+    assert second == await runs.get("acme", first.id)
+
+
 async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunRepository) -> None:
     """By their transition id they answer the same; without it they are lost."""
     await add(runs, "acme", "normal", "normal")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -337,8 +337,9 @@ async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
 
 async def test_emergencies_are_dispatched_first(storage: Storage, tenant: str) -> None:
     """Though they came last."""
+    recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
-        await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority))
+        await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))
     seen: list[str] = []
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
@@ -347,6 +348,24 @@ async def test_emergencies_are_dispatched_first(storage: Storage, tenant: str) -
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, concurrency=1))
     await dispatcher.run(until_empty=True)
     assert ["emergency", "high", "normal"] == seen
+
+
+async def test_tenants_have_their_turns(graphjobs_storage: Storage) -> None:
+    """However much one of them has, the others wait for one lease each."""
+    storage = graphjobs_storage
+    for number in range(12):
+        await storage.policy_runs.insert(policy_run("a", run_id=f"{number}"))
+    for tenant in ("b", "c"):
+        await storage.policy_runs.insert(policy_run(tenant))
+    seen: list[str] = []
+
+    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
+        seen.append(run.tenant_id)
+
+    dispatcher = PolicyRunDispatcher(storage, dispatch, options=DispatcherOptions(concurrency=1, poll=_SOON))
+    await dispatcher.run(until_empty=True)
+    assert {"a", "b", "c"} == set(seen[:3])
+    assert 14 == len(seen)
 
 
 async def test_a_notice_wakes_a_dispatcher_that_listens(graphjobs_settings: Any) -> None:
