@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
@@ -41,6 +42,8 @@ METADATA_VALUE_LENGTH_MAX: Final = 4_096
 JSON_BYTES_MAX: Final = 65_536
 JSON_DEPTH_MAX: Final = 32
 JSON_INTEGER_MAX: Final = 2**63 - 1
+_WRITTEN_OUT_FROM: Final = 1e16
+"""From here on a float is written with an exponent, and without a point."""
 
 _NO_ENTRIES: Final[immutabledict[str, str]] = immutabledict()
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
@@ -172,13 +175,11 @@ def _frozen_json(value: object, depth: int = 0) -> object:
             # str() of an enum member, say, would be another type after a round trip.
             return _storable(str(value))
         case int():
-            if abs(value) > JSON_INTEGER_MAX:
-                raise PydanticCustomError("json", "a JSON integer should fit 64 bits")
-            return int(value)
+            return int(value) if abs(value) <= JSON_INTEGER_MAX else _large_number(value)
         case float():
             if not math.isfinite(value):
                 raise PydanticCustomError("json", "a JSON number should be finite")
-            return value
+            return value if abs(value) < _WRITTEN_OUT_FROM else _written_out(value)
         case Mapping():
             if not all(isinstance(key, str) for key in value):
                 raise PydanticCustomError("json", "the keys of a JSON object should be text")
@@ -186,6 +187,27 @@ def _frozen_json(value: object, depth: int = 0) -> object:
         case list() | tuple():
             return tuple(_frozen_json(item, depth + 1) for item in value)
     raise PydanticCustomError("json", "JSON is text, numbers, true, false, null, lists and objects")
+
+
+def _written_out(value: float) -> float | int:
+    """Gives the number as JSONB gives it back: it writes large ones out, and then they are whole numbers."""
+    whole = int(Decimal(repr(value)))
+    return whole if abs(whole) <= JSON_INTEGER_MAX else value
+
+
+def _large_number(value: int) -> float:
+    """Gives the number that JSONB has written out: it stores 1e30 as a one and thirty zeros.
+
+    Raises:
+        PydanticCustomError: it is no such number, and a float would not be the same.
+    """
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isfinite(number) and Decimal(repr(number)) == value:
+        return number
+    raise PydanticCustomError("json", "a JSON integer should fit 64 bits")
 
 
 def _storable(text: str) -> str:

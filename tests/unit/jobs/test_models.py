@@ -5,6 +5,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -319,7 +320,11 @@ def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime
     )
     assert event == GraphJobEvent.from_json(event.to_json())
     assert event == pickle.loads(pickle.dumps(event))  # noqa: S301  # our own bytes
-    assert payload == json.loads(event.payload_json())
+    # As JSON has it: a number is its digits, with an exponent or without.
+    given, kept = (
+        json.loads(text, parse_float=Decimal, parse_int=Decimal) for text in (json.dumps(payload), event.payload_json())
+    )
+    assert given == kept
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300))
@@ -338,3 +343,33 @@ def test_the_same_value_gives_the_same_bytes() -> None:
     one = overlay_job(**same, subjects=["b", "a"], metadata={"b": "1", "a": "2"})
     two = overlay_job(**same, subjects={"a", "b"}, metadata={"a": "2", "b": "1"})
     assert one.to_json() == two.to_json()
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [
+        (1.5, 1.5),
+        (1e15, 1e15),
+        (1e16, 10**16),
+        (-6.080374459464582e16, -60803744594645820),
+        (1e30, 1e30),
+        (10**30, 1e30),
+        (1.7976931348623157e308, 1.7976931348623157e308),
+        (5e-324, 5e-324),
+        (2**63 - 1, 2**63 - 1),
+    ],
+)
+def test_a_number_is_what_the_database_gives_back(number: float, kept: float) -> None:
+    """It writes large ones out: a float from ten to the sixteenth on is a whole number there."""
+    event = GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})
+    written_out = f'{{"n":{Decimal(repr(number)):f}}}'
+    again = event.changed(payload=json.loads(written_out))
+    assert kept == event.payload["n"] == again.payload["n"]
+    assert type(kept) is type(event.payload["n"])
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**400, -(2**64)])
+def test_a_whole_number_that_no_float_is_should_fit_64_bits(number: int) -> None:
+    """It would come back as another one, or not at all."""
+    with pytest.raises(InvalidJob, match="a JSON integer should fit 64 bits"):
+        GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})
