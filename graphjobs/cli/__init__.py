@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from graphjobs.cli import database, web
+from graphjobs.cli import database, policy, web
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
 from graphjobs.cli.worker import worker
@@ -12,7 +12,8 @@ from graphjobs.errors import GraphJobsError
 
 app = typer.Typer(
     name="graphjobs",
-    help="Graph jobs on PostgreSQL. Settings come from the environment, as GRAPHJOBS_DATABASE_URL and so on.",
+    help="Graph jobs and policy runs on PostgreSQL. "
+    "Settings come from the environment, as GRAPHJOBS_DATABASE_URL and so on.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(demo)
 app.add_typer(database.app, name="db")
 app.command()(worker)
+app.add_typer(policy.app, name="policy")
 app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")
 

@@ -23,7 +23,9 @@ def _tokens() -> None:
 def add(
     tenant: Annotated[str, typer.Option(help="The tenant the token speaks for.")],
     file: Annotated[Path, typer.Option(help="The token file; it is made if it is not there.")],
-    scope: Annotated[list[str], typer.Option(help="graph:read or graph:write; may be given twice.")],
+    scope: Annotated[
+        list[str], typer.Option(help="graph:read, graph:write, policy:read or policy:run; may be repeated.")
+    ],
     name: Annotated[str, typer.Option(help="Whose it is, for the log of events.")] = "token",
 ) -> None:
     """Make a token, and print it: this once, for the file holds its hash only. To take it away, delete its line."""
@@ -37,7 +39,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     tokens: Annotated[Path | None, typer.Option(help="The token file; see `graphjobs tokens add`.")] = None,
 ) -> None:
-    """Serve graph jobs over HTTP, until it is told to stop; TLS is for the proxy before it."""
+    """Serve graph jobs and policy runs over HTTP, until it is told to stop; TLS is for the proxy before it."""
     asyncio.run(_serve(host, port, tokens))
 
 

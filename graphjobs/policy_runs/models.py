@@ -4,10 +4,11 @@ A value that exists is valid: what is wrong raises `InvalidJob`, which names the
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from immutabledict import immutabledict
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 from uuid_utils.compat import uuid7
 
 from graphjobs.attempts import ATTEMPTS_MAX
@@ -22,6 +23,16 @@ _S = PolicyRunStatus
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _in_range(time: datetime) -> datetime:
+    if FIRST_MOMENT <= time <= LAST_MOMENT:
+        return time
+    raise PydanticCustomError("time", "A time should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
+
+
+StoredTime: TypeAlias = Annotated[UtcTime, AfterValidator(_in_range)]
+"""A time that a column holds: no other is one that each program can read."""
 
 
 class PolicyRunInputs(Value):
@@ -91,7 +102,7 @@ class PolicyRunRequest(PolicyRunSpec):
     schema_version: Literal["scheduler.policy-run-request@1"] = "scheduler.policy-run-request@1"
     tenant_id: Name
     run_id: Name | None = None
-    queued_at: UtcTime | None = None
+    queued_at: StoredTime | None = None
 
     def run(self, **fields: Any) -> "PolicyRunJob":
         """Gives the pending run this asks for, made now unless `fields` say otherwise."""
@@ -141,21 +152,21 @@ class PolicyRunJob(PolicyRunSpec):
     tenant_id: Name
     run_id: Name
     status: Annotated[PolicyRunStatus, Field(strict=False)] = PolicyRunStatus.PENDING
-    queued_at: UtcTime = Field(default_factory=_now)
+    queued_at: StoredTime = Field(default_factory=_now)
     attempts: Annotated[int, Field(ge=0, le=ATTEMPTS_MAX)] = 0
-    last_attempt_at: UtcTime | None = None
+    last_attempt_at: StoredTime | None = None
     last_error: ErrorText | None = None
-    available_at: UtcTime = Field(default_factory=_now)
-    submitted_at: UtcTime | None = None
-    completed_at: UtcTime | None = None
+    available_at: StoredTime = Field(default_factory=_now)
+    submitted_at: StoredTime | None = None
+    completed_at: StoredTime | None = None
     lease_owner: Name | None = None
-    lease_expires_at: UtcTime | None = None
+    lease_expires_at: StoredTime | None = None
     cancellation_requested: bool = False
-    cancellation_requested_at: UtcTime | None = None
+    cancellation_requested_at: StoredTime | None = None
     cancellation_reason: ErrorText | None = None
-    canceled_at: UtcTime | None = None
-    created_at: UtcTime = Field(default_factory=_now)
-    updated_at: UtcTime = Field(default_factory=_now)
+    canceled_at: StoredTime | None = None
+    created_at: StoredTime = Field(default_factory=_now)
+    updated_at: StoredTime = Field(default_factory=_now)
 
     @property
     def error(self) -> str | None:
@@ -197,10 +208,6 @@ class PolicyRunJob(PolicyRunSpec):
             raise broken("a run whose cancellation was requested should have cancellation_requested_at")
         if self.cancellation_requested and status is _S.PENDING:
             raise broken("a pending run whose cancellation was requested should be canceled")
-        for name in _TIMES:
-            time = getattr(self, name)
-            if time is not None and not FIRST_MOMENT <= time <= LAST_MOMENT:
-                raise broken(f"{name} should lie between the first and the last day of the years 0001 to 9999")
         return self
 
     def lease(self, *, at: datetime, owner: str, until: datetime) -> Self:
@@ -277,9 +284,6 @@ class PolicyRunJob(PolicyRunSpec):
         self.status.require_move_to(target, only_from=only_from)
         version = self.updated_at if target is self.status else at
         return self.changed(status=target, updated_at=version, **fields)
-
-
-_TIMES: Final = tuple(name for name in PolicyRunJob.model_fields if name.endswith("_at"))
 
 
 class PolicyRunEvent(Event):

@@ -12,7 +12,7 @@ from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest
 from graphjobs.policy_runs.queries import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
-from graphjobs.values import REASON_LENGTH_MAX, Name, Reason, Value, broken
+from graphjobs.values import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, Name, Reason, Value, broken
 
 RETRY_OF: Final = "retryOf"
 """In the metadata of a run: the name of the one it is a retry of."""
@@ -82,15 +82,16 @@ class PolicyRunService:
             The run: as it was added, or as it now is where the tenant has one of this `run_id`.
 
         Raises:
-            IdempotencyConflict: the `run_id` was used for another request.
+            IdempotencyConflict: the `run_id` was used for another request; who it was requested by does not matter.
         """
         asked = _require(request, PolicyRunRequest)
         now = self._now()
         made = dict.fromkeys(("created_at", "available_at", "updated_at"), now)
         run = asked.run(**made, queued_at=asked.queued_at or now)
         found = await self._runs.insert(run, actor=actor)
-        same = found.spec() == run.spec() and asked.queued_at in (None, found.queued_at)
-        if not same:
+        # Whoever asks, and under whose name, it is the same that is asked for.
+        same = {**found.spec(), "requested_by": None} == {**run.spec(), "requested_by": None}
+        if not (same and asked.queued_at in (None, found.queued_at)):
             raise IdempotencyConflict(run.run_id)
         return found
 
@@ -195,7 +196,7 @@ class PolicyRunService:
 
         Raises:
             JobNotFound: the tenant has no such run.
-            JobConflict: it has not ended.
+            JobConflict: it has not ended; or it has 64 metadata, so that none more can name it.
             IdempotencyConflict: the new name was used for another request.
         """
         run = await self._read(tenant_id, run_id)
@@ -203,7 +204,14 @@ class PolicyRunService:
             raise JobConflict(
                 f"the run is {run.status}: it can be retried once it has ended", job_id=run.id, status=run.status
             )
-        spec = {**run.spec(), "metadata": {**run.metadata, RETRY_OF: run.run_id}}
+        metadata = {**run.metadata, RETRY_OF: run.run_id}
+        if len(metadata) > METADATA_ENTRIES_MAX:
+            raise JobConflict(
+                f"the run has {len(run.metadata)} metadata, and a retry needs one more to name it: ask for a new run",
+                job_id=run.id,
+                status=run.status,
+            )
+        spec = {**run.spec(), "metadata": metadata}
         return await self.enqueue(PolicyRunRequest(tenant_id=tenant_id, run_id=new_run_id, **spec), actor=actor)
 
     async def simulate(self, request: PolicyRunRequest, *, actor: str | None = None) -> PolicyRunJob:

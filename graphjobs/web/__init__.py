@@ -1,15 +1,28 @@
-"""Graph jobs over HTTP, for FastAPI: routes, authentication, and a ready application; the extra `web`.
+"""Graph jobs and policy runs over HTTP, for FastAPI: routes, authentication, and a ready application; the extra `web`.
 
 app = FastAPI()
 add_scheduler_postgres_storage(app)
 app.include_router(graph_routes)
+app.include_router(policy_routes)
 """
 
-from graphjobs.web.app import add_scheduler_postgres_storage, create_app, use_graph_job_store, use_storage
+from graphjobs.web.app import (
+    add_scheduler_postgres_storage,
+    create_app,
+    use_graph_job_store,
+    use_policy_runs,
+    use_storage,
+)
 from graphjobs.web.authentication import Caller, authenticated
-from graphjobs.web.dependencies import graph_job_service, graph_job_store
+from graphjobs.web.dependencies import (
+    graph_job_service,
+    graph_job_store,
+    policy_run_repository,
+    policy_run_service,
+)
 from graphjobs.web.graphs import graph_routes
 from graphjobs.web.health import health_routes
+from graphjobs.web.policies import policy_routes
 
 __all__ = [
     "Caller",
@@ -20,6 +33,10 @@ __all__ = [
     "graph_job_store",
     "graph_routes",
     "health_routes",
+    "policy_routes",
+    "policy_run_repository",
+    "policy_run_service",
     "use_graph_job_store",
+    "use_policy_runs",
     "use_storage",
 ]

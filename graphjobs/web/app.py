@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 from graphjobs.errors import GraphJobsError
 from graphjobs.jobs.service import Observer
 from graphjobs.jobs.store import GraphJobStore
+from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 from graphjobs.web.graphs import graph_routes
 from graphjobs.web.health import health_routes
+from graphjobs.web.policies import policy_routes
 from graphjobs.web.problems import Problem, answer_problem
 from graphjobs.web.tokens import TokenFile
 
@@ -24,7 +26,7 @@ def add_scheduler_postgres_storage(
 ) -> None:
     """Gives an application its storage: opened before it serves, closed after, around the lifespan it has.
 
-    Routes then get `graph_job_store` and `graph_job_service` by `Depends`.
+    Routes then get by `Depends` what `dependencies` gives: `graph_job_store`, `policy_run_service` and so on.
 
     Args:
         app: the application; it has not started yet.
@@ -47,12 +49,18 @@ def add_scheduler_postgres_storage(
 def use_storage(app: FastAPI, storage: Storage) -> None:
     """Gives an application a storage that somebody else opened, and closes after it."""
     use_graph_job_store(app, storage.graph_jobs)
+    use_policy_runs(app, storage.policy_runs)
     app.state.graphjobs_storage = storage
 
 
 def use_graph_job_store(app: FastAPI, store: GraphJobStore) -> None:
     """Gives an application any implementation of the store: the line to change for the way back to another one."""
     app.state.graphjobs_store = store
+
+
+def use_policy_runs(app: FastAPI, runs: PolicyRunRepository) -> None:
+    """Gives an application any implementation of the repository of policy runs; without one their routes answer 503."""
+    app.state.graphjobs_policy_runs = runs
 
 
 def create_app(tokens: TokenFile | None = None) -> FastAPI:
@@ -63,11 +71,12 @@ def create_app(tokens: TokenFile | None = None) -> FastAPI:
     """
     app = FastAPI(
         title="graphjobs",
-        summary="Graph build and overlay jobs of a scheduler, on PostgreSQL.",
+        summary="Graph jobs and policy runs of a scheduler, on PostgreSQL.",
         version="1",
     )
     app.state.graphjobs_tokens = tokens
     app.include_router(graph_routes)
+    app.include_router(policy_routes)
     app.include_router(health_routes)
     for kind in (HTTPException, RequestValidationError, Problem, GraphJobsError):
         app.add_exception_handler(kind, answer_problem)

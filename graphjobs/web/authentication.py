@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeAlias
+from functools import cache
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from graphjobs.web.problems import Problem, request_id
 from graphjobs.web.tokens import TokenFile
-
-READ: Final = "graph:read"
-WRITE: Final = "graph:write"
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `graphjobs tokens add`, or what the host takes.")
 
@@ -22,8 +20,8 @@ class Caller:
 
     Attributes:
         tenant_id: the tenant the call is for; nothing in a request can name another.
-        scopes: `graph:read`, `graph:write`.
-        name: up to 128 characters, for the log of events.
+        scopes: `graph:read`, `graph:write`, `policy:read`, `policy:run`.
+        name: up to 128 characters, for the log of events, and for who asked for a policy run.
     """
 
     tenant_id: str
@@ -51,20 +49,19 @@ async def authenticated(
     return Caller(grant.tenant_id, grant.scopes, grant.name)
 
 
-def _with_scope(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
+@cache
+def allowed_to(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
+    """Gives the dependency that lets those callers pass who have a scope.
+
+    It is the same one each time, so that FastAPI asks it once a request, whatever else of a route needs it, too.
+    """
+
     async def allowed(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
         if scope not in caller.scopes:
             raise Problem(403, "forbidden", f"this needs the scope {scope}")
         return caller
 
     return allowed
-
-
-Reader: TypeAlias = Annotated[Caller, Depends(_with_scope(READ))]
-"""A caller that may read."""
-
-Writer: TypeAlias = Annotated[Caller, Depends(_with_scope(WRITE))]
-"""A caller that may write."""
 
 
 def actor_of(caller: Caller, request: Request) -> str:

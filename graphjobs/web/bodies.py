@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from graphjobs.values import Value
-from graphjobs.web.authentication import Writer
-from graphjobs.web.problems import Problem
+from graphjobs.web.authentication import Caller, allowed_to
+from graphjobs.web.problems import Problem, schema_of
 
 BODY_BYTES_MAX: Final = 1_048_576
 _READ_SECONDS: Final = 30.0
@@ -16,24 +16,36 @@ _READ_SECONDS: Final = 30.0
 Body = TypeVar("Body", bound=Value)
 
 
-def body_of(kind: type[Body]) -> Callable[..., Coroutine[Any, Any, Body]]:
+def body_of(kind: type[Body], scope: str, *, optional: bool = False) -> Callable[..., Coroutine[Any, Any, Body]]:
     """Gives the dependency that reads a value from a request's body, once the caller is known to be allowed.
 
     FastAPI's own reads the body first, so that a malformed one would be told to whoever has no token.
+
+    Args:
+        kind: the value.
+        scope: what the caller needs.
+        optional: whether an empty body, of any type, says as much as an empty object.
     """
 
-    async def body(request: Request, _caller: Writer) -> Body:
+    async def body(request: Request, _caller: Annotated[Caller, Depends(allowed_to(scope))]) -> Body:
+        text = await _bounded(request)
+        if optional and not text:
+            return kind()
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
             raise _refused(415, "unsupported", "content-type", "a body should be application/json")
-        return kind.from_json(await _bounded(request))
+        return kind.from_json(text)
 
     return body
 
 
-async def ignored_body(request: Request, _caller: Writer) -> None:
-    """Reads a body that says nothing here, so that it is bounded, too."""
-    await _bounded(request)
+def ignored_body(scope: str) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Gives the dependency that reads a body that says nothing here, so that it is bounded, too."""
+
+    async def body(request: Request, _caller: Annotated[Caller, Depends(allowed_to(scope))]) -> None:
+        await _bounded(request)
+
+    return body
 
 
 async def _bounded(request: Request) -> bytes:
@@ -62,7 +74,7 @@ def _refused(status: int, kind: str, field: str, problem: str) -> Problem:
     return Problem(status, kind, problem, {"errors": [{"field": field, "problem": problem}]})
 
 
-def documented(kind: type[Value]) -> dict[str, Any]:
+def documented(kind: type[Value], *, optional: bool = False) -> dict[str, Any]:
     """Gives the OpenAPI description of a body that `body_of` reads."""
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    schema = schema_of(kind)
+    return {"requestBody": {"required": not optional, "content": {"application/json": {"schema": schema}}}}

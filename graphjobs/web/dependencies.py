@@ -1,4 +1,4 @@
-"""What a route asks for by `Depends`: the store, the service on it, the storage; set by the functions of `app`."""
+"""What a route asks for by `Depends`: stores, the services on them, the storage; set by the functions of `app`."""
 
 from typing import Annotated, TypeAlias
 
@@ -7,11 +7,17 @@ from fastapi import Depends, FastAPI, Request
 from graphjobs.errors import ConfigurationError
 from graphjobs.jobs.service import GraphJobService
 from graphjobs.jobs.store import GraphJobStore
+from graphjobs.policy_runs.repository import PolicyRunRepository
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 
 _MISSING = (
     "the application has no graph job store: call add_scheduler_postgres_storage(app) before it starts, and start it "
     "with its lifespan"
+)
+_NO_RUNS = (
+    "the application has no policy runs: give it a repository of them by use_policy_runs(app, repository), or call "
+    "add_scheduler_postgres_storage(app) before it starts, and start it with its lifespan"
 )
 
 
@@ -24,6 +30,23 @@ async def graph_job_store(request: Request) -> GraphJobStore:
 async def graph_job_service(store: "Store", request: Request) -> GraphJobService:
     """Gives the use cases on the application's store, with its observers."""
     return GraphJobService(store, observers=getattr(request.app.state, "graphjobs_observers", ()))
+
+
+async def policy_run_repository(request: Request) -> PolicyRunRepository:
+    """Gives the application's policy runs.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    found: PolicyRunRepository | None = getattr(request.app.state, "graphjobs_policy_runs", None)
+    if found is None:
+        raise ConfigurationError(_NO_RUNS)
+    return found
+
+
+async def policy_run_service(runs: "Runs") -> PolicyRunService:
+    """Gives the use cases on the application's policy runs."""
+    return PolicyRunService(runs)
 
 
 async def storage(request: Request) -> Storage | None:
@@ -46,3 +69,5 @@ def store_of(app: FastAPI) -> GraphJobStore:
 
 Store: TypeAlias = Annotated[GraphJobStore, Depends(graph_job_store)]
 Service: TypeAlias = Annotated[GraphJobService, Depends(graph_job_service)]
+Runs: TypeAlias = Annotated[PolicyRunRepository, Depends(policy_run_repository)]
+RunService: TypeAlias = Annotated[PolicyRunService, Depends(policy_run_service)]

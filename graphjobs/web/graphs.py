@@ -1,43 +1,31 @@
 """The routes of graph jobs: HTTP in, HTTP out; they know the store and the service by their protocols only."""
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
-from typing import Annotated, Final
+from datetime import timedelta
+from typing import Annotated, Final, TypeAlias
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError, to_json
+from pydantic import Field, WithJsonSchema
 
+from graphjobs.errors import JobNotFound
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.queries import GraphJobQuery
 from graphjobs.jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
-from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.pages import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
-from graphjobs.values import NAME_LENGTH_MAX, Name, UtcTime
-from graphjobs.web.authentication import Reader, Writer, actor_of
+from graphjobs.values import NAME_LENGTH_MAX, Name
+from graphjobs.web.answers import ASKING, LISTING, MOVING, READING, Camel, Time, Unreadable, answered, answered_list
+from graphjobs.web.authentication import Caller, actor_of, allowed_to
 from graphjobs.web.bodies import body_of, documented, ignored_body
 from graphjobs.web.dependencies import Service, Store
-from graphjobs.web.problems import ProblemRoute, not_found, problems
+from graphjobs.web.problems import ProblemRoute
+from graphjobs.web.tokens import GRAPH_READ, GRAPH_WRITE
 
 graph_routes = APIRouter(prefix="/graphs", tags=["graphs"], route_class=ProblemRoute)
 
-_JSON: Final = "application/json"
 _LAG_SECONDS_MAX: Final = 366 * 86_400
-_TIME: Final[TypeAdapter[datetime]] = TypeAdapter(UtcTime)
 
-
-def _time(text: object) -> object:
-    """Reads a time as JSON has it: a query knows text only, and pydantic would take digits for seconds."""
-    try:
-        return _TIME.validate_json(to_json(text))
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-    raise PydanticCustomError("time", "{problem}", {"problem": problem})
-
-
-Time = Annotated[UtcTime, BeforeValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Reader: TypeAlias = Annotated[Caller, Depends(allowed_to(GRAPH_READ))]
+Writer: TypeAlias = Annotated[Caller, Depends(allowed_to(GRAPH_WRITE))]
 IdempotencyKey = Annotated[
     Name | None,
     Header(description="The caller's own name of this request: asked for again with it, there still is one job."),
@@ -45,11 +33,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-class _Camel(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid")
-
-
-class JobsAsked(_Camel):
+class JobsAsked(Camel):
     """The query of a list; see `GraphJobQuery`."""
 
     type: GraphJobType | None = None
@@ -66,27 +50,20 @@ class JobsAsked(_Camel):
         return GraphJobQuery(statuses=tuple(given.pop("status")), **given)
 
 
-class EventsAsked(_Camel):
+class EventsAsked(Camel):
     """The query of a log."""
 
     after: int = Field(0, ge=0, lt=2**63, description="The id of the event to go on from.")
     limit: int = Field(PAGE_MAX, ge=1, le=PAGE_MAX)
 
 
-class LagAsked(_Camel):
+class LagAsked(Camel):
     """The query of the lag."""
 
     window_seconds: int = Field(86_400, ge=1, le=_LAG_SECONDS_MAX, description="Of jobs created at most so long ago.")
 
 
-class Unreadable(_Camel):
-    """A row that was left out."""
-
-    id: str
-    reason: str
-
-
-class JobPage(_Camel):
+class JobPage(Camel):
     """One page of jobs, newest first."""
 
     jobs: list[GraphBuildJob | GraphOverlayJob]
@@ -94,21 +71,21 @@ class JobPage(_Camel):
     unreadable: list[Unreadable]
 
 
-class EventPage(_Camel):
+class EventPage(Camel):
     """A job's log, oldest first."""
 
     events: list[GraphJobEvent]
     unreadable: list[Unreadable]
 
 
-class Count(_Camel):
+class Count(Camel):
     """How many there are; not exact where there are more."""
 
     value: int
     exact: bool
 
 
-class Lag(_Camel):
+class Lag(Camel):
     """How far behind the overlays are; ages and latencies are seconds."""
 
     counts: dict[GraphJobStatus, Count]
@@ -119,126 +96,103 @@ class Lag(_Camel):
     window_seconds: float
 
 
-def _job(job: AnyJob, status: int = 200, **headers: str) -> Response:
-    return Response(job.to_json(), status, headers=headers, media_type=_JSON)
-
-
-def _listed(values: Iterable[AnyJob | GraphJobEvent]) -> str:
-    # Our own text: FastAPI would validate each value once more.
-    return ",".join(value.to_json() for value in values)
-
-
-def _left_out(unreadable: Iterable[object]) -> str:
-    rows = [{"id": str(getattr(row, "row_id", "")), "reason": str(getattr(row, "reason", ""))} for row in unreadable]
-    return to_json(rows).decode()
-
-
-_READING: Final = problems(401, 403, 404, 422, 500, 503)
-_LISTING: Final = problems(401, 403, 422, 500, 503)
-_ASKING: Final = problems(401, 403, 408, 413, 415, 422, 500, 503)
-_MOVING: Final = problems(401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
-
-
 @graph_routes.post(
     "/build",
     status_code=202,
     response_model=GraphBuildJob,
-    responses=_ASKING,
+    responses=ASKING,
     openapi_extra=documented(GraphBuildRequest),
     summary="Ask for the graph of an SBOM",
 )
 async def request_build(
     caller: Writer,
-    asked: Annotated[GraphBuildRequest, Depends(body_of(GraphBuildRequest))],
+    asked: Annotated[GraphBuildRequest, Depends(body_of(GraphBuildRequest, GRAPH_WRITE))],
     service: Service,
     request: Request,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Adds a build job, or gives the one that was added under the same key before."""
     job = await service.request_build(caller.tenant_id, asked, key=idempotency_key, actor=actor_of(caller, request))
-    return _job(job, 202, location=f"{request.url.path.removesuffix('build')}jobs/{job.id}")
+    return answered(job, 202, location=f"{request.url.path.removesuffix('build')}jobs/{job.id}")
 
 
 @graph_routes.post(
     "/overlays",
     status_code=202,
     response_model=GraphOverlayJob,
-    responses=_ASKING,
+    responses=ASKING,
     openapi_extra=documented(GraphOverlayRequest),
     summary="Ask for findings over a built graph",
 )
 async def request_overlay(
     caller: Writer,
-    asked: Annotated[GraphOverlayRequest, Depends(body_of(GraphOverlayRequest))],
+    asked: Annotated[GraphOverlayRequest, Depends(body_of(GraphOverlayRequest, GRAPH_WRITE))],
     service: Service,
     request: Request,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Adds an overlay job, or gives the one that was added under the same key before."""
     job = await service.request_overlay(caller.tenant_id, asked, key=idempotency_key, actor=actor_of(caller, request))
-    return _job(job, 202, location=f"{request.url.path.removesuffix('overlays')}jobs/{job.id}")
+    return answered(job, 202, location=f"{request.url.path.removesuffix('overlays')}jobs/{job.id}")
 
 
-@graph_routes.get("/jobs", response_model=JobPage, responses=_LISTING, summary="A page of jobs, newest first")
+@graph_routes.get("/jobs", response_model=JobPage, responses=LISTING, summary="A page of jobs, newest first")
 async def list_jobs(caller: Reader, asked: Annotated[JobsAsked, Query()], store: Store) -> Response:
     """Reads one page of the caller's tenant's jobs."""
     page = await store.get_jobs(caller.tenant_id, asked.query())
-    cursor = to_json(page.next_cursor).decode()
-    content = f'{{"jobs":[{_listed(page.jobs)}],"nextCursor":{cursor},"unreadable":{_left_out(page.unreadable)}}}'
-    return Response(content, media_type=_JSON)
+    return answered_list("jobs", page.jobs, page.unreadable, nextCursor=page.next_cursor)
 
 
 @graph_routes.get(
-    "/jobs/{job_id}", response_model=GraphBuildJob | GraphOverlayJob, responses=_READING, summary="One job"
+    "/jobs/{job_id}", response_model=GraphBuildJob | GraphOverlayJob, responses=READING, summary="One job"
 )
 async def get_job(caller: Reader, job_id: str, store: Store) -> Response:
     """Reads a job of either kind."""
     job = await store.get_job(caller.tenant_id, job_id)
     if job is None:
-        raise not_found()
-    return _job(job)
+        raise JobNotFound(caller.tenant_id, job_id)
+    return answered(job)
 
 
-@graph_routes.get("/jobs/{job_id}/events", response_model=EventPage, responses=_READING, summary="A job's log")
+@graph_routes.get("/jobs/{job_id}/events", response_model=EventPage, responses=READING, summary="A job's log")
 async def list_events(caller: Reader, job_id: str, asked: Annotated[EventsAsked, Query()], store: Store) -> Response:
     """Reads a job's log, in its order."""
     events = await store.events(caller.tenant_id, job_id, after=asked.after, limit=asked.limit)
     if not events and not events.unreadable and await store.get_job(caller.tenant_id, job_id) is None:
-        raise not_found()
-    content = f'{{"events":[{_listed(events)}],"unreadable":{_left_out(events.unreadable)}}}'
-    return Response(content, media_type=_JSON)
+        raise JobNotFound(caller.tenant_id, job_id)
+    return answered_list("events", events, events.unreadable)
 
 
 @graph_routes.post(
     "/jobs/{job_id}/cancel",
     response_model=GraphBuildJob | GraphOverlayJob,
-    responses=_MOVING,
-    dependencies=[Depends(ignored_body)],
+    responses=MOVING,
+    dependencies=[Depends(ignored_body(GRAPH_WRITE))],
     summary="Cancel a job",
 )
 async def cancel_job(caller: Writer, job_id: str, service: Service, request: Request) -> Response:
     """Cancels a job that is queued or running; one that is canceled already stays so."""
-    return _job(await service.cancel(caller.tenant_id, job_id, actor=actor_of(caller, request)))
+    return answered(await service.cancel(caller.tenant_id, job_id, actor=actor_of(caller, request)))
 
 
 @graph_routes.post(
     "/hooks/completed",
     response_model=GraphBuildJob | GraphOverlayJob,
-    responses=_MOVING,
+    responses=MOVING,
     openapi_extra=documented(GraphJobCompletion),
     summary="Tell that a job is done, or has failed",
 )
 async def complete_job(
     caller: Writer,
-    completion: Annotated[GraphJobCompletion, Depends(body_of(GraphJobCompletion))],
+    completion: Annotated[GraphJobCompletion, Depends(body_of(GraphJobCompletion, GRAPH_WRITE))],
     service: Service,
     request: Request,
 ) -> Response:
     """Ends a running job; a repeated or late call is answered with the job as it is."""
-    return _job(await service.complete(caller.tenant_id, completion, actor=actor_of(caller, request)))
+    return answered(await service.complete(caller.tenant_id, completion, actor=actor_of(caller, request)))
 
 
-@graph_routes.get("/overlays/lag", responses=_LISTING, summary="How far behind the overlays are")
+@graph_routes.get("/overlays/lag", responses=LISTING, summary="How far behind the overlays are")
 async def overlay_lag(caller: Reader, asked: Annotated[LagAsked, Query()], service: Service) -> Lag:
     """Counts the overlay jobs by status, and tells how long they wait and take."""
     lag = await service.overlay_lag(caller.tenant_id, window=timedelta(seconds=asked.window_seconds))

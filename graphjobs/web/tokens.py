@@ -18,7 +18,11 @@ from typing import Final
 from graphjobs.errors import ConfigurationError
 from graphjobs.values import require_name
 
-SCOPES: Final = ("graph:read", "graph:write")
+GRAPH_READ: Final = "graph:read"
+GRAPH_WRITE: Final = "graph:write"
+POLICY_READ: Final = "policy:read"
+POLICY_RUN: Final = "policy:run"
+SCOPES: Final = (GRAPH_READ, GRAPH_WRITE, POLICY_READ, POLICY_RUN)
 
 _PREFIX: Final = "gj_"
 _BYTES_MAX: Final = 4 * 1024 * 1024

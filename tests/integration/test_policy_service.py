@@ -76,7 +76,6 @@ async def test_without_a_name_each_request_is_a_new_run(service: PolicyRunServic
         {"priority": "high"},
         {"metadata": {"a": "c"}},
         {"inputs": PolicyRunInputs(environment={"a": 1})},
-        {"requested_by": "somebody"},
         {"correlation_id": "c"},
         {"queued_at": AT + _MINUTE},
     ],
@@ -91,6 +90,23 @@ async def test_a_name_that_was_used_for_another_request_is_refused(
         await service.enqueue(run_request(tenant, **{"run_id": "nightly", "queued_at": AT, **other}))
     assert first == await service.get(tenant, "nightly")
     assert first == await service.enqueue(run_request(tenant, run_id="nightly"))
+
+
+async def test_the_same_is_asked_for_whoever_asks(service: PolicyRunService, tenant: str) -> None:
+    """A request that is made again by another hand is the same run, and remembers the first."""
+    first = await service.enqueue(run_request(tenant, run_id="nightly", requested_by="ci"))
+    again = await service.enqueue(run_request(tenant, run_id="nightly", requested_by="ops"))
+    assert (first, "ci") == (again, again.requested_by)
+
+
+async def test_a_run_whose_metadata_are_full_says_why_it_cannot_be_retried(
+    service: PolicyRunService, tenant: str
+) -> None:
+    """None more can name it."""
+    await service.enqueue(run_request(tenant, run_id="full", metadata={f"k{n}": "v" for n in range(64)}))
+    await service.request_cancellation(tenant, "full")
+    with pytest.raises(JobConflict, match="the run has 64 metadata, and a retry needs one more"):
+        await service.retry(tenant, "full")
 
 
 async def test_a_pending_run_is_canceled_at_once(service: PolicyRunService, tenant: str) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from graphjobs.storage import Storage
 from graphjobs.web import create_app, use_storage
-from graphjobs.web.tokens import TokenFile, add_token
+from graphjobs.web.tokens import SCOPES, TokenFile, add_token
 
 Client = Callable[..., httpx.AsyncClient]
 
@@ -33,12 +33,12 @@ def app(storage: Storage, token_file: Path) -> FastAPI:
 
 @pytest_asyncio.fixture
 async def client_of(app: FastAPI, token_file: Path, tenant: str) -> AsyncIterator[Client]:
-    """Makes clients of the application, each with a token of its own: for a tenant, with scopes."""
+    """Makes clients of the application, each with a token of its own: for a tenant, with scopes, else with all."""
     transport = httpx.ASGITransport(app)
     clients: list[httpx.AsyncClient] = []
 
     def make(tenant_id: str = tenant, *scopes: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-        granted = scopes or ("graph:read", "graph:write")
+        granted = scopes or SCOPES
         token = add_token(token_file, tenant_id=tenant_id, scopes=granted, name="tester")
         headers = {"authorization": f"Bearer {token}", **(headers or {})}
         clients.append(httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers))
@@ -51,5 +51,5 @@ async def client_of(app: FastAPI, token_file: Path, tenant: str) -> AsyncIterato
 
 @pytest.fixture
 def client(client_of: Client) -> httpx.AsyncClient:
-    """A client of this test's tenant that may read and write."""
+    """A client of this test's tenant that may do everything."""
     return client_of()

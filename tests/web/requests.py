@@ -13,3 +13,8 @@ def build_request(**fields: Any) -> dict[str, Any]:
 def overlay_request(**fields: Any) -> dict[str, Any]:
     """The body of an overlay request."""
     return {"graphSnapshotId": "graph", "overlayKind": "policy", "overlayKey": "licences@1", **fields}
+
+
+def policy_request(**fields: Any) -> dict[str, Any]:
+    """The body of a request for a policy run."""
+    return {"policyId": "P-7", "mode": "full", **fields}

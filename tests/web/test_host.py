@@ -20,14 +20,18 @@ from graphjobs.web import (
     authenticated,
     graph_job_store,
     graph_routes,
+    policy_routes,
+    policy_run_repository,
     use_graph_job_store,
+    use_policy_runs,
     use_storage,
 )
 from tests.builders import AT
+from tests.web.answers import problem
 from tests.web.memory import MemoryGraphJobStore
-from tests.web.requests import build_request
+from tests.web.requests import build_request, policy_request
 
-_WRITER = frozenset({"graph:read", "graph:write"})
+_WRITER = frozenset({"graph:read", "graph:write", "policy:read", "policy:run"})
 
 
 async def _by_header(request: Request) -> Caller:
@@ -152,3 +156,31 @@ async def test_the_routes_run_on_another_store_by_one_line(storage: Storage, kin
     assert (200, canceled.json()) == (late.status_code, late.json())
     assert ["queued", "canceled"] == [event["payload"]["to"] for event in log.json()["events"]]
     assert [canceled.json()] == page.json()["jobs"]
+
+
+async def test_a_store_alone_brings_no_policy_runs(storage: Storage, tenant: str) -> None:
+    """Their routes say so, after they have asked who calls; graph jobs are served, and runs are by one line."""
+    app = FastAPI()
+    app.include_router(graph_routes)
+    app.include_router(policy_routes, prefix="/scheduler")
+    app.dependency_overrides[authenticated] = _by_header
+    use_graph_job_store(app, storage.graph_jobs)
+    async with _client(app, **{"x-user": tenant}) as client, _client(app) as nobody:
+        assert 200 == (await client.get("/graphs/jobs")).status_code
+        assert 401 == (await nobody.get("/scheduler/policy/runs")).status_code
+        for answer in (
+            await client.get("/scheduler/policy/runs"),
+            await client.post("/scheduler/policy/runs", json=policy_request()),
+        ):
+            assert "not set up" in problem(answer, 503)["detail"]
+        with pytest.raises(ConfigurationError, match=r"use_policy_runs\(app, repository\)"):
+            await policy_run_repository(Request({"type": "http", "app": app}))
+        use_policy_runs(app, storage.policy_runs)
+        asked = await client.post("/scheduler/policy/runs", json=policy_request(runId="a/b"))
+        read = await client.get(asked.headers["location"])
+        simulated = await client.post("/scheduler/policy/simulations", json={"policyId": "p", "runId": "c d"})
+        canceled = await client.post(f"{simulated.headers['location']}/cancel")
+        retried = await client.post(f"{simulated.headers['location']}/retry", json={"runId": "e/f"})
+    assert "/scheduler/policy/runs/a%2Fb" == asked.headers["location"]
+    assert (200, asked.json(), tenant) == (read.status_code, read.json(), asked.json()["requestedBy"])
+    assert (200, "/scheduler/policy/runs/e%2Ff") == (canceled.status_code, retried.headers["location"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from graphjobs.web import create_app
-from graphjobs.web.tokens import add_token
+from graphjobs.web.tokens import SCOPES, add_token
 from tests.web.server import serving
 
 _HERE = Path(__file__).parent
@@ -20,6 +20,12 @@ _ROUTES = {
     ("post", "/graphs/jobs/{job_id}/cancel"),
     ("post", "/graphs/hooks/completed"),
     ("get", "/graphs/overlays/lag"),
+    ("post", "/policy/runs"),
+    ("get", "/policy/runs"),
+    ("get", "/policy/runs/{run_id}"),
+    ("post", "/policy/runs/{run_id}/cancel"),
+    ("post", "/policy/runs/{run_id}/retry"),
+    ("post", "/policy/simulations"),
     ("get", "/healthz"),
     ("get", "/readyz"),
 }
@@ -30,21 +36,24 @@ def test_each_route_says_what_it_takes_and_what_it_answers() -> None:
     document = create_app().openapi()
     found = {(method, path): of for path, methods in document["paths"].items() for method, of in methods.items()}
     assert set(found) == _ROUTES
-    for (_, path), operation in found.items():
+    for (method, path), operation in found.items():
         assert operation["summary"]
-        if path.startswith("/graphs"):
+        if path.startswith(("/graphs", "/policy")):
             assert [{"HTTPBearer": []}] == operation["security"]
             assert {"401", "403", "422", "503"} <= set(operation["responses"])
         for status, response in operation["responses"].items():
             media = "application/json" if status < "400" else "application/problem+json"
             assert [media] == list(response["content"])
-        if path in ("/graphs/build", "/graphs/overlays", "/graphs/hooks/completed"):
-            assert operation["requestBody"]["content"]["application/json"]["schema"]["additionalProperties"] is False
+        if method == "post" and path != "/graphs/jobs/{job_id}/cancel":
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            assert schema["additionalProperties"] is False
+            assert "$ref" not in str(schema)  # it would lead nowhere
+            assert operation["requestBody"]["required"] is not path.startswith("/policy/runs/")
 
 
 async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, tenant: str, tmp_path: Path) -> None:
     """Generated requests, good and bad, and chains of them: each answer is one the document tells of."""
-    token = add_token(token_file, tenant_id=tenant, scopes=("graph:read", "graph:write"), name="fuzz")
+    token = add_token(token_file, tenant_id=tenant, scopes=SCOPES, name="fuzz")
     async with serving(app) as port:
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("schemathesis"),
@@ -65,5 +74,5 @@ async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, ten
                 await process.wait()
     report = said.decode()
     assert process.returncode == 0, report[-6_000:]
-    assert "Tested: 10" in report
+    assert "Tested: 16" in report
     assert "Unresolvable" not in report

@@ -24,25 +24,13 @@ from graphjobs.web import Caller, authenticated, bodies, create_app, use_graph_j
 from graphjobs.web.tokens import TokenFile
 from tests.builders import AT, build_job, overlay_job
 from tests.migrations.programs import ask
+from tests.web.answers import fields as fields_of
+from tests.web.answers import problem
 from tests.web.conftest import Client
 from tests.web.memory import MemoryGraphJobStore
 from tests.web.requests import build_request, overlay_request
 
 _MIB = 1_048_576
-
-
-def _problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The document, after its form was looked at."""
-    assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
-    document: dict[str, Any] = response.json()
-    assert {"type", "title", "status", "detail", "requestId"} <= set(document)
-    assert status == document["status"]
-    assert response.headers["x-request-id"] == document["requestId"]
-    return document
-
-
-def _fields(response: httpx.Response) -> list[str]:
-    return [error["field"] for error in _problem(response, 422)["errors"]]
 
 
 async def test_a_build_is_asked_for_read_listed_and_logged(client: httpx.AsyncClient, tenant: str) -> None:
@@ -79,7 +67,7 @@ async def test_the_same_key_is_one_job_and_another_request_is_refused(client: ht
     listed = await client.get("/graphs/jobs")
     assert {202} == {response.status_code for response in both}
     assert 1 == len({response.json()["id"] for response in both}) == len(listed.json()["jobs"])
-    assert ["Idempotency-Key"] == _fields(other)
+    assert ["Idempotency-Key"] == fields_of(other)
 
 
 async def test_a_hook_ends_a_running_job_and_may_come_again(
@@ -97,11 +85,11 @@ async def test_a_hook_ends_a_running_job_and_may_come_again(
     )
     canceled = await client.post(f"/graphs/jobs/{job.id}/cancel")
 
-    assert "queued" == _problem(early, 409)["jobStatus"]
-    assert "running" == _problem(stale, 409)["jobStatus"]
+    assert "queued" == problem(early, 409)["jobStatus"]
+    assert "running" == problem(stale, 409)["jobStatus"]
     assert (200, "completed", "graph-1") == (done.status_code, done.json()["status"], done.json()["graphSnapshotId"])
     assert (200, done.json()) == (late.status_code, late.json())
-    assert "completed" == _problem(canceled, 409)["jobStatus"]
+    assert "completed" == problem(canceled, 409)["jobStatus"]
 
 
 async def test_pages_go_on_by_their_cursor(client: httpx.AsyncClient, storage: Storage, tenant: str) -> None:
@@ -117,7 +105,7 @@ async def test_pages_go_on_by_their_cursor(client: httpx.AsyncClient, storage: S
             break
     assert {str(job.id) for job in jobs} == set(found)
     assert 7 == len(found)
-    assert ["cursor"] == _fields(await client.get("/graphs/jobs", params={"cursor": str(cursor)}))
+    assert ["cursor"] == fields_of(await client.get("/graphs/jobs", params={"cursor": str(cursor)}))
 
 
 async def test_the_log_goes_on_after_an_event(client: httpx.AsyncClient, storage: Storage, tenant: str) -> None:
@@ -165,10 +153,10 @@ async def test_who_has_no_token_learns_nothing_else(app: FastAPI, client_of: Cli
         for headers in ({}, {"authorization": "Bearer gj_wrong"}, {"authorization": "Basic dTpw"}):
             for content in (b"", b"{", b"x" * (_MIB + 1)):
                 refused = await stranger.request(method, f"{path}?limit=zero", content=content, headers=headers)
-                _problem(refused, 401)
+                problem(refused, 401)
                 assert "Bearer" == refused.headers["www-authenticate"]
     other = client_of("acme", "graph:write" if method == "GET" else "graph:read")
-    _problem(await other.request(method, path, content=b"{"), 403)
+    problem(await other.request(method, path, content=b"{"), 403)
 
 
 async def test_another_tenants_job_is_as_one_that_is_not(client_of: Client, storage: Storage, tenant: str) -> None:
@@ -186,13 +174,13 @@ async def test_another_tenants_job_is_as_one_that_is_not(client_of: Client, stor
             await stranger.post(f"/graphs/jobs/{job_id}/cancel"),
             await stranger.post("/graphs/hooks/completed", json=hook),
         ]
-        return [{**_problem(answer, 404), "requestId": ""} for answer in answers]
+        return [{**problem(answer, 404), "requestId": ""} for answer in answers]
 
     assert await said(missing) == await said(str(job.id))
     assert job == await storage.graph_jobs.get_job(tenant, job.id)
     assert [] == (await stranger.get("/graphs/jobs")).json()["jobs"]
     for strange in ("nope", "%00", "{01a20aef-e103-7054-9083-74e4aa124c5a}"):
-        _problem(await stranger.get(f"/graphs/jobs/{strange}"), 404)
+        problem(await stranger.get(f"/graphs/jobs/{strange}"), 404)
 
 
 @pytest.mark.parametrize(
@@ -208,17 +196,17 @@ async def test_another_tenants_job_is_as_one_that_is_not(client_of: Client, stor
         ([], [""]),
     ],
 )
-async def test_a_bad_body_names_its_fields(client: httpx.AsyncClient, body: Any, fields: list[str]) -> None:
+async def test_a_bad_body_names_itsfields_of(client: httpx.AsyncClient, body: Any, fields: list[str]) -> None:
     """As the request spells them; an id or a tenant is never taken."""
-    assert fields == _fields(await client.post("/graphs/build", json=body))
+    assert fields == fields_of(await client.post("/graphs/build", json=body))
 
 
 async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
     """422 for text, 415 for another type, 413 for too much, also where no length is told."""
     json = {"content-type": "application/json"}
     for content in (b"", b"{", b"\xff", b'{"sbomId": "\\ud800"}', b"[" * 5_000):
-        assert [""] == _fields(await client.post("/graphs/build", content=content, headers=json))
-    _problem(await client.post("/graphs/build", content=b"{}", headers={"content-type": "text/plain"}), 415)
+        assert [""] == fields_of(await client.post("/graphs/build", content=content, headers=json))
+    problem(await client.post("/graphs/build", content=b"{}", headers={"content-type": "text/plain"}), 415)
 
     async def endless() -> Any:
         for _ in range(17):
@@ -226,7 +214,7 @@ async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> N
 
     for path in ("/graphs/build", "/graphs/jobs/01a20aef-e103-7054-9083-74e4aa124c5a/cancel"):
         for content in (b" " * (_MIB + 1), endless()):
-            _problem(await client.post(path, content=content, headers=json), 413)
+            problem(await client.post(path, content=content, headers=json), 413)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +236,7 @@ async def test_a_bad_query_names_its_field(
     client: httpx.AsyncClient, params: dict[str, str], fields: list[str]
 ) -> None:
     """And one that no index carries is refused with the reason."""
-    assert fields == _fields(await client.get("/graphs/jobs", params=params))
+    assert fields == fields_of(await client.get("/graphs/jobs", params=params))
 
 
 async def test_a_row_that_cannot_be_read_is_named_and_harms_no_other(
@@ -266,7 +254,7 @@ async def test_a_row_that_cannot_be_read_is_named_and_harms_no_other(
             alone = await client.get(f"/graphs/jobs/{bad.id}")
     assert [str(good.id)] == [job["id"] for job in page["jobs"]]
     assert [str(bad.id)] == [row["id"] for row in page["unreadable"]]
-    assert "corrupt-row" in _problem(alone, 500)["type"]
+    assert "corrupt-row" in problem(alone, 500)["type"]
 
 
 async def _acme() -> Caller:
@@ -297,14 +285,14 @@ async def test_the_database_away_is_503_with_retry_after(
     assert (200, 200, 200) == (before.status_code, alive.status_code, after.status_code)
     assert REVISION == before.json()["revision"]
     for answer in away:
-        assert name not in str(_problem(answer, 503))
+        assert name not in str(problem(answer, 503))
         assert "1" == answer.headers["retry-after"]
 
 
 async def test_unknown_paths_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
     """Also those no route of ours meets."""
-    _problem(await client.get("/nowhere"), 404)
-    _problem(await client.delete("/graphs/jobs"), 405)
+    problem(await client.get("/nowhere"), 404)
+    problem(await client.delete("/graphs/jobs"), 405)
 
 
 async def test_a_request_id_of_ones_own_is_kept_and_a_strange_one_is_not(client: httpx.AsyncClient) -> None:
@@ -327,7 +315,7 @@ async def test_a_token_can_be_taken_away_while_it_serves(
     token_file.write_text("")
     gone = await client.get("/graphs/jobs")
     assert (200, 200) == (known.status_code, still.status_code)
-    _problem(gone, 401)
+    problem(gone, 401)
     assert TokenFile(token_file).grant("") is None
 
 
@@ -362,7 +350,7 @@ async def test_whatever_a_store_raises_is_a_problem_that_tells_no_secret(
     app.dependency_overrides[authenticated] = _acme
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         answer = await client.get("/graphs/jobs/x")
-    document = _problem(answer, status)
+    document = problem(answer, status)
     assert f"urn:graphjobs:problem:{kind}" == document["type"]
     assert "secret" not in answer.text
     assert (status == 503) == ("retry-after" in answer.headers)
@@ -378,5 +366,5 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
         yield b"{"
         await asyncio.Event().wait()
 
-    _problem(await client.post("/graphs/build", content=stuck(), headers={"content-type": "application/json"}), 408)
+    problem(await client.post("/graphs/build", content=stuck(), headers={"content-type": "application/json"}), 408)
     assert [] == (await client.get("/graphs/jobs")).json()["jobs"]

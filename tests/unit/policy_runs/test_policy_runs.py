@@ -3,7 +3,7 @@
 import itertools
 import pickle
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -168,6 +168,8 @@ def _deep(levels: int) -> dict[str, Any]:
         (lambda: request(policy_version=2**31), "policy_version"),
         (lambda: request(run_id="x" * 257), "run_id"),
         (lambda: request(unknown=1), "unknown"),
+        (lambda: request(queued_at=datetime(1, 1, 1, tzinfo=UTC)), "queued_at"),
+        (lambda: pending().cancel(at=datetime(9999, 12, 31, tzinfo=UTC)), "canceled_at"),
         (lambda: PolicyRunInputs(environment={"a": float("nan")}), "environment"),
         (lambda: PolicyRunInputs(environment=_deep(5_000)), "environment"),
         (lambda: PolicyRunInputs(environment={"a": "x" * 70_000}), "environment"),
