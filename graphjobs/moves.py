@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 from uuid import UUID
 
 from pydantic_core import from_json
@@ -87,11 +88,15 @@ class UpdateResult(Generic[T]):
         return self.applied
 
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 class Logged(NamedTuple):
-    """What a move left behind."""
+    """What a move left behind: the version, its event, and what that tells where it was looked up."""
 
     version: datetime
     event_id: int
+    told: Mapping[str, Any] = _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class Move:
         for payload, logged in events:
             told = from_json(payload)
             if all(told.get(name) == self.told.get(name) for name in ("from", "to", "attempts", "digest")):
-                return logged
+                return logged._replace(told=told)
             others = True
         if others:
             raise InvalidJob(

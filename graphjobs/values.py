@@ -37,6 +37,7 @@ ERROR_LENGTH_MAX: Final = 4_000
 REASON_LENGTH_MAX: Final = 1_048_576
 """The most characters of a reason that are taken from outside; what is stored keeps head and tail of it."""
 NAMES_MAX: Final = 1_000
+_PART_LENGTH_MAX: Final = 100
 METADATA_ENTRIES_MAX: Final = 64
 METADATA_VALUE_LENGTH_MAX: Final = 4_096
 JSON_BYTES_MAX: Final = 65_536
@@ -45,6 +46,7 @@ JSON_INTEGER_MAX: Final = 2**63 - 1
 _WRITTEN_OUT_FROM: Final = 1e16
 """From here on a float is written with an exponent, and without a point."""
 
+_json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NO_ENTRIES: Final[immutabledict[str, str]] = immutabledict()
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 _LOCAL_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
@@ -168,24 +170,28 @@ def _frozen_json(value: object, depth: int = 0) -> object:
     """Gives JSON as values that cannot change; refuses what PostgreSQL or Python could not read back."""
     if depth > JSON_DEPTH_MAX:
         raise PydanticCustomError("json", f"JSON should nest at most {JSON_DEPTH_MAX} levels")
+    # What most of JSON is made of goes first, by its very type: a row's is read each time the row is.
+    kind = type(value)
+    if kind is str:
+        return _storable(value)  # type: ignore[arg-type]  # it is
+    if value is None or kind is bool:
+        return value
     match value:
-        case None | bool():
-            return value
-        case str():
-            # str() of an enum member, say, would be another type after a round trip.
-            return _storable(str(value))
+        case dict() | Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise PydanticCustomError("json", "the keys of a JSON object should be text")
+            return immutabledict({_storable(key): _frozen_json(item, depth + 1) for key, item in value.items()})
+        case list() | tuple():
+            return tuple([_frozen_json(item, depth + 1) for item in value])
         case int():
             return int(value) if abs(value) <= JSON_INTEGER_MAX else _large_number(value)
         case float():
             if not math.isfinite(value):
                 raise PydanticCustomError("json", "a JSON number should be finite")
             return value if abs(value) < _WRITTEN_OUT_FROM else _written_out(value)
-        case Mapping():
-            if not all(isinstance(key, str) for key in value):
-                raise PydanticCustomError("json", "the keys of a JSON object should be text")
-            return immutabledict((_storable(key), _frozen_json(item, depth + 1)) for key, item in value.items())
-        case list() | tuple():
-            return tuple(_frozen_json(item, depth + 1) for item in value)
+        case str():
+            # str() of an enum member, say, would be another type after a round trip.
+            return _storable(str(value))
     raise PydanticCustomError("json", "JSON is text, numbers, true, false, null, lists and objects")
 
 
@@ -232,11 +238,19 @@ def _in_utf8(text: object) -> object:
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
-def _bounded_json(value: immutabledict[str, Any]) -> immutabledict[str, Any]:
-    size = len(json.dumps(thawed(value), ensure_ascii=False, separators=(",", ":")).encode())
+def _bounded_json(value: Mapping[str, Any]) -> object:
+    """Lets JSON of at most 64 KiB pass, frozen."""
+    frozen = _frozen_json(value)
+    try:
+        text = _json_of(value)
+    except TypeError:  # frozen before, or of other kinds of mappings
+        text = _json_of(thawed(frozen))
+    if len(text) * 4 <= JSON_BYTES_MAX:  # no character takes more
+        return frozen
+    size = len(text.encode())
     if size > JSON_BYTES_MAX:
         raise PydanticCustomError("json", f"JSON should take at most {JSON_BYTES_MAX} bytes, not {size}")
-    return value
+    return frozen
 
 
 Name: TypeAlias = Annotated[str, Text(NAME_LENGTH_MAX)]
@@ -264,7 +278,6 @@ Metadata: TypeAlias = Annotated[
 ]
 Json: TypeAlias = Annotated[
     JsonObject,
-    AfterValidator(_frozen_json),
     AfterValidator(_bounded_json),
     PlainSerializer(thawed, return_type=dict[str, Any]),
 ]
@@ -377,12 +390,17 @@ class Value(BaseModel):
 def invalid_job(error: ValidationError) -> InvalidJob:
     """Puts what pydantic found wrong into our own words: the fields and their limits, and never the input."""
     problems = [
-        (".".join(str(part) for part in found["loc"]), found["msg"])
+        (".".join(_part(part) for part in found["loc"]), found["msg"])
         for found in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     field, problem = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return InvalidJob(f"{error.title}{'.' if field else ''}{field}: {problem}{more}", field=field, problems=problems)
+
+
+def _part(part: object) -> str:
+    """A field's name, which may be anybody's own where it is a key."""
+    return clean_error(str(part)[:_PART_LENGTH_MAX]) if part != "" else ""
 
 
 def clean_error(text: str) -> str:

@@ -36,6 +36,12 @@ def rising(version: ColumnElement[datetime]) -> ColumnElement[datetime]:
     return func.greatest(func.now(), version + text("interval '1 microsecond'"))
 
 
+def utc_text(time: ColumnElement[Any]) -> ColumnElement[str]:
+    """Gives a time as payloads tell it, of the same text as a value's own, whatever the session's time zone."""
+    form: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")
+    return func.to_char(func.timezone(literal_column("'utc'"), time), form)
+
+
 def unnested(name: str, *columns: tuple[str, Any, str]) -> NamedFromClause:
     """Arrays that are given, as rows: a bind, the type of its items, and the column's name, for each."""
     binds = [bindparam(bind, type_=ARRAY(kind)) for bind, kind, _ in columns]

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.database.sql import readable, rising
+from graphjobs.database.sql import readable, rising, utc_text
 from graphjobs.jobs.statements import JOBS
 from graphjobs.jobs.status import GraphJobStatus
 
@@ -39,9 +39,7 @@ is_object: Final = func.jsonb_typeof(JOBS.c.payload) == literal_column("'object'
 
 def clock() -> CTE:
     """The time, as payloads tell it, of the same text as a value's own; written once and not for each row."""
-    form: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")
-    now = func.to_char(func.timezone(literal_column("'utc'"), func.now()), form)
-    return select(now.label("told")).cte("clock").prefix_with("MATERIALIZED")
+    return select(utc_text(func.now()).label("told")).cte("clock").prefix_with("MATERIALIZED")
 
 
 # To look whether there is one is cheaper than to write the whole payload once more.

@@ -84,13 +84,17 @@ class GraphJobService:
         Raises:
             IdempotencyConflict: the key was used for another request.
         """
-        return await self._add(_require(request, GraphBuildRequest).job, tenant_id, request.to_json(), key, actor)
+        return await self._add(
+            _require(request, GraphBuildRequest, "request").job, tenant_id, request.to_json(), key, actor
+        )
 
     async def request_overlay(
         self, tenant_id: str, request: GraphOverlayRequest, *, key: str | None = None, actor: str | None = None
     ) -> GraphOverlayJob:
         """As `request_build`, for an overlay job. A tenant's keys are one set for both kinds."""
-        return await self._add(_require(request, GraphOverlayRequest).job, tenant_id, request.to_json(), key, actor)
+        return await self._add(
+            _require(request, GraphOverlayRequest, "request").job, tenant_id, request.to_json(), key, actor
+        )
 
     async def complete(self, tenant_id: str, completion: GraphJobCompletion, *, actor: str | None = None) -> AnyJob:
         """Takes the hook a graph builder calls when it is done or has failed. Repeated and late calls are harmless.
@@ -104,7 +108,7 @@ class GraphJobService:
             JobNotFound: the tenant has no such job.
             JobConflict: the job does not run, or another attempt does.
         """
-        given = _require(completion, GraphJobCompletion)
+        given = _require(completion, GraphJobCompletion, "completion")
         return await to_its_end(self._complete(tenant_id, given, actor))
 
     async def cancel(self, tenant_id: str, job_id: UUID | str, *, actor: str | None = None) -> AnyJob:
@@ -203,10 +207,10 @@ async def _heard(observer: Observer, job: AnyJob) -> None:
         _log.exception("an observer of job %s failed; the job is %s all the same", job.id, job.status)
 
 
-def _require(value: object, kind: type[Given]) -> Given:
+def _require(value: object, kind: type[Given], field: str) -> Given:
     if isinstance(value, kind):
         return value
-    raise InvalidJob(f"it should be a {kind.__name__}, not {type(value).__name__}", field="request")
+    raise InvalidJob(f"{field}: it should be a {kind.__name__}, not {type(value).__name__}", field=field)
 
 
 def _too_busy(job: AnyJob) -> JobConflict:

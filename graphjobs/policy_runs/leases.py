@@ -74,6 +74,11 @@ def _next_of(*priorities: PolicyRunPriority) -> Callable[..., ColumnElement[Any]
 
 
 def _available_of(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnElement[bool]]:
+    """Whether a tenant that was met has a run that can be taken; it is locked, so that it will be.
+
+    One whose runs somebody else holds is passed over: he would keep others from their turn, for as long as that lasts.
+    """
+
     def has_some(walk: CTE) -> ColumnElement[bool]:
         return or_(
             *(
@@ -81,6 +86,7 @@ def _available_of(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnEleme
                 .where(_pending(priority), WHOSE == walk.c.tenant, RUNS.c.available_at <= func.now())
                 .order_by(RUNS.c.available_at)
                 .limit(one())
+                .with_for_update(key_share=True, skip_locked=True)
                 .scalar_subquery()
                 .is_not(None)
                 for priority in priorities
@@ -165,15 +171,19 @@ def _leased(picked: CTE, tenants: Any, cursor: ColumnElement[Any]) -> Select[Any
         select(leased.c.id, leased.c.tenant_id, leased.c.status, merged(_ENTRY, told), leased.c.updated_at),
         "logged",
     )
-    tries = case(
-        (leased.c.attempts >= bindparam("attempts_max", type_=Integer), leased.c.attempts - _given_back(leased)),
-        else_=leased.c.attempts,
-    )
     return (
         run_columns(leased)
-        .add_columns(tries, cursor)
+        .add_columns(_tries(leased), cursor)
         .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
         .add_cte(log)
+    )
+
+
+def _tries(runs: FromClause) -> ColumnElement[int]:
+    """How many attempts of a run count; its log is asked only where they may be used up."""
+    return case(
+        (runs.c.attempts >= bindparam("attempts_max", type_=Integer), runs.c.attempts - _given_back(runs)),
+        else_=runs.c.attempts,
     )
 
 
@@ -250,17 +260,19 @@ LEASE_RUNS_OF_TENANT: Final = _lease_of_one()
 
 FIND_LEASE: Final = (
     run_columns(RUNS)
-    .add_columns(RUNS.c.attempts, as_type(null(), Text))
+    .add_columns(_tries(RUNS), as_type(null(), Text))
     .where(
         RUNS.c.status == _DISPATCHING,
         RUNS.c.lease_expires_at > func.now(),
         RUNS.c.lease_owner == _OWNER,
-        # One for each run: as EXISTS, the planner may begin with the log of all runs.
+        # The newest lease: its end may have been asked for since. One for each run: as EXISTS, the planner may begin
+        # with the log of all runs.
         select(EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'")))
         .where(
             EVENTS.c.job_id == RUNS.c.id,
             EVENTS.c.tenant_id == RUNS.c.tenant_id,
-            EVENTS.c.created_at == RUNS.c.updated_at,
+            EVENTS.c.status == _DISPATCHING,
+            EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'from'")) == literal_column(f"'{_S.PENDING}'"),
         )
         .order_by(EVENTS.c.created_at.desc())
         .limit(one())
@@ -269,7 +281,7 @@ FIND_LEASE: Final = (
     )
     .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)
 )
-"""Finds what a lease took whose answer was lost: the runs its owner holds since it, and has not renewed."""
+"""Finds what a lease took whose answer was lost: the runs its owner holds since it."""
 
 _expired: Final = (
     select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)

@@ -116,7 +116,7 @@ class PolicyRunRequest(PolicyRunSpec):
 class PolicyRunDetails(_Details):
     """What the payload of a stored run holds: all that no statement filters, orders or moves by. It never changes."""
 
-    schema_version: Literal["scheduler.policy-run-job@1"] = "scheduler.policy-run-job@1"
+    schema_version: Literal["scheduler.policy-run-job@1"]
 
 
 _DETAILS: Final = frozenset(PolicyRunDetails.model_fields)
@@ -209,6 +209,11 @@ class PolicyRunJob(PolicyRunSpec):
         if self.cancellation_requested and status is _S.PENDING:
             raise broken("a pending run whose cancellation was requested should be canceled")
         return self
+
+    def asked_to_end(self, at: datetime | None, reason: str | None) -> Self:
+        """Gives this value as the database holds it, whose end was asked for then, or not."""
+        asked = {"cancellation_requested": at is not None, "cancellation_requested_at": at}
+        return self.stored(updated_at=self.updated_at, cancellation_reason=reason, **asked)
 
     def lease(self, *, at: datetime, owner: str, until: datetime) -> Self:
         """Pending to dispatching: the next attempt begins, and is the owner's until then."""

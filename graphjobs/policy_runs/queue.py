@@ -11,6 +11,7 @@ from typing_extensions import override
 from uuid_utils.compat import uuid7
 
 from graphjobs.attempts import (
+    ATTEMPTS_MAX,
     BATCH_MAX,
     Ended,
     Rescued,
@@ -24,7 +25,7 @@ from graphjobs.attempts import (
     sightings_of,
 )
 from graphjobs.database.executor import Executor, Row, find_out
-from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
+from graphjobs.errors import CorruptRow, GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.landing import moved, versions_of, with_the_missing
 from graphjobs.moves import entry_of, transition_named
 from graphjobs.notices import send_notice
@@ -43,7 +44,7 @@ from graphjobs.policy_runs.endings import (
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.rows import run_of
 from graphjobs.policy_runs.status import PolicyRunStatus
-from graphjobs.values import require_limit, require_name
+from graphjobs.values import clean_error, require_limit, require_name
 
 _S = PolicyRunStatus
 _NO_DELAY: Final = timedelta(0)
@@ -80,7 +81,7 @@ class PolicyRunQueue(Protocol):
             owner: who leases, up to 256 characters; only he can renew and end.
             duration: how long, up to a day.
             attempts_max: a run that has had so many attempts is failed in place of being leased, 1 to 99,999; those
-                that were given back in order do not count.
+                that were given back in order do not count, but for the last of the 99,999 that can be told of.
             limit: the most runs to take, 1 to 1,000.
             tenant_id: whose runs; None means everybody's.
             after: the `cursor` of the lease before, where it is everybody's.
@@ -99,6 +100,9 @@ class PolicyRunQueue(Protocol):
         Args:
             jobs: the runs, as they were leased.
             duration: how long from now, up to a day.
+
+        Raises:
+            OutcomeUnknown: the connection was lost; ask again, for a heartbeat more does no harm.
         """
         ...
 
@@ -220,15 +224,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
                 busy.add(job.id)
                 continue
             _, version, until, asked_at, reason = row
-            renewed.append(
-                job.stored(
-                    updated_at=version,
-                    lease_expires_at=until,
-                    cancellation_requested=asked_at is not None,
-                    cancellation_requested_at=asked_at,
-                    cancellation_reason=reason,
-                )
-            )
+            renewed.append(job.asked_to_end(asked_at, reason).stored(updated_at=version, lease_expires_at=until))
         lost = frozenset(job.id for job in held if job.id not in found)
         return RenewedRuns(tuple(renewed), lost, frozenset(busy))
 
@@ -273,7 +269,9 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         backoff: RetryBackoff | None = None,
         actor: str | None = None,
     ) -> Rescued:
-        most, waits = require_attempts_max(attempts_max), backoff or RetryBackoff()
+        most, waits = require_attempts_max(attempts_max), RetryBackoff() if backoff is None else backoff
+        if not isinstance(waits, RetryBackoff):
+            raise InvalidJob("backoff: it should be a RetryBackoff", field="backoff")
         given, who = sightings_of(sightings), actor_of(actor)
         targets = []
         for sighting in given:
@@ -307,9 +305,10 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
                 run = run_of(columns)
             except CorruptRow as error:
                 unreadable.append(error)
-                aside.append((sighting, str(error)))
+                aside.append((sighting, clean_error(str(error))))
                 continue
-            if tries > attempts_max:
+            # No number is left for the attempt after the last that can be told of.
+            if tries > attempts_max or run.attempts >= ATTEMPTS_MAX:
                 exhausted.append(key)
                 aside.append((sighting, _EXHAUSTED.format(attempts_max=attempts_max)))
                 continue

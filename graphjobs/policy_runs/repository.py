@@ -223,20 +223,13 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         try:
             rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
         except OutcomeUnknown as lost:
-            logged = await find_out(lost, self._executor, lambda: self._landed(job, move))
-            return move.answer(job, logged)
+            return _answer(job, move, await find_out(lost, self._executor, lambda: self._landed(job, move)))
         if rows:
             version, event_id, asked_at, reason = rows[0]
             await send_notice(self._executor, wanted=self._notify and job.status is _S.PENDING)
-            asked = {
-                "cancellation_requested": asked_at is not None,
-                "cancellation_requested_at": asked_at,
-                "cancellation_reason": reason,
-            }
-            stored = job.stored(updated_at=version, **asked)
-            return UpdateResult(UpdateOutcome.APPLIED, named, stored, event_id)
+            return move.answer(job.asked_to_end(asked_at, reason), Logged(version, event_id))
         found = await self._find(job, move)
-        return move.answer(job, found) if found else await self._lost(job, source, owner, named)
+        return _answer(job, move, found) if found else await self._lost(job, source, owner, named)
 
     @override
     async def list(
@@ -332,6 +325,13 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
             {"tenant": job.tenant_id, "job": job.id, "transition": str(move.transition_id)},
         )
         return move.among((told, Logged(version, event_id)) for event_id, told, version in rows)
+
+
+def _answer(job: PolicyRunJob, move: Move, logged: Logged) -> UpdateResult[PolicyRunJob]:
+    """What the caller of a move is told that was looked up: the same as the first time."""
+    asked_at = logged.told.get(statements.ASKED_AT)
+    kept = job.asked_to_end(datetime.fromisoformat(asked_at) if asked_at else None, logged.told.get(statements.REASON))
+    return move.answer(kept, logged)
 
 
 def _query(

@@ -84,7 +84,7 @@ class PolicyRunService:
         Raises:
             IdempotencyConflict: the `run_id` was used for another request; who it was requested by does not matter.
         """
-        asked = _require(request, PolicyRunRequest)
+        asked = _require(request, PolicyRunRequest, "request")
         now = self._now()
         made = dict.fromkeys(("created_at", "available_at", "updated_at"), now)
         run = asked.run(**made, queued_at=asked.queued_at or now)
@@ -171,7 +171,7 @@ class PolicyRunService:
             JobNotFound: the tenant has no such run.
             JobConflict: the run was not submitted.
         """
-        given = _require(completion, PolicyRunCompletion)
+        given = _require(completion, PolicyRunCompletion, "completion")
         for _ in range(_LOOKS_MAX):
             run = await self._read(tenant_id, given.run_id)
             if run.status.is_final:
@@ -216,7 +216,9 @@ class PolicyRunService:
 
     async def simulate(self, request: PolicyRunRequest, *, actor: str | None = None) -> PolicyRunJob:
         """As `enqueue`, whatever the request's mode: nothing that counts comes of it."""
-        return await self.enqueue(_require(request, PolicyRunRequest).changed(mode=PolicyRunMode.SIMULATE), actor=actor)
+        return await self.enqueue(
+            _require(request, PolicyRunRequest, "request").changed(mode=PolicyRunMode.SIMULATE), actor=actor
+        )
 
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
         """Tells how a tenant's queue stands, and how long runs take; see `PolicyRunRepository.metrics`."""
@@ -229,10 +231,10 @@ class PolicyRunService:
         return run
 
 
-def _require(value: Any, kind: type[Any]) -> Any:
+def _require(value: Any, kind: type[Any], field: str) -> Any:
     if isinstance(value, kind):
         return value
-    raise InvalidJob(f"it should be a {kind.__name__}, not {type(value).__name__}", field="request")
+    raise InvalidJob(f"{field}: it should be a {kind.__name__}, not {type(value).__name__}", field=field)
 
 
 def _require_reason(reason: object) -> str | None:

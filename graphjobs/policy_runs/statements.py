@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from graphjobs.database.sql import rising
+from graphjobs.database.sql import merged, rising, utc_text
 from graphjobs.eventlog import entered, find_transition, list_events
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
@@ -181,6 +181,11 @@ _swap: Final = (
 )
 
 
+ASKED_AT: Final = "cancellationRequestedAt"
+REASON: Final = "cancellationReason"
+"""In the payload of an event: when and why the end of the run was asked for, if it was by then."""
+
+
 def _moved(swap: Any) -> Select[Any]:
     written = swap.returning(
         RUNS.c.id,
@@ -189,7 +194,17 @@ def _moved(swap: Any) -> Select[Any]:
         RUNS.c.cancellation_requested_at,
         RUNS.c.cancellation_reason,
     ).cte("written")
-    logged = entered(EVENTS, select(written.c.id, written.c.tenant_id, _TARGET, _ENTRY, written.c.updated_at), "logged")
+    # What the row kept, the mover may not have seen: told, so that whoever asks again is answered the same.
+    kept = func.jsonb_strip_nulls(
+        func.jsonb_build_object(
+            literal_column(f"'{ASKED_AT}'"),
+            utc_text(written.c.cancellation_requested_at),
+            literal_column(f"'{REASON}'"),
+            written.c.cancellation_reason,
+        )
+    )
+    columns = (written.c.id, written.c.tenant_id, _TARGET, merged(_ENTRY, kept), written.c.updated_at)
+    logged = entered(EVENTS, select(*columns), "logged")
     return select(
         written.c.updated_at,
         select(logged.c.id).scalar_subquery(),

@@ -110,11 +110,11 @@ class Watch:
         return len(pids)
 
     @asynccontextmanager
-    async def holding(self, *job_ids: UUID) -> AsyncIterator[None]:
-        """Holds the row locks of these jobs, for the length of a with."""
+    async def holding(self, *job_ids: UUID, table: str = "graph_jobs") -> AsyncIterator[None]:
+        """Holds the row locks of these jobs, or of rows of another table, for the length of a with."""
         async with self._holder.transaction():
             await self._holder.execute(
-                "SELECT 1 FROM scheduler.graph_jobs WHERE id = ANY($1) ORDER BY id FOR UPDATE", list(job_ids)
+                f"SELECT 1 FROM scheduler.{table} WHERE id = ANY($1) ORDER BY id FOR UPDATE", list(job_ids)
             )
             yield
 

@@ -64,6 +64,8 @@ class _Case(NamedTuple):
     pages_a_row: int = 1
 
 
+_SCANS = 18
+"""Of a page and a count: one for each status and mode."""
 _DEAD = 24 * _LIMIT
 """Each write of many that was rolled back here left a dead version of each row, which a bitmap of the index counts."""
 _OF_KEYS = 8
@@ -110,7 +112,12 @@ _CASES: dict[str, _Case] = {
         }.items()
     },
     **{
-        f"{verb}_OF_{whose}, {what}": _Case(f"{verb}_OF_{whose}", {index}, binds)
+        f"{verb}_OF_{whose}, {what}": (
+            # The key asks the scans which rows, and their pages count with its own.
+            _Case(f"{verb}_OF_{whose}", {index, _KEY}, binds, pages_a_row=_SCANS + _OF_KEYS)
+            if verb == "PAGE"
+            else _Case(f"{verb}_OF_{whose}", {index}, binds)
+        )
         for verb in ("PAGE", "COUNT")
         for whose, index in (("TENANT", _BY_STATUS), ("POLICY", _BY_POLICY))
         for what, binds in _CHOICES.items()
@@ -237,7 +244,7 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
     read = [rows_read(node) for node in scanned]
     limit = case.binds.get("limit_rows", _LIMIT)
     assert isinstance(limit, int)
-    each = 18 if case.statement.startswith(("PAGE", "COUNT")) else 1  # a scan for each status and mode
+    each = _SCANS if case.statement.startswith(("PAGE", "COUNT")) else 1
     assert all(rows <= each * limit + case.reads_more for rows in read), read
     # Nor does it leaf through the index for them: some pages to find each place, and at most one for each row.
     pages = [pages_read(node) for node in scanned]

@@ -245,7 +245,7 @@ async def test_another_tenants_run_is_as_one_that_is_not(
     [
         (lambda service: service.enqueue({"policyId": "P-7"}), "request"),
         (lambda service: service.simulate(None), "request"),
-        (lambda service: service.complete("acme", {}), "request"),
+        (lambda service: service.complete("acme", {}), "completion"),
         (lambda service: service.request_cancellation("acme", ""), "run_id"),
         (lambda service: service.request_cancellation("acme", "x", reason="x" * 1_048_577), "reason"),
         (lambda service: service.request_cancellation("acme", "x", reason=7), "reason"),

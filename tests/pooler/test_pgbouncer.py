@@ -6,7 +6,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -24,16 +24,20 @@ from graphjobs import (
     GraphJobStatus,
     GraphJobWorker,
     GraphOverlayJob,
+    PolicyRunJob,
     WorkerOptions,
     open_storage,
 )
 from graphjobs.attempts import Sighting
 from graphjobs.database.engine import connect
 from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
+from graphjobs.policy_runs.repository import PolicyRunRepository
+from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.testing import run
 from graphjobs.worker import JobContext
-from tests.builders import AT, build_job, overlay_job
+from tests.builders import AT, build_job, overlay_job, policy_run
 
 _S = GraphJobStatus
 _SERVER_CONNECTIONS = 3
@@ -220,3 +224,104 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
         assert 80 == len(done) == len(set(done)) == sum(worker.counts.completed for worker in workers)
         with pytest.raises(ConfigurationError, match="listening needs a connection of its own"):
             await storage.listen(lambda: None)
+
+
+async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
+    """A policy run's whole life: each verb once, and what asks again or comes too late."""
+    run = policy_run(tenant, run_id="nightly").changed(queued_at=datetime.now(UTC))
+    named, minute = uuid4(), timedelta(minutes=1)
+    assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
+    (first,) = (await runs.lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
+    (renewed,) = (await runs.renew([first], minute)).runs
+    assert () == await runs.expired(tenant_id=tenant)
+    seen = Sighting(run.id, tenant, renewed.updated_at, renewed.attempts)
+    soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
+    assert (run.id,) == (await runs.rescue([seen], attempts_max=3, backoff=soon)).requeued
+    assert {run.id} == (await runs.renew([first], minute)).lost
+    # A transaction of its own sees the time go on; inside a session's it stands still.
+    await runs.replace(first.submit(at=AT), "A")
+    again: PolicyRunJob | None = await runs.get(tenant, run.id)
+    assert again is not None
+    leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
+    assert leased is not None
+    ended = await runs.end([RunEnding.submitted(leased)], transition_id=named)
+    assert {run.id} == set(ended.versions)
+    assert ended == await runs.end([RunEnding.submitted(leased)], transition_id=named)
+    assert {run.id} == set((await runs.end([RunEnding.given_back(first)])).lost)
+    completion = PolicyRunCompletion(run_id="nightly", status="completed")
+    completed = await PolicyRunService(runs).complete(tenant, completion)
+    assert [completed] == list((await runs.list(tenant)).runs)
+    assert (1, 1) == ((await runs.count(tenant)).value, (await runs.metrics(tenant)).completed)
+    log = ["pending", "dispatching", "pending", "dispatching", "submitted", "completed"]
+    assert log == [str(event.status) for event in await runs.events(tenant, run.id)]
+
+
+async def test_policy_runs_of_many_clients_share_few_connections(pooled: Settings, tenant: str) -> None:
+    """Alone and in sessions, nobody gets another's statement."""
+    async with open_storage(pooled) as storage:
+
+        async def in_session(number: int) -> None:
+            async with storage.session() as session, session.begin():
+                await _life_of_a_run(storage.policy_runs.using(session), f"{tenant}-{number}")
+
+        await asyncio.gather(
+            *(_life_of_a_run(storage.policy_runs, f"{tenant}-{number}") for number in range(20)),
+            *(in_session(number) for number in range(20, 40)),
+        )
+        assert 1 == (await storage.policy_runs.count(f"{tenant}-27")).value
+
+
+async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, direct: Settings, tenant: str) -> None:
+    """By many at once over three connections, some of them cancelled; what they leave is rescued."""
+    minute, added, ended = timedelta(minutes=1), [policy_run(tenant) for _ in range(30)], list[object]()
+
+    async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
+        while leased := (await runs.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)).runs:
+            await runs.renew(leased, minute)
+            answer = await runs.end([RunEnding.submitted(run) for run in leased])
+            ended.extend(answer.versions)
+            assert (0, 0) == (len(answer.lost), len(answer.busy))
+
+    async with open_storage(pooled) as storage, open_storage(direct) as beside:
+        runs = storage.policy_runs
+        await asyncio.gather(*(runs.insert(run) for run in added))
+        (stopped,) = (await runs.lease("gone", timedelta(milliseconds=1), attempts_max=9, tenant_id=tenant)).runs
+        cancelled = asyncio.create_task(dispatcher(runs, "cancelled"))
+        asyncio.get_running_loop().call_later(0.01, cancelled.cancel)
+        await asyncio.gather(*(dispatcher(runs, f"dispatcher {number}") for number in range(5)))
+        await asyncio.wait([cancelled])
+        left = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
+        seen = [Sighting(run.id, tenant, run.updated_at, run.attempts) for run in left]
+        soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
+        rescued = await runs.rescue(seen, attempts_max=9, backoff=soon)
+        await dispatcher(runs, "the last")
+        page = await runs.list(tenant, statuses=["submitted"], limit=20)
+        rest = await runs.list(tenant, statuses=["submitted"], limit=20, cursor=page.next_cursor)
+
+        assert stopped.id in rescued.requeued
+        assert {run.id for run in left} == set(rescued.requeued)
+        assert len(ended) == len(set(ended))
+        assert {run.id for run in added} == {run.id for run in (*page.runs, *rest.runs)}
+        for run in (*page.runs, *rest.runs):
+            told = [str(event.status) for event in await beside.policy_runs.events(tenant, run.id)]
+            assert ["pending", *["dispatching", "pending"] * (run.attempts - 1), "dispatching", "submitted"] == told
+
+
+async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
+    pooled: Settings, direct: Settings, tenant: str
+) -> None:
+    """What waits for a lock gives up with nothing changed; what goes past locks does not wait at all."""
+    minute = timedelta(minutes=1)
+    async with open_storage(pooled) as storage, open_storage(direct) as other:
+        runs = storage.policy_runs
+        await runs.insert(policy_run(tenant))
+        (run,) = (await runs.lease("A", minute, attempts_max=3, tenant_id=tenant)).runs
+        async with other.session() as holder, holder.begin():
+            await holder.execute(text("SELECT 1 FROM scheduler.policy_runs WHERE id = :id FOR UPDATE"), {"id": run.id})
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await runs.replace(run.submit(at=AT), "A")
+            renewed, ended = await runs.renew([run], minute), await runs.end([RunEnding.submitted(run)])
+        assert "55P03" == caught.value.sqlstate
+        assert [frozenset({run.id})] * 2 == [renewed.busy, ended.busy]
+        assert run == await runs.get(tenant, run.id)
+        assert {run.id} == set((await runs.end([RunEnding.submitted(run)])).versions)

@@ -1,0 +1,206 @@
+"""Calls on policy runs cancelled at every await: no backend stays busy, no connection is lost, no row is half done."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from graphjobs import PolicyRunJob, PolicyRunStatus, open_storage
+from graphjobs.attempts import Sighting
+from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.repository import PolicyRunRepository
+from graphjobs.policy_runs.service import PolicyRunService
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.builders import AT, policy_run
+from tests.faults.suspend import Cancel, cancelled_at
+from tests.faults.watch import Watch, checked_out, with_settings
+
+_S = PolicyRunStatus
+MINUTE: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The runs of one tenant: one that waits, one that has had all its attempts, one that is leased; and a new one."""
+
+    waiting: PolicyRunJob
+    spent: PolicyRunJob
+    held: PolicyRunJob
+    new: PolicyRunJob
+
+    @property
+    def tenant(self) -> str:
+        """Whose."""
+        return self.held.tenant_id
+
+
+Call = Callable[[PolicyRunRepository, Scene], Coroutine[Any, Any, object]]
+# Each call, and the states it may leave runs in: of a run's status and the length of its log, before and after.
+BEFORE: Final = {"waiting": ("pending", 1), "spent": ("pending", 1), "held": ("dispatching", 2), "new": None}
+CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
+    "insert": (lambda runs, scene: runs.insert(scene.new), {"new": ("pending", 1)}),
+    "get": (lambda runs, scene: runs.get(scene.tenant, scene.held.id), {}),
+    "list": (lambda runs, scene: runs.list(scene.tenant), {}),
+    "lease": (
+        lambda runs, scene: runs.lease("B", MINUTE, attempts_max=3, limit=9, tenant_id=scene.tenant),
+        {"waiting": ("dispatching", 2), "spent": ("failed", 3)},
+    ),
+    "renew": (lambda runs, scene: runs.renew([scene.held], timedelta(hours=1)), {}),
+    "end": (lambda runs, scene: runs.end([RunEnding.submitted(scene.held)]), {"held": ("submitted", 3)}),
+    "replace": (
+        lambda runs, scene: runs.replace(scene.held.fail(at=AT, error="no engine"), "A"),
+        {"held": ("failed", 3)},
+    ),
+    "expired": (lambda runs, scene: runs.expired(tenant_id=scene.tenant), {}),
+    "rescue": (
+        lambda runs, scene: runs.rescue(
+            [Sighting(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
+        ),
+        {"held": ("pending", 3)},
+    ),
+    "metrics": (lambda runs, scene: runs.metrics(scene.tenant), {}),
+    "request cancellation": (
+        lambda runs, scene: PolicyRunService(runs).request_cancellation(scene.tenant, scene.held.run_id),
+        {"held": ("dispatching", 3)},
+    ),
+}
+# What is done in two statements may be half done in between, and is told so by the log.
+BETWEEN: Final = {("lease", "spent"): ("dispatching", 2)}
+
+
+async def alone(storage: Storage, call: Call, scene: Scene) -> None:
+    """Calls as a transaction of its own."""
+    await call(storage.policy_runs, scene)
+
+
+async def in_session(storage: Storage, call: Call, scene: Scene) -> None:
+    """Calls between two statements of a session, and commits."""
+    async with storage.session() as session, session.begin():
+        await session.execute(text("SELECT 1"))
+        await call(storage.policy_runs.using(session), scene)
+        await session.execute(text("SELECT 2"))
+
+
+WAYS = {"alone": alone, "in a session": in_session}
+
+
+@pytest_asyncio.fixture
+async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
+    """A storage of its own on the shared database, with pools of two."""
+    async with open_storage(with_settings(shared_settings, pool_size=2)) as storage:
+        yield storage
+
+
+async def set_scene(storage: Storage, tenant: str) -> Scene:
+    """Makes the runs, undisturbed."""
+    runs = storage.policy_runs
+    await runs.insert(policy_run(tenant))
+    (held,) = (await runs.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
+    waiting, spent = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
+    return Scene(waiting, spent, held, policy_run(tenant))
+
+
+async def states(storage: Storage, scene: Scene) -> dict[str, Any]:
+    """Reads the runs, and asserts that each agrees with its log; gives status and length of the log of each."""
+    found: dict[str, Any] = {}
+    for name in BEFORE:
+        run_id = getattr(scene, name).id
+        run = await storage.policy_runs.get(scene.tenant, run_id)
+        events = await storage.policy_runs.events(scene.tenant, run_id)
+        if run is None:
+            assert () == events
+            found[name] = None
+            continue
+        assert run.status is events[-1].status
+        assert run.attempts == events[-1].payload["attempts"]
+        assert run.updated_at >= events[-1].created_at
+        found[name] = (run.status.value, len(events))
+    return found
+
+
+WAYS_AND_HOWS = [pytest.param(way, how, id=f"{way}-{how.name.lower()}") for way, how in itertools.product(WAYS, Cancel)]
+
+
+@pytest.mark.parametrize(("way", "how"), WAYS_AND_HOWS)
+@pytest.mark.parametrize("verb", CALLS)
+async def test_a_call_may_be_cancelled_at_any_await(
+    small: Storage, storage: Storage, shared_watch: Watch, tenant: str, verb: str, way: str, how: Cancel
+) -> None:
+    """Whatever the call: each run is wholly before or wholly after it, as its log says, and the storage goes on."""
+    call, after = CALLS[verb]
+    ends: list[str] = []
+    suspended = True
+    while suspended:
+        scene = await set_scene(storage, f"{tenant}-{len(ends)}")
+        suspended, end = await cancelled_at(len(ends), WAYS[way](small, call, scene), how)
+        ends.append(repr(end))
+
+        assert (0, 0) == checked_out(small)
+        await shared_watch.until_settled(seconds=3)
+        found = await states(storage, scene)
+        for name, state in found.items():
+            legal = [BEFORE[name]]
+            if name in after:
+                legal = [after[name], BEFORE[name], BETWEEN.get((verb, name))] if suspended else [after[name]]
+            assert state in legal, (name, legal)
+        held = await small.policy_runs.get(scene.tenant, scene.held.id)
+        assert held is not None
+        if verb == "renew":
+            # The end of the lease and the version, both or neither.
+            assert (held.updated_at == scene.held.updated_at) == (held.lease_expires_at == scene.held.lease_expires_at)
+        async with small.session() as session, session.begin():
+            assert held == await small.policy_runs.using(session).get(scene.tenant, scene.held.id)
+        assert (0, 0) == checked_out(small)
+
+    assert "None" == ends[-1]
+    assert len(ends) > (1 if way == "alone" else 3)
+    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+
+
+@pytest.mark.parametrize("way", ["alone", "in a session"])
+@pytest.mark.parametrize("verb", ["replace", "request cancellation"])
+async def test_a_move_cancelled_while_it_waits_for_a_lock_ends_at_the_server_too(
+    shared_settings: Settings, storage: Storage, shared_watch: Watch, tenant: str, way: str, verb: str
+) -> None:
+    """It must not stay behind at the server, to hold its transaction's locks or to land once the lock is free."""
+    scene = await set_scene(storage, tenant)
+    async with open_storage(with_settings(shared_settings, pool_size=8)) as small:
+        async with shared_watch.holding(scene.held.id, table="policy_runs"):
+            tasks = [asyncio.create_task(WAYS[way](small, CALLS[verb][0], scene)) for _ in range(8)]
+            await shared_watch.until_waiting(8)
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=5)
+            assert [True] * 8 == [task.cancelled() for task in tasks]
+            await shared_watch.until_settled(seconds=3)
+        assert (0, 0) == checked_out(small)
+    assert BEFORE == await states(storage, scene)
+
+
+@pytest.mark.parametrize("way", ["alone", "in a session"])
+async def test_an_insertion_cancelled_while_it_waits_for_another_of_its_name_ends_at_the_server_too(
+    small: Storage, storage: Storage, shared_watch: Watch, tenant: str, way: str
+) -> None:
+    """The other is rolled back afterwards: what was cancelled does not land then."""
+    scene = await set_scene(storage, tenant)
+    async with storage.session() as session:
+        await storage.policy_runs.using(session).insert(policy_run(tenant, run_id=scene.new.run_id))
+        waiting = asyncio.create_task(WAYS[way](small, CALLS["insert"][0], scene))
+        await shared_watch.until_waiting()
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=5)
+        assert waiting.cancelled()
+        await session.rollback()
+    await shared_watch.until_settled(seconds=3)
+    assert (0, 0) == checked_out(small)
+    assert BEFORE == await states(storage, scene)

@@ -1,0 +1,455 @@
+"""What six workers were told of policy runs agrees with the log, and the check would notice if it did not.
+
+They lease, renew, end, complete, cancel and rescue few runs at random, are cancelled at random awaits and lose their
+connections; what they are told then is "unknown", and the log may hold it once or not at all.
+"""
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from typing_extensions import override
+
+from graphjobs import (
+    DatabaseUnavailable,
+    JobConflict,
+    OutcomeUnknown,
+    PolicyRunEvent,
+    PolicyRunJob,
+    PolicyRunStatus,
+    open_storage,
+)
+from graphjobs.attempts import Ended, Sighting
+from graphjobs.moves import UpdateResult
+from graphjobs.policy_runs import batches
+from graphjobs.policy_runs.endings import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
+from graphjobs.policy_runs.service import PolicyRunService
+from graphjobs.policy_runs.status import TRANSITIONS
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage
+from tests.builders import policy_run
+from tests.faults.suspend import Cancel, cancelled_at
+from tests.faults.watch import Watch, checked_out, with_settings
+
+_S = PolicyRunStatus
+TENANT: Final = "acme"
+_RUNS: Final = 5
+_WORKERS: Final = 6
+_CANCELLED_IN_A_HUNDRED: Final = 30
+_SUSPENSIONS_MAX: Final = 3
+_NEVER: Final = 10**6
+_AT_ONCE: Final = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
+
+
+class Told(Enum):
+    """What a worker was told of a move."""
+
+    LANDED = "landed"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True)
+class History:
+    """All that was tried, all that was told, and what the database holds at the end."""
+
+    told: dict[tuple[str, UUID], Told] = field(default_factory=dict)
+    """Of a transition id and a run."""
+    leases: list[PolicyRunJob] = field(default_factory=list)
+    """As workers were told that they hold them."""
+    canceled: set[UUID] = field(default_factory=set)
+    """Runs whose cancellation was acknowledged."""
+    rescued: int = 0
+    runs: dict[UUID, PolicyRunJob] = field(default_factory=dict)
+    events: dict[UUID, Sequence[PolicyRunEvent]] = field(default_factory=dict)
+
+    def count(self, told: Told) -> int:
+        """Counts the moves of which this was told."""
+        return sum(1 for answer in self.told.values() if answer is told)
+
+
+class Worker:
+    """One of those who lease; it goes on with whatever it believes it holds, right or not."""
+
+    def __init__(
+        self, number: int, storage: Storage, reader: Storage, runs: PolicyRunRepository, history: History
+    ) -> None:
+        # Two of three names are shared: a name that holds a run says nothing of which lease it is.
+        self._owner = f"dispatcher {number % 4}"
+        self._storage, self._reader, self._runs, self._history = storage, reader, runs, history
+        self._choose = random.Random(number)  # noqa: S311  # no secret
+        self._held: list[PolicyRunJob] = []
+        self._sightings: list[Sighting] = []
+
+    async def work(self, until: float) -> None:
+        """Does one thing after another."""
+        weights = {
+            self._lease: 5,
+            self._renew: 2,
+            self._end: 6,
+            self._replace: 3,
+            self._finish: 3,
+            self._request_cancellation: 1,
+            self._rescue: 4,
+        }
+        acts: list[Callable[[], Awaitable[None]]] = list(weights)
+        while time.monotonic() < until:
+            (act,) = self._choose.choices(acts, list(weights.values()))
+            await act()
+
+    async def _told(self, call: Coroutine[Any, Any, Any]) -> tuple[Told, Any]:
+        """Makes a call, which may be cancelled; gives whether it is known to have done anything, and the answer."""
+        cancel_at = self._choose.randrange(_SUSPENSIONS_MAX)
+        if self._choose.randrange(100) >= _CANCELLED_IN_A_HUNDRED:
+            cancel_at = _NEVER
+        _, end = await cancelled_at(cancel_at, call, self._choose.choice(list(Cancel)))
+        match end:
+            case "cancelled" | OutcomeUnknown() | DBAPIError():  # the last is of a transaction's end
+                return Told.UNKNOWN, None
+            case DatabaseUnavailable():
+                return Told.LOST, None  # that is its promise
+            case JobConflict():
+                return Told.LOST, None
+            case Exception():
+                raise end
+        return Told.LANDED, end
+
+    async def _lease(self) -> None:
+        await _keep_up(self._reader.policy_runs)
+        length = timedelta(milliseconds=self._choose.choice([1, 20, 200]))
+        call = self._runs.lease(
+            self._owner, length, attempts_max=99_999, limit=self._choose.choice([1, 2]), tenant_id=TENANT
+        )
+        _, answer = await self._told(call)
+        if answer is not None:
+            assert isinstance(answer, LeasedRuns)
+            self._history.leases += answer.runs
+            self._held += answer.runs
+
+    async def _renew(self) -> None:
+        given = {run.id: run for run in self._some(self._held)}
+        _, answer = await self._told(self._runs.renew(given.values(), timedelta(milliseconds=50)))
+        if answer is not None:
+            assert isinstance(answer, RenewedRuns)
+            for run in answer.runs:
+                assert run.attempts == given[run.id].attempts
+
+    async def _end(self) -> None:
+        runs = {run.id: run for run in self._some(self._held)}
+        hows: list[Callable[[PolicyRunJob], RunEnding]] = [
+            RunEnding.given_back,
+            RunEnding.given_back,
+            lambda run: RunEnding.given_back(run, error="the engine is down"),
+            RunEnding.submitted,
+            lambda run: RunEnding.failed(run, "no engine took it"),
+        ]
+        named = uuid.uuid4()
+        call = self._runs.end(
+            [self._choose.choice(hows)(run) for run in runs.values()], actor=self._owner, transition_id=named
+        )
+        told, answer = await self._told(call)
+        for run_id in runs:
+            known = told
+            if answer is not None:
+                assert isinstance(answer, Ended)
+                known = Told.LANDED if run_id in answer.versions else Told.LOST
+            self._history.told[str(named), run_id] = known
+            if self._choose.random() < 0.7:  # else it goes on with what is no longer its own
+                self._held = [run for run in self._held if run.id != run_id]
+
+    async def _replace(self) -> None:
+        for run in self._some(self._held)[:1]:
+            at = datetime.now(UTC)
+            move = self._choose.choice([run.submit(at=at), run.fail(at=at, error="x"), run.renew(at=at, until=at)])
+            await self._swap(move, run.lease_owner)
+
+    async def _finish(self) -> None:
+        page = await self._reader.policy_runs.list(TENANT, statuses=[_S.SUBMITTED], limit=50)
+        if page.runs:
+            run, at = self._choose.choice(page.runs), datetime.now(UTC)
+            await self._swap(
+                self._choose.choice([run.complete(at=at), run.fail(at=at, error="it broke"), run.cancel(at=at)]), None
+            )
+
+    async def _swap(self, move: PolicyRunJob, owner: str | None) -> None:
+        named = uuid.uuid4()
+        told, answer = await self._told(self._runs.replace(move, owner, transition_id=named, actor=self._owner))
+        if answer is not None:
+            assert isinstance(answer, UpdateResult)
+            told = Told.LANDED if answer.applied else Told.LOST
+        self._history.told[str(named), move.id] = told
+
+    async def _request_cancellation(self) -> None:
+        page = await self._reader.policy_runs.list(TENANT, statuses=["pending", "dispatching", "submitted"], limit=50)
+        for run in self._some(page.runs)[:1]:
+            service = PolicyRunService(self._runs)
+            _, answer = await self._told(service.request_cancellation(TENANT, run.run_id, reason="enough"))
+            if answer is not None:
+                self._history.canceled.add(run.id)
+
+    async def _rescue(self) -> None:
+        told, answer = await self._told(self._runs.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
+        if told is Told.LANDED:
+            self._history.rescued += len(answer.requeued)
+        self._sightings = list(await self._reader.policy_runs.expired(tenant_id=TENANT))
+
+    def _some(self, runs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
+        given = list(runs)
+        return self._choose.sample(given, min(len(given), self._choose.choice([1, 1, 2, 3])))
+
+
+async def _keep_up(runs: PolicyRunRepository) -> None:
+    """Sees to it that there are a few runs that have not ended."""
+    alive = (await runs.count(TENANT, statuses=["pending", "dispatching"])).value
+    for _ in range(_RUNS - alive):
+        await runs.insert(policy_run(TENANT))
+
+
+Repository = Callable[[Storage], PolicyRunRepository]
+
+
+async def record_amid_faults(settings: Settings, watch: Watch, repository: Repository, *, seconds: float) -> History:
+    """Lets six workers loose while backends are killed, and asserts that nothing is left busy."""
+
+    async def kill_now_and_then() -> None:
+        while True:
+            await asyncio.sleep(0.03)
+            await watch.connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'graphjobs' AND state = 'active'"
+                " AND query LIKE 'WITH%UPDATE scheduler.policy_runs%' ORDER BY random() LIMIT 1"
+            )
+
+    history = History()
+    given = with_settings(settings, pool_size=8)
+    async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
+        workers = [Worker(number, storage, reader, repository(storage), history) for number in range(_WORKERS)]
+        killing = asyncio.create_task(kill_now_and_then())
+        until = time.monotonic() + seconds
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in workers:
+                    group.create_task(worker.work(until))
+        finally:
+            killing.cancel()
+            await asyncio.wait([killing])
+        await watch.until_settled()
+        assert (0, 0) == checked_out(storage)
+        cursor = None
+        while True:
+            page = await reader.policy_runs.list(TENANT, limit=1_000, cursor=cursor)
+            assert () == page.unreadable
+            history.runs |= {run.id: run for run in page.runs}
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        for run_id in history.runs:
+            history.events[run_id] = await reader.policy_runs.events(TENANT, run_id)
+    return history
+
+
+def problems(history: History) -> list[str]:
+    """Says where the log, the rows and what was told disagree; nothing where all is well."""
+    found: list[str] = []
+    landed: Counter[tuple[str, UUID]] = Counter()
+    leased: dict[tuple[UUID, int], str] = {}
+    for run_id, run in history.runs.items():
+        found += _problems_of(run, history.events[run_id], landed, leased)
+    for (transition, run_id), told in history.told.items():
+        count = landed[transition, run_id]
+        legal = {Told.LANDED: (1,), Told.LOST: (0,), Told.UNKNOWN: (0, 1)}[told]
+        if count not in legal:
+            found.append(f"{transition} of {run_id} was told {told.value}, and is in the log {count} times")
+    holders: dict[tuple[UUID, int], list[str | None]] = defaultdict(list)
+    for held in history.leases:
+        holders[held.id, held.attempts].append(held.lease_owner)
+    for (run_id, attempts), owners in holders.items():
+        if owners != [leased.get((run_id, attempts))]:
+            found.append(f"attempt {attempts} of {run_id} was told to {owners}, and the log has another lease")
+    for run_id in history.canceled:
+        if not history.runs[run_id].cancellation_requested and history.runs[run_id].status is not _S.CANCELED:
+            found.append(f"the request to cancel {run_id} is lost")
+    return found
+
+
+def _problems_of(
+    run: PolicyRunJob,
+    events: Sequence[PolicyRunEvent],
+    landed: Counter[tuple[str, UUID]],
+    leased: dict[tuple[UUID, int], str],
+) -> list[str]:
+    """Walks along one log, and notes what landed and who leased."""
+    found: list[str] = []
+    status, attempts, version, owner = None, 0, datetime.min.replace(tzinfo=UTC), None
+    for event in events:
+        word, now, last = event.payload.get("from"), event.payload["attempts"], event.payload["transitionId"]
+        source = None if word is None else _S.from_word(word)
+        target = _S.from_word(event.payload["to"])
+        landed[last, run.id] += 1
+        if source is not status:
+            found.append(f"a gap in {run.id}: {last} goes from {source}, and it was {status}")
+        if target is not event.status or (source is not None and target not in TRANSITIONS[source]):
+            found.append(f"illegal in {run.id}: {last} goes from {source} to {target}, and leaves {event.status}")
+        begins = source is _S.PENDING and target is _S.DISPATCHING
+        if now != attempts + begins:
+            found.append(f"attempts in {run.id}: {last} has {now} after {attempts}")
+        if event.created_at <= version:
+            found.append(f"the version of {run.id} does not rise at {last}")
+        if begins:
+            owner = event.payload["actor"]
+            if (run.id, now) in leased:
+                found.append(f"attempt {now} of {run.id} was leased twice")
+            leased[run.id, now] = owner
+        status, attempts, version = target, now, event.created_at
+    held_by = owner if status is _S.DISPATCHING else None
+    if (status, attempts, held_by) != (run.status, run.attempts, run.lease_owner):
+        found.append(f"the row of {run.id} is not where its log ends: {run.status} of {run.lease_owner}")
+    if run.updated_at != version and not (run.status is _S.DISPATCHING and run.updated_at > version):
+        found.append(f"the version of {run.id} is not that of its last move")
+    return found
+
+
+def as_it_is(storage: Storage) -> PolicyRunRepository:
+    """The repository that is right."""
+    return storage.policy_runs
+
+
+async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
+    """Acknowledged moves landed once, lost ones never, cancelled ones at most once; no two leases overlap."""
+    history = await record_amid_faults(graphjobs_settings, watch, as_it_is, seconds=5)
+
+    assert [] == problems(history)
+    assert min(history.count(told) for told in Told) > 10
+    assert min(len(history.leases), history.rescued, len(history.canceled)) > 5
+    ends = Counter(event.status for events in history.events.values() for event in events)
+    assert {*_S} == set(ends)
+
+
+class Mistaken(PostgresPolicyRunRepository):
+    """A repository that does something by SQL of its own."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage.database)
+        self._storage = storage
+
+    async def _sql(self, statement: str, **binds: object) -> Sequence[Any]:
+        async with self._storage.session() as session, session.begin():
+            found: Any = await session.execute(text(statement), binds)
+            return list(found.all()) if found.returns_rows else []
+
+
+class EventInASecondStatement(Mistaken):
+    """A mistake: the row is moved, and then its event is written, or not."""
+
+    @override
+    async def end(
+        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+    ) -> Ended:
+        versions: dict[UUID, datetime] = {}
+        for end in (given := list(endings)):
+            rows = await self._sql(
+                "UPDATE scheduler.policy_runs SET status = :to, lease_owner = NULL, lease_expires_at = NULL,"
+                " submitted_at = CASE :to WHEN 2 THEN now() END, completed_at = CASE :to WHEN 4 THEN now() END,"
+                " last_error = :error, updated_at = greatest(now(), updated_at + interval '1 microsecond')"
+                " WHERE id = :id AND status = 1 AND attempts = :attempts AND lease_owner = :owner"
+                " AND (:to <> 0 OR cancellation_requested_at IS NULL) RETURNING updated_at",
+                to=end.status.code,
+                error=end.error,
+                id=end.job.id,
+                attempts=end.job.attempts,
+                owner=end.job.lease_owner,
+            )
+            for (version,) in rows:
+                versions[end.job.id] = version
+                told = {"from": "dispatching", "to": end.status, "attempts": end.job.attempts, "actor": actor}
+                await self._sql(
+                    "INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)"
+                    " VALUES (:id, :tenant, :status, CAST(:payload AS JSONB), :version)",
+                    id=end.job.id,
+                    tenant=TENANT,
+                    status=end.status.code,
+                    version=version,
+                    payload=json.dumps({**told, "transitionId": str(transition_id)}),
+                )
+        return Ended(versions, {end.job.id: "elsewhere" for end in given if end.job.id not in versions})
+
+
+class LeaseThatReadsAndThenWrites(Mistaken):
+    """A mistake: looks which runs are pending, then writes without looking."""
+
+    @override
+    async def lease(
+        self, owner: str, duration: timedelta, *, attempts_max: int, limit: int = 1, **_named: Any
+    ) -> LeasedRuns:
+        del attempts_max
+        runs: list[PolicyRunJob] = []
+        pending = await self._sql(
+            "SELECT id FROM scheduler.policy_runs WHERE status = 0 ORDER BY available_at LIMIT :limit", limit=limit
+        )
+        for (run_id,) in pending:
+            told = {"from": "pending", "to": "dispatching", "transitionId": str(uuid.uuid4()), "actor": owner}
+            await self._sql(
+                "WITH written AS (UPDATE scheduler.policy_runs SET status = 1, attempts = attempts + 1,"
+                " last_attempt_at = now(), lease_owner = :owner, lease_expires_at = now() + :length,"
+                " updated_at = greatest(now(), updated_at + interval '1 microsecond')"
+                " WHERE id = :id AND status < 2 RETURNING *)"
+                " INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)"
+                " SELECT id, tenant_id, status, CAST(:told AS JSONB) || jsonb_build_object('attempts', attempts),"
+                " updated_at FROM written",
+                owner=owner,
+                length=duration,
+                id=run_id,
+                told=json.dumps(told),
+            )
+            run = await self.get(TENANT, UUID(int=run_id.int))
+            runs += [run] if run is not None and run.status is _S.DISPATCHING else []
+        return LeasedRuns(tuple(runs))
+
+
+class CancelIsLost(Mistaken):
+    """A mistake: takes the end of a call for the end of its effect."""
+
+    @override
+    async def end(
+        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+    ) -> Ended:
+        given = list(endings)
+        try:
+            return await super().end(given, actor=actor, transition_id=transition_id)
+        except asyncio.CancelledError:
+            return Ended({}, {end.job.id: "it was cancelled" for end in given})
+
+
+async def noticed(settings: Settings, watch: Watch, repository: Repository) -> bool:
+    """Records histories, a second each, until the check finds something; eight find nothing where nothing is wrong."""
+    for _ in range(8):
+        if problems(await record_amid_faults(settings, watch, repository, seconds=1)):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("mistake", [EventInASecondStatement, LeaseThatReadsAndThenWrites, CancelIsLost])
+async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Repository) -> None:
+    """A check that cannot fail proves nothing."""
+    assert await noticed(graphjobs_settings, watch, mistake)
+
+
+async def test_the_check_notices_a_missing_fence(
+    graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever's the run is, and at whichever attempt, it is ended."""
+    monkeypatch.setattr(batches, "END_RUNS", batches._ended(batches._held(batches._of_attempt, batches._same_run)))
+    assert await noticed(graphjobs_settings, watch, as_it_is)

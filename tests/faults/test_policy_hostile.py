@@ -1,0 +1,673 @@
+"""What is wrong with policy runs stays theirs: rows spoiled by hand, tenants of any name, arguments that cannot be."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
+from graphjobs.attempts import Sighting
+from graphjobs.database.executor import InSession
+from graphjobs.policy_runs.endings import LeasedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
+from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.storage import Storage
+from graphjobs.values import clean_error
+from tests.builders import AT, policy_run, run_request
+
+_S = PolicyRunStatus
+MINUTE: Final = timedelta(minutes=1)
+LONG: Final = "x" * 10_000
+
+
+async def sql(storage: Storage, statement: str, *binds: object) -> Sequence[Any]:
+    """Does by hand what no code of ours would."""
+    async with storage.session() as session, session.begin():
+        found = await (await session.connection()).exec_driver_sql(statement, binds)
+        return found.all() if found.returns_rows else ()
+
+
+async def spoil(storage: Storage, run: PolicyRunJob, assignment: str, *binds: object) -> None:
+    """Changes a row by hand."""
+    await sql(storage, f"UPDATE scheduler.policy_runs SET {assignment} WHERE id = $1", run.id, *binds)
+
+
+async def lease(runs: PolicyRunRepository, tenant: str | None, **more: Any) -> LeasedRuns:
+    """Leases for a minute."""
+    return await runs.lease("A", MINUTE, **{"attempts_max": 9, "limit": 100, "tenant_id": tenant, **more})
+
+
+async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
+    """What the log tells, in order."""
+    return [event.status.value for event in await storage.policy_runs.events(run.tenant_id, run.id)]
+
+
+def rich(tenant: str) -> PolicyRunJob:
+    """A run with something in every part of its payload."""
+    inputs = {"sbom_set": ["a"], "advisory_cursor": AT, "environment": {"region": "north"}, "capture_explain": True}
+    return policy_run(tenant, mode="incremental", metadata={"a": "b"}, requested_by="me", inputs=inputs)
+
+
+# Rows
+
+_IN_ENVIRONMENT: Final = "payload = jsonb_set(payload, '{inputs,environment}', jsonb_build_object('n', %s))"
+_CURSOR: Final = "payload = jsonb_set(payload, '{inputs,advisoryCursor}', '%s')"
+# What SQL can do to a row of a pending run: an assignment, as UPDATE takes it. The table's checks let all of it pass.
+SPOILED: Final = {
+    "a list": "payload = '[1, 2]'",
+    "a text": """payload = '"text"'""",
+    "null": "payload = 'null'",
+    "a number": "payload = '5'",
+    "a missing field": "payload = payload #- '{inputs,sbomSet}'",
+    "all fields missing": "payload = '{}'",
+    "an unknown field": """payload = payload || '{"extra": 1}'""",
+    "an unknown field of inputs": "payload = jsonb_set(payload, '{inputs,extra}', '1')",
+    "an unknown field of 100,000 characters": "payload = payload || jsonb_build_object(repeat('k', 100000), 1)",
+    "an unknown field of control characters": r"""payload = payload || '{"a\u0001\u001b[31mb": 1}'""",
+    "another schema version": """payload = payload || '{"schemaVersion": "scheduler.policy-run-job@2"}'""",
+    "a schema version of a request": """payload = payload || '{"schemaVersion": "scheduler.policy-run-request@1"}'""",
+    "a schema version that is a number": """payload = payload || '{"schemaVersion": 1}'""",
+    "a number of 5,000 digits": _IN_ENVIRONMENT % "repeat('9', 5000)::numeric",
+    "a number of 65 bits": _IN_ENVIRONMENT % "36893488147419103232",
+    "a number of 1e400": _IN_ENVIRONMENT % "1e400",
+    "5,000 levels": _IN_ENVIRONMENT % "(repeat('[', 5000) || repeat(']', 5000))::jsonb",
+    "33 levels": _IN_ENVIRONMENT % "(repeat('[', 33) || repeat(']', 33))::jsonb",
+    "an environment of 100,000 bytes": _IN_ENVIRONMENT % "repeat('x', 100000)",
+    "an environment that is a list": "payload = jsonb_set(payload, '{inputs,environment}', '[]')",
+    "a flag that is NaN": """payload = jsonb_set(payload, '{inputs,captureExplain}', '"NaN"')""",
+    "a version that is NaN": """payload = payload || '{"policyVersion": "NaN"}'""",
+    "a version that is infinite": """payload = payload || '{"policyVersion": 1e999}'""",
+    "a version with a fraction": """payload = payload || '{"policyVersion": 1.5}'""",
+    "a cursor that is NaN": _CURSOR % '"NaN"',
+    "a cursor in the year 10000": _CURSOR % '"10000-01-01T00:00:00Z"',
+    "a cursor without an offset": _CURSOR % '"2026-01-01T00:00:00"',
+    "a cursor that is a number": _CURSOR % "1764000000",
+    "metadata of numbers": """payload = payload || '{"metadata": {"a": 1}}'""",
+    "an SBOM without a name": """payload = jsonb_set(payload, '{inputs,sbomSet}', '[""]')""",
+    "a policy without a name": "policy_id = ''",
+    "a policy of 300 characters": "policy_id = repeat('x', 300)",
+    "an error that is empty": "last_error = ''",
+    "an error of control characters": r"last_error = E'a\x01b'",
+    "a pending run that has completed": "completed_at = now()",
+    "a pending run that was canceled": "canceled_at = now()",
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+async def test_a_run_that_cannot_be_read_is_named_and_the_rest_stays_readable(
+    storage: Storage, tenant: str, how: str
+) -> None:
+    """Got by either name it raises; listed it is left out and told; counts and metrics go on."""
+    runs = storage.policy_runs
+    before, strange, after = [await runs.insert(rich(tenant)) for _ in range(3)]
+    await spoil(storage, strange, SPOILED[how])
+
+    for get in (partial(runs.get, tenant, strange.id), partial(runs.get_by_run_id, tenant, strange.run_id)):
+        with pytest.raises(CorruptRow, match=f"scheduler.policy_runs .*{strange.id}") as caught:
+            await get()
+        assert ("policy_runs", strange.id) == (caught.value.table, caught.value.row_id)
+        assert len(str(caught.value)) < 1_000
+    listed = await runs.list(tenant)
+    assert {before.id, after.id} == {run.id for run in listed.runs}
+    assert [("policy_runs", strange.id)] == [(error.table, error.row_id) for error in listed.unreadable]
+    assert 3 == (await runs.count(tenant)).value
+    assert 3 == sum(depth.count.value for depth in (await runs.metrics(tenant)).queue.values())
+
+
+@pytest.mark.parametrize("how", SPOILED)
+async def test_a_run_that_cannot_be_read_is_failed_by_a_lease_and_stops_no_other(
+    storage: Storage, tenant: str, how: str
+) -> None:
+    """It is reported with why, in the row and in its log, does not come again, and keeps its payload."""
+    runs = storage.policy_runs
+    strange, sound = await runs.insert(rich(tenant)), await runs.insert(rich(tenant))
+    await spoil(storage, strange, SPOILED[how])
+    (payload,) = await sql(storage, "SELECT payload::text FROM scheduler.policy_runs WHERE id = $1", strange.id)
+
+    answer = await lease(runs, tenant)
+
+    assert [sound.id] == [run.id for run in answer.runs]
+    (error,) = answer.unreadable
+    assert ("policy_runs", strange.id, ()) == (error.table, error.row_id, answer.exhausted)
+    (row,) = await sql(
+        storage,
+        "SELECT status, attempts, last_error, lease_owner, lease_expires_at, completed_at IS NOT NULL, payload::text"
+        " FROM scheduler.policy_runs WHERE id = $1",
+        strange.id,
+    )
+    why = clean_error(str(error))
+    assert (_S.FAILED.code, 1, why, None, None, True, payload[0]) == tuple(row)
+    events = await runs.events(tenant, strange.id)
+    assert ((), ["pending", "dispatching", "failed"]) == (events.unreadable, await statuses(storage, strange))
+    assert ("dispatching", "failed", 1, why, "A") == tuple(
+        events[-1].payload[name] for name in ("from", "to", "attempts", "error", "actor")
+    )
+    again = await lease(runs, tenant)
+    assert ((), ()) == (again.runs, again.unreadable)
+
+
+async def test_the_error_of_a_run_repeats_nothing_of_its_payload(storage: Storage, tenant: str) -> None:
+    """Errors are logged, and stored; payloads may hold what must not be."""
+    run = await storage.policy_runs.insert(rich(tenant))
+    await spoil(storage, run, """payload = jsonb_set(payload, '{inputs,advisoryCursor}', '"hunter2"')""")
+    (error,) = (await lease(storage.policy_runs, tenant)).unreadable
+    (event,) = (await storage.policy_runs.events(tenant, run.id))[-1:]
+    assert "advisory_cursor" in str(error)
+    assert "hunter2" not in f"{error!r} {event!r}"
+
+
+async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_other(
+    storage: Storage, tenant: str
+) -> None:
+    """Whoever holds a value of it from before goes on; nobody else's statement fails for it."""
+    runs = storage.policy_runs
+    for _ in range(4):
+        await runs.insert(rich(tenant))
+    held = list((await lease(runs, tenant)).runs)
+    stopped, ended, moved, sound = held
+    for run in (stopped, ended, moved):
+        await spoil(storage, run, "payload = '[]'")
+
+    renewed = await runs.renew(held, MINUTE)
+    answers = await runs.end([RunEnding.submitted(ended), RunEnding.submitted(sound)])
+    sighting = Sighting(stopped.id, tenant, renewed.runs[0].updated_at, 1)
+    rescued = await runs.rescue([sighting], attempts_max=3)
+    # What was asked for is something else now: the swap is lost, and what is there cannot be told.
+    with pytest.raises(CorruptRow, match=str(moved.id)):
+        await runs.replace(moved.submit(at=AT), "A")
+
+    assert {run.id for run in held} == {run.id for run in renewed.runs}
+    assert {ended.id, sound.id} == set(answers.versions)
+    assert (stopped.id,) == rescued.requeued
+    assert ["pending", "dispatching"] == await statuses(storage, moved)
+    with pytest.raises(CorruptRow, match=str(ended.id)):
+        await runs.insert(policy_run(tenant, run_id=ended.run_id))
+
+
+async def test_an_event_that_cannot_be_read_is_named_and_the_rest_of_the_log_stays_readable(
+    storage: Storage, tenant: str
+) -> None:
+    """The log is read around it, and a lease that counts what was given back is not ended by it."""
+    runs = storage.policy_runs
+    run = await runs.insert(policy_run(tenant))
+    (held,) = (await lease(runs, tenant)).runs
+    await runs.end([RunEnding.given_back(held)])
+    events = await runs.events(tenant, run.id)
+    for payload in ("[1]", '"text"', "null", "[" * 5_000 + "]" * 5_000, json.dumps({"n": "x" * 100_000})):
+        await sql(
+            storage, "UPDATE scheduler.policy_run_events SET payload = $2::jsonb WHERE id = $1", events[1].id, payload
+        )
+        found = await runs.events(tenant, run.id)
+        assert [events[0], events[2]] == list(found)
+        assert [("policy_run_events", events[1].id)] == [(error.table, error.row_id) for error in found.unreadable]
+    assert [run.id] == [again.id for again in (await lease(runs, tenant, attempts_max=1)).runs]
+
+
+# Attempts
+
+
+async def test_a_run_that_has_had_all_its_attempts_is_failed_and_stops_no_other(storage: Storage, tenant: str) -> None:
+    """It is told as exhausted, and the row and its log say why; one before its last is leased, and told as that."""
+    runs = storage.policy_runs
+    spent, last, fresh = [await runs.insert(policy_run(tenant)) for _ in range(3)]
+    await spoil(storage, spent, "attempts = 3")
+    await spoil(storage, last, "attempts = 2")
+
+    answer = await lease(runs, tenant, attempts_max=3)
+
+    assert {last.id: 3, fresh.id: 1} == {run.id: run.attempts for run in answer.runs}
+    assert ((spent.id,), frozenset({last.id}), ()) == (answer.exhausted, answer.last, answer.unreadable)
+    found = await runs.get(tenant, spent.id)
+    assert found is not None
+    why = "it has had all its attempts: 3 are the most it gets"
+    assert (_S.FAILED, why, None) == (found.status, found.last_error, found.lease_owner)
+    *_, event = await runs.events(tenant, spent.id)
+    assert (why, ["pending", "dispatching", "failed"]) == (event.payload["error"], await statuses(storage, spent))
+
+
+@pytest.mark.parametrize("attempts_max", [3, 99_998, 99_999])
+async def test_a_run_of_as_many_attempts_as_can_be_told_of_is_failed(
+    storage: Storage, tenant: str, attempts_max: int
+) -> None:
+    """A second attempt of the same number could not be told from the first."""
+    run = await storage.policy_runs.insert(policy_run(tenant))
+    await spoil(storage, run, "attempts = 99999")
+    answer = await lease(storage.policy_runs, tenant, attempts_max=attempts_max)
+    assert ((), (run.id,)) == (answer.runs, answer.exhausted)
+    found = await storage.policy_runs.get(tenant, run.id)
+    assert found is not None
+    assert (_S.FAILED, 99_999) == (found.status, found.attempts)
+
+
+async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Storage, tenant: str) -> None:
+    """Those that were given back with an error do, as those that were rescued."""
+    runs = storage.policy_runs
+    run = await runs.insert(policy_run(tenant))
+    last = []
+    for error in [None] * 4 + ["the engine is down", None, "the engine is down"]:
+        answer = await lease(runs, tenant, attempts_max=2)
+        (held,) = answer.runs
+        last.append(run.id in answer.last)
+        await runs.end([RunEnding.given_back(held, error=error)])
+    spent = await lease(runs, tenant, attempts_max=2)
+
+    assert [False] * 5 + [True] * 2 == last
+    assert ((), (run.id,)) == (spent.runs, spent.exhausted)
+
+
+async def test_a_flood_of_runs_that_cannot_be_dispatched_is_failed_within_one_lease(
+    storage: Storage, tenant: str
+) -> None:
+    """A thousand of them neither come again nor keep the sound one waiting for ever."""
+    await sql(
+        storage,
+        "INSERT INTO scheduler.policy_runs (id, tenant_id, run_id, policy_id, mode, priority, status, attempts,"
+        " queued_at, available_at, payload) SELECT gen_random_uuid(), $1, 'run-' || n, 'P-7', 0, 2, 0, n % 2 * 9,"
+        " now(), now() - interval '1 day', CASE n % 2 WHEN 0 THEN '[]'::jsonb ELSE $2::text::jsonb END"
+        " FROM generate_series(1, 1000) AS n",
+        tenant,
+        policy_run(tenant).details_json(),
+    )
+    sound = await storage.policy_runs.insert(policy_run(tenant))
+
+    first = await lease(storage.policy_runs, tenant, limit=1_000)
+    second = await lease(storage.policy_runs, tenant, limit=1_000)
+
+    assert (0, 500, 500) == (len(first.runs), len(first.unreadable), len(first.exhausted))
+    assert [sound.id] == [run.id for run in second.runs]
+    assert 1_000 == (await storage.policy_runs.count(tenant, statuses=["failed"])).value
+
+
+# Tenants
+
+TENANTS: Final = ["", " ", LONG, "a\tb\x01\x1b[31m\x7f", "😀" * 200, "\u202eemca", "ACME'; DROP TABLE x; --", "%s{}$1"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+@pytest.mark.parametrize("priority", ["normal", "emergency"])
+async def test_tenants_of_hostile_names_neither_end_nor_stall_the_leases_of_others(
+    graphjobs_storage: Storage, limit: int, priority: str
+) -> None:
+    """Each is served or set aside in its turn, from whatever cursor, and so is whoever is sound."""
+    runs, names = graphjobs_storage.policy_runs, [*TENANTS, "acme", "zeta"]
+    made: dict[uuid.UUID, str] = {}
+    for number, name in enumerate(names):
+        run = await runs.insert(policy_run(f"t-{number}", priority=priority))
+        await spoil(graphjobs_storage, run, "tenant_id = $2", name)
+        await sql(
+            graphjobs_storage, "UPDATE scheduler.policy_run_events SET tenant_id = $2 WHERE job_id = $1", run.id, name
+        )
+        made[run.id] = name
+
+    taken: list[uuid.UUID] = []
+    aside: list[Any] = []
+    cursor = ""
+    for _ in range(-(-len(names) // limit)):
+        answer = await lease(runs, None, limit=limit, after=cursor)
+        cursor = answer.cursor
+        taken += [run.id for run in answer.runs]
+        aside += [error.row_id for error in answer.unreadable]
+
+    no_names = {"", LONG, "a\tb\x01\x1b[31m\x7f"}
+    assert set(names) - no_names == {made[run_id] for run_id in taken}
+    assert no_names == {made[run_id] for run_id in aside}
+    assert len(names) == len(taken) + len(aside)
+    found = await sql(graphjobs_storage, "SELECT id, status FROM scheduler.policy_runs")
+    assert {run_id: _S.DISPATCHING.code if run_id in taken else _S.FAILED.code for run_id in made} == {
+        uuid.UUID(int=row[0].int): row[1] for row in found
+    }
+
+
+async def test_leases_of_tenants_of_hostile_names_that_have_run_out_are_rescued(graphjobs_storage: Storage) -> None:
+    """Seen and taken with the others."""
+    runs = graphjobs_storage.policy_runs
+    for number in range(len(TENANTS) + 1):
+        await runs.insert(policy_run(f"t-{number}"))
+    held = (await lease(runs, None)).runs
+    await runs.renew(held, timedelta(microseconds=1))
+    for run, name in zip(held, TENANTS, strict=False):
+        await spoil(graphjobs_storage, run, "tenant_id = $2", name)
+
+    seen = await runs.expired()
+    rescued = await runs.rescue(seen, attempts_max=3)
+
+    assert {*TENANTS, held[-1].tenant_id} == {sighting.tenant_id for sighting in seen}
+    assert ({run.id for run in held}, ()) == (set(rescued.requeued), rescued.failed)
+    assert () == await runs.expired()
+
+
+# Arguments
+
+
+class NoDatabase:
+    """An executor that no call of these tests should reach."""
+
+    async def rows(self, statement: object, params: object) -> NoReturn:
+        """Refuses."""
+        raise AssertionError("this went to the database")
+
+    def using(self, session: AsyncSession) -> InSession:
+        """Refuses."""
+        raise AssertionError("this opened a session")
+
+
+NOWHERE: Final = PostgresPolicyRunRepository(NoDatabase())
+SERVICE: Final = PolicyRunService(NOWHERE)
+PENDING: Final = policy_run()
+HELD: Final = policy_run().lease(at=AT, owner="A", until=AT)
+SEEN: Final = Sighting(HELD.id, HELD.tenant_id, AT, 1)
+
+NAME: Final = "text of 1 to 256 characters, UTF-8 clean, without control characters"
+DAY: Final = "a timedelta of more than zero, up to a day"
+LIMIT: Final = "a whole number from 1 to 1000"
+ATTEMPTS: Final = "a whole number from 1 to 99999"
+
+NO_NAMES: Final = ["", LONG, "x" * 257, "a\0b", "a\nb", "\ud800", 5, True, b"A"]
+NO_WAITS: Final = [timedelta(0), timedelta(seconds=-1), timedelta(days=3650), MINUTE * 1440 + timedelta.resolution, 60]
+NO_LIMITS: Final = [0, -1, 1_001, True, "5", None, 2.0, 10**30]
+NO_ATTEMPTS: Final = [0, -1, True, 100_000, "3", None, 2.0]
+NO_LISTS: Final = [None, 5, True]
+
+Call = Callable[..., Awaitable[object]]
+# A call that takes one argument that cannot be; what it cannot be; the field that is named; its limit, as it is told.
+BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
+    "lease owner": (lambda bad: NOWHERE.lease(bad, MINUTE, attempts_max=3), [None, *NO_NAMES], "owner", NAME),
+    "lease duration": (lambda bad: NOWHERE.lease("A", bad, attempts_max=3), [None, *NO_WAITS], "duration", DAY),
+    "lease attempts_max": (
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=bad),
+        NO_ATTEMPTS,
+        "attempts_max",
+        ATTEMPTS,
+    ),
+    "lease limit": (lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, limit=bad), NO_LIMITS, "limit", LIMIT),
+    "lease tenant_id": (
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, tenant_id=bad),
+        NO_NAMES,
+        "tenant_id",
+        NAME,
+    ),
+    "lease after": (
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=bad),
+        ["a\0b", "\ud800", None, 5, b"a"],
+        "after",
+        "text as the database holds it, without NUL",
+    ),
+    "renew duration": (lambda bad: NOWHERE.renew([HELD], bad), [None, *NO_WAITS], "duration", DAY),
+    "renew jobs": (lambda bad: NOWHERE.renew(bad, MINUTE), NO_LISTS, "jobs", "should be a list"),
+    "renew many": (
+        lambda bad: NOWHERE.renew(bad, MINUTE),
+        [[HELD] * 1_001, itertools.repeat(HELD)],
+        "jobs",
+        "at most 1000",
+    ),
+    "renew twice": (lambda bad: NOWHERE.renew(bad, MINUTE), [[HELD, HELD]], "jobs", "each job should be there once"),
+    "renew nobody's": (
+        lambda bad: NOWHERE.renew([bad], MINUTE),
+        [PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)],
+        "jobs",
+        "so nobody leases it",
+    ),
+    "renew what is no run": (
+        lambda bad: NOWHERE.renew([bad], MINUTE),
+        [True, None, run_request(), HELD.id, RunEnding.submitted(HELD)],
+        "job",
+        "it should be a PolicyRunJob",
+    ),
+    "end endings": (NOWHERE.end, NO_LISTS, "endings", "should be a list"),
+    "end many": (
+        NOWHERE.end,
+        [[RunEnding.submitted(HELD)] * 1_001, itertools.repeat(RunEnding.submitted(HELD))],
+        "endings",
+        "at most 1000",
+    ),
+    "end twice": (
+        NOWHERE.end,
+        [[RunEnding.submitted(HELD), RunEnding.given_back(HELD)]],
+        "endings",
+        "each job should be there once",
+    ),
+    "end what is no ending": (lambda bad: NOWHERE.end([bad]), [True, None, HELD, SEEN], "endings", "only RunEndings"),
+    "end actor": (lambda bad: NOWHERE.end([RunEnding.submitted(HELD)], actor=bad), NO_NAMES, "actor", NAME),
+    "end transition_id": (
+        lambda bad: NOWHERE.end([RunEnding.submitted(HELD)], transition_id=bad),
+        ["x", str(uuid.uuid4()), 5, True],
+        "transition_id",
+        "should be a UUID",
+    ),
+    "expired tenant_id": (lambda bad: NOWHERE.expired(tenant_id=bad), NO_NAMES, "tenant_id", NAME),
+    "expired limit": (lambda bad: NOWHERE.expired(limit=bad), NO_LIMITS, "limit", LIMIT),
+    "rescue sightings": (
+        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        NO_LISTS,
+        "sightings",
+        "should be a list",
+    ),
+    "rescue many": (
+        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        [[SEEN] * 1_001, itertools.repeat(SEEN)],
+        "sightings",
+        "at most 1000",
+    ),
+    "rescue twice": (
+        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        [[SEEN, SEEN]],
+        "sightings",
+        "each job should be there once",
+    ),
+    "rescue what is no sighting": (
+        lambda bad: NOWHERE.rescue([bad], attempts_max=3),
+        [True, None, HELD, HELD.id],
+        "sightings",
+        "only Sightings",
+    ),
+    "rescue attempts_max": (
+        lambda bad: NOWHERE.rescue([SEEN], attempts_max=bad),
+        NO_ATTEMPTS,
+        "attempts_max",
+        ATTEMPTS,
+    ),
+    "rescue actor": (lambda bad: NOWHERE.rescue([SEEN], attempts_max=3, actor=bad), NO_NAMES, "actor", NAME),
+    "rescue backoff": (
+        lambda bad: NOWHERE.rescue([SEEN], attempts_max=3, backoff=bad),
+        [MINUTE, 5, True, "1s"],
+        "backoff",
+        "should be a RetryBackoff",
+    ),
+    "insert job": (
+        NOWHERE.insert,
+        [True, None, run_request(), HELD.id, "x"],
+        "job",
+        "it should be a PolicyRunJob",
+    ),
+    "insert actor": (lambda bad: NOWHERE.insert(PENDING, actor=bad), NO_NAMES, "actor", NAME),
+    "get tenant_id": (lambda bad: NOWHERE.get(bad, PENDING.id), [None, *NO_NAMES], "tenant_id", NAME),
+    "get job_id": (lambda bad: NOWHERE.get("a", bad), [None, 5, True, b"x", PENDING], "job_id", "a UUID or its text"),
+    "get_by_run_id tenant_id": (lambda bad: NOWHERE.get_by_run_id(bad, "r"), [None, *NO_NAMES], "tenant_id", NAME),
+    "get_by_run_id run_id": (lambda bad: NOWHERE.get_by_run_id("a", bad), [None, *NO_NAMES], "run_id", NAME),
+    "replace job": (
+        lambda bad: NOWHERE.replace(bad, None),
+        [True, None, run_request(), RunEnding.submitted(HELD)],
+        "job",
+        "it should be a PolicyRunJob",
+    ),
+    "replace owner": (lambda bad: NOWHERE.replace(HELD, bad), NO_NAMES, "expected_lease_owner", NAME),
+    "replace actor": (lambda bad: NOWHERE.replace(HELD, "A", actor=bad), NO_NAMES, "actor", NAME),
+    "replace transition_id": (
+        lambda bad: NOWHERE.replace(HELD, "A", transition_id=bad),
+        ["x", 5, True],
+        "transition_id",
+        "should be a UUID",
+    ),
+    "list tenant_id": (NOWHERE.list, [None, *NO_NAMES], "tenant_id", NAME),
+    "list policy_id": (
+        lambda bad: NOWHERE.list("a", policy_id=bad),
+        NO_NAMES,
+        "policy_id",
+        "text of 1 to 256 characters",
+    ),
+    "list mode": (lambda bad: NOWHERE.list("a", mode=bad), ["fast", "", 0, True], "mode", "'full', 'incremental'"),
+    "list queued_after": (
+        lambda bad: NOWHERE.list("a", queued_after=bad),
+        [datetime(2026, 1, 1), "2026-01-01T00:00:00Z", 5, True],  # noqa: DTZ001  # naive it should be
+        "queued_after",
+        "",
+    ),
+    "list limit": (
+        lambda bad: NOWHERE.list("a", limit=bad),
+        [0, -1, 1_001, True, "5", None, 2.0],
+        "limit",
+        "",
+    ),
+    "list cursor": (lambda bad: NOWHERE.list("a", cursor=bad), ["", LONG, "x", "e30", "a\0b", 5], "cursor", ""),
+    "count tenant_id": (NOWHERE.count, [None, *NO_NAMES], "tenant_id", NAME),
+    "count mode": (lambda bad: NOWHERE.count("a", mode=bad), ["fast", 0, True], "mode", ""),
+    "events tenant_id": (lambda bad: NOWHERE.events(bad, HELD.id), [None, *NO_NAMES], "tenant_id", NAME),
+    "events job_id": (lambda bad: NOWHERE.events("a", bad), [None, 5, True], "job_id", "a UUID or its text"),
+    "events limit": (lambda bad: NOWHERE.events("a", HELD.id, limit=bad), NO_LIMITS, "limit", LIMIT),
+    "events after": (lambda bad: NOWHERE.events("a", HELD.id, after=bad), [-1, True, "5", None, 2**63], "after", ""),
+    "metrics tenant_id": (NOWHERE.metrics, [None, *NO_NAMES], "tenant_id", NAME),
+    "metrics window": (
+        lambda bad: NOWHERE.metrics("a", window=bad),
+        [timedelta(0), timedelta(seconds=-1), timedelta(days=367), 60, None],
+        "window",
+        "a timedelta of more than zero, up to 366 days",
+    ),
+    "service enqueue": (SERVICE.enqueue, [True, None, PENDING], "request", "PolicyRunRequest"),
+    "service simulate": (SERVICE.simulate, [True, None, PENDING], "request", "PolicyRunRequest"),
+    "service complete": (
+        lambda bad: SERVICE.complete("a", bad),
+        [True, None, "completed"],
+        "completion",
+        "PolicyRunCompletion",
+    ),
+    "service cancel tenant_id": (
+        lambda bad: SERVICE.request_cancellation(bad, "r"),
+        [None, *NO_NAMES],
+        "tenant_id",
+        NAME,
+    ),
+    "service cancel run_id": (lambda bad: SERVICE.request_cancellation("a", bad), [None, *NO_NAMES], "run_id", NAME),
+    "service cancel reason": (
+        lambda bad: SERVICE.request_cancellation("a", "r", reason=bad),
+        ["x" * 1_048_577, 5, True, b"x"],
+        "reason",
+        "text of up to 1,048,576 characters",
+    ),
+    "service complete tenant_id": (
+        lambda bad: SERVICE.complete(bad, PolicyRunCompletion(run_id="r", status="completed")),
+        [None, *NO_NAMES],
+        "tenant_id",
+        NAME,
+    ),
+    "service retry run_id": (lambda bad: SERVICE.retry("a", bad), [None, *NO_NAMES], "run_id", NAME),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_an_argument_that_cannot_be_is_named_with_its_limit_before_any_sql(what: str) -> None:
+    """The error says which and what it should be, in a line."""
+    call, values, field, limit = BAD[what]
+    told: list[tuple[str, object, bool]] = []
+    for bad in values:
+        try:
+            await call(bad)
+        except InvalidJob as error:
+            told.append((repr(bad)[:40], error.field, limit in str(error) and len(str(error)) < 500))
+        except Exception as error:  # noqa: BLE001  # all that went wrong is told at once
+            told.append((repr(bad)[:40], repr(error), False))
+    assert [(repr(bad)[:40], field, True) for bad in values] == told
+
+
+async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str) -> None:
+    """Nor a long one, by any method that takes a list."""
+    held = (HELD.changed(id=uuid.uuid4(), tenant_id=tenant) for _ in itertools.count())
+    for call in (
+        storage.policy_runs.renew(held, MINUTE),
+        storage.policy_runs.end(RunEnding.submitted(run) for run in held),
+        storage.policy_runs.rescue((Sighting(run.id, tenant, AT, 1) for run in held), attempts_max=3),
+    ):
+        with pytest.raises(InvalidJob, match="at most 1000"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("statuses", "field"),
+    [(["busy"], "statuses"), ("busy", "statuses"), (5, "statuses"), ([0], "statuses"), (["pending"] * 7, "statuses")],
+)
+async def test_statuses_that_cannot_be_are_named(statuses: Any, field: str) -> None:
+    """By lists and counts alike."""
+    for call in (NOWHERE.list("a", statuses=statuses), NOWHERE.count("a", statuses=statuses)):
+        with pytest.raises(InvalidJob) as caught:
+            await call
+        assert field == caught.value.field.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: RunEnding.submitted(True), "job"),  # type: ignore[arg-type]
+        (lambda: RunEnding.failed(None, "x"), "job"),  # type: ignore[arg-type]
+        (lambda: RunEnding.given_back(HELD.id), "job"),  # type: ignore[arg-type]
+        (lambda: RunEnding.canceled(run_request()), "job"),  # type: ignore[arg-type]
+        (lambda: RunEnding.given_back(HELD, delay=timedelta(seconds=-1)), "delay"),
+        (lambda: RunEnding.given_back(HELD, delay=timedelta(days=7, seconds=1)), "delay"),
+        (lambda: RunEnding.given_back(HELD, delay=5), "delay"),  # type: ignore[arg-type]
+        (lambda: RetryBackoff(first=timedelta(0)), "first"),
+        (lambda: RetryBackoff(first=MINUTE, cap=timedelta(seconds=1)), "first"),
+        (lambda: RetryBackoff(first=timedelta(days=3650), cap=timedelta(days=3650)), "first"),
+        (lambda: RetryBackoff(cap=timedelta(days=8)), "cap"),
+        (lambda: RetryBackoff(cap=60), "cap"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_end_or_a_backoff_that_cannot_be_is_refused_when_it_is_made(make: Callable[[], object], field: str) -> None:
+    """With the field."""
+    with pytest.raises(InvalidJob) as caught:
+        make()
+    assert field == caught.value.field
+
+
+def test_an_end_of_a_run_that_nobody_leases_is_refused_when_it_is_made() -> None:
+    """Whichever end, and wherever the run stands."""
+    for run in (PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)):
+        for make in (
+            RunEnding.submitted,
+            RunEnding.given_back,
+            RunEnding.canceled,
+            lambda run: RunEnding.failed(run, "x"),
+        ):
+            with pytest.raises(IllegalTransition):
+                make(run)
+
+
+async def test_any_text_of_why_a_run_failed_is_taken(storage: Storage, tenant: str) -> None:
+    """Cleaned and cut, never refused: the row and the log can be read afterwards."""
+    runs = storage.policy_runs
+    for number, text in enumerate(["", "\0", "\ud800", "\x1b[31m", "x" * 5_000_000, "😀" * 100_000]):
+        run = await runs.insert(policy_run(tenant))
+        (held,) = (await lease(runs, tenant)).runs
+        if number % 2:
+            await runs.end([RunEnding.failed(held, text)])
+        else:
+            await runs.replace(held.fail(at=datetime.now(UTC), error=text), "A")
+        found = await runs.get(tenant, run.id)
+        events = await runs.events(tenant, run.id)
+        assert found is not None
+        assert found.last_error is not None
+        assert (_S.FAILED, ()) == (found.status, events.unreadable)
+        assert 1 <= len(found.last_error) <= 4_000
+        assert found.last_error == events[-1].payload["error"]
+
+
+async def test_nothing_is_done_for_nothing() -> None:
+    """Empty lists are answered empty, and text that is no UUID finds nothing; without a word to the database."""
+    assert ({}, {}) == ((await NOWHERE.end([])).versions, (await NOWHERE.end(())).lost)
+    assert () == (await NOWHERE.renew([], MINUTE)).runs
+    assert () == (await NOWHERE.rescue([], attempts_max=3)).requeued
+    assert await NOWHERE.get("acme", "no-uuid") is None
+    assert [] == list(await NOWHERE.events("acme", "no-uuid"))
