@@ -13,6 +13,8 @@ from rich.console import Console
 
 from benchmarks.claims import claims
 from benchmarks.contestants import LEGEND
+from benchmarks.leases import LEGEND as LEGEND_OF_LEASES
+from benchmarks.leases import leases
 from benchmarks.life import LEGEND as LEGEND_OF_LIFE
 from benchmarks.life import life
 from benchmarks.lists import lists
@@ -36,6 +38,7 @@ SUITES: Final[dict[str, Suite]] = {
     "pages": pages,
     "web": web,
     "claims": claims,
+    "leases": leases,
     "life": life,
 }
 """In the order they run; each has a database of its own."""
@@ -51,7 +54,7 @@ _SEED: Final = 20_260_102
 
 def main(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Half a minute, to see that it runs: fewer rounds, 100,000 rows.")
+        bool, typer.Option("--quick", help="Two minutes, to see that it runs: fewer rounds, 100,000 rows.")
     ] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, too.")] = None,
     suite: Annotated[
@@ -62,7 +65,7 @@ def main(
     if unknown := set(suite or ()) - set(SUITES):
         raise typer.BadParameter(f"there is no suite {min(unknown)}; there are {', '.join(SUITES)}")
     console, progress = Console(width=None if sys.stdout.isatty() else _WIDTH), Console(stderr=True)
-    legends = {"updates": LEGEND_OF_UPDATES, "web": LEGEND_OF_WEB, "life": LEGEND_OF_LIFE}
+    legends = {"updates": LEGEND_OF_UPDATES, "web": LEGEND_OF_WEB, "leases": LEGEND_OF_LEASES, "life": LEGEND_OF_LIFE}
     started = time.monotonic()
     measured: dict[str, list[Figure]] = {}
     with server() as server_url:
@@ -76,7 +79,7 @@ def main(
             with new_database(server_url) as url:
                 measured[name] = asyncio.run(_run(SUITES[name], _bench(url, quick=quick, say=say)))
             print_suite(console, name, measured[name], legends.get(name, LEGEND))
-    print_targets(console, [figure for figures in measured.values() for figure in figures])
+    print_targets(console, measured)
     if json is not None:
         write_json(json, where, measured)
 

@@ -1,7 +1,7 @@
 """The bare driver as a contestant, through its own pool and through one held connection."""
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -30,24 +30,25 @@ class _Driver(Contestant):
 
     @override
     def get(self, job: GraphBuildJob) -> Call:
-        return self._call(statements.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
+        return self.call(statements.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
 
     @override
     def insert(self, job: GraphBuildJob) -> Call:
-        return self._call(statements.INSERT_JOB, _written(job))
+        return self.call(statements.INSERT_JOB, _written(job))
 
     @override
     def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         begins = job.status is GraphJobStatus.RUNNING
         fence = {"expected": expected.code, "expected_attempts": job.attempts - 1 if begins else job.attempts}
-        return self._call(statements.REPLACE_JOB, _written(job) | fence)
+        return self.call(statements.REPLACE_JOB, _written(job) | fence)
 
     @override
     def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
         chosen: _Arguments = {"tenant": tenant_id, "kind": GraphBuildJob.type.code, "expected": status.code}
-        return self._call(scans.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
+        return self.call(scans.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
 
-    def _call(self, statement: Executable, arguments: _Arguments) -> Call:
+    def call(self, statement: Executable, arguments: Mapping[str, object]) -> Call:
+        """Prepares one of our statements, of whatever room: its text and its arguments are ready."""
         form = compiled(statement)
         return partial(self.fetch, form.sql, [arguments[name] for name in form.binds])
 

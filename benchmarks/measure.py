@@ -38,6 +38,10 @@ class Pace:
     slice_seconds: float
     warm_up_seconds: float
 
+    def hastened(self, times: float) -> "Pace":
+        """Gives the pace at which a turn is so many times as short."""
+        return Pace(self.rounds, self.slice_seconds / times, self.warm_up_seconds / times)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -47,11 +51,14 @@ class Entry:
         contestant: its name in the table.
         prepare: gives so many calls for each caller. Not timed.
         done: tells from an answer whether the operation did what it should.
+        stock: awaited before `prepare` with the same number: stores what so many calls for each caller use up. Not
+            timed. None where they use up nothing.
     """
 
     contestant: str
     prepare: Callable[[int], list[list[Call]]]
     done: Callable[[object], bool] = bool
+    stock: Callable[[int], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,8 @@ async def _warmed_up(entry: Entry, pace: Pace) -> int:
 
 async def _slice(entry: Entry, each: int) -> tuple[float, float, int]:
     """Makes so many calls for each caller, all callers at once; gives seconds, seconds of CPU, number of calls."""
+    if entry.stock is not None:
+        await entry.stock(each)
     callers = entry.prepare(each)
     # Every slice begins with nothing to collect, and what was prepared is none of its collector's business; within
     # the slice the collector runs as it always does, for all alike.

@@ -1,6 +1,6 @@
 """The suite of pages on large tables: what a page costs must not grow with the tenant's rows, whatever it filters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -44,7 +44,7 @@ async def pages(bench: Bench) -> list[Figure]:
 
     Counts are timed too, for reference; they stop at 10,000, which a filter of a tenant of few rows does not reach.
     """
-    sizes = {_FEW: _FEW_ROWS, _MANY: bench.many_rows}
+    sizes = _sizes(bench)
     bench.say(f"seeding {_FEW_ROWS:,} jobs of one tenant and {bench.many_rows:,} of another")
     for tenant, rows in sizes.items():
         await store_mixed(bench.url, tenant, rows)
@@ -59,6 +59,10 @@ async def pages(bench: Bench) -> list[Figure]:
             figures += await _timed(bench, f"{filtered}, middle", page, middle, at_most=DEARER_AT_MOST)
             figures += await _timed(bench, f"{filtered}, count", count, queries)
     return figures
+
+
+def _sizes(bench: Bench) -> dict[str, int]:
+    return {_FEW: _FEW_ROWS, _MANY: bench.many_rows}
 
 
 def _query(filtered: str, rows: int) -> GraphJobQuery:
@@ -86,11 +90,29 @@ def _count(jobs: GraphJobStore, tenant: str, query: GraphJobQuery) -> Call:
 async def _timed(
     bench: Bench, operation: str, ask: _Ask, queries: dict[str, GraphJobQuery], *, at_most: float | None = None
 ) -> list[Figure]:
-    few, many = f"{_FEW_ROWS:,} rows", f"{bench.many_rows:,} rows"
-    entries = [
-        Entry(name, _prepared(ask(tenant, queries[tenant])), _full) for name, tenant in ((few, _FEW), (many, _MANY))
-    ]
-    times = await paired(entries, bench.pace, bench.order)
+    calls = {f"{rows:,} rows": ask(tenant, queries[tenant]) for tenant, rows in _sizes(bench).items()}
+    return await by_size(bench, operation, calls, _full, at_most=at_most)
+
+
+async def by_size(
+    bench: Bench,
+    operation: str,
+    calls: Mapping[str, Call],
+    done: Callable[[object], bool],
+    *,
+    at_most: float | None = None,
+) -> list[Figure]:
+    """Times one and the same question in turns, asked of few rows and of many.
+
+    Args:
+        bench: the pace, and whose turn it is.
+        operation: its name in the table.
+        calls: the question by what it is asked of, few first.
+        done: tells whether an answer is what it should be.
+        at_most: the target of the ratio of many to few.
+    """
+    few, many = calls
+    times = await paired([Entry(name, _prepared(call), done) for name, call in calls.items()], bench.pace, bench.order)
     ratios = {many: (ratio(times, many, few, at_most=at_most),)}
     return [Figure.of(times, name, operation=operation, callers=1, ratios=ratios.get(name, ())) for name in (few, many)]
 

@@ -42,22 +42,27 @@ def print_suite(console: Console, title: str, figures: Sequence[Figure], legend:
     _print_pairs(console, {name: text for name, text in legend.items() if name in took_part})
 
 
-def print_targets(console: Console, figures: Sequence[Figure]) -> None:
-    """Prints each figure that has a target, whether that was reached, and how many were missed."""
+def print_targets(console: Console, suites: Mapping[str, Sequence[Figure]]) -> None:
+    """Prints each figure that has a target, suite by suite, whether that was reached, and how many were missed."""
     table = _table("targets", ("operation", "callers>", "figure", "ratio>", "p10..p90", "target", "outcome"))
-    for figure, ratio in _targeted(figures):
-        table.add_row(
-            figure.operation,
-            str(figure.callers),
-            f"{ratio.of} / {ratio.against}",
-            f"{ratio.median:.2f}",
-            _spread(ratio),
-            _target(ratio),
-            "[green]reached[/]" if ratio.reached else "[red]missed[/]",
-        )
+    for name, figures in suites.items():
+        if targeted := _targeted(figures):
+            table.add_section()
+            table.add_row(f"[dim]{name}[/]")
+        for figure, ratio in targeted:
+            table.add_row(
+                figure.operation,
+                str(figure.callers),
+                f"{ratio.of} / {ratio.against}",
+                f"{ratio.median:.2f}",
+                _spread(ratio),
+                _target(ratio),
+                "[green]reached[/]" if ratio.reached else "[red]missed[/]",
+            )
     console.print(table)
-    number = missed(figures)
-    console.print(f"{number} of {len(_targeted(figures))} targets missed" if number else "every target was reached")
+    every = [figure for figures in suites.values() for figure in figures]
+    number = missed(every)
+    console.print(f"{number} of {len(_targeted(every))} targets missed" if number else "every target was reached")
 
 
 def missed(figures: Sequence[Figure]) -> int:

@@ -1,6 +1,8 @@
 """What the tables hold before anything is timed: jobs as a scheduler would have them, and fresh statistics."""
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self, TypeAlias
 from uuid import UUID
@@ -13,12 +15,15 @@ from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
+from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
 Record: TypeAlias = tuple[UUID, str, int, int, str, datetime, datetime, str | None]
 
 _COLUMNS: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
 _TABLE: Final = GraphJobRow.__tablename__
-_BOTH: Final = tuple(f"{SCHEMA}.{name}" for name in (_TABLE, GraphJobEventRow.__tablename__))
+_ALL: Final = tuple(
+    f"{SCHEMA}.{row.__tablename__}" for row in (GraphJobRow, GraphJobEventRow, PolicyRunRow, PolicyRunEventRow)
+)
 _FIRST: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _BETWEEN: Final = timedelta(milliseconds=2_741)
 _STATUSES: Final = (
@@ -141,14 +146,10 @@ class _Pattern(NamedTuple):
 
     @classmethod
     def of(cls, job: AnyJob) -> Self:
-        texts, rest = [], job.to_json()
-        for mark in (str(job.id), str(job.correlation_id), _as_text(job.created_at)):
-            before, found, rest = rest.partition(mark)
-            if not found:
-                raise ValueError("a payload should hold id, correlation id and creation time as text, in this order")
-            texts.append(before)
-        first, second, third = texts
-        return cls(job, (first, second, third, rest))
+        first, second, third, last = texts_around(
+            job.to_json(), str(job.id), str(job.correlation_id), _as_text(job.created_at)
+        )
+        return cls(job, (first, second, third, last))
 
     def record(self, job_id: UUID, correlation_id: str, created_at: datetime) -> Record:
         first, second, third, last = self.texts
@@ -156,6 +157,21 @@ class _Pattern(NamedTuple):
         job = self.job
         times = (created_at, created_at)
         return job_id, job.tenant_id, job.type.code, job.status.code, document, *times, correlation_id
+
+
+def texts_around(document: str, *marks: str) -> list[str]:
+    """Gives what stands in a document before, between and after what differs from one row to the next.
+
+    Raises:
+        ValueError: these are not in it, in this order.
+    """
+    texts, rest = [], document
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ValueError(f"{mark} should be in the document, after the marks before it")
+        texts.append(before)
+    return [*texts, rest]
 
 
 def _patterned(tenant_id: str, count: int, *, mixed: bool) -> Iterator[Record]:
@@ -188,12 +204,37 @@ def _record(job: GraphBuildJob) -> Record:
 
 
 async def _copied(url: str, records: Iterator[Record]) -> None:
+    await copied(url, _TABLE, _COLUMNS, records)
+
+
+async def copied(
+    url: str, table: str, columns: Sequence[str], records: Iterable[tuple[object, ...]], *, at_once: int = 1
+) -> None:
+    """Copies records into a table of ours, and brings all of them to rest.
+
+    Args:
+        url: of the database.
+        table: its name.
+        columns: what a record holds, in this order.
+        records: what to copy; each is met once.
+        at_once: how many connections copy, each what comes next; where rows are large the server is the slower side.
+    """
     connection = await asyncpg.connect(url)
     try:
         # Autovacuum would come in the middle of somebody's slice; what it does is done here and between operations.
-        for table in _BOTH:
-            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-        await connection.copy_records_to_table(_TABLE, records=records, columns=_COLUMNS, schema_name=SCHEMA)
+        for each in _ALL:
+            await connection.execute(f"ALTER TABLE {each} SET (autovacuum_enabled = false)")
+        rest = iter(records)
+
+        async def copy(by: "asyncpg.Connection[asyncpg.Record]") -> None:
+            await by.copy_records_to_table(table, records=rest, columns=columns, schema_name=SCHEMA)
+
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            group.create_task(copy(connection))
+            for _ in range(at_once - 1):
+                other = await asyncpg.connect(url)
+                stack.push_async_callback(other.close)
+                group.create_task(copy(other))
         await _settle(connection)
     finally:
         await connection.close()
@@ -212,13 +253,13 @@ async def emptied(url: str) -> None:
     """Takes everything out of the tables."""
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(f"TRUNCATE {', '.join(_BOTH)}")
+        await connection.execute(f"TRUNCATE {', '.join(_ALL)}")
     finally:
         await connection.close()
 
 
 async def _settle(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.execute(f"VACUUM (ANALYZE) {', '.join(_BOTH)}")
+    await connection.execute(f"VACUUM (ANALYZE) {', '.join(_ALL)}")
     try:
         await connection.execute("CHECKPOINT")
     except asyncpg.InsufficientPrivilegeError:
