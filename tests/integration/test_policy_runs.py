@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import Executable
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import (
     InvalidJob,
@@ -21,9 +23,12 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
+from graphjobs.database.executor import Executor, InSession, Params, Row
 from graphjobs.moves import UpdateOutcome
 from graphjobs.pages import COUNT_MAX
 from graphjobs.policy_runs import repository as repository_room
+from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
@@ -507,3 +512,53 @@ async def test_a_notice_is_sent_for_what_waits(graphjobs_settings: Settings) -> 
         await asyncio.wait_for(heard.wait(), 10)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+# Round trips
+
+
+class _Counting:
+    """An executor that counts the statements it runs: alone, each is one round trip."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.number = 0
+
+    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+        self.number += 1
+        return await self._executor.rows(statement, params)
+
+    def using(self, session: AsyncSession) -> InSession:
+        return self._executor.using(session)
+
+
+async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> None:
+    """Where nothing is lost: a second look is for those who were too late."""
+    counting = _Counting(storage.database)
+    runs = PostgresPolicyRunRepository(counting)
+    run = policy_run(tenant)
+
+    async def counted(call: Awaitable[Any]) -> Any:
+        before = counting.number
+        answer = await call
+        assert before + 1 == counting.number
+        return answer
+
+    first = await counted(runs.insert(run))
+    assert first == await counted(runs.insert(run.changed(id=uuid.uuid4())))
+    await counted(runs.get(tenant, run.id))
+    await counted(runs.get_by_run_id(tenant, run.run_id))
+    (held,) = (await counted(runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant))).runs
+    await counted(runs.lease("owner", _MINUTE, attempts_max=5, limit=1))
+    await counted(runs.renew([held], timedelta(microseconds=1)))
+    seen = await counted(runs.expired(tenant_id=tenant))
+    await counted(runs.rescue(seen, attempts_max=5))
+    other = await leased(runs, policy_run(tenant, priority="emergency"))
+    await counted(runs.end([RunEnding.submitted(other)]))
+    now = await runs.get(tenant, other.id)
+    assert now is not None
+    assert await counted(runs.replace(now.complete(at=AT), None))
+    await counted(runs.list(tenant))
+    await counted(runs.count(tenant))
+    await counted(runs.events(tenant, run.id))
+    await counted(runs.metrics(tenant))

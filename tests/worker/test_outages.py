@@ -10,16 +10,25 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
+from graphjobs import (
+    DatabaseUnavailable,
+    DispatcherOptions,
+    GraphBuildJob,
+    GraphJobStatus,
+    OutcomeUnknown,
+    PolicyRunDispatcher,
+    PolicyRunJob,
+    open_storage,
+)
 from graphjobs.attempts import Sighting
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
+from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobContext, WorkerOptions
 from graphjobs.worker import engine as worker_room
 from graphjobs.worker.writer import Writer
-from tests.builders import build_job
+from tests.builders import build_job, policy_run
 from tests.faults.proxy import Fault, Wire
 from tests.faults.watch import url_of, with_settings
 
@@ -284,3 +293,29 @@ async def test_what_the_database_refuses_fails_its_own_job_only(
     assert found[1] is not None
     assert found[1].error is not None
     assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in found[1].error
+
+
+async def test_a_dispatcher_submits_what_it_handed_over_once_the_database_is_back(
+    wired: Storage, wire: Wire, storage: Storage, tenant: str
+) -> None:
+    """Once, however often the answer was lost; its lease has run out meanwhile, and is its own still."""
+    run = await storage.policy_runs.insert(policy_run(tenant))
+    handed_over: list[int] = []
+
+    async def dispatch(leased: PolicyRunJob, _context: DispatchContext) -> None:
+        handed_over.append(leased.attempts)
+        wire.lasts, wire.fault = True, Fault.DROP_REPLY
+
+    options = DispatcherOptions(tenant=tenant, poll=_SOON, lease=timedelta(seconds=1), rescue=False)
+    dispatcher = PolicyRunDispatcher(wired, dispatch, options=options)
+    working = asyncio.ensure_future(dispatcher.run())
+    await _until(lambda: wire.hit >= 3)
+    await asyncio.sleep(1.1)
+    wire.fault = Fault.NONE
+    await _until(lambda: dispatcher.counts.submitted + dispatcher.counts.lost == 1)
+    dispatcher.stop()
+    await working
+
+    assert (1, 0, [1]) == (dispatcher.counts.submitted, dispatcher.counts.lost, handed_over)
+    log = [event.status for event in await storage.policy_runs.events(tenant, run.id)]
+    assert ["pending", "dispatching", "submitted"] == log

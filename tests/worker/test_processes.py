@@ -3,13 +3,9 @@
 import asyncio
 import random
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from graphjobs import GraphBuildJob, GraphJobQuery, GraphJobStatus
@@ -17,38 +13,13 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
 from tests.builders import build_job
+from tests.worker.processes import client, clients, require_legal
 
 _S = GraphJobStatus
-_CLIENT = Path(__file__).with_name("worker_client.py")
 _PROCESSES = 8
 _JOBS = 5_000
 _TENANTS = 7
 _SEED = 20_260_102
-
-
-async def _client(settings: Settings, how: str) -> asyncio.subprocess.Process:
-    assert settings.database_url is not None
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(_CLIENT),
-        settings.database_url.get_secret_value(),
-        how,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-
-
-@asynccontextmanager
-async def _clients(settings: Settings, how: str, number: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """Processes of ours, all of which are gone at the end."""
-    processes = [await _client(settings, how) for _ in range(number)]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
 
 
 async def _counted(storage: Storage, *statuses: GraphJobStatus) -> int:
@@ -70,7 +41,7 @@ async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
         await graphjobs_storage.graph_jobs.add_many(of_tenant)
     killed = 0
     deadline = time.monotonic() + 120
-    async with _clients(graphjobs_settings, "storm", _PROCESSES) as processes:
+    async with clients(graphjobs_settings, "storm", _PROCESSES) as processes:
         while await _counted(graphjobs_storage, _S.QUEUED, _S.RUNNING):
             assert time.monotonic() < deadline, "not in time"
             await asyncio.sleep(1)
@@ -78,7 +49,7 @@ async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
             processes[place].send_signal(signal.SIGKILL)
             await processes[place].wait()
             killed += 1
-            processes[place] = await _client(graphjobs_settings, "storm")
+            processes[place] = await client(graphjobs_settings, "storm")
 
     assert killed >= 3
     assert _JOBS == await _counted(graphjobs_storage, _S.COMPLETED)
@@ -86,7 +57,7 @@ async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
     assert _JOBS == len(rows)
     attempts: Counter[int] = Counter()
     for job_attempts, snapshot, told in rows:
-        _require_legal(told)
+        require_legal(told, first="queued")
         assert 1 == told.count("running>completed")
         assert job_attempts == told.count("queued>running")
         assert f"graph of attempt {job_attempts}" == snapshot
@@ -107,21 +78,11 @@ async def _histories(storage: Storage) -> list[tuple[int, str, list[str]]]:
         return [tuple(row) for row in found]
 
 
-def _require_legal(told: list[str]) -> None:
-    """Each move begins where the one before ended: nothing is missing, and nothing is there twice."""
-    now = "queued"
-    assert now == told[0]
-    for move in told[1:]:
-        source, target = move.split(">")
-        assert now == source
-        now = target
-
-
 async def test_a_zombie_cannot_end_the_job_it_lost(graphjobs_storage: Storage, graphjobs_settings: Settings) -> None:
     """Stopped until its job is rescued and done by another, then continued: it is refused, and changes nothing."""
     storage = graphjobs_storage
     job = await storage.graph_jobs.add(build_job())
-    async with _clients(graphjobs_settings, "zombie", 1) as (zombie,):
+    async with clients(graphjobs_settings, "zombie", 1) as (zombie,):
         assert zombie.stdout is not None
         assert zombie.stdin is not None
         assert b"started 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
