@@ -15,7 +15,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from graphjobs.database.executor import Row
 from graphjobs.database.sql import readable
 from graphjobs.errors import CorruptRow
-from graphjobs.values import Id, Json, Name, UtcTime, Value, thawed
+from graphjobs.frozen import thawed
+from graphjobs.values import Id, Json, Name, UtcTime, Value
 from graphjobs.words import CodedStatus
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")

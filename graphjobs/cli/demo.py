@@ -16,12 +16,12 @@ from graphjobs.demo.policy import Policy, PolicyError, read_policy, shipped_poli
 from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
+from graphjobs.frozen import thawed
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent
 from graphjobs.jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
-from graphjobs.values import thawed
 
 _COLOURS = {GraphJobStatus.COMPLETED: "green", GraphJobStatus.FAILED: "red", GraphJobStatus.CANCELED: "yellow"}
 

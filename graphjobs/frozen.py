@@ -1,0 +1,99 @@
+"""JSON of anybody's as values that cannot change: bounded, and such that PostgreSQL gives it back as it was."""
+
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from immutabledict import immutabledict
+from pydantic_core import PydanticCustomError
+
+JSON_BYTES_MAX: Final = 65_536
+JSON_DEPTH_MAX: Final = 32
+JSON_INTEGER_MAX: Final = 2**63 - 1
+_WRITTEN_OUT_FROM: Final = 1e16
+"""From here on a float is written with an exponent, and without a point."""
+_json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def frozen_json(value: Mapping[str, Any]) -> object:
+    """Lets JSON of at most 64 KiB pass, frozen."""
+    frozen = _frozen(value)
+    try:
+        text = _json_of(value)
+    except TypeError:  # frozen before, or of other kinds of mappings
+        text = _json_of(thawed(frozen))
+    if len(text) * 4 <= JSON_BYTES_MAX:  # no character takes more
+        return frozen
+    size = len(text.encode())
+    if size > JSON_BYTES_MAX:
+        raise PydanticCustomError("json", f"JSON should take at most {JSON_BYTES_MAX} bytes, not {size}")
+    return frozen
+
+
+def _frozen(value: object, depth: int = 0) -> object:
+    """Gives JSON as values that cannot change; refuses what PostgreSQL or Python could not read back."""
+    if depth > JSON_DEPTH_MAX:
+        raise PydanticCustomError("json", f"JSON should nest at most {JSON_DEPTH_MAX} levels")
+    # What most of JSON is made of goes first, by its very type: a row's is read each time the row is.
+    kind = type(value)
+    if kind is str:
+        return _storable(value)  # type: ignore[arg-type]  # it is
+    if value is None or kind is bool:
+        return value
+    match value:
+        case dict() | Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise PydanticCustomError("json", "the keys of a JSON object should be text")
+            return immutabledict({_storable(key): _frozen(item, depth + 1) for key, item in value.items()})
+        case list() | tuple():
+            return tuple([_frozen(item, depth + 1) for item in value])
+        case int():
+            return int(value) if abs(value) <= JSON_INTEGER_MAX else _large_number(value)
+        case float():
+            if not math.isfinite(value):
+                raise PydanticCustomError("json", "a JSON number should be finite")
+            return value if abs(value) < _WRITTEN_OUT_FROM else _written_out(value)
+        case str():
+            # str() of an enum member, say, would be another type after a round trip.
+            return _storable(str(value))
+    raise PydanticCustomError("json", "JSON is text, numbers, true, false, null, lists and objects")
+
+
+def _written_out(value: float) -> float | int:
+    """Gives the number as JSONB gives it back: it writes large ones out, and then they are whole numbers."""
+    whole = int(Decimal(repr(value)))
+    return whole if abs(whole) <= JSON_INTEGER_MAX else value
+
+
+def _large_number(value: int) -> float:
+    """Gives the number that JSONB has written out: it stores 1e30 as a one and thirty zeros.
+
+    Raises:
+        PydanticCustomError: it is no such number, and a float would not be the same.
+    """
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isfinite(number) and Decimal(repr(number)) == value:
+        return number
+    raise PydanticCustomError("json", "a JSON integer should fit 64 bits")
+
+
+def _storable(text: str) -> str:
+    """JSONB takes neither NUL nor a lone surrogate."""
+    surrogate = not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
+    if surrogate or "\0" in text:
+        raise PydanticCustomError("json", "JSON text should hold neither NUL nor a lone surrogate")
+    return text
+
+
+def thawed(value: Any) -> Any:
+    """Gives frozen JSON as plain dicts and lists again, as `json.dumps` takes them."""
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [thawed(item) for item in value]
+    return value
