@@ -62,7 +62,7 @@ def _time(name: str, comment: str, *, nullable: bool = True, server_default: sa.
     )
 
 
-def upgrade() -> None:
+def _add_runs() -> None:
     op.create_table(
         "policy_runs",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -110,6 +110,9 @@ def upgrade() -> None:
         ),
         schema="scheduler",
     )
+
+
+def _index_runs() -> None:
     # In an order of their own, so that an index of pages and one of these are never taken in place of one another. The
     # name comes first: whoever has the key and the tenant would else be sent through all rows of the tenant.
     tenant = sa.text('tenant_id COLLATE "C"')
@@ -128,6 +131,9 @@ def upgrade() -> None:
         op.create_index(
             name, "policy_runs", columns, schema="scheduler", postgresql_where=sa.text(f"status = {status}")
         )
+
+
+def _add_events() -> None:
     op.create_table(
         "policy_run_events",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False, comment="orders one run's log"),
@@ -145,6 +151,12 @@ def upgrade() -> None:
     op.create_index(
         "idx_policy_run_events_job", "policy_run_events", ["job_id", sa.text("created_at DESC")], schema="scheduler"
     )
+
+
+def upgrade() -> None:
+    _add_runs()
+    _index_runs()
+    _add_events()
 
 
 def downgrade() -> None:

@@ -263,7 +263,6 @@ FIND_LEASE: Final = (
     .add_columns(_tries(RUNS), as_type(null(), Text))
     .where(
         RUNS.c.status == _DISPATCHING,
-        RUNS.c.lease_expires_at > func.now(),
         RUNS.c.lease_owner == _OWNER,
         # The newest lease: its end may have been asked for since. One for each run: as EXISTS, the planner may begin
         # with the log of all runs.
