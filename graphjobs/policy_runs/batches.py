@@ -110,8 +110,9 @@ def _ended(held: CTE) -> Select[Any]:
         .values(
             status=target,
             available_at=case((target == _PENDING, func.now() + held.c.delay), else_=RUNS.c.available_at),
+            # Why its last attempt failed: one that was handed over, or given back in order, has not.
             last_error=case(
-                (target == code(_S.SUBMITTED), null()), else_=func.coalesce(held.c.problem, RUNS.c.last_error)
+                (target == _CANCELED, func.coalesce(held.c.problem, RUNS.c.last_error)), else_=held.c.problem
             ),
             submitted_at=at(_S.SUBMITTED),
             completed_at=at(_S.FAILED),

@@ -235,7 +235,7 @@ class PolicyRunJob(PolicyRunSpec):
         return self._moved(_S.DISPATCHING, only_from=_S.DISPATCHING, at=at, lease_expires_at=until)
 
     def give_back(self, *, at: datetime, available_at: datetime, error: str | None = None) -> Self:
-        """Dispatching to pending: to be leased again, and not before `available_at`.
+        """Dispatching to pending: to be leased again, and not before `available_at`; without an error, in order.
 
         Raises:
             InvalidJob: its cancellation was requested.
@@ -244,7 +244,7 @@ class PolicyRunJob(PolicyRunSpec):
             raise InvalidJob(
                 "cancellation_requested: cancel it, for its end was asked for", field="cancellation_requested"
             )
-        told = self.last_error if error is None else clean_error(error)
+        told = None if error is None else clean_error(error)
         return self._unleased(_S.PENDING, only_from=_S.DISPATCHING, at=at, available_at=available_at, last_error=told)
 
     def submit(self, *, at: datetime) -> Self:
