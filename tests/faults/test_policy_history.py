@@ -32,6 +32,7 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.attempts import Ended, Sighting
+from graphjobs.database.executor import ended
 from graphjobs.moves import UpdateResult
 from graphjobs.policy_runs import batches
 from graphjobs.policy_runs.endings import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
@@ -427,9 +428,12 @@ class CancelIsLost(Mistaken):
         self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> Ended:
         given = list(endings)
+        ending = asyncio.ensure_future(super().end(given, actor=actor, transition_id=transition_id))
         try:
-            return await super().end(given, actor=actor, transition_id=transition_id)
+            return await asyncio.shield(ending)
         except asyncio.CancelledError:
+            # Whether the cancel or the end comes first is chance; here it always is the end.
+            await ended(ending)
             return Ended({}, {end.job.id: "it was cancelled" for end in given})
 
 
