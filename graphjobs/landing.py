@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Select
 
-from graphjobs.attempts import Ended
+from graphjobs.attempts import Ended, Rescued, Sighting
 from graphjobs.database.executor import Executor, Params, Row, find_out
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 
@@ -37,6 +37,19 @@ async def _landed(executor: Executor, find_moves: Select[Any], params: Params, n
 def versions_of(rows: Iterable[Row]) -> dict[UUID, datetime]:
     """Reads the versions that rows were moved to, by id."""
     return {UUID(int=row[0].int): row[1] for row in rows}
+
+
+def sighted(rows: Iterable[Row]) -> tuple[Sighting, ...]:
+    """Reads sightings from rows of id, tenant, version, attempts, and how many attempts were given back."""
+    return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows)
+
+
+def rescued_of(taken: Sequence[UUID], failed: Collection[UUID]) -> Rescued:
+    """Tells those that wait again from those that were to fail, of what a rescue has taken."""
+    return Rescued(
+        tuple(job_id for job_id in taken if job_id not in failed),
+        tuple(job_id for job_id in taken if job_id in failed),
+    )
 
 
 async def with_the_missing(

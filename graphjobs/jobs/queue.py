@@ -40,7 +40,7 @@ from graphjobs.jobs.binds import (
 from graphjobs.jobs.endings import Claimed, Ending
 from graphjobs.jobs.rows import AnyJob, any_job_of, status_of
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.landing import moved, versions_of, with_the_missing
+from graphjobs.landing import moved, rescued_of, sighted, versions_of, with_the_missing
 from graphjobs.moves import entry_of, transition_named
 from graphjobs.notices import send_notice
 from graphjobs.values import require_limit, require_name
@@ -290,7 +290,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
             return (), after
         params = {**shares_of(looked_at, most), "kind": code, "silence": quiet}
         rows = await self._executor.rows(claims.STALLED_JOBS, params)
-        return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows), looked_at[-1]
+        return sighted(rows), looked_at[-1]
 
     @override
     async def rescue(self, sightings: Iterable[Sighting], *, attempts_max: int, actor: str | None = None) -> Rescued:
@@ -299,10 +299,8 @@ class PostgresGraphJobQueue(GraphJobQueue):
         reasons = [no_attempt_left(sighting, most) for sighting in given]
         taken = await self._take(given, reasons, who, rescued=True)
         await send_notice(self._executor, wanted=self._notify and None in reasons)
-        failed = {sighting.job_id for sighting, reason in zip(given, reasons, strict=True) if reason is not None}
-        return Rescued(
-            tuple(job_id for job_id in taken if job_id not in failed),
-            tuple(job_id for job_id in taken if job_id in failed),
+        return rescued_of(
+            taken, {seen.job_id for seen, reason in zip(given, reasons, strict=True) if reason is not None}
         )
 
     async def _take(

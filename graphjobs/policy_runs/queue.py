@@ -26,7 +26,7 @@ from graphjobs.attempts import (
 )
 from graphjobs.database.executor import Executor, Row, find_out
 from graphjobs.errors import CorruptRow, GraphJobsError, InvalidJob, OutcomeUnknown
-from graphjobs.landing import moved, versions_of, with_the_missing
+from graphjobs.landing import moved, rescued_of, sighted, versions_of, with_the_missing
 from graphjobs.moves import entry_of, transition_named
 from graphjobs.notices import send_notice
 from graphjobs.policy_runs import batches, leases
@@ -258,7 +258,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
         }
         rows = await self._executor.rows(leases.EXPIRED_RUNS, params)
-        return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows)
+        return sighted(rows)
 
     @override
     async def rescue(
@@ -282,13 +282,8 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             else:
                 targets.append((_S.FAILED, reason, _NO_DELAY))
         taken = await self._take(given, targets, who, rescued=True)
-        failed = {
-            sighting.job_id for sighting, (target, _, _) in zip(given, targets, strict=True) if target is _S.FAILED
-        }
-        return Rescued(
-            tuple(job_id for job_id in taken if job_id not in failed),
-            tuple(job_id for job_id in taken if job_id in failed),
-        )
+        failed = {seen.job_id for seen, (target, _, _) in zip(given, targets, strict=True) if target is _S.FAILED}
+        return rescued_of(taken, failed)
 
     async def _sorted_out(self, rows: Sequence[Row], attempts_max: int, owner: str, after: str) -> LeasedRuns:
         """Reads what was leased; fails what cannot be read or has had all its attempts, which harms no other."""
