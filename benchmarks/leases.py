@@ -16,7 +16,7 @@ from benchmarks.seeding import emptied, settled
 from benchmarks.suite import Bench
 from graphjobs.attempts import ATTEMPTS_MAX
 from graphjobs.database.schema import SCHEMA
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.endings import LeaseTurns, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunPriority
 from graphjobs.settings import Settings
@@ -115,17 +115,17 @@ class _Leases:
         """Gives microseconds a lease, by whose it is."""
         bench = self._bench
         times: dict[str, list[float]] = {name: [] for name in whose}
-        cursors = dict.fromkeys(whose, "")
+        turns = dict.fromkeys(whose, LeaseTurns())
         for turn in range(_WARM_UP + _TIMES_A_ROUND * bench.pace.rounds):
             if turn % _SWEPT_EACH == 0:
                 await settled(bench.url)
             for name in bench.order.sample(sorted(whose), len(whose)):
-                seconds, cursors[name] = await self._lease(whose[name], cursors[name])
+                seconds, turns[name] = await self._lease(whose[name], turns[name])
                 if turn >= _WARM_UP:
                     times[name].append(seconds * 1e6)
         return times
 
-    async def _lease(self, tenant_id: str | None, after: str) -> tuple[float, str]:
+    async def _lease(self, tenant_id: str | None, after: LeaseTurns) -> tuple[float, LeaseTurns]:
         started = time.perf_counter()
         leased = await self._runs.lease(
             OWNER, LEASED_FOR, attempts_max=ATTEMPTS_MAX, limit=_LEASED, tenant_id=tenant_id, after=after
@@ -136,4 +136,4 @@ class _Leases:
         await self._runs.end([RunEnding.given_back(run) for run in leased.runs])
         # Given back, a run waits anew; each lease is to meet the same queue, and in it what is overdue.
         await self._connection.execute(_AS_BEFORE, [run.id for run in leased.runs])
-        return seconds, leased.cursor
+        return seconds, leased.turns

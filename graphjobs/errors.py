@@ -114,11 +114,13 @@ class IdempotencyConflict(GraphJobsError):
     """A key that was used before, for another request. Nothing was done.
 
     Attributes:
-        key: the key.
+        key: the key, or the run id of a policy run.
     """
 
-    def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key!r} was used for another request: ask for that one again, or take a new key")
+    def __init__(self, key: str, *, what: str = "key") -> None:
+        super().__init__(
+            f"the {what} {key!r} was used for another request: ask for that one again, or take a new {what}"
+        )
         self.key = key
 
 

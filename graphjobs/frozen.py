@@ -26,7 +26,8 @@ def frozen_json(value: Mapping[str, Any]) -> object:
         text = _json_of(thawed(frozen))
     if len(text) * 4 <= JSON_BYTES_MAX:  # no character takes more
         return frozen
-    size = len(text.encode())
+    # As it was frozen: JSONB writes a short 1e300 out, and what was let in has to come back.
+    size = len(_json_of(thawed(frozen)).encode())
     if size > JSON_BYTES_MAX:
         raise PydanticCustomError("json", f"JSON should take at most {JSON_BYTES_MAX} bytes, not {size}")
     return frozen

@@ -126,7 +126,7 @@ def _index_runs() -> None:
     for name, columns, status in (
         ("idx_policy_runs_pending", ["priority", tenant, "available_at"], 0),
         ("idx_policy_runs_depth", ["mode", "priority", tenant, "queued_at"], 0),
-        ("idx_policy_runs_leased", ["lease_expires_at"], 1),
+        ("idx_policy_runs_leased", ["last_attempt_at"], 1),
     ):
         op.create_index(
             name, "policy_runs", columns, schema="scheduler", postgresql_where=sa.text(f"status = {status}")

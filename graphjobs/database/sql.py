@@ -66,6 +66,7 @@ def circle(
     next_tenant: NextTenant,
     has_work: Callable[[CTE], ColumnElement[bool]],
     *,
+    after: ColumnElement[str] = AFTER,
     only_if: ColumnElement[bool] | None = None,
 ) -> CompoundSelect[Any]:
     """Lists tenants in a circle from after one: a step from one to the next, however many rows a tenant has.
@@ -74,10 +75,11 @@ def circle(
         name: what its parts are named after, "waiting".
         next_tenant: a step.
         has_work: whether a tenant that was met is listed.
+        after: the tenant to begin after.
         only_if: nothing is looked at where this is not so.
     """
-    onwards = _walk(f"{name}_onwards", next_tenant, has_work, only_if, lambda tenant: tenant > AFTER)
-    around = _walk(f"{name}_around", next_tenant, has_work, only_if, lambda tenant: tenant <= AFTER)
+    onwards = _walk(f"{name}_onwards", next_tenant, has_work, only_if, lambda tenant: tenant > after)
+    around = _walk(f"{name}_around", next_tenant, has_work, only_if, lambda tenant: tenant <= after)
     return union_all(onwards, around)
 
 

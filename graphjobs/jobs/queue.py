@@ -24,7 +24,7 @@ from graphjobs.attempts import (
     require_wait,
     sightings_of,
 )
-from graphjobs.database.executor import Executor, Row, find_out
+from graphjobs.database.executor import Executor, InSession, Row, find_out
 from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
 from graphjobs.jobs import batches, claims
 from graphjobs.jobs.binds import (
@@ -319,6 +319,8 @@ class PostgresGraphJobQueue(GraphJobQueue):
         try:
             await self._take([sighting for sighting, _ in strange], [str(error) for _, error in strange], actor)
         except GraphJobsError:
+            if isinstance(self._executor, InSession):
+                raise  # the caller's transaction is broken, and nothing was taken
             # What could be read must not be lost for it; a rescue will fail these.
             _log.warning("%s jobs that cannot be read were claimed, and could not be failed yet", len(strange))
 

@@ -144,9 +144,9 @@ def _held(
     fence: tuple[tuple[str, Any, str], ...], same: Callable[[FromClause, FromClause], ColumnElement[bool]]
 ) -> CTE:
     given, locked = unnested("given", *_of_keys_given, *fence, *_of_end), _locked()
-    # Whose end was asked for does not wait again.
+    # Whose end was asked for, and that nobody has taken, has what was asked for.
     reached = case(
-        ((given.c.target == _PENDING) & locked.c.cancellation_requested_at.is_not(None), _CANCELED),
+        ((given.c.target != code(_S.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None), _CANCELED),
         else_=given.c.target,
     ).label("reached")
     return (

@@ -109,22 +109,37 @@ class RunEnding:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseTurns:
+    """Whose turn it was last, so that the next lease goes on after them: given by each lease, to be given to the next.
+
+    Those with emergencies take turns among themselves, or one tenant's emergencies would pass over the others' turns.
+
+    Attributes:
+        emergency: the last tenant served of those with emergencies.
+        others: the last served of all others.
+    """
+
+    emergency: str = ""
+    others: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LeasedRuns:
     """What a lease took.
 
     Attributes:
         runs: they are dispatching now, and the owner's; the most urgent first.
         last: the ids of those that are at their last attempt.
-        exhausted: the ids of runs that had had all their attempts; they are failed now.
-        unreadable: rows that were taken too and cannot be read; they are failed now, and the error says why.
-        cursor: the tenant to go on after.
+        exhausted: the ids of runs that had had all their attempts; they are failed, or a rescue will fail them.
+        unreadable: rows that were taken too and cannot be read, and why; they are failed in the same way.
+        turns: whose turn it was, for the next lease.
     """
 
     runs: tuple[PolicyRunJob, ...]
     last: frozenset[UUID] = frozenset()
     exhausted: tuple[UUID, ...] = ()
     unreadable: tuple[CorruptRow, ...] = ()
-    cursor: str = ""
+    turns: LeaseTurns = LeaseTurns()
 
 
 @dataclass(frozen=True, slots=True)

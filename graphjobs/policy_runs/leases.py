@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.database.sql import circle, merged, one, rising
+from graphjobs.database.sql import AFTER, circle, merged, one, rising
 from graphjobs.eventlog import entered
 from graphjobs.policy_runs.statements import EVENTS, LENGTH, LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
@@ -49,6 +49,8 @@ _PENDING, _DISPATCHING = code(_S.PENDING), code(_S.DISPATCHING)
 _OWNER: Final = bindparam("owner", type_=Text)
 _ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
 _TURN: Final = bindparam("turn", type_=BigInteger)
+_AFTER_URGENT: Final = bindparam("after_urgent", type_=Text)
+_NO_TURNS: Final = (as_type(null(), Text), as_type(null(), Text))
 
 
 def _pending(priority: PolicyRunPriority) -> ColumnElement[bool]:
@@ -144,7 +146,7 @@ def _in_order(shares: CTE, *, with_emergencies: bool) -> Select[Any]:
     return select(func.unnest(whole).label("id")).select_from(joined)
 
 
-def _leased(picked: CTE, tenants: Any, cursor: ColumnElement[Any]) -> Select[Any]:
+def _leased(picked: CTE, tenants: Any, *turns: ColumnElement[Any]) -> Select[Any]:
     leased = (
         update(RUNS)
         .where(
@@ -173,7 +175,7 @@ def _leased(picked: CTE, tenants: Any, cursor: ColumnElement[Any]) -> Select[Any
     )
     return (
         run_columns(leased)
-        .add_columns(_tries(leased), cursor)
+        .add_columns(_tries(leased), *turns)
         .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
         .add_cte(log)
     )
@@ -205,8 +207,8 @@ def _given_back(runs: FromClause) -> ColumnElement[int]:
 
 
 def _lease_of_all() -> Select[Any]:
-    def tenants_with(name: str, *priorities: PolicyRunPriority, only_if: Any = None) -> CTE:
-        walked = circle(name, _next_of(*priorities), _available_of(*priorities), only_if=only_if)
+    def tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, only_if: Any = None) -> CTE:
+        walked = circle(name, _next_of(*priorities), _available_of(*priorities), after=after, only_if=only_if)
         listed = walked.limit(LIMIT).subquery(f"{name}_listed")
         turn = func.row_number().over().label("turn")
         return select(listed.c.tenant, turn).cte(name).prefix_with("MATERIALIZED")
@@ -218,11 +220,11 @@ def _lease_of_all() -> Select[Any]:
         shares = select(tenants.c.tenant, tenants.c.turn, share, number.c.number).join_from(tenants, number, true())
         return shares.cte(name).prefix_with("MATERIALIZED")
 
-    urgent = shared(tenants_with("urgent", _P.EMERGENCY), "urgent_shares")
+    urgent = shared(tenants_with("urgent", _P.EMERGENCY, after=_AFTER_URGENT), "urgent_shares")
     emergencies = _oldest(urgent, _P.EMERGENCY, urgent.c.share).lateral("emergencies")
     first = select(emergencies.c.id).join_from(urgent, emergencies, true()).cte("first").prefix_with("MATERIALIZED")
     none_taken = ~exists(select(first.c.id))
-    others = shared(tenants_with("waiting", _P.HIGH, _P.NORMAL, only_if=none_taken), "shares")
+    others = shared(tenants_with("waiting", _P.HIGH, _P.NORMAL, after=AFTER, only_if=none_taken), "shares")
     picked = (
         union_all(select(first.c.id), _in_order(others, with_emergencies=False))
         .cte("picked")
@@ -238,21 +240,23 @@ def _lease_of_all() -> Select[Any]:
     return _leased(
         picked,
         func.any(func.array(select(served.c.tenant).scalar_subquery(), type_=ARRAY(Text))),
-        func.coalesce(last_of(others), last_of(urgent)),
+        last_of(urgent),
+        last_of(others),
     )
 
 
 LEASE_RUNS: Final = _lease_of_all()
-"""Leases pending runs of everybody's, with an event each: emergencies before all, else tenants in turns from a cursor.
+"""Leases pending runs of everybody's, with an event each: emergencies before all, else tenants by turns.
 
-Gives each run, how many tries it has had with this one, and the cursor. It looks across tenants.
+Gives each run, how many tries it has had with this one, and whose turn it was last: among those with emergencies, and
+among others; each of them only where runs of theirs were taken, for they take turns apart. It looks across tenants.
 """
 
 
 def _lease_of_one() -> Select[Any]:
     asked = select(as_type(TENANT, Text).label("tenant"), as_type(LIMIT, BigInteger).label("share")).cte("asked")
     picked = _in_order(asked, with_emergencies=True).cte("picked").prefix_with("MATERIALIZED")
-    return _leased(picked, TENANT, as_type(null(), Text))
+    return _leased(picked, TENANT, *_NO_TURNS)
 
 
 LEASE_RUNS_OF_TENANT: Final = _lease_of_one()
@@ -260,7 +264,7 @@ LEASE_RUNS_OF_TENANT: Final = _lease_of_one()
 
 FIND_LEASE: Final = (
     run_columns(RUNS)
-    .add_columns(_tries(RUNS), as_type(null(), Text))
+    .add_columns(_tries(RUNS), *_NO_TURNS)
     .where(
         RUNS.c.status == _DISPATCHING,
         RUNS.c.lease_owner == _OWNER,
@@ -289,7 +293,8 @@ _expired: Final = (
         RUNS.c.lease_expires_at < func.now(),
         or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
     )
-    .order_by(RUNS.c.lease_expires_at)
+    # By when they were leased, which no heartbeat changes, so that its index is written only by moves.
+    .order_by(RUNS.c.last_attempt_at)
     .limit(LIMIT)
     # Whose row somebody holds cannot be renewed, and its silence says nothing.
     .with_for_update(key_share=True, skip_locked=True)
@@ -297,7 +302,7 @@ _expired: Final = (
     .prefix_with("MATERIALIZED")
 )
 EXPIRED_RUNS: Final = select(*_expired.c, _given_back(_expired)).select_from(_expired)
-"""Reads which leases have run out, though nobody holds their rows, the longest ago first; of one tenant or of all.
+"""Reads which leases have run out, though nobody holds their rows, the earliest leased first; of one tenant or of all.
 
 Gives id, tenant, version, attempts, and how many of them were given back in order.
 """

@@ -112,7 +112,7 @@ class PolicyRunMetrics:
         p50: the median from asked for to completed, over the window; None where none was completed.
         p95: the 95th percentile of it.
         p99: the 99th.
-        completed: how many runs the percentiles are of: the newest of the window of each mode, at most 10,000 in all.
+        completed: how many runs the percentiles are of: the newest of the window, at most 10,000.
         window: which runs they are of: those asked for at most this long ago.
     """
 

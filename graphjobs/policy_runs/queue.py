@@ -21,10 +21,11 @@ from graphjobs.attempts import (
     listed_name,
     no_attempt_left,
     require_attempts_max,
+    require_kind,
     require_wait,
     sightings_of,
 )
-from graphjobs.database.executor import Executor, Row, find_out
+from graphjobs.database.executor import Executor, InSession, Row, find_out
 from graphjobs.errors import CorruptRow, GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.landing import moved, rescued_of, sighted, versions_of, with_the_missing
 from graphjobs.moves import entry_of, transition_named
@@ -32,6 +33,7 @@ from graphjobs.notices import send_notice
 from graphjobs.policy_runs import batches, leases
 from graphjobs.policy_runs.endings import (
     LeasedRuns,
+    LeaseTurns,
     RenewedRuns,
     RetryBackoff,
     RunEnding,
@@ -67,15 +69,15 @@ class PolicyRunQueue(Protocol):
         attempts_max: int,
         limit: int = 1,
         tenant_id: str | None = None,
-        after: str = "",
+        after: LeaseTurns | None = None,
     ) -> LeasedRuns:
         """Leases pending runs that are available: they are dispatching now, and the owner's until the lease ends.
 
         No two leases take the same run, and none waits for another. Emergencies go before all: as long as one of
-        anybody's can be taken, a lease takes nothing else. Of the rest tenants get their turns from a cursor, each an
-        equal share of `limit`; of one tenant high priority goes before normal, and what is available for longest
-        first. No flood of high runs keeps normal ones for ever: of every eight that are taken of a tenant, one is the
-        normal run that waits for longest, if it has waited for ten minutes.
+        anybody's can be taken, a lease of everybody's takes nothing else. Tenants take turns, those with emergencies
+        among themselves, and get equal shares of `limit`. Of one tenant high priority goes before normal, and what is
+        available for longest first. No flood of high runs keeps normal ones for ever: of every eight that are taken of
+        a tenant, one is the normal run that waits for longest, if it has waited for ten minutes.
 
         Args:
             owner: who leases, up to 256 characters; only he can renew and end.
@@ -84,7 +86,7 @@ class PolicyRunQueue(Protocol):
                 that were given back in order do not count, but for the last of the 99,999 that can be told of.
             limit: the most runs to take, 1 to 1,000.
             tenant_id: whose runs; None means everybody's.
-            after: the `cursor` of the lease before, where it is everybody's.
+            after: the `turns` of the lease before, where it is everybody's; None begins with the first of the tenants.
 
         Raises:
             OutcomeUnknown: the connection was lost, and what was taken could not be found out; it will run out.
@@ -184,9 +186,9 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         attempts_max: int,
         limit: int = 1,
         tenant_id: str | None = None,
-        after: str = "",
+        after: LeaseTurns | None = None,
     ) -> LeasedRuns:
-        named = uuid7()
+        named, turns = uuid7(), LeaseTurns() if after is None else require_kind(after, LeaseTurns, "after")
         params: dict[str, object] = {
             "owner": require_name(owner, "owner"),
             "lease_length": require_wait(duration, "duration"),
@@ -195,7 +197,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             "entry": entry_of(_S.PENDING, _S.DISPATCHING, named, owner),
             # So that a share smaller than eight has its turn, too; the id is as good as a die.
             "turn": named.int % leases.OVERDUE_IN,
-            "after_tenant": listed_name(after, "after"),
+            **_binds_of(turns),
         }
         statement = leases.LEASE_RUNS
         if tenant_id is not None:
@@ -205,7 +207,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             rows = await self._executor.rows(statement, params)
         except OutcomeUnknown as lost:
             rows = await find_out(lost, self._executor, lambda: self._taken(params, named))
-        return await self._sorted_out(rows, attempts_max, owner, after)
+        return await self._sorted_out(rows, attempts_max, owner, turns)
 
     @override
     async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
@@ -285,7 +287,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         failed = {seen.job_id for seen, (target, _, _) in zip(given, targets, strict=True) if target is _S.FAILED}
         return rescued_of(taken, failed)
 
-    async def _sorted_out(self, rows: Sequence[Row], attempts_max: int, owner: str, after: str) -> LeasedRuns:
+    async def _sorted_out(self, rows: Sequence[Row], attempts_max: int, owner: str, before: LeaseTurns) -> LeasedRuns:
         """Reads what was leased; fails what cannot be read or has had all its attempts, which harms no other."""
         runs: list[PolicyRunJob] = []
         last: set[UUID] = set()
@@ -293,7 +295,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         exhausted: list[UUID] = []
         aside: list[tuple[Sighting, str]] = []
         for row in rows:
-            *columns, tries, _ = row
+            *columns, tries, _, _ = row
             key, version = UUID(int=row[0].int), columns[-1]
             sighting = Sighting(key, row[1], version, row[7])
             try:
@@ -312,8 +314,9 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             runs.append(run)
         if aside:
             await self._set_aside(aside, owner)
-        cursor = (rows[0][len(rows[0]) - 1] if rows else None) or after  # type: ignore[arg-type]
-        return LeasedRuns(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), cursor)
+        emergency, others = tuple(rows[0])[-2:] if rows else (None, None)
+        turns = LeaseTurns(emergency or before.emergency, others or before.others)
+        return LeasedRuns(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), turns)
 
     async def _set_aside(self, aside: Sequence[tuple[Sighting, str]], owner: str) -> None:
         """Fails what was leased and is not to be dispatched, so that it neither stays nor comes again."""
@@ -321,6 +324,8 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         try:
             await self._take([sighting for sighting, _ in aside], targets, owner)
         except GraphJobsError:
+            if isinstance(self._executor, InSession):
+                raise  # the caller's transaction is broken, and nothing was taken
             # What can be dispatched must not be lost for it; a rescue will fail these.
             _log.warning("%s policy runs that cannot be dispatched were leased, and not failed yet", len(aside))
 
@@ -351,6 +356,13 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             job.id: None if state == (held, job.attempts, job.lease_owner) else _whereabouts(job, state)
             for job, state in states
         }
+
+
+def _binds_of(turns: LeaseTurns) -> dict[str, object]:
+    return {
+        "after_urgent": listed_name(turns.emergency, "after.emergency"),
+        "after_tenant": listed_name(turns.others, "after.others"),
+    }
 
 
 def _whereabouts(job: PolicyRunJob, state: tuple[object, ...] | None) -> str:

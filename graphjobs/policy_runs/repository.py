@@ -284,7 +284,8 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         tenant = require_name(tenant_id, "tenant_id")
         if not isinstance(window, timedelta) or not timedelta(0) < window <= _WINDOW_MAX:
             raise InvalidJob("window: it should be a timedelta of more than zero, up to 366 days", field="window")
-        params = {**scans.cells(), "tenant": tenant, "window_length": window, "limit_rows": COUNT_MAX + 1}
+        most = {"limit_rows": COUNT_MAX + 1, "completed_rows": COUNT_MAX}
+        params = {**scans.cells(), **most, "tenant": tenant, "window_length": window}
         rows = await self._executor.rows(scans.RUN_METRICS, params)
         depths: dict[tuple[PolicyRunMode, PolicyRunPriority], QueueDepth] = {}
         for mode_code, priority_code, number, oldest, *_ in rows:
@@ -293,7 +294,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
             depths[cell] = QueueDepth(BoundedCount.of(number, COUNT_MAX), age)
         _, _, _, _, p50, p95, p99, completed = rows[0]
         queue = {cell: depths[cell] for cell in scans.CELLS}
-        return PolicyRunMetrics(queue, p50, p95, p99, min(completed, COUNT_MAX), window)
+        return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
 
     async def _lost(
         self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, named: UUID

@@ -9,6 +9,7 @@ be read and written out for one page (5.3 ms, so 0.9).
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     DateTime,
     Float,
@@ -139,6 +140,9 @@ def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> Column
     return as_type(extract("epoch", until - time), Float)
 
 
+_COMPLETED_ROWS: Final = bindparam("completed_rows", type_=BigInteger)
+
+
 def _metrics() -> Select[Any]:
     cell = unnested("cell", ("modes", SmallInteger, "mode"), ("priorities", SmallInteger, "priority"))
     pending = (
@@ -150,7 +154,7 @@ def _metrics() -> Select[Any]:
     waiting = select(RUNS.c.queued_at).where(pending).order_by(RUNS.c.queued_at).limit(LIMIT).lateral("waiting")
     each = unnested("each_mode", ("all_modes", SmallInteger, "mode"))
     newest = (
-        select(RUNS.c.queued_at, RUNS.c.updated_at)
+        select(RUNS.c.queued_at, RUNS.c.id, RUNS.c.updated_at)
         .where(
             _of_tenant,
             RUNS.c.status == code(PolicyRunStatus.COMPLETED),
@@ -158,13 +162,14 @@ def _metrics() -> Select[Any]:
             RUNS.c.queued_at >= func.now() - bindparam("window_length", type_=Interval),
         )
         .order_by(*_ORDER)
-        .limit(LIMIT)
+        .limit(_COMPLETED_ROWS)
         .lateral("newest")
     )
     took = (
         select(func.greatest(_seconds_from(newest.c.queued_at, newest.c.updated_at), text("0.0")).label("latency"))
         .select_from(each.join(newest, true()))
-        .limit(LIMIT)
+        .order_by(newest.c.queued_at.desc(), newest.c.id.desc())
+        .limit(_COMPLETED_ROWS)
         .subquery("took")
     )
     levels = [

@@ -92,7 +92,7 @@ class PolicyRunService:
         # Whoever asks, and under whose name, it is the same that is asked for.
         same = {**found.spec(), "requested_by": None} == {**run.spec(), "requested_by": None}
         if not (same and asked.queued_at in (None, found.queued_at)):
-            raise IdempotencyConflict(run.run_id)
+            raise IdempotencyConflict(run.run_id, what="run id")
         return found
 
     async def get(self, tenant_id: str, run_id: str) -> PolicyRunJob | None:
@@ -162,24 +162,32 @@ class PolicyRunService:
     async def complete(
         self, tenant_id: str, completion: PolicyRunCompletion, *, actor: str | None = None
     ) -> PolicyRunJob:
-        """Takes the word of whoever runs a submitted run that it has ended. Repeated and late calls are harmless.
+        """Takes the word of whoever runs a run that it has ended. Repeated, late and early calls are harmless.
+
+        An early one comes before its dispatcher has noted the hand-over: the run is submitted by this word, and ended.
 
         Returns:
             The run as it ended; one that was final before is given as it is, whatever the call says.
 
         Raises:
             JobNotFound: the tenant has no such run.
-            JobConflict: the run was not submitted.
+            JobConflict: the run is pending: nobody has taken it, or it has been given back, and is handed over again.
         """
         given = _require(completion, PolicyRunCompletion, "completion")
         for _ in range(_LOOKS_MAX):
             run = await self._read(tenant_id, given.run_id)
             if run.status.is_final:
                 return run
-            if run.status is not _S.SUBMITTED:
-                raise JobConflict(f"the run is {run.status}: nobody has taken it yet", job_id=run.id, status=run.status)
-            result = await self._runs.replace(given.ended(run, at=self._now()), None, actor=actor)
-            if result.job is not None and result.applied:
+            if run.status is _S.PENDING:
+                raise JobConflict(
+                    "the run is pending: it is handed over first, or again, so say it then",
+                    job_id=run.id,
+                    status=run.status,
+                )
+            early = run.status is _S.DISPATCHING
+            moved = run.submit(at=self._now()) if early else given.ended(run, at=self._now())
+            result = await self._runs.replace(moved, run.lease_owner, actor=actor)
+            if result.job is not None and result.applied and not early:
                 return result.job
         raise _too_busy(run)
 

@@ -102,8 +102,11 @@ _new: Final = (
         status=_TARGET,
         attempts=bindparam("tries", type_=Integer),
         queued_at=_time("queued"),
-        # Available at once by the asker's clock is so by ours, too: his may be ahead.
-        available_at=case((_AVAILABLE <= _CREATED, func.least(_AVAILABLE, func.now())), else_=_AVAILABLE),
+        # What is available as soon as it is made is so from now on, by the one clock that leases: the maker's may be
+        # ahead, and keep it waiting, or behind, and take the turn of others.
+        available_at=case(
+            ((_AVAILABLE == _CREATED) & (_TARGET == code(PolicyRunStatus.PENDING)), func.now()), else_=_AVAILABLE
+        ),
         last_attempt_at=_time("last_attempt"),
         last_error=_text("problem"),
         submitted_at=_time("submitted"),

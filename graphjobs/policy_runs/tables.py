@@ -120,7 +120,8 @@ class PolicyRunRow(Base):
             postgresql_where=text("status = 0"),
             postgresql_ops=_OWN_ORDER,
         ),
-        Index("idx_policy_runs_leased", "lease_expires_at", postgresql_where=text("status = 1")),
+        # Not by the end of the lease: each heartbeat would write all indexes of the row anew.
+        Index("idx_policy_runs_leased", "last_attempt_at", postgresql_where=text("status = 1")),
     )
 
 

@@ -81,10 +81,16 @@ class Context(Generic[J]):
         job: J = self._job
         return job
 
-    def saw(self, version: datetime) -> None:
-        """Takes note of a newer version of the row; the worker calls it."""
-        if self._job.updated_at is None or version > self._job.updated_at:
-            self._job = self._job.stored(updated_at=version)
+    def saw(self, job: J) -> None:
+        """Takes note of what a heartbeat found; the worker calls it."""
+        version = job.updated_at
+        if version is not None and (self._job.updated_at is None or version > self._job.updated_at):
+            self._job = self._newer(job, version)
+
+    def _newer(self, job: J, version: datetime) -> J:
+        """A heartbeat changes no more than the version of the row."""
+        newer: J = self._job.stored(updated_at=version)
+        return newer
 
 
 class Interrupted(RuntimeError):

@@ -1,18 +1,18 @@
 """The dispatcher of policy runs: what it leases, how attempts are tried again, and what it counts; see `engine`."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.attempts import Renewed, Rescued, Sighting
-from graphjobs.errors import ConfigurationError
-from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
+from graphjobs.attempts import Rescued, Sighting
+from graphjobs.errors import ConfigurationError, JobConflict
+from graphjobs.policy_runs.endings import LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -62,8 +62,13 @@ class DispatchContext(Context[PolicyRunJob]):
         self.cancelled = self.cancelled or bool(renewed.lost) or self._job.cancellation_requested
         return not self.cancelled
 
+    @override
+    def _newer(self, job: PolicyRunJob, version: datetime) -> PolicyRunJob:
+        """It moves the end of the lease, too, and tells whether the end of the run was asked for."""
+        return job
 
-Dispatch: TypeAlias = Callable[[PolicyRunJob, DispatchContext], Awaitable[None]]
+
+Dispatch: TypeAlias = Callable[[PolicyRunJob, DispatchContext], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +101,12 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
     A run that it leases is its own until the lease ends, and it renews that a few times before. A function that returns
     has handed the run over: it is submitted. One that raises, or takes too long, has failed this attempt: the run is
     given back and leased again later, each time after a longer wait, until its attempts are used up. A run whose end is
-    asked for is canceled with the next heartbeat.
+    asked for is canceled with the next heartbeat: the function's task is cancelled. One that was told so, or that its
+    time is up, by its cancel or its context, and returns all the same, has handed nothing over.
 
     Args:
         storage: where the runs are.
-        dispatch: awaited with each run and its context; what it returns should be None.
+        dispatch: awaited with each run and its context; what it returns is not looked at.
         options: how it works; the defaults are `DispatcherOptions()`.
         on_ended: called with each ending once it is in the database; it should return at once. What it raises is only
             logged.
@@ -122,8 +128,8 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
         if not takes_two(dispatch):
             raise ConfigurationError("dispatch: it should be an `async def` that takes a run and its context")
         self._runs = storage.policy_runs
-        self._cursor = ""
-        self._last: set[UUID] = set()
+        self._turns = LeaseTurns()
+        self._last: set[tuple[UUID, int]] = set()
         super().__init__(
             self._runs,
             options or DispatcherOptions(),
@@ -143,9 +149,9 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
             attempts_max=options.attempts_max,
             limit=min(self._room(), options.batch),
             tenant_id=options.tenant,
-            after=self._cursor,
+            after=self._turns,
         )
-        self._cursor = leased.cursor
+        self._turns = leased.turns
         number = len(leased.runs) + len(leased.exhausted) + len(leased.unreadable)
         self._tally.leased += number
         self._tally.exhausted += len(leased.exhausted)
@@ -158,17 +164,17 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
                 continue
             last = run.id in leased.last
             if last:
-                self._last.add(run.id)
+                self._last.add((run.id, run.attempts))
             self._running.start(run, DispatchContext(run, self._runs, options.lease, last=last))
         return number
 
     @override
-    async def _heartbeat(self, jobs: Sequence[PolicyRunJob]) -> Renewed:
+    async def _heartbeat(self, jobs: Sequence[PolicyRunJob]) -> tuple[Sequence[PolicyRunJob], Collection[UUID]]:
         renewed = await self._runs.renew(jobs, self.options.lease)
         for run in renewed.runs:
             if run.cancellation_requested:
                 self._running.end_instead(run, RunEnding.canceled(run))
-        return Renewed({run.id: run.updated_at for run in renewed.runs}, renewed.lost)
+        return renewed.runs, renewed.lost
 
     @override
     def _rescuer(self) -> Rescuer:
@@ -189,7 +195,7 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
 
     @override
     def _failed(self, job: PolicyRunJob, reason: str) -> RunEnding:
-        if job.id in self._last:
+        if (job.id, job.attempts) in self._last:
             return RunEnding.failed(job, reason)
         return RunEnding.given_back(job, delay=self.options.backoff.after(job.attempts), error=reason)
 
@@ -203,7 +209,7 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
 
     @override
     def _job_ended(self, job: PolicyRunJob, ending: RunEnding | None) -> None:
-        self._last.discard(job.id)
+        self._last.discard((job.id, job.attempts))
         super()._job_ended(job, ending)
 
     @override
@@ -231,15 +237,19 @@ async def _dispatched(dispatch: Dispatch, job: PolicyRunJob, context: DispatchCo
     """Runs a user's function, and gives how the lease ends by what becomes of it.
 
     Raises:
-        TypeError: it returned something.
         Exception: whatever it raises, but for `PolicyRunRejected`.
     """
     if job.cancellation_requested:
         return RunEnding.canceled(job)
     try:
-        result = await awaited(lambda: dispatch(job, context), "dispatch")
+        await awaited(lambda: dispatch(job, context), "dispatch")
     except PolicyRunRejected as error:
         return RunEnding.failed(job, told(error))
-    if result is not None:
-        raise TypeError(f"dispatch returned {type(result).__name__}, and should return None")
+    # Told to end, it returned: that is no word that anybody has the run. Handed over twice it does no harm; never, it
+    # would be submitted for good.
+    if context.job.cancellation_requested:
+        return RunEnding.canceled(job)
+    if context.cancelled:
+        gone = f"{job.run_id!r} was called off before it was handed over"
+        raise JobConflict(gone, job_id=job.id, status=job.status)
     return RunEnding.submitted(job)

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
-from graphjobs.attempts import Renewed
 from graphjobs.database.executor import ended as waited_for
 from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.worker.context import E, J
@@ -84,8 +84,8 @@ class Engine(ABC, Generic[J, E, C]):
         """Claims as much as there is room for, and starts it; gives how much."""
 
     @abstractmethod
-    async def _heartbeat(self, jobs: Sequence[J]) -> Renewed:
-        """Tells that a batch of what it holds is alive."""
+    async def _heartbeat(self, jobs: Sequence[J]) -> tuple[Sequence[J], Collection[UUID]]:
+        """Tells that a batch of what it holds is alive; gives what is, as it now is, and the ids of what is lost."""
 
     @abstractmethod
     def _rescuer(self) -> Rescuer:
@@ -151,7 +151,7 @@ class Engine(ABC, Generic[J, E, C]):
             GraphJobsError: the executor that handlers work in is broken; their jobs are left to be rescued.
         """
         if self._work is not None:
-            raise ConfigurationError("a worker runs once: make another one")
+            raise ConfigurationError(f"a {type(self).__name__} runs once: make another one")
         self._work = asyncio.ensure_future(self._run(until_empty))
         try:
             await asyncio.shield(self._work)
@@ -313,11 +313,11 @@ class Engine(ABC, Generic[J, E, C]):
         # Of a job that was lost unnoticed and claimed again there may be two attempts in hand: the later one counts.
         held = {job.id: job for job in (*self._writer.jobs, *self._running.jobs)}
         for batch in batches_of(list(held.values()), self.options.batch):
-            renewed = await self._heartbeat(batch)
+            renewed, lost = await self._heartbeat(batch)
+            for job in renewed:
+                self._running.saw(job)
             for job in batch:
-                if job.id in renewed.versions:
-                    self._running.saw(job, renewed.versions[job.id])
-                elif job.id in renewed.lost:
+                if job.id in lost:
                     self._running.lose(job)
 
     # Waking

@@ -70,7 +70,7 @@ class JobContext(Context[AnyJob]):
         """
         renewed = await patiently(lambda: self._queue.renew([self._job]))
         for version in renewed.versions.values():
-            self.saw(version)
+            self.saw(self._job.stored(updated_at=version))
         if renewed.lost:
             self.cancelled = True
         return not renewed.lost

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Generic
 from uuid import UUID
@@ -98,11 +98,11 @@ class Running(Generic[J, E]):
         if self._timer is None:
             self._timer = loop.call_at(hold.deadline, self._look_at_deadlines)
 
-    def saw(self, job: J, version: datetime) -> None:
-        """Takes note of a heartbeat's version of a job, if it still runs at this attempt."""
+    def saw(self, job: J) -> None:
+        """Takes note of a job as a heartbeat found it, if it still runs at this attempt."""
         hold = self._holds.get(job.id)
         if hold is not None and hold.job.attempts == job.attempts:
-            hold.context.saw(version)
+            hold.context.saw(job)
 
     def lose(self, job: J) -> None:
         """Cancels the handler of a job that is somebody else's, or ended; nothing is written of it."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.attempts import Renewed, Rescued, Sighting
+from graphjobs.attempts import Rescued, Sighting
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.rows import AnyJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
@@ -128,8 +129,10 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
         return number
 
     @override
-    async def _heartbeat(self, jobs: Sequence[AnyJob]) -> Renewed:
-        return await self._queue.renew(jobs)
+    async def _heartbeat(self, jobs: Sequence[AnyJob]) -> tuple[Sequence[AnyJob], Collection[UUID]]:
+        renewed = await self._queue.renew(jobs)
+        versions = renewed.versions
+        return [job.stored(updated_at=versions[job.id]) for job in jobs if job.id in versions], renewed.lost
 
     @override
     def _rescuer(self) -> Rescuer:

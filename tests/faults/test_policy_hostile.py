@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
 from graphjobs.attempts import Sighting
 from graphjobs.database.executor import InSession
-from graphjobs.policy_runs.endings import LeasedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
@@ -307,10 +307,10 @@ async def test_tenants_of_hostile_names_neither_end_nor_stall_the_leases_of_othe
 
     taken: list[uuid.UUID] = []
     aside: list[Any] = []
-    cursor = ""
+    turns = LeaseTurns()
     for _ in range(-(-len(names) // limit)):
-        answer = await lease(runs, None, limit=limit, after=cursor)
-        cursor = answer.cursor
+        answer = await lease(runs, None, limit=limit, after=turns)
+        turns = answer.turns
         taken += [run.id for run in answer.runs]
         aside += [error.row_id for error in answer.unreadable]
 
@@ -394,8 +394,20 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
     ),
     "lease after": (
         lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=bad),
-        ["a\0b", "\ud800", None, 5, b"a"],
+        ["", 5, b"a", ("", "")],
         "after",
+        "it should hold only LeaseTurns",
+    ),
+    "lease after others": (
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=LeaseTurns(others=bad)),
+        ["a\0b", "\ud800", None, 5, b"a"],
+        "after.others",
+        "text as the database holds it, without NUL",
+    ),
+    "lease after emergencies": (
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=LeaseTurns(emergency=bad)),
+        ["a\0b", "\ud800", None, 5, b"a"],
+        "after.emergency",
         "text as the database holds it, without NUL",
     ),
     "renew duration": (lambda bad: NOWHERE.renew([HELD], bad), [None, *NO_WAITS], "duration", DAY),

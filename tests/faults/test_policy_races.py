@@ -18,7 +18,7 @@ from graphjobs import (
 )
 from graphjobs.attempts import Sighting
 from graphjobs.moves import UpdateOutcome, UpdateResult
-from graphjobs.policy_runs.endings import LeasedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
@@ -125,10 +125,10 @@ async def test_many_leases_at_once_never_take_the_same_run(
     taken: list[PolicyRunJob] = []
 
     async def leaser(owner: str) -> None:
-        cursor = ""
+        turns = LeaseTurns()
         while len(taken) < len(added):
-            answer = await lease(runs, None if everybodys else "acme", owner, limit=limit, after=cursor)
-            cursor = answer.cursor
+            answer = await lease(runs, None if everybodys else "acme", owner, limit=limit, after=turns)
+            turns = answer.turns
             assert len(answer.runs) <= limit
             assert {owner} >= {run.lease_owner for run in answer.runs}
             taken.extend(answer.runs)
@@ -176,11 +176,11 @@ async def test_a_tenant_whose_runs_are_held_does_not_keep_others_from_their_turn
     """Whoever holds them, and for how long: with as many leases as there are tenants, each that waits is served."""
     runs = graphjobs_storage.policy_runs
     held, free = await runs.insert(policy_run("acme")), await runs.insert(policy_run("beta"))
-    cursor, served = "", []
+    turns, served = LeaseTurns(), []
     async with watch.holding(held.id, table=RUNS):
         for _ in range(2):
-            answer = await lease(runs, None, after=cursor)
-            cursor = answer.cursor
+            answer = await lease(runs, None, after=turns)
+            turns = answer.turns
             served += ids(answer)
     assert [free.id] == served
 

@@ -1,5 +1,6 @@
 """Leases of policy runs: whose turn it is, what goes first, and that nobody waits for ever."""
 
+import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from graphjobs import PolicyRunJob, PolicyRunRepository, PolicyRunStatus
-from graphjobs.policy_runs.endings import LeasedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 
@@ -95,9 +97,30 @@ async def test_emergencies_of_anybody_go_before_all(runs: PolicyRunRepository) -
     urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
     urgent += await add(runs, "d", "emergency", available_at=ago(seconds=1))
     first = await lease(runs, 100)
-    second = await lease(runs, 100, after=first.cursor)
+    second = await lease(runs, 100, after=first.turns)
     assert sorted(ids(urgent)) == sorted(ids(first.runs))
     assert Counter(a=5, b=5) == Counter(run.tenant_id for run in second.runs)
+
+
+async def test_emergencies_do_not_take_the_turns_of_others(runs: PolicyRunRepository) -> None:
+    """Between the leases of an emergency each tenant has its turn, and those with emergencies have theirs."""
+    tenants = ["a", "b", "c", "d", "e", "z"]
+    for tenant in tenants:
+        await add(runs, tenant, *["normal"] * 12)
+    turns, served, urgent = LeaseTurns(), [], []
+    for number in range(24):
+        if number % 2 == 0:
+            for tenant in ("b", "c", "d"):
+                await add(runs, tenant, *["emergency"] * (1 if number else 5))
+        for _ in range(3):
+            taken = await lease(runs, 1, after=turns)
+            turns = taken.turns
+            (run,) = taken.runs
+            urgent.append(run.tenant_id) if run.priority == "emergency" else served.append(run.tenant_id)
+    assert ["b", "c", "d"] * (len(urgent) // 3) == urgent[: len(urgent) // 3 * 3]
+    assert len(urgent) > 2 * len(tenants)
+    assert (tenants * len(served))[: len(served)] == served
+    assert len(served) > 2 * len(tenants)
 
 
 async def test_more_emergencies_than_a_lease_holds_leave_no_room(runs: PolicyRunRepository) -> None:
@@ -114,10 +137,10 @@ async def test_tenants_have_their_turns(runs: PolicyRunRepository) -> None:
     await add(runs, "t0", *["high"] * 60)
     for number in range(1, 7):
         await add(runs, f"t{number}", *["normal"] * 4)
-    cursor, rounds = "", []
+    turns, rounds = LeaseTurns(), []
     for _ in range(6):
-        taken = await lease(runs, 3, after=cursor)
-        cursor = taken.cursor
+        taken = await lease(runs, 3, after=turns)
+        turns = taken.turns
         rounds.append({run.tenant_id for run in taken.runs})
     everybody = {f"t{number}" for number in range(7)}
     for start in range(4):
@@ -129,10 +152,10 @@ async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) 
     for tenant in ("a", "b", "c"):
         await add(runs, tenant, *["normal"] * 30)
     got: Counter[str] = Counter()
-    cursor = ""
+    turns = LeaseTurns()
     for _ in range(6):
-        taken = await lease(runs, 10, after=cursor)
-        cursor = taken.cursor
+        taken = await lease(runs, 10, after=turns)
+        turns = taken.turns
         shares = Counter(run.tenant_id for run in taken.runs)
         assert [3, 3, 4] == sorted(shares.values())
         got += shares
@@ -145,12 +168,12 @@ async def test_tenants_whose_names_sort_otherwise_by_language_are_all_met(runs: 
     tenants = [f"t{name}" for name in names]
     for tenant in tenants:
         await add(runs, tenant, "high" if tenant < "tZ" else "normal")
-    cursor, met = "", []
-    while taken := await lease(runs, 1, after=cursor):
+    turns, met = LeaseTurns(), []
+    while taken := await lease(runs, 1, after=turns):
         if not taken.runs:
             break
         met.append(taken.runs[0].tenant_id)
-        cursor = taken.cursor
+        turns = taken.turns
     assert sorted(tenants, key=lambda name: name.encode()) == met
 
 
@@ -388,3 +411,34 @@ async def test_expired_leases_of_one_tenant_are_his_own(runs: PolicyRunRepositor
     assert [of_b.id] == [sighting.job_id for sighting in await runs.expired(tenant_id="b")]
     assert [of_a.id, of_b.id] == [sighting.job_id for sighting in await runs.expired()]
     assert [of_a.id] == [sighting.job_id for sighting in await runs.expired(limit=1)]
+
+
+async def test_a_heartbeat_writes_no_index(graphjobs_storage: Storage) -> None:
+    """It is the write that there is most of: the row's next version stays on its page, and no index learns of it."""
+    runs = graphjobs_storage.policy_runs
+    await add(runs, "acme", *["normal"] * 20)
+    held = (await lease(runs, 20)).runs
+    before = await _updates(graphjobs_storage)
+    for _ in range(10):
+        async with graphjobs_storage.session() as session, session.begin():
+            held = (await runs.using(session).renew(held, _MINUTE)).runs
+            await session.execute(text("SELECT pg_stat_force_next_flush()"))
+    every, in_place = [now - then for now, then in zip(await _updates(graphjobs_storage), before, strict=True)]
+    assert 200 == every
+    # Now and then a page has no room for one.
+    assert in_place > 150
+
+
+async def _updates(storage: Storage) -> tuple[int, int]:
+    """How many there were, and how many of them wrote no index; as all connections have told by now."""
+    counted = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'policy_runs'")
+    last = None
+    while True:
+        async with storage.session() as session, session.begin():
+            await session.execute(text("SELECT pg_stat_force_next_flush()"))
+            await session.execute(text("SELECT pg_stat_clear_snapshot()"))
+            now = tuple((await session.execute(counted)).one())
+        if now == last:
+            return now
+        last = now
+        await asyncio.sleep(1.1)

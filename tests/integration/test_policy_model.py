@@ -125,7 +125,7 @@ class _Model:
         if name in self.now:
             assert self.now[name] == kept
         else:
-            assert run.stored(updated_at=kept.updated_at) == kept
+            assert run.stored(updated_at=kept.updated_at, available_at=kept.available_at) == kept
             self._moved(kept)
 
     async def lease(self) -> None:
@@ -174,7 +174,7 @@ class _Model:
         for ending in endings:
             if ending.job.id in held:
                 asked = self.now[ending.job.run_id].cancellation_requested
-                canceled = asked and ending.status is _S.PENDING
+                canceled = asked and ending.status is not _S.SUBMITTED
                 run = await self.runs.get(self.tenant, ending.job.id)
                 assert run is not None
                 assert (_S.CANCELED if canceled else ending.status) is run.status

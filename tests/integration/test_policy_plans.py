@@ -100,7 +100,10 @@ _CASES: dict[str, _Case] = {
     ),
     # All that are leased: it is asked once, after an answer was lost.
     "FIND_LEASE": _Case("FIND_LEASE", {_LEASED, _LOG}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS),
-    "EXPIRED_RUNS": _Case("EXPIRED_RUNS", {_LEASED, _LOG}, {"tenant": None}, reads_more=_DEAD, pages_a_row=_OF_KEYS),
+    # All that are leased, too: an index by the leases' ends would be written with each heartbeat.
+    "EXPIRED_RUNS": _Case(
+        "EXPIRED_RUNS", {_LEASED, _LOG}, {"tenant": None}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS
+    ),
     **{
         name: _Case(name, {index}, reads_more=_DEAD, pages_a_row=_OF_KEYS)
         for name, index in {
@@ -147,9 +150,10 @@ async def _fill(driver: Connection, tenant: str, *, first: int) -> None:
     await driver.execute(
         """
         INSERT INTO scheduler.policy_runs (id, tenant_id, run_id, policy_id, mode, priority, status, attempts,
-            queued_at, available_at, lease_owner, lease_expires_at, payload)
+            queued_at, available_at, last_attempt_at, lease_owner, lease_expires_at, payload)
         SELECT lpad(to_hex(n), 32, '0')::uuid, $1, 'run ' || n, 'policy ' || n % 5, n / 6 % 3, n / 18 % 3, n % 6,
             n % 6 / 5, now() - n * interval '1 second', now() - n * interval '1 second',
+            CASE WHEN n % 6 > 0 THEN now() - n * interval '1 second' END,
             CASE WHEN n % 6 = 1 THEN 'owner' END,
             CASE WHEN n % 6 = 1 THEN now() + (n % 2 * 2 - 1) * interval '1 hour' END, $2::text::jsonb
         FROM generate_series($3::int, $3::int + $4::int - 1) n
@@ -193,6 +197,8 @@ async def _arguments(connection: Connection, case: _Case, tenant: str) -> list[o
         "after_run": uuid.UUID(int=2**128 - 1),
         "window_length": timedelta(days=366),
         "after_tenant": "",
+        "after_urgent": "",
+        "completed_rows": 10_000,
         "lease_length": timedelta(minutes=1),
         "attempts_max": 5,
         "turn": 7,
@@ -296,6 +302,7 @@ async def test_leases_take_the_right_runs_and_never_more_whatever_the_planner_ma
             "entry": "{}",
             "turn": 1,
             "after_tenant": "",
+            "after_urgent": "",
             "tenant": _NEW,
         }
         sql = compiled(statement)

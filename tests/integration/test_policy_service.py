@@ -172,12 +172,30 @@ async def test_a_submitted_run_ends_as_whoever_runs_it_says(
         assert ("submitted", status, "engine") == tuple(event.payload[name] for name in ("from", "to", "actor"))
 
 
-async def test_what_was_not_submitted_cannot_end(service: PolicyRunService, storage: Storage, tenant: str) -> None:
-    """Nobody has taken it."""
+async def test_what_was_not_handed_over_cannot_end(service: PolicyRunService, storage: Storage, tenant: str) -> None:
+    """It is pending; also where it was given back, and is handed over again."""
     run = await leased(storage, tenant)
-    with pytest.raises(JobConflict, match="the run is dispatching: nobody has taken it yet") as caught:
+    await storage.policy_runs.end([RunEnding.given_back(run)])
+    with pytest.raises(JobConflict, match="the run is pending: it is handed over first, or again") as caught:
         await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
-    assert ("dispatching", run.id) == (caught.value.status, caught.value.job_id)
+    assert ("pending", run.id) == (caught.value.status, caught.value.job_id)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
+async def test_an_engine_may_be_faster_than_the_note_of_the_hand_over(
+    service: PolicyRunService, storage: Storage, tenant: str, status: Any
+) -> None:
+    """Its word says that it has the run: nothing is lost, and the dispatcher's own note comes to nothing."""
+    run = await leased(storage, tenant)
+    said = PolicyRunCompletion(run_id=run.run_id, status=status, error="so" if status == "failed" else None)
+    done = await service.complete(tenant, said, actor="engine")
+    assert (status, None) == (done.status, done.lease_owner)
+    assert done.submitted_at is not None
+    moves = [event.payload["to"] for event in await storage.policy_runs.events(tenant, run.id)]
+    assert ["pending", "dispatching", "submitted", status] == moves
+    late = await storage.policy_runs.end([RunEnding.submitted(run)])
+    assert {run.id} == set(late.lost)
+    assert done == await storage.policy_runs.get(tenant, run.id)
 
 
 async def test_a_cancellation_of_a_submitted_run_is_for_whoever_runs_it(

@@ -11,7 +11,6 @@ import pytest
 from graphjobs import (
     ConfigurationError,
     DispatcherOptions,
-    PolicyRunCompletion,
     PolicyRunDispatcher,
     PolicyRunJob,
     PolicyRunRejected,
@@ -52,6 +51,10 @@ async def now(storage: Storage, run: PolicyRunJob) -> PolicyRunJob:
     found = await storage.policy_runs.get(run.tenant_id, run.id)
     assert found is not None
     return found
+
+
+async def _ended(storage: Storage, run: PolicyRunJob) -> bool:
+    return (await now(storage, run)).status.is_final
 
 
 async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
@@ -185,7 +188,7 @@ async def test_a_leased_run_is_canceled_when_its_holder_next_asks(storage: Stora
 
 
 async def test_a_function_may_ask_itself_whether_it_should_go_on(storage: Storage, tenant: str) -> None:
-    """Its answer to a cancel is up to it; what it has handed over is submitted, and keeps the word."""
+    """One that was told so, and returns, has handed nothing over: submitted, its run would wait for ever."""
     run = await storage.policy_runs.insert(policy_run(tenant))
     service = PolicyRunService(storage.policy_runs)
     asked: list[bool] = []
@@ -199,11 +202,80 @@ async def test_a_function_may_ask_itself_whether_it_should_go_on(storage: Storag
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
     await dispatcher.run(until_empty=True)
 
-    submitted = await now(storage, run)
+    canceled = await now(storage, run)
     assert [True, False] == asked
-    assert (_S.SUBMITTED, True) == (submitted.status, submitted.cancellation_requested)
-    done = await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="canceled"))
-    assert _S.CANCELED is done.status
+    assert (_S.CANCELED, None) == (canceled.status, canceled.submitted_at)
+    assert 1 == dispatcher.counts.canceled
+
+
+@pytest.mark.parametrize("why", ["its end was asked for", "its time is up", "the dispatcher stops"])
+async def test_a_function_that_swallows_its_cancel_has_handed_nothing_over(
+    storage: Storage, tenant: str, why: str
+) -> None:
+    """Whatever it was cancelled for: what it returns is no word that anybody has the run."""
+    run = await storage.policy_runs.insert(policy_run(tenant))
+    begun = asyncio.Event()
+
+    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
+        begun.set()
+        try:
+            await waits(run, context)
+        except asyncio.CancelledError:
+            return
+
+    limit = timedelta(milliseconds=50) if why == "its time is up" else timedelta(minutes=1)
+    given = options(tenant, lease=timedelta(seconds=1), time_limit=limit, attempts_max=1)
+    dispatcher = PolicyRunDispatcher(storage, dispatch, options=given)
+    working = asyncio.ensure_future(dispatcher.run())
+    await begun.wait()
+    counts, status = (0, 1, 0), _S.FAILED
+    if why == "its end was asked for":
+        counts, status = (1, 0, 0), _S.CANCELED
+        await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
+    elif why == "the dispatcher stops":
+        counts, status = (0, 0, 1), _S.PENDING
+        dispatcher.stop(grace=timedelta(0))
+    await until(lambda: counts == (dispatcher.counts.canceled, dispatcher.counts.failed, dispatcher.counts.given_back))
+    dispatcher.stop()
+    await working
+    assert (status, None) == ((ended := await now(storage, run)).status, ended.submitted_at)
+
+
+async def test_a_run_that_was_lost_unnoticed_and_leased_again_is_at_its_last_attempt(
+    storage: Storage, tenant: str
+) -> None:
+    """By the same dispatcher, which has the attempt before in hand still: it fails as any other at its last one."""
+    run = await storage.policy_runs.insert(policy_run(tenant))
+    lasts: list[bool] = []
+
+    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
+        lasts.append(context.last)
+        if not context.last:
+            await storage.policy_runs.end([RunEnding.given_back(run, error="by hand")])
+            await waits(run, context)
+        raise OSError("the engine is away")
+
+    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=2))
+    working = asyncio.ensure_future(dispatcher.run())
+    await until_so(lambda: _ended(storage, run))
+    dispatcher.stop()
+    await working
+    assert [False, True] == lasts
+    assert (2, "OSError: the engine is away") == ((failed := await now(storage, run)).attempts, failed.last_error)
+    assert (0, 1) == (dispatcher.counts.exhausted, dispatcher.counts.failed)
+
+
+async def test_a_run_whose_end_was_asked_for_is_canceled_at_its_last_attempt_too(storage: Storage, tenant: str) -> None:
+    """It has what was asked for, whichever attempt it was that failed; and keeps why it did."""
+    run = await storage.policy_runs.insert(policy_run(tenant))
+
+    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
+        await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
+        raise OSError("the engine is away")
+
+    await PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=1)).run(until_empty=True)
+    canceled = await now(storage, run)
+    assert (_S.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
 
 
 async def test_a_run_that_is_canceled_while_its_attempt_fails_is_not_tried_again(storage: Storage, tenant: str) -> None:
@@ -258,9 +330,12 @@ async def test_a_live_run_is_renewed_for_as_long_as_its_function_runs(storage: S
     run = await storage.policy_runs.insert(policy_run(tenant))
     lease = timedelta(seconds=1)
     go_on = asyncio.Event()
+    leased_until: list[datetime | None] = []
 
-    async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
+    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
+        leased_until.append(run.lease_expires_at)
         await go_on.wait()
+        leased_until.append(context.job.lease_expires_at)
 
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, lease=lease, name="holder"))
     other = PolicyRunDispatcher(storage, taken, options=options(tenant, lease=lease, name="other"))
@@ -274,6 +349,11 @@ async def test_a_live_run_is_renewed_for_as_long_as_its_function_runs(storage: S
     for one in (dispatcher, other):
         one.stop()
     await working
+    if dispatcher.counts.leased:
+        before, after = leased_until
+        assert before is not None
+        assert after is not None
+        assert before + 2 * lease < after
     assert 0 == dispatcher.counts.rescued + other.counts.rescued
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
 
@@ -385,7 +465,7 @@ async def test_a_notice_wakes_a_dispatcher_that_listens(graphjobs_settings: Any)
         await working
 
 
-async def test_what_is_no_function_is_refused_and_what_returns_something_has_failed(
+async def test_what_is_no_function_is_refused_and_what_returns_something_has_handed_over(
     storage: Storage, tenant: str
 ) -> None:
     """A plain function ends the dispatcher with an error, and its run waits for those who can."""
@@ -404,12 +484,9 @@ async def test_what_is_no_function_is_refused_and_what_returns_something_has_fai
     async def answers(_run: PolicyRunJob, _context: DispatchContext) -> str:
         return "taken"
 
-    dispatcher = PolicyRunDispatcher(storage, answers, options=options(tenant))  # type: ignore[arg-type]
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.failed == 1)
-    dispatcher.stop()
-    await working
-    assert "TypeError: dispatch returned str, and should return None" == (await now(storage, run)).last_error
+    dispatcher = PolicyRunDispatcher(storage, answers, options=options(tenant))
+    await dispatcher.run(until_empty=True)
+    assert _S.SUBMITTED is (await now(storage, run)).status
 
 
 @pytest.mark.parametrize(

@@ -860,7 +860,7 @@ async def test_a_worker_runs_once(storage: Storage, tenant: str) -> None:
     worker.stop()
     async with asyncio.timeout(5):
         await worker.run()
-    with pytest.raises(ConfigurationError, match="a worker runs once"):
+    with pytest.raises(ConfigurationError, match="a GraphJobWorker runs once"):
         await worker.run()
 
 
