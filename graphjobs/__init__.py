@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from graphjobs.jobs.service import GraphJobService
     from graphjobs.jobs.status import GraphJobStatus, GraphJobType
     from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
+    from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
     from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
-    from graphjobs.policy_runs.queries import PolicyRunCollection
+    from graphjobs.policy_runs.queries import PolicyRunCollection, PolicyRunMetrics
     from graphjobs.policy_runs.repository import PolicyRunRepository
     from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
     from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
     from graphjobs.storage import open_storage
     from graphjobs.worker import (
         BuildResult,
+        DispatchContext,
         DispatcherOptions,
         GraphJobWorker,
         OverlayResult,
@@ -49,6 +51,7 @@ else:
     # Imported when asked for: the pytest plugin is loaded into every run, and SQLAlchemy takes most of a second.
     _ROOMS: Final = {
         "BuildResult": "graphjobs.worker",
+        "DispatchContext": "graphjobs.worker",
         "DispatcherOptions": "graphjobs.worker",
         "GraphBuildJob": "graphjobs.jobs.models",
         "GraphJobCollection": "graphjobs.jobs.queries",
@@ -69,6 +72,7 @@ else:
         "PolicyRunEvent": "graphjobs.policy_runs.models",
         "PolicyRunInputs": "graphjobs.policy_runs.models",
         "PolicyRunJob": "graphjobs.policy_runs.models",
+        "PolicyRunMetrics": "graphjobs.policy_runs.queries",
         "PolicyRunMode": "graphjobs.policy_runs.status",
         "PolicyRunPriority": "graphjobs.policy_runs.status",
         "PolicyRunRejected": "graphjobs.worker",
@@ -76,6 +80,8 @@ else:
         "PolicyRunRequest": "graphjobs.policy_runs.models",
         "PolicyRunService": "graphjobs.policy_runs.service",
         "PolicyRunStatus": "graphjobs.policy_runs.status",
+        "RetryBackoff": "graphjobs.policy_runs.endings",
+        "RunEnding": "graphjobs.policy_runs.endings",
         "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations",
@@ -95,6 +101,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptRow",
     "DatabaseUnavailable",
+    "DispatchContext",
     "DispatcherOptions",
     "GraphBuildJob",
     "GraphJobCollection",
@@ -123,6 +130,7 @@ __all__ = [
     "PolicyRunEvent",
     "PolicyRunInputs",
     "PolicyRunJob",
+    "PolicyRunMetrics",
     "PolicyRunMode",
     "PolicyRunPriority",
     "PolicyRunRejected",
@@ -130,6 +138,8 @@ __all__ = [
     "PolicyRunRequest",
     "PolicyRunService",
     "PolicyRunStatus",
+    "RetryBackoff",
+    "RunEnding",
     "SchemaOutOfDate",
     "WorkerOptions",
     "open_storage",

@@ -52,11 +52,16 @@ def submit(
     sbom: Annotated[
         list[str] | None, typer.Option(help="An SBOM it is over; may be repeated. An incremental run needs some.")
     ] = None,
+    advisory_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Where its advisories end.")] = None,
+    vex_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Where its VEX statements end.")] = None,
     environment: Annotated[
         str, typer.Option(metavar="JSON|@FILE", help="A JSON object, or a file of one, for the policy to know.")
     ] = "{}",
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find again; may be repeated.")
+    ] = None,
+    queued_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it was asked for, if not now: ISO 8601, with an offset.")
     ] = None,
     requested_by: Annotated[str | None, typer.Option(help="Who asks, for people.")] = None,
     correlation_id: Annotated[str | None, typer.Option(help="Your own name of what it is part of.")] = None,
@@ -66,7 +71,11 @@ def submit(
     """Ask for a policy run."""
     with _options_named(policy_id="POLICY_ID"):
         inputs = PolicyRunInputs(
-            sbom_set=tuple(sbom or ()), environment=_environment(environment), capture_explain=capture_explain
+            sbom_set=tuple(sbom or ()),
+            advisory_cursor=_time(advisory_cursor, "advisory_cursor"),
+            vex_cursor=_time(vex_cursor, "vex_cursor"),
+            environment=_environment(environment),
+            capture_explain=capture_explain,
         )
         request = PolicyRunRequest(
             tenant_id=tenant,
@@ -75,6 +84,7 @@ def submit(
             mode=mode,
             priority=priority,
             run_id=run_id,
+            queued_at=_time(queued_at, "queued_at"),
             requested_by=requested_by,
             correlation_id=correlation_id,
             metadata=_metadata(metadata or ()),
@@ -110,7 +120,7 @@ def list_runs(
             policy_id=policy,
             mode=mode,
             statuses=_statuses(status or ()),
-            queued_after=None if queued_after is None else _time(queued_after),
+            queued_after=_time(queued_after, "queued_after"),
             limit=limit,
             cursor=cursor,
         )
@@ -286,7 +296,9 @@ def _statuses(words: Iterable[str]) -> tuple[PolicyRunStatus, ...]:
     return tuple(status for status in PolicyRunStatus if status.outside in asked)
 
 
-def _time(text: str) -> datetime:
+def _time(text: str | None, field: str) -> datetime | None:
+    if text is None:
+        return None
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -294,7 +306,7 @@ def _time(text: str) -> datetime:
     if found is not None and found.tzinfo is not None:
         return found
     problem = "it should be a time of ISO 8601 with an offset, as 2026-01-02T03:04:05Z"
-    raise InvalidJob(problem, field="queued_after")
+    raise InvalidJob(problem, field=field)
 
 
 def _record(run: PolicyRunJob) -> dict[str, Any]:

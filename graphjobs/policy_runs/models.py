@@ -82,7 +82,7 @@ class PolicyRunSpec(_Details):
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
         if self.mode is PolicyRunMode.INCREMENTAL and not self.inputs.sbom_set:
-            raise broken("an incremental run should have an inputs.sbom_set that is not empty")
+            raise broken("an incremental run should have an inputs.sbomSet that is not empty")
         return self
 
     def spec(self) -> dict[str, Any]:

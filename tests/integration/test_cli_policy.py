@@ -80,6 +80,8 @@ async def test_a_run_is_asked_for_with_all_its_options(policy: Command, storage:
         *("P-7", "--mode", "incremental", "--priority", "emergency", "--policy-version", "3", "--run-id", "nightly"),
         *("--sbom", "b", "--sbom", "a", "--environment", '{"stage": ["prod", null]}', "--metadata", "a=b=c"),
         *("--metadata", "d=é", "--requested-by", "ada", "--correlation-id", "c", "--capture-explain", "--json"),
+        *("--advisory-cursor", "2026-01-01T00:00:00Z", "--vex-cursor", "2026-01-01T01:00:00+01:00"),
+        *("--queued-at", "2026-01-02T03:04:05Z"),
     )
     first, again = _lines(policy("submit", *said)), _lines(policy("submit", *said))
     expected = {
@@ -93,7 +95,14 @@ async def test_a_run_is_asked_for_with_all_its_options(policy: Command, storage:
         "requestedBy": "ada",
         "correlationId": "c",
         "metadata": {"a": "b=c", "d": "é"},
-        "inputs": {"sbomSet": ["a", "b"], "environment": {"stage": ["prod", None]}, "captureExplain": True},
+        "queuedAt": "2026-01-02T03:04:05Z",
+        "inputs": {
+            "sbomSet": ["a", "b"],
+            "advisoryCursor": "2026-01-01T00:00:00Z",
+            "vexCursor": "2026-01-01T00:00:00Z",
+            "environment": {"stage": ["prod", None]},
+            "captureExplain": True,
+        },
     }
     assert first == again
     assert expected.items() <= first[0].items()
@@ -142,7 +151,7 @@ def test_the_environment_may_stand_in_a_file(policy: Command, tmp_path: Path) ->
         (("--requested-by", ""), ["--requested-by"]),
         (("--correlation-id", "\udcff"), ["--correlation-id"]),
         (("--tenant", ""), ["--tenant"]),
-        (("--mode", "incremental"), ["incremental", "sbom_set"]),
+        (("--mode", "incremental"), ["incremental", "sbomSet"]),
     ],
 )
 async def test_what_cannot_be_is_one_sentence_that_names_the_option(
@@ -278,6 +287,8 @@ def test_a_list_that_cannot_be_asked_for_says_why(policy: Command) -> None:
     """A time is one sentence, a word that is none the shell's own error."""
     for time in ("yesterday", "2026-01-02T03:04:05", "20", ""):
         _refused(policy("list", "--queued-after", time), "--queued-after", "offset")
+        for of in ("--queued-at", "--advisory-cursor", "--vex-cursor"):
+            _refused(policy("submit", "P-7", of, time), of, "offset")
     _refused(policy("list", "--cursor", "bogus"), "--cursor")
     _refused(policy("list", "--policy", ""), "--policy")
     for option in (("--status", "pending"), ("--mode", "slow"), ("--limit", "0"), ("--limit", "1001")):
