@@ -50,7 +50,7 @@ revision: $(READY) ## a new Alembic revision: make revision name="018_something"
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
 
 lock: $(READY) ## pin the development dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra web --group dev --no-header --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra mongo --extra web --group dev --no-header --no-annotate \
 		--upgrade pyproject.toml --output-file requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group bench --no-header --no-annotate \
 		--upgrade --constraint requirements-dev.txt pyproject.toml --output-file requirements-bench.txt

@@ -1,0 +1,1 @@
+"""From MongoDB to PostgreSQL, and back."""

@@ -1,0 +1,227 @@
+"""What reading finds, and how one document is decoded: BSON and Extended JSON; no file and no server is known here.
+
+The decoding itself is pymongo's own. It comes with an extra and is imported when it is first needed, so that the rest
+of graphjobs lives without.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from graphjobs.errors import ConfigurationError
+from graphjobs.values import clean_error
+
+JOBS: Final = "graph_jobs"
+RUNS: Final = "policy_runs"
+EVENTS: Final = "graph_job_events"
+
+COLLECTIONS: Final = (JOBS, RUNS, EVENTS)
+"""The collections that are read, in their order: events need their jobs."""
+
+END: Final = 2**63 - 1
+"""The offset of a position that nothing follows."""
+
+_REASON_LENGTH_MAX: Final = 200
+
+Decode: TypeAlias = Callable[[bytes], "dict[str, Any] | str"]
+"""Gives the document that bytes hold, or else what is wrong with them; it never raises."""
+
+
+class Position(NamedTuple):
+    """Where reading goes on: after what was found last. A checkpoint holds it.
+
+    Attributes:
+        ordinal: how many entries of the part come before, those with a problem included.
+        offset: the byte of the (decompressed) file the next one begins at; `END` where nothing follows.
+        id: the `_id` read last from a live collection.
+    """
+
+    ordinal: int = 0
+    offset: int = 0
+    id: Any = None
+
+    def to_json(self) -> str:
+        """Gives it as text that a checkpoint can hold."""
+        from bson import json_util
+
+        return json_util.dumps(list(self), json_options=json_util.CANONICAL_JSON_OPTIONS)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Position":
+        """Reads what `to_json` gave.
+
+        Raises:
+            ValueError: it is no such text.
+        """
+        try:
+            ordinal, offset, key = loads(text)
+            return cls(int(ordinal), int(offset), key)
+        except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, _WrongValue):
+            raise ValueError("this is no position of a source") from None
+
+
+class Place(NamedTuple):
+    """Where something was found.
+
+    Attributes:
+        part: the part's name: a file's, or a collection's of a server.
+        ordinal: the first entry of a part is 1.
+        offset: the byte of the (decompressed) file it begins at; 0 on a server.
+        next: where reading goes on after it.
+    """
+
+    part: str
+    ordinal: int
+    offset: int
+    next: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry of a part: a document, or what is wrong where one should be.
+
+    Attributes:
+        collection: the collection it belongs to.
+        place: where it was found.
+        document: the document, as pymongo decodes it; times are aware, and binaries stay `Binary`.
+        problem: why there is none, with the part's name and the byte; None where there is one.
+        raw: the bytes that could not be decoded, None where they could; at most what a document may have.
+    """
+
+    collection: str
+    place: Place
+    document: dict[str, Any] | None
+    problem: str | None = None
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One collection of a source.
+
+    Attributes:
+        collection: its name, one of `COLLECTIONS`.
+        name: the file's name, or database and collection.
+        fingerprint: changes when the part becomes another one; a position holds only under the same.
+        size_bytes: the file's size (compressed, if it is), or the collection's data; None where it cannot be told.
+    """
+
+    collection: str
+    name: str
+    fingerprint: str
+    size_bytes: int | None
+
+
+def require_mongo() -> None:
+    """Sees to it that pymongo is there.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    try:
+        import bson.json_util  # noqa: F401  # asked for here, used elsewhere
+        import pymongo  # noqa: F401  # asked for here, used elsewhere
+    except ImportError:
+        raise ConfigurationError(
+            "a backfill reads documents with pymongo, which is not installed: pip install 'graphjobs[mongo]'"
+        ) from None
+
+
+def bson_decoder() -> Decode:
+    """Gives what decodes one document of BSON."""
+    import bson
+    from bson.errors import BSONError
+
+    options: Any = codec_options()
+    decode_bson: Callable[..., dict[str, Any]] = bson.decode
+
+    def decode(raw: bytes) -> dict[str, Any] | str:
+        try:
+            return decode_bson(raw, options)
+        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+            return f"it cannot be read as BSON: {shortened(str(error)) or type(error).__name__}"
+
+    return decode
+
+
+def codec_options() -> Any:
+    """Gives how BSON becomes Python: nothing is lost on the way, and no time is naive."""
+    from bson.binary import UuidRepresentation
+    from bson.codec_options import CodecOptions, DatetimeConversion
+
+    return CodecOptions(
+        tz_aware=True,
+        uuid_representation=UuidRepresentation.UNSPECIFIED,
+        datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    )
+
+
+def json_decoder() -> Decode:
+    """Gives what decodes one document of Extended JSON, canonical or relaxed."""
+    hook = _object_hook()
+
+    def decode(raw: bytes) -> dict[str, Any] | str:
+        try:
+            value = json.loads(raw.decode(), object_hook=hook)
+        except UnicodeDecodeError as error:
+            return f"it is not UTF-8 text, from byte {error.start:,} of it on"
+        except json.JSONDecodeError as error:
+            return f"it cannot be read as JSON: {error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1:,}"
+        except _WrongValue as error:
+            return f"it cannot be read as Extended JSON: {error}"
+        except RecursionError:
+            return "its JSON nests too deep"
+        except ValueError:
+            return "it holds an integer of more digits than Python reads"
+        return value if isinstance(value, dict) else f"it should be an object, not {type(value).__name__}"
+
+    return decode
+
+
+def loads(text: str) -> Any:
+    """Reads any Extended JSON, as documents are read."""
+    return json.loads(text, object_hook=_object_hook())
+
+
+class _WrongValue(Exception):
+    """A wrapper such as $oid that holds what it cannot hold."""
+
+
+def _object_hook() -> Callable[[dict[str, Any]], Any]:
+    from bson import json_util
+    from bson.binary import UuidRepresentation
+    from bson.codec_options import DatetimeConversion
+    from bson.errors import BSONError
+
+    options: Any = json_util.JSONOptions(
+        tz_aware=True,
+        uuid_representation=UuidRepresentation.UNSPECIFIED,
+        datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    )
+    convert = json_util.object_hook
+
+    def hook(fields: dict[str, Any]) -> Any:
+        try:
+            if "$date" in fields and len(fields) == 1 and isinstance(text := fields["$date"], str):
+                return _time_of(text)
+            return convert(fields, options)
+        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
+            # pymongo's own sentences repeat the value.
+            named = next((key for key in fields if key.startswith("$")), "an object")
+        raise _WrongValue(f"{shortened(named)} holds what it cannot hold")
+
+    return hook
+
+
+def _time_of(text: str) -> datetime:
+    """Reads a time of relaxed Extended JSON; without an offset it is in UTC, as mongoimport takes it."""
+    # pymongo reads them by strptime, ten times slower.
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def shortened(text: str) -> str:
+    """Makes a decoder's sentence, which may repeat a stranger's key, fit for a message."""
+    return clean_error(text[:_REASON_LENGTH_MAX]).replace("\n", " ") if text else ""

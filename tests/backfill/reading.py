@@ -1,0 +1,28 @@
+"""Reads sources for tests: all that is found, and what of it matters."""
+
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from graphjobs.backfill.extended import Found, Position
+from graphjobs.backfill.sources import open_source
+
+
+async def found_in(place: Path | str, collection: str = "graph_jobs", after: Position | None = None) -> list[Found]:
+    """Gives all that is found in one collection of a source."""
+    async with open_source(str(place)) as source:
+        part = next(part for part in source.parts if part.collection == collection)
+        async with aclosing(source.read(part, after)) as reading:
+            return [found async for found in reading]
+
+
+async def documents_in(place: Path | str, collection: str = "graph_jobs") -> list[dict[str, Any]]:
+    """Gives the documents of one collection, and fails where something is wrong."""
+    found = await found_in(place, collection)
+    assert [] == [each.problem for each in found if each.problem]
+    return [each.document for each in found if each.document is not None]
+
+
+def outline(found: list[Found]) -> list[tuple[Any, ...]]:
+    """Gives what was found such that it can be compared."""
+    return [(each.place, each.document, each.problem, each.raw) for each in found]

@@ -1,0 +1,53 @@
+"""Generated dumps hold what they say they hold, and each document becomes what it says."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from graphjobs.backfill.identities import LegacyUuids
+from graphjobs.backfill.mapping import Mapped, map_document
+from tests.backfill import dumps
+from tests.backfill.dumps import Dirt, Fate, Made, Maker
+
+# These are told by what else there is, not by the document.
+AMONG_OTHERS = {Dirt.DUPLICATE_ID, Dirt.MEETING_ID, Dirt.ORPHAN}
+
+
+def many(legacy_uuids: str) -> Iterator[Made]:
+    """Documents of every kind, more of them dirty than is usual."""
+    maker = Maker(11, dirty=10, legacy_uuids=legacy_uuids)
+    yield from maker.jobs(3_000)
+    yield from maker.runs(1_000)
+    yield from maker.events(1_000)
+
+
+def camel_case(value: Any) -> dict[str, Any]:
+    """Gives a value's fields by the names they have in documents."""
+    fields = type(value).model_fields
+    return {field.alias or name: getattr(value, name) for name, field in fields.items()}
+
+
+def test_the_same_seed_gives_the_same_documents() -> None:
+    """And each kind of dirt is among them."""
+    first = dumps.make(6_000, 5, dirty=10)
+    assert dumps.content_of([made.document for made in first], "json") == dumps.content_of(
+        [made.document for made in dumps.make(6_000, 5, dirty=10)], "json"
+    )
+    assert {*Dirt} - {Dirt.HUGE} == {why for made in first for why in made.why if isinstance(why, Dirt)}
+    assert {*dumps.Mend} == {why for made in first for why in made.why if isinstance(why, dumps.Mend)}
+
+
+@pytest.mark.parametrize("legacy_uuids", ["csharp", "java", "python"])
+def test_a_document_becomes_what_it_says(legacy_uuids: LegacyUuids) -> None:
+    """Refused or not, under its own id where that was one, with its own fields."""
+    for made in many(legacy_uuids):
+        mapped = map_document(made.collection, made.document, legacy_uuids=legacy_uuids)
+        if AMONG_OTHERS & {*made.why}:
+            continue
+        assert (made.fate is not Fate.REFUSED) == isinstance(mapped, Mapped), made
+        if isinstance(mapped, Mapped) and made.collection != dumps.EVENTS:
+            got = camel_case(mapped.value)
+            assert made.id in (None, got["id"])
+            for name in made.fields.keys() - {"metadata", "inputs", "subjects"}:
+                assert made.fields[name] == got[name], (name, made)

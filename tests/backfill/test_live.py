@@ -1,0 +1,124 @@
+"""A live MongoDB gives the same documents as a dump of it, in an order that reading can go on in."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from bson import Int64, ObjectId
+from bson.binary import Binary
+from bson.raw_bson import RawBSONDocument
+from pymongo import AsyncMongoClient
+from testcontainers.community.mongodb import MongoDbContainer
+
+from graphjobs import ConfigurationError
+from graphjobs.backfill.sources import open_source
+from tests.backfill import dumps
+from tests.backfill.reading import documents_in, found_in, outline
+
+# One of each type that BSON orders differently: a plain comparison finds none but those of its own.
+MIXED: list[Any] = [
+    None,
+    -1,
+    2.5,
+    Int64(2**60),
+    "a",
+    "b",
+    {"a": 1},
+    Binary(UUID(int=7).bytes, 3),
+    Binary(UUID(int=7).bytes, 4),
+    ObjectId("0" * 24),
+    ObjectId("f" * 24),
+    True,
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server, without a database."""
+    with MongoDbContainer("mongo:8") as container:
+        yield container.get_connection_url().rstrip("/")
+
+
+@pytest_asyncio.fixture
+async def address(server: str) -> AsyncIterator[str]:
+    """The address of an empty database."""
+    name = f"scheduler_{secrets.token_hex(4)}"
+    yield f"{server}/{name}?authSource=admin"
+    async with AsyncMongoClient[dict[str, Any]](server) as client:
+        await client.drop_database(name)
+
+
+async def insert(address: str, collection: str, documents: list[Any]) -> None:
+    """Puts documents into a collection."""
+    async with AsyncMongoClient[dict[str, Any]](address) as client:
+        await client.get_default_database()[collection].insert_many(documents, ordered=True)
+
+
+async def test_a_server_gives_the_documents_in_the_order_of_their_ids(address: str) -> None:
+    """All of them, and the progress ends where the collection does."""
+    made = [each.document for each in dumps.Maker(3, dirty=0).jobs(2_000)]
+    await insert(address, "graph_jobs", made)
+    read = await documents_in(address)
+    assert len(made) == len(read)
+    assert all(document in read[index : index + 1] for index, document in enumerate(read))
+    assert {repr(each["_id"]) for each in made} == {repr(each["_id"]) for each in read}
+    async with open_source(address) as source:
+        (part,) = source.parts
+        assert [] != [found async for found in source.read(part)]
+        assert part.size_bytes == source.bytes_read(part)
+
+
+async def test_reading_goes_on_after_every_id_of_every_type(address: str) -> None:
+    """Also after one that was deleted meanwhile."""
+    await insert(address, "graph_jobs", [{"_id": key, "n": n} for n, key in enumerate(MIXED)])
+    whole = await found_in(address)
+    assert len(MIXED) == len(whole)
+    for number, found in enumerate(whole, start=1):
+        position = type(found.place.next).from_json(found.place.next.to_json())
+        assert outline(whole[number:]) == outline(await found_in(address, after=position))
+    async with AsyncMongoClient[dict[str, Any]](address) as client:
+        assert whole[4].document is not None
+        await client.get_default_database().graph_jobs.delete_one({"_id": whole[4].document["_id"]})
+    rest = await found_in(address, after=whole[4].place.next)
+    assert [each.document for each in whole[5:]] == [each.document for each in rest]
+
+
+async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) -> None:
+    """A server stores text that is not UTF-8."""
+    import bson
+
+    bad = bson.encode({"_id": 2, "text": "ok"}).replace(b"ok", b"\xff\xfe")
+    await insert(address, "graph_jobs", [{"_id": 1}, RawBSONDocument(bad), {"_id": 3}])
+    found = await found_in(address)
+    assert [{"_id": 1}, None, {"_id": 3}] == [each.document for each in found]
+    assert bad == found[1].raw
+
+
+async def test_a_collection_made_anew_has_another_fingerprint(address: str) -> None:
+    """A position in the one says nothing about the other."""
+
+    async def fingerprint() -> str:
+        async with open_source(address) as source:
+            return source.parts[0].fingerprint
+
+    await insert(address, "graph_jobs", [{"_id": 1}])
+    first = await fingerprint()
+    assert first == await fingerprint()
+    async with AsyncMongoClient[dict[str, Any]](address) as client:
+        await client.get_default_database().graph_jobs.drop()
+    await insert(address, "graph_jobs", [{"_id": 1}])
+    assert first != await fingerprint()
+
+
+async def test_a_refused_password_and_an_empty_database_are_told(address: str) -> None:
+    """As what was configured, for trying again changes nothing."""
+    with pytest.raises(ConfigurationError, match="holds none of the collections"):
+        await found_in(address)
+    scheme, _, rest = address.partition("://")
+    wrong = f"{scheme}://nobody:hush@{rest.rpartition('@')[2]}"
+    with pytest.raises(ConfigurationError, match="refused") as caught:
+        await found_in(wrong)
+    assert "hush" not in str(caught.value)

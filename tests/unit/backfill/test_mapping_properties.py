@@ -1,0 +1,256 @@
+"""What holds for any document: an answer instead of an exception, soon; the same bytes each time; and the way back."""
+
+import json
+import pickle
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import bson
+import pytest
+from bson import SON, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.binary import Binary
+from bson.code import Code
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphjobs.backfill.identities import legacy_id_of, legacy_reference_of
+from graphjobs.backfill.mapping import Mapped, Refused, map_document
+from tests.backfill.documents import AT, ID, JOB_ID, LAST, LATER, build, event, overlay, run
+
+_JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
+_BASES = [(_JOBS, build()), (_JOBS, overlay()), (_EVENTS, event()), (_RUNS, run())]
+_FIELDS = sorted(
+    {name for _, base in _BASES for name in base}
+    | {"id", "type", "payload", "metadata", "inputs", "error", "lastError", "startedAt", "completedAt", "submittedAt"}
+    | {"leaseOwner", "leaseExpiresAt", "cancellationRequested", "cancellationRequestedAt", "canceledAt", "cancelledAt"}
+    | {"attemptCount", "priorityRank", "subjects", "buildJobId", "correlationId", "graphSnapshotId", "lastAttemptAt"}
+)
+_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)  # with NUL and lone surrogates
+_ID = st.binary(min_size=16, max_size=16)
+_SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.integers(-(2**63), 2**63 - 1).map(Int64),
+    st.floats(),
+    _TEXT,
+    st.sampled_from(["", "pending", "Running", "cancelled", "build", "0", "2024-05-06T07:08:09Z", ID, "sha256:"]),
+    st.datetimes(timezones=st.sampled_from([UTC, None])),
+    st.integers(-(2**63), 2**63 - 1).map(DatetimeMS),
+    st.binary(max_size=20),
+    st.builds(Binary, _ID, st.sampled_from([0, 3, 4, 5, 128])),
+    _ID.map(lambda raw: UUID(bytes=raw)),
+    st.binary(min_size=12, max_size=12).map(ObjectId),
+    st.sampled_from(["1", "1.5", "NaN", "sNaN", "-Infinity", "1E+6000", "1E-6000", "-0"]).map(Decimal128),
+    st.sampled_from([Regex("a"), Code("a"), Code("a", {"b": 1}), DBRef("a", 1), Timestamp(1, 1), MinKey(), MaxKey()]),
+)
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(_TEXT | st.sampled_from(_FIELDS), inner, max_size=4),
+        st.dictionaries(_TEXT, inner, max_size=3).map(SON),
+    ),
+    max_leaves=10,
+)
+_EDITS = st.dictionaries(st.sampled_from(_FIELDS) | _TEXT, _VALUES, max_size=6)
+_MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@_MANY
+@given(st.sampled_from(_BASES), _EDITS, st.sampled_from(["python", "java", "csharp"]), st.randoms())
+def test_any_document_gets_an_answer_and_the_same_in_any_order(
+    base: tuple[str, dict[str, Any]], edits: dict[str, Any], order: Any, random: Any
+) -> None:
+    """Whatever it holds, it is mapped or refused; and the order of its keys is nothing to go by."""
+    collection, document = base
+    edited = {**document, **edits}
+    first = map_document(collection, edited, legacy_uuids=order)
+    again = map_document(collection, _shuffled(edited, random), legacy_uuids=order)
+    assert isinstance(first, Mapped | Refused)
+    if isinstance(first, Mapped) and isinstance(again, Mapped):
+        assert first.changes == again.changes
+        assert first.value.to_json() == again.value.to_json()
+        assert all(len(field) <= 120 for field, _ in first.changes)
+    else:
+        assert isinstance(first, Refused)
+        assert isinstance(again, Refused)
+        assert first.field == again.field
+
+
+def _shuffled(value: Any, random: Any) -> Any:
+    """The same document with its keys in another order, on each level."""
+    if isinstance(value, dict):
+        names = list(value)
+        random.shuffle(names)
+        return type(value)((name, _shuffled(value[name], random)) for name in names)
+    return [_shuffled(item, random) for item in value] if isinstance(value, list) else value
+
+
+def test_what_is_told_of_a_payload_has_an_order_of_its_own() -> None:
+    """By name: sets of text have another order in each process."""
+    names = ["tenantId", "sbomId", "sbomVersionId", "correlationId", "createdAt", "attempts", "trigger", "_id"]
+    mapped = map_document(_JOBS, build(correlationId="c", payload=dict.fromkeys(names, "other")))
+    assert isinstance(mapped, Mapped)
+    assert sorted(names) == [field for field, _ in mapped.changes]
+
+
+@pytest.mark.parametrize(
+    ("collection", "document"),
+    [
+        (_EVENTS, event(payload={"b": {"z": 1, "y": [{"q": 1, "p": 2}]}, "a": 2})),
+        (_RUNS, run(inputs={"environment": {"b": {"z": 1, "y": [{"q": 1, "p": 2}]}, "a": 2}})),
+    ],
+)
+def test_json_within_is_sorted_on_each_level(collection: str, document: dict[str, Any]) -> None:
+    """Else the same document in another order of keys would be other bytes."""
+    mapped = map_document(collection, document)
+    assert isinstance(mapped, Mapped)
+    assert '{"a":2,"b":{"y":[{"p":2,"q":1}],"z":1}}' in mapped.value.to_json()
+
+
+@_MANY
+@given(_VALUES)
+def test_anything_at_all_gets_an_answer(document: Any) -> None:
+    """Also where it is no document."""
+    for collection in (_JOBS, _EVENTS, _RUNS):
+        assert isinstance(map_document(collection, document), Refused)
+
+
+def _deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    value: Any = wrap("x")
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: {"a": inner}, lambda inner: [inner]], ids=["documents", "lists"])
+@pytest.mark.parametrize(("collection", "document"), _BASES)
+def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Callable[[Any], Any]) -> None:
+    """5,000 levels in any field, also inline and under payload at once, where they are compared."""
+    deep, twin = _deep(5_000, wrap), _deep(5_000, wrap)
+    for name in [*_FIELDS, "note"]:
+        assert isinstance(map_document(collection, {**document, name: deep}), Mapped | Refused)
+        both = {**document, name: deep, "payload": {name: twin, "jobId": JOB_ID, "payload": {}}}
+        assert isinstance(map_document(collection, both), Mapped | Refused)
+
+
+@pytest.mark.parametrize(
+    "large",
+    ["x" * 16_000_000, ["x"] * 2_000_000, {str(number): "" for number in range(1_000_000)}],
+    ids=["text", "list", "document"],
+)
+def test_size_does_no_harm(large: Any) -> None:
+    """A document of 16 MB, the most that MongoDB stores, is answered in moments whichever field it is in."""
+    for collection, document in _BASES:
+        for name in ("tenantId", "_id", "status", "error", "metadata", "payload", "subjects", "createdAt", "note"):
+            before = time.process_time()
+            assert isinstance(map_document(collection, {**document, name: large}), Mapped | Refused)
+            assert time.process_time() - before < 3
+
+
+def _picks(**fields: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in fields.items()})
+
+
+_IDS = ["job-1", ID, ID.upper(), ObjectId("507f1f77bcf86cd799439011"), Binary(UUID(ID).bytes, 4), Binary(bytes(16), 3)]
+_TIMES = [None, AT, LATER, LAST, "2024-05-06T07:08:09.1234567+02:00"]
+_COURSE: dict[str, list[Any]] = {
+    "_id": _IDS,
+    "metadata": [{}, {"a": "b\tc"}],
+    "attempts": [0, 2, "3", 4.0],
+    "error": [None, "late", "a\0"],
+    "updatedAt": _TIMES,
+    "startedAt": _TIMES,
+    "owner": ["me"],
+}
+_GRAPH = ["queued", "pending", "running", "completed", "failed", "canceled", "Cancelled"]
+_RUN = ["pending", "queued", "dispatching", "submitted", "running", "completed", "succeeded", "failed", "cancelled"]
+_MAPPED = st.one_of(
+    st.tuples(st.just(_JOBS), _picks(status=_GRAPH, correlationId=["c", ""], **_COURSE).map(lambda e: build(**e))),
+    st.tuples(
+        st.just(_JOBS),
+        _picks(status=_GRAPH, buildJobId=_IDS, subjects=[["b", "a"]], **_COURSE).map(lambda e: overlay(**e)),
+    ),
+    st.tuples(
+        st.just(_EVENTS),
+        _picks(_id=[5, *_IDS], jobId=_IDS, status=_GRAPH, payload=[{}, {"a": [1.5, {"b": None}]}]).map(
+            lambda e: event(**e)
+        ),
+    ),
+    st.tuples(
+        st.just(_RUNS),
+        _picks(
+            _id=_IDS,
+            status=_RUN,
+            leaseOwner=[None, "d"],
+            leaseExpiresAt=_TIMES,
+            cancellationRequested=[True, False],
+            submittedAt=_TIMES,
+            lastAttemptAt=_TIMES,
+            inputs=[{}, {"sbomSet": ["a"], "environment": {"a": 1}}],
+            lastError=[None, "late"],
+        ).map(lambda e: run(**e)),
+    ),
+)
+
+
+@_MANY
+@given(_MAPPED)
+def test_a_value_that_came_comes_again_as_it_is(given_document: tuple[str, dict[str, Any]]) -> None:
+    """Exported with its old ids and mapped again, it is equal, bytes and all, and nothing but its ids is told."""
+    collection, document = given_document
+    first = map_document(collection, document)
+    if isinstance(first, Refused):
+        return
+    value: Any = first.value
+    exported = json.loads(value.to_json())
+    exported["_id"] = legacy_id_of(value) or (value.id if collection == _EVENTS else str(value.id))
+    reference = legacy_reference_of(value)
+    if reference is not None:
+        exported["jobId" if collection == _EVENTS else "buildJobId"] = reference
+    again = map_document(collection, _through_bson(exported))
+    assert isinstance(again, Mapped), again
+    assert value.to_json() == again.value.to_json()
+    assert {"_id", "id", "kind", "jobId", "buildJobId"} >= {field for field, _ in again.changes}
+    assert value == pickle.loads(pickle.dumps(first)).value  # noqa: S301  # our own
+    assert first == pickle.loads(pickle.dumps(first))  # noqa: S301
+
+
+def _through_bson(document: dict[str, Any]) -> dict[str, Any]:
+    options: CodecOptions[dict[str, Any]] = CodecOptions(
+        tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+    )
+    return bson.decode(bson.encode(document), options)
+
+
+def test_refusals_pickle() -> None:
+    """They cross to the process that writes them down."""
+    refused = map_document(_JOBS, build(tenantId=5))
+    assert refused == pickle.loads(pickle.dumps(refused))  # noqa: S301  # our own
+
+
+def test_times_out_of_range_are_as_bson_decodes_them() -> None:
+    """What the mapping refuses is what a real document gives, and no stand-in of the tests."""
+    decoded = _through_bson({**build(), "createdAt": DatetimeMS(2**60)})
+    assert isinstance(decoded["createdAt"], DatetimeMS)
+    refused = map_document(_JOBS, decoded)
+    assert isinstance(refused, Refused)
+    assert "createdAt: it should be a time of the years 0001 to 9999, or its ISO 8601 text, not a time outside" in (
+        refused.reason
+    )
+
+
+def test_no_clock_and_no_die_is_asked() -> None:
+    """Two mappings at different moments give the same value, also of a document that has the least it needs."""
+    least = run(updatedAt=None, queuedAt=None, availableAt=None, runId=None)
+    first = map_document(_RUNS, least)
+    time.sleep(0.002)
+    assert first == map_document(_RUNS, least)
+    assert isinstance(first, Mapped)
+    assert datetime.now(UTC) > first.value.created_at == AT

@@ -1,0 +1,232 @@
+"""What documents of events and policy runs become: what comes as it is, and what is mended and told."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Int64, ObjectId
+
+from graphjobs.backfill.mapping import Mapped, map_document
+from tests.backfill.documents import ABSENT, AT, ID, LAST, LATER, event, run
+
+_OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")
+_MADE_AT = datetime(2012, 10, 17, 21, 13, 27, tzinfo=UTC)
+_OLD = ("status", "old word")
+_RAISED = ("attempts", "raised to 1")
+_EVENTS, _RUNS = "graph_job_events", "policy_runs"
+_ASKED = {"cancellationRequested": True, "cancellationRequestedAt": LATER}
+_LEASE = {"leaseOwner": "dispatcher-1", "leaseExpiresAt": LATER}
+
+_Case = tuple[str, dict[str, Any], dict[str, Any], list[tuple[str, str]]]
+
+
+def _kept(**entries: str) -> dict[str, str]:
+    return {f"legacy.{name}": text for name, text in entries.items()}
+
+
+_CLEAN: dict[str, tuple[str, dict[str, Any]]] = {
+    "event": (_EVENTS, event()),
+    "event without a payload": (_EVENTS, event(payload=ABSENT)),
+    "pending run": (_RUNS, run()),
+    "run with all inputs": (
+        _RUNS,
+        run(
+            policyVersion=3,
+            inputs={
+                "sbomSet": ["a", "b"],
+                "advisoryCursor": AT,
+                "vexCursor": LATER,
+                "environment": {"a": [1, {"b": 2.5}]},
+                "captureExplain": True,
+            },
+        ),
+    ),
+    "dispatching run": (_RUNS, run(**_LEASE, status="dispatching", attempts=1, lastAttemptAt=AT)),
+}
+
+_MENDED: dict[str, _Case] = {
+    "event with a long": (_EVENTS, event(_id=Int64(8), id=8), {"id": 8}, []),
+    "event of an ObjectId": (
+        _EVENTS,
+        event(_id=_OBJECT_ID, createdAt=ABSENT, payload={}, status="pending"),
+        {
+            "id": None,
+            "status": "queued",
+            "created_at": _MADE_AT,
+            "payload": {"legacyId": str(_OBJECT_ID), "legacyIdType": "objectId"},
+        },
+        [("id", "kept in payload"), _OLD, ("createdAt", "taken from _id")],
+    ),
+    "event that knows more": (
+        _EVENTS,
+        event(actor="me", payload={}),
+        {"payload": _kept(actor="me")},
+        [("actor", "unknown field kept in payload")],
+    ),
+    "event with BSON in it": (
+        _EVENTS,
+        event(payload={"b": [_OBJECT_ID, Int64(5)], "a": AT}),
+        {"payload": {"a": "2024-05-06T07:08:09.123000Z", "b": (str(_OBJECT_ID), 5)}},
+        [("payload", "a time as text"), ("payload", "an id as text")],
+    ),
+    "event whose tenant is in the payload": (
+        _EVENTS,
+        event(tenantId=ABSENT, payload={"tenantId": "acme"}),
+        {"tenant_id": "acme", "payload": {"tenantId": "acme"}},
+        [("tenantId", "taken from payload")],
+    ),
+    "event as a whole under payload": (
+        _EVENTS,
+        {"_id": 9, "payload": event(_id=ABSENT)},
+        {"id": 9, "payload": {"attempts": 1, "from": "queued", "to": "running"}},
+        [],
+    ),
+    "queued run": (_RUNS, run(status="queued"), {"status": "pending"}, [_OLD]),
+    "succeeded run": (
+        _RUNS,
+        run(status="succeeded", submittedAt=LATER, completedAt=LAST),
+        {"status": "completed"},
+        [_OLD],
+    ),
+    "cancelled run": (
+        _RUNS,
+        run(status="Cancelled", cancelledAt=LAST),
+        {"status": "canceled", "canceled_at": LAST},
+        [_OLD, ("canceledAt", "was cancelledAt")],
+    ),
+    "running run with a lease": (
+        _RUNS,
+        run(**_LEASE, status="running", attempts=1, lastAttemptAt=AT),
+        {"status": "dispatching"},
+        [_OLD],
+    ),
+    "running run that was submitted": (
+        _RUNS,
+        run(status="running", submittedAt=LATER),
+        {"status": "submitted"},
+        [_OLD],
+    ),
+    "dispatching run without a lease": (
+        _RUNS,
+        run(status="dispatching", attempts=2),
+        {"status": "pending", "attempts": 2},
+        [("status", "pending, for its lease is missing")],
+    ),
+    "dispatching run with half a lease": (
+        _RUNS,
+        run(status="dispatching", attempts=2, leaseOwner="d"),
+        {"status": "pending", "lease_owner": None, "metadata": _kept(leaseOwner="d")},
+        [("status", "pending, for its lease is missing"), ("leaseOwner", "moved to metadata")],
+    ),
+    "dispatching run without attempts": (
+        _RUNS,
+        run(**_LEASE, status="dispatching", updatedAt=LATER),
+        {"attempts": 1, "last_attempt_at": LATER},
+        [_RAISED, ("lastAttemptAt", "taken from updatedAt")],
+    ),
+    "pending run with a lease": (
+        _RUNS,
+        run(**_LEASE),
+        {
+            "status": "pending",
+            "lease_expires_at": None,
+            "metadata": _kept(leaseOwner="dispatcher-1", leaseExpiresAt=LATER.isoformat()),
+        },
+        [("leaseOwner", "moved to metadata"), ("leaseExpiresAt", "moved to metadata")],
+    ),
+    "pending run that should end": (
+        _RUNS,
+        run(**_ASKED, cancellationReason="late"),
+        {"status": "canceled", "canceled_at": LATER, "cancellation_reason": "late"},
+        [("status", "canceled, for its end was asked for"), ("canceledAt", "taken from cancellationRequestedAt")],
+    ),
+    "dispatching run without a lease that should end": (
+        _RUNS,
+        run(**_ASKED, status="dispatching", attempts=1),
+        {"status": "canceled", "canceled_at": LATER},
+        [
+            ("status", "pending, for its lease is missing"),
+            ("status", "canceled, for its end was asked for"),
+            ("canceledAt", "taken from cancellationRequestedAt"),
+        ],
+    ),
+    "asked to end, nobody knows when": (
+        _RUNS,
+        run(status="submitted", submittedAt=AT, cancellationRequested=True, updatedAt=LAST),
+        {"cancellation_requested_at": LAST},
+        [("cancellationRequestedAt", "taken from updatedAt")],
+    ),
+    "asked to end by its time alone": (
+        _RUNS,
+        run(status="submitted", submittedAt=AT, cancellationRequestedAt=LATER),
+        {"cancellation_requested": True},
+        [("cancellationRequested", "was missing")],
+    ),
+    "canceled run with completedAt": (
+        _RUNS,
+        run(status="canceled", completedAt=LAST),
+        {"canceled_at": LAST, "completed_at": None, "metadata": _kept(completedAt=LAST.isoformat())},
+        [("canceledAt", "taken from completedAt"), ("completedAt", "moved to metadata")],
+    ),
+    "completed run without its times": (
+        _RUNS,
+        run(status="completed", lastAttemptAt=LATER, updatedAt=LAST),
+        {"completed_at": LAST, "submitted_at": LATER},
+        [("completedAt", "taken from updatedAt"), ("submittedAt", "taken from lastAttemptAt")],
+    ),
+    "failed run without an error": (
+        _RUNS,
+        run(status="failed", completedAt=LAST),
+        {"last_error": "no reason was kept"},
+        [("lastError", "a stated reason put in")],
+    ),
+    "run as .NET kept it": (
+        _RUNS,
+        run(attempts=ABSENT, attemptCount=2, priorityRank=1, priority="High", mode="Simulate", cancelledAt=None),
+        {"attempts": 2, "priority": "high", "mode": "simulate"},
+        [
+            ("attempts", "was attemptCount"),
+            ("priorityRank", "left out, for the priority tells it"),
+            ("mode", "old word"),
+            ("priority", "old word"),
+        ],
+    ),
+    "run with little": (
+        _RUNS,
+        run(runId=ABSENT, priority=ABSENT, attempts=ABSENT, queuedAt=ABSENT, availableAt=ABSENT, updatedAt=ABSENT),
+        {"run_id": f"run:{ID}", "queued_at": AT, "available_at": AT, "updated_at": AT, "priority": "normal"},
+        [
+            ("queuedAt", "taken from createdAt"),
+            ("availableAt", "taken from createdAt"),
+            ("attempts", "was missing"),
+            ("updatedAt", "taken from createdAt"),
+            ("runId", "made of the id"),
+            ("priority", "was missing"),
+        ],
+    ),
+    "unknown inputs": (
+        _RUNS,
+        run(inputs={"sbomSet": ["b", "a"], "scope": "all"}),
+        {"metadata": {"legacy.inputs.scope": "all"}},
+        [("inputs.sbomSet", "sorted, each once"), ("inputs.scope", "unknown field kept in metadata")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("collection", "document"), _CLEAN.values(), ids=_CLEAN)
+def test_a_clean_document_comes_without_a_change(collection: str, document: dict[str, Any]) -> None:
+    """What is as we write it is not said to be changed."""
+    mapped = map_document(collection, document)
+    assert isinstance(mapped, Mapped), mapped
+    assert () == mapped.changes
+
+
+@pytest.mark.parametrize(("collection", "document", "fields", "changes"), _MENDED.values(), ids=_MENDED)
+def test_what_is_mended_is_told(
+    collection: str, document: dict[str, Any], fields: dict[str, Any], changes: list[tuple[str, str]]
+) -> None:
+    """Each mend gives the value that is meant, and says so, and nothing else."""
+    mapped = map_document(collection, document)
+    assert isinstance(mapped, Mapped), mapped
+    assert fields == {name: getattr(mapped.value, name) for name in fields}
+    assert changes == list(mapped.changes)
