@@ -5,6 +5,7 @@ import sys
 import typer
 
 from graphjobs.cli import database, policy, web
+from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
 from graphjobs.cli.worker import worker
@@ -22,6 +23,7 @@ app.command()(demo)
 app.add_typer(database.app, name="db")
 app.command()(worker)
 app.add_typer(policy.app, name="policy")
+app.command()(backfill)
 app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -11,10 +10,8 @@ from typing import Annotated, Any, Final
 
 import typer
 from pydantic_core import from_json
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from graphjobs.cli.tables import print_lines, print_table
 from graphjobs.errors import InvalidJob, JobNotFound
 from graphjobs.pages import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
@@ -29,7 +26,6 @@ app = typer.Typer(help="Policy runs: ask for them, look at them, end them.", no_
 
 _ACTOR: Final = "cli"
 _FILE_BYTES_MAX: Final = 1_048_576
-_PIPE_WIDTH: Final = 20_000
 _WORDS: Final = tuple(dict.fromkeys(status.outside for status in PolicyRunStatus))
 _OPTIONS: Final = {"policy_id": "--policy", "sbom_set": "--sbom", "statuses": "--status", "tenant_id": "--tenant"}
 """Options that are not spelt as the field they fill."""
@@ -134,10 +130,10 @@ async def _list(tenant: str, query: PolicyRunQuery, *, as_json: bool) -> None:
         lines: list[dict[str, Any]] = [_record(run) for run in page.runs]
         lines += [{"unreadable": {"id": str(row.row_id), "reason": row.reason}} for row in page.unreadable]
         lines += [{"nextCursor": page.next_cursor}] if page.next_cursor else []
-        _print_lines(lines)
+        print_lines(lines)
         return
     headings = ("run", "policy", "mode", "priority", "status", "attempts", "queued at (UTC)")
-    _print_table(
+    print_table(
         headings,
         (
             (run.run_id, run.policy_id, run.mode, run.priority, run.status.outside, run.attempts, _at(run.queued_at))
@@ -164,13 +160,13 @@ async def _show(tenant: str, run_id: str, *, as_json: bool) -> None:
             raise JobNotFound(tenant, run_id, what="policy run")
         log = [event async for event in _log(runs, run)]
     if as_json:
-        _print_lines([_record(run), *(json.loads(event.to_json()) for event in log)])
+        print_lines([_record(run), *(json.loads(event.to_json()) for event in log)])
         return
     record = _record(run)
-    _print_table(("field", "value"), ((name, _text(value)) for name, value in record.items()))
+    print_table(("field", "value"), ((name, _text(value)) for name, value in record.items()))
     typer.echo()
     told = ("from", "to", "actor", "error")
-    _print_table(
+    print_table(
         ("event", "at (UTC)", *told),
         ((event.id, _at(event.created_at), *(event.payload.get(name, "") for name in told)) for event in log),
     )
@@ -317,26 +313,9 @@ def _record(run: PolicyRunJob) -> dict[str, Any]:
 
 def _tell(run: PolicyRunJob, sentence: str, *, as_json: bool) -> None:
     if as_json:
-        _print_lines([_record(run)])
+        print_lines([_record(run)])
     else:
         typer.echo(sentence)
-
-
-def _print_lines(records: Iterable[dict[str, Any]]) -> None:
-    for record in records:
-        typer.echo(json.dumps(record))
-
-
-def _print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    # A program that reads a table has no width to fit it into, and a name that was broken in two cannot be found.
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        # As Text: what somebody named is no markup.
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
 
 
 def _text(value: object) -> str:
