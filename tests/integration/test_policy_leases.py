@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from graphjobs import PolicyRunJob, PolicyRunRepository, PolicyRunStatus
+from graphjobs import GraphJobsError, PolicyRunJob, PolicyRunRepository, PolicyRunStatus
 from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
@@ -411,6 +411,33 @@ async def test_expired_leases_of_one_tenant_are_his_own(runs: PolicyRunRepositor
     assert [of_b.id] == [sighting.job_id for sighting in await runs.expired(tenant_id="b")]
     assert [of_a.id, of_b.id] == [sighting.job_id for sighting in await runs.expired()]
     assert [of_a.id] == [sighting.job_id for sighting in await runs.expired(limit=1)]
+
+
+_REFUSE_FAILURES = (
+    "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql "
+    "AS $$ BEGIN RAISE EXCEPTION 'no failures today'; END $$",
+    "CREATE TRIGGER refuse BEFORE UPDATE ON scheduler.policy_runs FOR EACH ROW WHEN (NEW.status = 4) "
+    "EXECUTE FUNCTION scheduler.refuse()",
+)
+
+
+async def test_what_cannot_be_set_aside_harms_a_lease_only_where_it_breaks_the_transaction(
+    graphjobs_storage: Storage,
+) -> None:
+    """Alone, the others are leased all the same; in a session nothing is, and it says so."""
+    async with graphjobs_storage.session() as session, session.begin():
+        for statement in _REFUSE_FAILURES:
+            await session.execute(text(statement))
+    runs = graphjobs_storage.policy_runs
+    (spent,) = await add(runs, "acme", "high", attempts=5)
+    (sound,) = await add(runs, "acme", "normal")
+    with pytest.raises(GraphJobsError, match="P0001"):
+        async with graphjobs_storage.session() as session, session.begin():
+            await lease(runs.using(session), 2)
+    for run in (spent, sound):
+        assert run == await runs.get("acme", run.id)
+    taken = await lease(runs, 2)
+    assert ([sound.id], (spent.id,)) == (ids(taken.runs), taken.exhausted)
 
 
 async def test_a_heartbeat_writes_no_index(graphjobs_storage: Storage) -> None:

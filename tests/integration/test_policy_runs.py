@@ -441,6 +441,21 @@ async def test_a_count_is_exact_up_to_its_cap(
 # Metrics
 
 
+async def test_percentiles_are_of_the_newest_of_all_modes(
+    runs: PolicyRunRepository, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though there are more of each mode than are looked at; those counted are those looked at."""
+    monkeypatch.setattr("graphjobs.policy_runs.repository.COUNT_MAX", 10)
+    for mode, seconds in (("full", 2_000), ("simulate", 10)):
+        queued_at = datetime.now(UTC) - timedelta(seconds=seconds)
+        for _ in range(12):
+            run = policy_run(tenant, mode=mode, queued_at=queued_at)
+            await runs.insert(run.lease(at=AT, owner="owner", until=later(60)).submit(at=AT).complete(at=AT))
+    metrics = await runs.metrics(tenant)
+    assert 10 == metrics.completed
+    assert pytest.approx(10, abs=9) == metrics.p50 == pytest.approx(metrics.p99, abs=9)
+
+
 async def test_metrics_tell_depth_age_and_latency(runs: PolicyRunRepository, tenant: str) -> None:
     """By mode and priority, each pair; percentiles of what was completed, by the database's clock."""
     now = datetime.now(UTC)
