@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from graphjobs import CorruptRow, GraphJobStatus, IllegalTransition, InvalidJob
+from graphjobs import CorruptRow, GraphJobsError, GraphJobStatus, IllegalTransition, InvalidJob
 from graphjobs.attempts import Sighting
 from graphjobs.jobs.endings import Ending
 from graphjobs.jobs.queue import GraphJobQueue
@@ -270,6 +271,29 @@ async def test_a_row_that_cannot_be_read_is_failed_and_stops_no_other(alone: Way
         )
         assert [(3, [0, 1, 3])] == [tuple(row) for row in found]
     assert () == (await alone.queue.claim(tenant, _BUILD, limit=10)).jobs
+
+
+async def test_a_row_that_cannot_be_failed_breaks_the_transaction_of_a_claim_and_it_says_so(
+    graphjobs_storage: Storage,
+) -> None:
+    """Alone, the others are claimed all the same; in a session nothing is."""
+    queue = graphjobs_storage.graph_job_queue
+    strange, sound = [await graphjobs_storage.graph_jobs.add(build_job("acme", created_at=later(n))) for n in (0, 1)]
+    async with graphjobs_storage.session() as session, session.begin():
+        for statement in (
+            "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN RAISE EXCEPTION 'no failures today'; END $$",
+            f"UPDATE scheduler.graph_jobs SET payload = '[]' WHERE id = '{strange.id}'",
+            "CREATE TRIGGER refuse BEFORE UPDATE ON scheduler.graph_jobs FOR EACH ROW WHEN (NEW.status = 3) "
+            "EXECUTE FUNCTION scheduler.refuse()",
+        ):
+            await session.execute(text(statement))
+    with pytest.raises(GraphJobsError, match="P0001"):
+        async with graphjobs_storage.session() as session, session.begin():
+            await queue.using(session).claim("acme", _BUILD, limit=10)
+    claimed = await queue.claim("acme", _BUILD, limit=10)
+    assert [sound.id] == [job.id for job in claimed.jobs]
+    assert [strange.id] == [error.row_id for error in claimed.unreadable]
 
 
 @pytest.mark.parametrize("version", ["infinity", "-infinity", "12000-01-01", "294276-12-31 23:59:59.999999+00"])
