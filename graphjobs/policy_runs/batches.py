@@ -157,8 +157,8 @@ def _held(
 END_RUNS: Final = _ended(_held(_of_attempt, _same_attempt))
 """Ends leases of those only that still are their owner's at the attempts given; an event each.
 
-Gives id, version and the status that was reached: canceled in place of pending, where that was asked for. A run whose
-row somebody holds is left out.
+Gives id, version and the status that was reached: canceled in place of pending or failed, where that was asked for. A
+run whose row somebody holds is left out.
 """
 
 TAKE_RUNS: Final = _ended(_held(_of_version, _same_version))

@@ -62,7 +62,7 @@ class RunEnding:
 
     Attributes:
         job: the run as it was leased: its id, tenant, owner and attempts say which lease ends.
-        status: what it becomes. A run that is given back is canceled in its place where that was asked for.
+        status: what it becomes. A run that is given back or failed is canceled instead where its end was asked for.
         error: why the attempt failed, or None.
         delay: how long it then waits, where it is given back.
     """

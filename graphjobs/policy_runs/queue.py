@@ -145,7 +145,7 @@ class PolicyRunQueue(Protocol):
         """Makes up to 1,000 runs pending again that are still as they were seen; those of too many attempts are failed.
 
         A run that was renewed, ended or leased since is not touched, nor one whose row somebody holds. One whose end
-        was asked for is canceled, and told among `requeued`.
+        was asked for is canceled, and told among those it would have been else.
 
         Args:
             sightings: what `expired` gave.
