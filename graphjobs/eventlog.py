@@ -48,7 +48,7 @@ E = TypeVar("E", bound=Event)
 
 
 def event_of(kind: type[E], statuses: type[CodedStatus], table: str, row: Row) -> E:
-    """Reads an event of a row, in the order of `list_events`.
+    """Reads an event of a row, in the order of `event_columns`.
 
     Raises:
         CorruptRow: it cannot be read.
@@ -89,19 +89,24 @@ def find_transition(events: Table) -> Select[Any]:
     )
 
 
+def event_columns(events: Table) -> Select[Any]:
+    """What an event is read from, in the order `event_of` takes it."""
+    return select(
+        events.c.id,
+        events.c.job_id,
+        events.c.tenant_id,
+        events.c.status,
+        as_type(events.c.payload, Text),
+        readable(events.c.created_at),
+    )
+
+
 def list_events(events: Table) -> Select[Any]:
     """Reads one job's log, oldest first, from after an event on."""
     # Added to nothing, so that the key serves neither order nor range: the planner would walk all logs by it.
     number = events.c.id + literal_column("0")
     return (
-        select(
-            events.c.id,
-            events.c.job_id,
-            events.c.tenant_id,
-            events.c.status,
-            as_type(events.c.payload, Text),
-            readable(events.c.created_at),
-        )
+        event_columns(events)
         .where(
             events.c.job_id == bindparam("job", type_=Uuid),
             events.c.tenant_id == bindparam("tenant", type_=Text),

@@ -16,9 +16,10 @@ from graphjobs.values import clean_error
 JOBS: Final = "graph_jobs"
 RUNS: Final = "policy_runs"
 EVENTS: Final = "graph_job_events"
+RUN_EVENTS: Final = "policy_run_events"
 
-COLLECTIONS: Final = (JOBS, RUNS, EVENTS)
-"""The collections that are read, in their order: events need their jobs."""
+COLLECTIONS: Final = (JOBS, RUNS, EVENTS, RUN_EVENTS)
+"""The collections that are read, in their order: events need their jobs, and those of runs their runs."""
 
 END: Final = 2**63 - 1
 """The offset of a position that nothing follows."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Never
 
-from graphjobs.backfill.forms import folded, plain_json, time_of, whole_of
+from graphjobs.backfill.forms import document_of_text, folded, plain_json, time_of, whole_of
 from graphjobs.backfill.told import Change, Refusal, found, label
 from graphjobs.values import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
 
@@ -171,10 +171,14 @@ class Document:
         return tuple(ordered)
 
     def document(self, name: str) -> dict[str, Any]:
-        """Reads a document within, which may be missing."""
+        """Reads a document within, or the JSON text of one; it may be missing."""
         value = self.fields.pop(name, None)
         if value is None:
             return {}
+        read = document_of_text(value) if type(value) is str else None
+        if read is not None:
+            self.tell(name, "was JSON text")
+            return read
         return dict(value) if isinstance(value, Mapping) else self.refuse(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Reads the forms that a word, a time, a number or JSON may have in BSON; knows no document and no job."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WORD_LENGTH_MAX: Final = 64
 _TIME_LENGTH_MAX: Final = 64
 _DIGITS_MAX: Final = 18
+_DOCUMENT_LENGTH_MAX: Final = 1_048_576
 _MICROSECOND_DIGITS: Final = 6
 
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -82,6 +84,17 @@ def whole_of(value: object) -> tuple[int | None, str]:
         if number.is_finite() and number == int(number):
             return int(number), "was a decimal"
     return None, ""
+
+
+def document_of_text(text: str) -> dict[str, Any] | None:
+    """Reads the JSON text of an object; None where it is none."""
+    if len(text) > _DOCUMENT_LENGTH_MAX:
+        return None
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
 
 
 def plain_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -180,7 +180,12 @@ def legacy_id_of(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
         return _restored(value.payload, "legacyId", None)
     own = value.metadata.get("legacyMongoIdOf") == str(value.id)
     beside = _restored(value.metadata, "legacyMongoId", None) if own else None
-    return beside if beside is not None else _own(value.metadata, "legacyId", value.tenant_id, value.id)
+    return beside if beside is not None else legacy_named_id_of(value)
+
+
+def legacy_named_id_of(value: GraphJob | PolicyRunJob) -> MongoId | None:
+    """Gives the id that it was referred to by: its `id`, where that was another than its `_id`, and else both."""
+    return _own(value.metadata, "legacyId", value.tenant_id, value.id)
 
 
 def legacy_reference_of(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:

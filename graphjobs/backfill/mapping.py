@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast, get_args
 
 from bson.int64 import Int64
 from pydantic.alias_generators import to_camel
 
+from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.fields import Document
 from graphjobs.backfill.forms import folded, in_milliseconds, time_of
 from graphjobs.backfill.identities import LegacyUuids, created_by, form_of, identify, identity_of
@@ -22,12 +23,13 @@ from graphjobs.errors import InvalidJob
 from graphjobs.frozen import JSON_INTEGER_MAX
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
+from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.values import Value
+from graphjobs.words import CodedStatus
 
 V = TypeVar("V", bound=Value)
-MappedValue: TypeAlias = GraphBuildJob | GraphOverlayJob | GraphJobEvent | PolicyRunJob
+MappedValue: TypeAlias = GraphBuildJob | GraphOverlayJob | GraphJobEvent | PolicyRunJob | PolicyRunEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,15 @@ def _words(*ours: str, **old: str) -> Mapping[str, str]:
 
 
 _GRAPH_STATUSES: Final = _words(*GraphJobStatus, pending="queued", cancelled="canceled")
-_RUN_STATUSES: Final = _words(
-    *PolicyRunStatus, queued="pending", succeeded="completed", cancelled="canceled", running=RUNNING
-)
+_RUN_EVENT_STATUSES: Final = _words(*PolicyRunStatus, queued="pending", succeeded="completed", cancelled="canceled")
+_RUN_STATUSES: Final = _words(**_RUN_EVENT_STATUSES, running=RUNNING)
 _KINDS: Final = _words(*GraphJobType)
 _MODES: Final = _words(*PolicyRunMode)
 _PRIORITIES: Final = _words(*PolicyRunPriority)
 _OVERLAY_KINDS: Final = _words("policy", "advisory", "vex")
 _BUILD_TRIGGERS: Final = _words("sbom-version", "backfill", "manual")
 _OVERLAY_TRIGGERS: Final = _words("policy", "advisory", "vex", "sbom-version", "manual")
+_BYTE_ORDERS: Final = _words(*get_args(LegacyUuids))
 _WORD_FIELDS: Final = frozenset({"kind", "type", "overlayKind", "status", "trigger", "mode", "priority"})
 _NUMBERS: Final = (int, Int64, float)
 _SCHEMAS: Final[Mapping[type[Value], str]] = {
@@ -79,7 +81,7 @@ _SCHEMAS: Final[Mapping[type[Value], str]] = {
 
 
 def map_document(collection: str, document: object, *, legacy_uuids: LegacyUuids = "csharp") -> Mapped | Refused:
-    """Maps one document of `graph_jobs`, `graph_job_events` or `policy_runs`.
+    """Maps one document of `graph_jobs`, `policy_runs`, `graph_job_events` or `policy_run_events`.
 
     Args:
         collection: where it stood.
@@ -100,6 +102,7 @@ def map_document(collection: str, document: object, *, legacy_uuids: LegacyUuids
 
 def _graph_job(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
     document = _opened(source)
+    legacy_uuids = _byte_order(document, legacy_uuids)
     tenant = document.need_text("tenantId")
     kind = _kind(document)
     own_id = document.fields.get("_id")
@@ -130,6 +133,7 @@ def _graph_job(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
 
 def _policy_run(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
     document = _opened(source)
+    legacy_uuids = _byte_order(document, legacy_uuids)
     tenant = document.need_text("tenantId")
     _check_schema(document, PolicyRunJob)
     own_id = document.fields.get("_id")
@@ -171,7 +175,22 @@ def _inputs(document: Document) -> PolicyRunInputs:
     return _made(PolicyRunInputs, fields, "inputs.")
 
 
-def _event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
+def _graph_job_event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
+    return _event(GraphJobEvent, GraphJobStatus, _GRAPH_STATUSES, source, legacy_uuids)
+
+
+def _policy_run_event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
+    # Without the word "running": nothing in an event tells which of the two that a run may be is meant.
+    return _event(PolicyRunEvent, PolicyRunStatus, _RUN_EVENT_STATUSES, source, legacy_uuids)
+
+
+def _event(
+    kind: type[GraphJobEvent | PolicyRunEvent],
+    statuses: type[CodedStatus],
+    words: Mapping[str, str],
+    source: Mapping[str, Any],
+    legacy_uuids: LegacyUuids,
+) -> Mapped:
     document = Document(dict(source), [], {})
     inner = document.fields.get("payload")
     if isinstance(inner, Mapping) and "jobId" in inner and "payload" in inner:
@@ -181,6 +200,7 @@ def _event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
             if document.fields.get(name) is None and inner.get(name) is not None:
                 document.fields[name] = inner[name]
                 document.tell(name, "taken from payload")
+    legacy_uuids = _byte_order(document, legacy_uuids)
     tenant = document.need_text("tenantId")
     own_id = document.fields.get("_id")
     number = _event_id(document, legacy_uuids)
@@ -191,13 +211,13 @@ def _event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
         "id": number,
         "tenant_id": tenant,
         "job_id": job_id,
-        "status": GraphJobStatus.from_word(document.word("status", _GRAPH_STATUSES)),
+        "status": statuses.from_word(document.word("status", words)),
         "created_at": event_creation(document, created_by(own_id)),
     }
     payload = document.json("payload")
     document.keep_rest("payload")
     fields["payload"] = dict(sorted(document.merged(payload, "payload").items()))
-    return Mapped(_made(GraphJobEvent, fields), tuple(document.changes))
+    return Mapped(_made(kind, fields), tuple(document.changes))
 
 
 def _event_id(document: Document, legacy_uuids: LegacyUuids) -> int | None:
@@ -219,6 +239,13 @@ def _event_id(document: Document, legacy_uuids: LegacyUuids) -> int | None:
     if numbers[0] != numbers[-1] or not 1 <= numbers[0] <= JSON_INTEGER_MAX:
         raise Refusal("id", "a number should be from 1 to 2^63 - 1, and the same as that of _id")
     return int(numbers[0])
+
+
+def _byte_order(document: Document, legacy_uuids: LegacyUuids) -> LegacyUuids:
+    """Whose byte order its UUIDs of the old subtype have: as the document says itself, if it came from here."""
+    if document.fields.get("legacyUuids") is None:
+        return legacy_uuids
+    return cast("LegacyUuids", document.word("legacyUuids", _BYTE_ORDERS))
 
 
 def _reference(document: Document, field: str, kept: str, tenant: str, legacy_uuids: LegacyUuids) -> Any:
@@ -343,5 +370,5 @@ def _same(one: object, other: object) -> bool:
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any], LegacyUuids], Mapped]]] = MappingProxyType(
-    {"graph_jobs": _graph_job, "graph_job_events": _event, "policy_runs": _policy_run}
+    {JOBS: _graph_job, RUNS: _policy_run, EVENTS: _graph_job_event, RUN_EVENTS: _policy_run_event}
 )

@@ -8,6 +8,7 @@ from graphjobs.cli import database, policy, web
 from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
+from graphjobs.cli.export import export
 from graphjobs.cli.worker import worker
 from graphjobs.errors import GraphJobsError
 
@@ -24,6 +25,7 @@ app.add_typer(database.app, name="db")
 app.command()(worker)
 app.add_typer(policy.app, name="policy")
 app.command()(backfill)
+app.command()(export)
 app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")
 

@@ -23,7 +23,14 @@ from graphjobs.backfill.mapping import Mapped, Refused, map_document
 from tests.backfill.documents import AT, ID, JOB_ID, LAST, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
-_BASES = [(_JOBS, build()), (_JOBS, overlay()), (_EVENTS, event()), (_RUNS, run())]
+_RUN_EVENTS = "policy_run_events"
+_BASES = [
+    (_JOBS, build()),
+    (_JOBS, overlay()),
+    (_EVENTS, event()),
+    (_RUNS, run()),
+    (_RUN_EVENTS, event(status="pending")),
+]
 _FIELDS = sorted(
     {name for _, base in _BASES for name in base}
     | {"id", "type", "payload", "metadata", "inputs", "error", "lastError", "startedAt", "completedAt", "submittedAt"}
@@ -118,7 +125,7 @@ def test_json_within_is_sorted_on_each_level(collection: str, document: dict[str
 @given(_VALUES)
 def test_anything_at_all_gets_an_answer(document: Any) -> None:
     """Also where it is no document."""
-    for collection in (_JOBS, _EVENTS, _RUNS):
+    for collection in (_JOBS, _EVENTS, _RUNS, _RUN_EVENTS):
         assert isinstance(map_document(collection, document), Refused)
 
 

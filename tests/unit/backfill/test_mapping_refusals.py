@@ -13,6 +13,7 @@ from graphjobs.backfill.mapping import Refused, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
+_RUN_EVENTS = "policy_run_events"
 _OTHER_ID = "0190a5c8-9999-7abc-8def-0123456789ab"
 _LEASE = {"leaseOwner": "dispatcher-1", "leaseExpiresAt": LATER}
 _FULL = {str(number): "x" for number in range(64)}
@@ -135,6 +136,14 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "event with much text": (_EVENTS, event(payload={"a": "x" * 70_000}), "payload"),
     "event that is text": (_EVENTS, event(payload="a"), "payload"),
     "event whose payload has another legacyId": (_EVENTS, event(_id="a", payload={"legacyId": 5}), "payload"),
+    "event of text that is no object": (_EVENTS, event(payload="[1]"), "payload"),
+    "event of text that nests": (_EVENTS, event(payload='{"a":' * 100_000), "payload"),
+    "event of text with NaN": (_EVENTS, event(payload='{"a": NaN}'), "payload"),
+    "event of text with half a character": (_EVENTS, event(payload='{"a": "\\ud800"}'), "payload"),
+    "event of very much text": (_EVENTS, event(payload='{"a": 1}' + " " * 1_048_576), "payload"),
+    "event of a run that was running": (_RUN_EVENTS, event(status="running"), "status"),
+    "event of a run with a job's word": (_RUN_EVENTS, event(status="leased"), "status"),
+    "byte order of nobody": (_RUNS, run(legacyUuids="ruby"), "legacyUuids"),
     "event with an unknown number": (_EVENTS, event(weight=1), "weight"),
     "no policy": (_RUNS, run(policyId=ABSENT), "policyId"),
     "no mode": (_RUNS, run(mode=ABSENT), "mode"),

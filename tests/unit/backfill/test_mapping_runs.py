@@ -2,10 +2,13 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from bson import Int64, ObjectId
+from bson.binary import Binary, UuidRepresentation
 
+from graphjobs.backfill.identities import old_id_uuid
 from graphjobs.backfill.mapping import Mapped, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LAST, LATER, event, run
 
@@ -13,7 +16,7 @@ _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")
 _MADE_AT = datetime(2012, 10, 17, 21, 13, 27, tzinfo=UTC)
 _OLD = ("status", "old word")
 _RAISED = ("attempts", "raised to 1")
-_EVENTS, _RUNS = "graph_job_events", "policy_runs"
+_EVENTS, _RUNS, _RUN_EVENTS = "graph_job_events", "policy_runs", "policy_run_events"
 _ASKED = {"cancellationRequested": True, "cancellationRequestedAt": LATER}
 _LEASE = {"leaseOwner": "dispatcher-1", "leaseExpiresAt": LATER}
 
@@ -27,6 +30,7 @@ def _kept(**entries: str) -> dict[str, str]:
 _CLEAN: dict[str, tuple[str, dict[str, Any]]] = {
     "event": (_EVENTS, event()),
     "event without a payload": (_EVENTS, event(payload=ABSENT)),
+    "event of a run": (_RUN_EVENTS, event(status="dispatching")),
     "pending run": (_RUNS, run()),
     "run with all inputs": (
         _RUNS,
@@ -80,6 +84,36 @@ _MENDED: dict[str, _Case] = {
         {"_id": 9, "payload": event(_id=ABSENT)},
         {"id": 9, "payload": {"attempts": 1, "from": "queued", "to": "running"}},
         [],
+    ),
+    "event whose payload is text": (
+        _EVENTS,
+        event(payload='{"$oid": [1.5, "a"]}'),
+        {"payload": {"$oid": (1.5, "a")}},
+        [("payload", "was JSON text")],
+    ),
+    "event of a run of old": (
+        _RUN_EVENTS,
+        event(_id=_OBJECT_ID, id=8, status="succeeded", jobId=_OBJECT_ID, payload={}),
+        {
+            "id": 8,
+            "job_id": old_id_uuid("acme", str(_OBJECT_ID)),
+            "status": "completed",
+            "payload": dict.fromkeys(("legacyId", "legacyJobId"), str(_OBJECT_ID))
+            | dict.fromkeys(("legacyIdType", "legacyJobIdType"), "objectId"),
+        },
+        [("id", "kept in payload"), ("jobId", "made of the old one"), _OLD],
+    ),
+    "run whose metadata are text": (
+        _RUNS,
+        run(metadata='{"a": "b"}'),
+        {"metadata": {"a": "b"}},
+        [("metadata", "was JSON text")],
+    ),
+    "run that says whose ids it has": (
+        _RUNS,
+        run(_id=Binary.from_uuid(UUID(ID), UuidRepresentation.JAVA_LEGACY), legacyUuids="java"),
+        {"id": UUID(ID), "metadata": {"legacyIdType": "uuidJava"}},
+        [("id", "was binary, uuidJava")],
     ),
     "queued run": (_RUNS, run(status="queued"), {"status": "pending"}, [_OLD]),
     "succeeded run": (

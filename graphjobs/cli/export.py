@@ -1,0 +1,71 @@
+"""`graphjobs export`: all that the tables hold, to files that mongoimport takes; a line now and then on the way."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from graphjobs.backfill.extended import COLLECTIONS, require_mongo
+from graphjobs.cli.exits import Exit
+from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.storage import open_storage
+
+if TYPE_CHECKING:
+    from graphjobs.backfill.export import Exported
+
+_TOLD_EVERY_SECONDS: Final = 5.0
+
+
+def export(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Where graph_jobs.json, policy_runs.json, graph_job_events.json and policy_run_events.json will be; "
+            "none of them may be there.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+) -> None:
+    """Write all jobs, policy runs and their logs, of all tenants and of one moment, to files for mongoimport.
+
+    Exits 1 where rows could not be read: they are in unreadable.json.
+    """
+    require_mongo()
+    exported = asyncio.run(_export(folder))
+    counts = [(name, exported.documents[name], exported.unreadable[name]) for name in COLLECTIONS]
+    if as_json:
+        print_lines({"table": name, "documents": number, "unreadable": lost} for name, number, lost in counts)
+    else:
+        headings = ("table", "documents", "unreadable")
+        print_table(headings, ((name, f"{number:,}", f"{lost:,}") for name, number, lost in counts))
+    unreadable = sum(exported.unreadable.values())
+    if unreadable:
+        told = "row that could not be read is" if unreadable == 1 else "rows that could not be read are"
+        typer.echo(f"graphjobs: {unreadable:,} {told} in {folder / 'unreadable.json'}, and in no other file", err=True)
+        raise typer.Exit(Exit.FAILED)
+
+
+async def _export(folder: Path) -> "Exported":
+    from graphjobs.backfill.export import export as write  # with what the extra brings
+
+    async with open_storage() as storage:
+        return await write(storage, folder, told=_progress())
+
+
+def _progress() -> "Callable[[Exported], None]":
+    began = last = time.monotonic()
+
+    def tell(exported: "Exported") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _TOLD_EVERY_SECONDS:
+            last = now
+            number = sum(exported.documents.values())
+            typer.echo(f"{number:,} documents, {number / (now - began):,.0f} a second", err=True)
+
+    return tell
