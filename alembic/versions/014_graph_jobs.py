@@ -28,8 +28,8 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'GJ001',
             MESSAGE = 'the downgrade would drop ' || jobs || ' rows of scheduler.graph_jobs and ' || events
-                || ' of scheduler.graph_job_events: keep them first with pg_dump --data-only '
-                || '--table=scheduler.graph_jobs --table=scheduler.graph_job_events, '
+                || ' of scheduler.graph_job_events: keep them first with graphjobs export FOLDER, or with pg_dump '
+                || '--data-only --table=scheduler.graph_jobs --table=scheduler.graph_job_events, '
                 || 'then downgrade with -x drop-data=yes';
     END IF;
 END

@@ -32,8 +32,8 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'GJ001',
             MESSAGE = 'the downgrade would drop ' || runs || ' rows of scheduler.policy_runs and ' || events
-                || ' of scheduler.policy_run_events: keep them first with pg_dump --data-only '
-                || '--table=scheduler.policy_runs --table=scheduler.policy_run_events, '
+                || ' of scheduler.policy_run_events: keep them first with graphjobs export FOLDER, or with pg_dump '
+                || '--data-only --table=scheduler.policy_runs --table=scheduler.policy_run_events, '
                 || 'then downgrade with -x drop-data=yes';
     END IF;
 END

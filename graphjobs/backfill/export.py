@@ -6,8 +6,8 @@ The files are of one moment, and appear all or none. Memory does not grow with t
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +19,8 @@ from graphjobs.backfill import scans
 from graphjobs.backfill.documents import document_of
 from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.scans import Scan
+from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor, Row, to_its_end
-from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError, CorruptRow
 from graphjobs.eventlog import Event
 from graphjobs.jobs.models import GraphJob
@@ -82,31 +82,13 @@ async def export(
     exported = Exported()
     try:
         await _in_thread(files.open)
-        async with _snapshot(storage) as executor:
+        async with snapshot(storage, readonly=True) as executor:
             for collection in COLLECTIONS:
                 await _write(executor, collection, files, exported, told)
         await _in_thread(files.publish)
     finally:
         await _in_thread(files.remove)
     return exported
-
-
-@asynccontextmanager
-async def _snapshot(storage: Storage) -> AsyncIterator[Executor]:
-    """A transaction that only reads, and always sees what was there when it began."""
-    try:
-        async with storage.session() as session:
-            await session.connection(
-                execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-            )
-            yield storage.database.using(session)
-    except Exception as error:
-        failure = translated(error, ambiguous=False)
-        if failure is None or failure is error:
-            raise
-    else:
-        return
-    raise failure
 
 
 async def _write(

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from graphjobs.cli import database, policy, web
+from graphjobs.cli import database, policy, quarantine, web
 from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exits import exit_code
@@ -25,6 +25,7 @@ app.add_typer(database.app, name="db")
 app.command()(worker)
 app.add_typer(policy.app, name="policy")
 app.command()(backfill)
+app.add_typer(quarantine.app, name="quarantine")
 app.command()(export)
 app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")

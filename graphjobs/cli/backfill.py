@@ -1,28 +1,33 @@
-"""`graphjobs backfill`: what would come of a move from MongoDB; a bar on the way, then tables, or lines of JSON."""
+"""`graphjobs backfill`: the move from MongoDB, its trial and its check; a bar on the way, then tables or JSON lines."""
 
 import asyncio
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import gc
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graphjobs.backfill.extended import Part, require_mongo
 from graphjobs.backfill.sources import Source, open_source
+from graphjobs.cli import moved
 from graphjobs.cli.exits import Exit
-from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.cli.progress import reading
+from graphjobs.cli.tables import print_lines
+from graphjobs.settings import Settings
+from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
+    from graphjobs.backfill.run import Report
     from graphjobs.backfill.survey import Survey
+    from graphjobs.backfill.verification import Comparison
 
-_TOLD_EVERY_SECONDS: Final = 5.0
-_ROWS_MAX: Final = 200
-"""Of more groups than that a table shows the largest; --json has them all."""
+T = TypeVar("T")
+
+_SCAN_TIMEOUT: Final = timedelta(hours=1)
+"""Whole tables are read in one statement each."""
 
 
 class ByteOrder(StrEnum):
@@ -44,110 +49,140 @@ def backfill(
         ),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read all, write nothing, and report. So far there is no other run.")
+        bool, typer.Option("--dry-run", help="Read all, write nothing, and report; needs no PostgreSQL.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the source with the tables, and change nothing.")
     ] = False,
     legacy_uuids: Annotated[
         ByteOrder, typer.Option(help="Whose byte order UUIDs of the old binary subtype have.")
     ] = ByteOrder.CSHARP,
+    quarantine: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where what cannot come is written to, to be mended.")
+    ] = Path("graphjobs-quarantine"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
 ) -> None:
-    """Tell what would come of a move from MongoDB, what would be changed on the way, and what cannot come and why.
+    """Bring jobs, policy runs and their logs from MongoDB; ended at any moment, it goes on where it was.
 
-    Each document is judged by itself. Exits 1 where some cannot come.
+    What has moved on here is never overwritten. Exits 1 as long as documents wait that could not come.
     """
-    if not dry_run:
-        raise typer.BadParameter("give it: nothing can be written yet", param_hint="--dry-run")
+    if dry_run and verify:
+        raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
     require_mongo()
-    whole = asyncio.run(_survey(source, legacy_uuids))
-    if as_json:
-        print_lines(_records(whole))
+    gc.freeze()  # what was imported stays: looking through it each time would hold up the event loop
+    if dry_run:
+        _tell_survey(asyncio.run(_survey(source, legacy_uuids)), as_json=as_json)
+    elif verify:
+        _tell_comparison(*asyncio.run(_verify(source, legacy_uuids)), as_json=as_json)
     else:
-        _print(whole)
-    if whole.refused:
-        typer.echo(f"graphjobs: {whole.refused:,} of {whole.documents:,} documents cannot come", err=True)
-        raise typer.Exit(Exit.FAILED)
+        _tell_report(*asyncio.run(_run(source, legacy_uuids, quarantine)), as_json=as_json)
 
 
 async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
     from graphjobs.backfill.survey import survey  # with what the extra brings
 
+    def told(whole: "Survey") -> tuple[int, Callable[[], str]]:
+        return whole.documents, lambda: f"{whole.changed:,} changed, {whole.refused:,} cannot come"
+
+    async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Survey":
+        return await survey(source, legacy_uuids=legacy_uuids.value, told=tell)
+
+    return await _reading(place, work, told)
+
+
+async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "tuple[Report, dict[str, Path]]":
+    from graphjobs.backfill.quarantine_files import write_quarantine
+    from graphjobs.backfill.run import run_backfill
+
+    def told(report: "Report") -> tuple[int, Callable[[], str]]:
+        counts = report.counts
+        return counts.documents, lambda: f"{counts.changed:,} changed, {counts.quarantined:,} quarantined"
+
+    async with open_storage() as storage:
+
+        async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Report":
+            return await run_backfill(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
+
+        report = await _reading(place, work, told)
+        return report, await write_quarantine(storage, folder)
+
+
+async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
+    from graphjobs.backfill import ledger
+    from graphjobs.backfill.transactions import snapshot
+    from graphjobs.backfill.verification import verify
+
+    def told(comparison: "Comparison") -> tuple[int, Callable[[], str]]:
+        different = comparison.differences.total()
+        return comparison.documents, lambda: f"{different:,} differ, {comparison.waiting:,} wait"
+
+    settings = Settings.load()
+    patient = Settings.load(statement_timeout=max(settings.statement_timeout, _SCAN_TIMEOUT))
+    async with open_storage(patient) as storage:
+
+        async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Comparison":
+            return await verify(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
+
+        comparison = await _reading(place, work, told)
+        async with snapshot(storage, readonly=True) as executor:
+            return comparison, sum((await ledger.waiting(executor)).values())
+
+
+async def _reading(
+    place: str,
+    work: Callable[[Source, Callable[[Any, Part], None]], Coroutine[Any, Any, T]],
+    told: Callable[[Any], tuple[int, Callable[[], str]]],
+) -> T:
     async with open_source(place) as source:
-        with _progress(source) as told:
-            return await survey(source, legacy_uuids=legacy_uuids.value, told=told)
+        with reading(source) as tell:
+
+            def on_progress(whole: Any, part: Part) -> None:
+                tell(part, *told(whole))
+
+            return await work(source, on_progress)
 
 
-@contextmanager
-def _progress(source: Source) -> "Iterator[Callable[[Survey, Part], None]]":
-    """A bar where somebody looks, else a line now and then."""
-    console = Console(stderr=True)
-    began = last = time.monotonic()
-
-    def figures(whole: "Survey") -> str:
-        a_second = whole.documents / max(time.monotonic() - began, 1e-9)
-        return (
-            f"{whole.documents:,} documents, {a_second:,.0f} a second, {whole.changed:,} changed, "
-            f"{whole.refused:,} cannot come"
-        )
-
-    if not console.is_terminal:
-
-        def tell(whole: "Survey", part: Part) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _TOLD_EVERY_SECONDS:
-                last = time.monotonic()
-                typer.echo(f"{part.name}: {figures(whole)}", err=True)
-
-        yield tell
-        return
-    with Progress(
-        TextColumn("{task.fields[part]}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-    ) as bar:
-        sizes = [part.size_bytes for part in source.parts]
-        known = [size for size in sizes if size is not None]
-        total = sum(known) if len(known) == len(sizes) else None
-        task = bar.add_task("", total=total, part=source.parts[0].name)
-
-        def show(whole: "Survey", part: Part) -> None:
-            read = sum(source.bytes_read(each) for each in source.parts)
-            bar.update(task, completed=read, description=figures(whole), part=part.name)
-
-        yield show
+def _tell_survey(whole: "Survey", *, as_json: bool) -> None:
+    if as_json:
+        print_lines(moved.records_of_survey(whole))
+    else:
+        moved.print_survey(whole)
+    if whole.refused:
+        _fail(f"{whole.refused:,} of {whole.documents:,} documents cannot come")
 
 
-def _records(whole: "Survey") -> Iterator[dict[str, Any]]:
-    yield {"documents": whole.documents, "changed": whole.changed, "refused": whole.refused}
-    for (tenant, kind, status), number in sorted(whole.counts.items()):
-        yield {"tenant": tenant, "kind": kind, "status": status, "documents": number}
-    for (collection, field, change), number in sorted(whole.changes.items()):
-        yield {"collection": collection, "field": field, "change": change, "times": number}
-    for (collection, field), refusals in sorted(whole.refusals.items()):
-        yield {"collection": collection, "field": field, "refused": refusals.number, "first": refusals.first}
-
-
-def _print(whole: "Survey") -> None:
-    typer.echo(f"{whole.documents:,} documents: {whole.changed:,} would be changed, {whole.refused:,} cannot come")
-    _print_groups(("tenant", "kind", "status", "documents"), whole.counts)
-    _print_groups(("collection", "field", "what would be changed", "times"), whole.changes)
-    if whole.refusals:
-        typer.echo()
-        refusals = sorted(whole.refusals.items(), key=lambda each: -each[1].number)[:_ROWS_MAX]
-        print_table(
-            ("collection", "field", "cannot come", "the first of them"),
-            ((*group, f"{each.number:,}", each.first) for group, each in refusals),
+def _tell_report(report: "Report", files: dict[str, Path], *, as_json: bool) -> None:
+    if as_json:
+        print_lines(moved.records_of_report(report))
+    else:
+        moved.print_report(report)
+    waiting = sum(report.waiting.values())
+    if waiting:
+        names = ", ".join(str(path) for path in files.values())
+        _fail(
+            f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
+            "graphjobs backfill; or see graphjobs quarantine --help"
         )
 
 
-def _print_groups(headings: tuple[str, ...], groups: dict[tuple[str, str, str], int]) -> None:
-    if not groups:
-        return
-    typer.echo()
-    largest = sorted(groups.items(), key=lambda each: -each[1])[:_ROWS_MAX]
-    print_table(headings, ((*group, f"{number:,}") for group, number in sorted(largest)))
-    if len(groups) > len(largest):
-        typer.echo(f"and {len(groups) - len(largest):,} smaller groups; --json tells them all", file=sys.stdout)
+def _tell_comparison(comparison: "Comparison", waiting: int, *, as_json: bool) -> None:
+    if as_json:
+        print_lines(moved.records_of_comparison(comparison))
+    else:
+        moved.print_comparison(comparison)
+    if not comparison.holds:
+        number = sum(count for each, count in comparison.differences.items() if not each.is_expected)
+        _fail(
+            f"{number:,} of {comparison.documents:,} documents are not here as they should be: run the backfill again"
+        )
+    if waiting:
+        _fail(f"{_documents(waiting)} that cannot come: see graphjobs quarantine list")
+
+
+def _documents(waiting: int) -> str:
+    return "1 document waits" if waiting == 1 else f"{waiting:,} documents wait"
+
+
+def _fail(sentence: str) -> None:
+    typer.echo(f"graphjobs: {sentence}", err=True)
+    raise typer.Exit(Exit.FAILED)

@@ -44,7 +44,7 @@ class Executor(Protocol):
     """Runs statements; each room that has SQL is given one, and cares not which."""
 
     async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """Runs one statement and gives all its rows, each as its columns in order.
+        """Runs one statement and gives all its rows, each as its columns in order; none where it gives none.
 
         Raises:
             DatabaseUnavailable: nothing was done; safe to try again.
@@ -178,7 +178,7 @@ class InSession:
         if connection.dialect.detect_autocommit_setting(raw):  # type: ignore[arg-type]
             raise ConfigurationError(_AUTOCOMMIT)
         result = await connection.execute(statement, params)
-        return result.all()
+        return result.all() if result.returns_rows else ()
 
     def using(self, session: AsyncSession) -> "InSession":
         """Gives the executor of another session; see `Executor.using`."""

@@ -11,7 +11,7 @@ SCHEMA: Final = "scheduler"
 VERSION_TABLE: Final = "graphjobs_schema_version"
 """Alembic's table of ours, so that a host's own Alembic does not collide with it."""
 
-REVISION: Final = "016_policy_runs"
+REVISION: Final = "017_backfill"
 """The revision this code needs: the newest one."""
 
 

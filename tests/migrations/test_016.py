@@ -85,7 +85,7 @@ async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url
         assert () == (await storage.policy_runs.list("acme")).runs
 
 
-@pytest.mark.parametrize("revision", ["base", _BEFORE, "-1"])
+@pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
 async def test_rows_of_runs_are_not_dropped_unasked(at_015: Settings, empty_url: str, revision: str) -> None:
     """The refusal counts, says how to keep them, and changes nothing; with the word it goes on."""
     await migrations.upgrade(at_015)

@@ -31,6 +31,7 @@ _DOWN = f"{REVISION}:base"
 
 def _says_how_to_keep_them(sentence: str) -> None:
     """The refusal names the program, both tables and the word that goes on."""
+    assert "keep them first with graphjobs export FOLDER, or" in sentence
     assert "pg_dump --data-only --table=scheduler.graph_jobs --table=scheduler.graph_job_events" in sentence
     assert "-x drop-data=yes" in sentence
 

@@ -1,0 +1,272 @@
+"""The move itself: batches that are written with their checkpoint, so that it can be ended at any moment and goes on.
+
+What is read next is mapped while the last batch is written. Whatever ends a batch ends it whole: reading then goes on
+from the checkpoint, which is what the database says of it, and nobody's memory.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from graphjobs.backfill import ledger
+from graphjobs.backfill.batches import Batch
+from graphjobs.backfill.extended import Part, Position
+from graphjobs.backfill.identities import LegacyUuids
+from graphjobs.backfill.ledger import Counts
+from graphjobs.backfill.sources import Source
+from graphjobs.backfill.statements import Standing
+from graphjobs.backfill.transactions import transaction
+from graphjobs.backfill.writing import write
+from graphjobs.database.executor import Executor, ended
+from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
+from graphjobs.storage import Storage
+
+TRIES_MAX: Final = 6
+"""How often in a row a batch is tried, and a source opened, before a backfill gives up; it waits longer each time."""
+
+CHANGES_MAX: Final = 1_000
+"""The most sorts of changes that are told apart."""
+
+_WAIT_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True)
+class PartReport:
+    """What came of one part.
+
+    Attributes:
+        part: which.
+        counts: what came of it since it was begun, also in runs that were ended before.
+        resumed: whether it was begun by an earlier run.
+        finished: whether its end was reached.
+    """
+
+    part: Part
+    counts: Counts = field(default_factory=Counts)
+    resumed: bool = False
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a backfill.
+
+    Attributes:
+        parts: what came of each part, in the order they are read.
+        changes: how often this run changed what on the way, by collection, field and what was done.
+        waiting: how many documents wait in the quarantine, by collection, of this source and of all others.
+    """
+
+    parts: list[PartReport]
+    changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    waiting: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> Counts:
+        """Sums up all parts."""
+        whole = Counts()
+        for each in self.parts:
+            whole = whole.plus(each.counts)
+        return whole
+
+
+async def run_backfill(
+    storage: Storage,
+    source: Source,
+    *,
+    legacy_uuids: LegacyUuids = "csharp",
+    told: Callable[[Report, Part], None] = lambda *_: None,
+) -> Report:
+    """Brings what a source holds into the tables, from where an earlier run was ended; else from its beginning.
+
+    A source that was read to its end is read again from its beginning: what is there already is left as it is, what
+    has gone on in MongoDB since takes the place of what has not moved here. Cancelled, it leaves whole batches.
+
+    Args:
+        storage: where to write.
+        source: where documents come from.
+        legacy_uuids: whose byte order UUIDs of the old subtype 3 have.
+        told: called now and then with how it stands, and the part that is read; it should return at once.
+
+    Raises:
+        ConfigurationError: a part cannot be read any more.
+        DatabaseUnavailable: PostgreSQL or MongoDB did not answer, `TRIES_MAX` times in a row; run it again.
+    """
+    move = _Move(storage, source, legacy_uuids, told)
+    await move.begin()
+    for part in move.report.parts:
+        await move.finish(part)
+    async with transaction(storage) as executor:
+        move.report.waiting = await ledger.waiting(executor)
+    return move.report
+
+
+class _Overtaken(Exception):
+    """Another backfill of the same source has written since: its checkpoint holds."""
+
+
+class _Move:
+    def __init__(
+        self, storage: Storage, source: Source, legacy_uuids: LegacyUuids, told: Callable[[Report, Part], None]
+    ) -> None:
+        self.report = Report([PartReport(part) for part in source.parts])
+        self._storage = storage
+        self._source = source
+        self._legacy_uuids = legacy_uuids
+        self._told = told
+        self._watched = False
+
+    async def begin(self) -> None:
+        """Finds out where it stands, and begins what is not begun; or all of it anew, where all was finished."""
+        async with transaction(self._storage) as executor:
+            await ledger.lock(executor)
+            found = {each.part: await ledger.checkpoint(executor, self._key(each.part)) for each in self.report.parts}
+            anew = all(checkpoint is not None and checkpoint.finished_at for checkpoint in found.values())
+            for each in self.report.parts:
+                checkpoint = found[each.part]
+                if checkpoint is None or anew:
+                    await self._begin(executor, each.part)
+                each.resumed = checkpoint is not None and not anew
+
+    async def finish(self, report: PartReport) -> None:
+        """Brings one part to its end."""
+        failures = 0
+        while not report.finished:
+            before = report.counts.documents
+            try:
+                await self._go_on(report)
+            except _Overtaken:
+                continue
+            except (DatabaseUnavailable, OutcomeUnknown) as error:
+                # Progress in between: the next trouble is another one.
+                failures = 1 if report.counts.documents > before else failures + 1
+                if failures >= TRIES_MAX:
+                    raise DatabaseUnavailable(f"{error}; what was written stays, run it again to go on") from None
+                await asyncio.sleep(_WAIT_SECONDS * 2**failures * random.uniform(0.5, 1))  # noqa: S311  # jitter
+
+    async def _go_on(self, report: PartReport) -> None:
+        part = report.part
+        async with transaction(self._storage) as executor:
+            checkpoint = await ledger.checkpoint(executor, self._key(part))
+            if checkpoint is None:  # somebody has emptied the book
+                await self._begin(executor, part)
+                checkpoint = ledger.Checkpoint(Position().to_json(), Counts(), None)
+            self._watched = await ledger.any_waits(executor, part.collection)
+        report.counts = checkpoint.counts
+        report.finished = checkpoint.finished_at is not None
+        self._told(self.report, part)
+        if report.finished:
+            return
+        writer = _Writer(lambda batch, last: self._write(report, batch, last=last))
+        position = Position.from_json(checkpoint.position)
+        batch = self._batch(part, position)
+        async with writer.running(), aclosing(self._source.read(part, position)) as entries:
+            async for found in entries:
+                batch.take(found)
+                if batch.full:
+                    await writer.put(batch)
+                    batch = self._batch(part, batch.reached)
+            await writer.put(batch, last=True)
+        report.finished = True
+
+    def _batch(self, part: Part, after: Position) -> Batch:
+        return Batch(part.collection, self._legacy_uuids, after, after)
+
+    def _key(self, part: Part) -> str:
+        return f"{part.fingerprint} {self._legacy_uuids}"
+
+    async def _begin(self, executor: Executor, part: Part) -> None:
+        await ledger.begin(
+            executor,
+            self._key(part),
+            name=part.name,
+            collection=part.collection,
+            position=Position().to_json(),
+        )
+
+    async def _write(self, report: PartReport, batch: Batch, *, last: bool) -> None:
+        key = self._key(report.part)
+        async with transaction(self._storage) as executor:
+            await ledger.lock(executor)
+            checkpoint = await ledger.checkpoint(executor, key)
+            if checkpoint is None or checkpoint.finished_at or checkpoint.position != batch.after.to_json():
+                raise _Overtaken
+            counts = await self._write_documents(executor, key, batch)
+            counts = checkpoint.counts.plus(counts)
+            await ledger.advance(executor, key, batch.reached.to_json(), counts, finished=last)
+        report.counts = counts
+        self._count(batch)
+        self._told(self.report, report.part)
+
+    async def _write_documents(self, executor: Executor, key: str, batch: Batch) -> Counts:
+        standings = await write(executor, batch.collection, [each.row for each in batch.coming]) if batch.coming else []
+        refused, answered, changed = list(batch.refused), list(batch.answered), 0
+        named: list[UUID] = []
+        for coming, standing in zip(batch.coming, standings, strict=True):
+            entry = coming.refused(standing)
+            if coming.what.answers is not None and (entry is None or coming.what.answers != entry.id):
+                answered.append(coming.what.answers)
+            if entry is not None:
+                refused.append(entry)
+                continue
+            changed += bool(coming.changes)
+            if self._watched and standing in (Standing.NEW, Standing.NEWER):
+                named += [each for each in (coming.named(),) if each is not None]
+        removed = await ledger.remove(executor, answered)
+        if self._watched:
+            removed += await ledger.answer(executor, key, named)
+        await ledger.keep(executor, refused)
+        self._watched = self._watched or bool(refused)
+        told = Counter(standings)
+        return Counts(
+            documents=batch.documents,
+            added=told[Standing.NEW],
+            renewed=told[Standing.NEWER],
+            unchanged=told[Standing.SAME],
+            moved_on=told[Standing.OLDER],
+            changed=changed,
+            quarantined=len(refused),
+            answered=removed,
+        )
+
+    def _count(self, batch: Batch) -> None:
+        for change, number in batch.changes().items():
+            group = (batch.collection, *change)
+            if group in self.report.changes or len(self.report.changes) < CHANGES_MAX:
+                self.report.changes[group] += number
+
+
+class _Writer:
+    """Writes one batch at a time, while the next one is read."""
+
+    def __init__(self, write_batch: Callable[[Batch, bool], Coroutine[Any, Any, None]]) -> None:
+        self._write = write_batch
+        self._task: asyncio.Task[None] | None = None
+
+    async def put(self, batch: Batch, *, last: bool = False) -> None:
+        """Begins to write a batch, once the one before is written; the last one is waited for."""
+        await self._drain()
+        self._task = asyncio.create_task(self._write(batch, last))
+        if last:
+            await self._drain()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Leaves no batch half written behind."""
+        try:
+            yield
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+                await ended(self._task)
+
+    async def _drain(self) -> None:
+        task = self._task
+        if task is not None:
+            await asyncio.shield(task)
+            self._task = None

@@ -1,0 +1,101 @@
+"""`graphjobs quarantine`: what could not come from MongoDB, to be looked at, mended, or given up."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from uuid import UUID
+
+import typer
+
+from graphjobs.backfill.extended import COLLECTIONS, require_mongo
+from graphjobs.cli.exits import Exit
+from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.storage import open_storage
+
+if TYPE_CHECKING:
+    from graphjobs.backfill.quarantine import Entry
+
+app = typer.Typer(help="What could not come from MongoDB: look, mend, give up.", no_args_is_help=True)
+
+_BEFORE_ALL: Final = UUID(int=0)
+_PAGE: Final = 100
+
+
+@app.command("list")
+def list_entries(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most to list, of each collection.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+) -> None:
+    """List what waits: where it was found, and why it cannot come. Exits 1 as long as something waits."""
+    require_mongo()
+    entries, waiting = asyncio.run(_list(limit))
+    if as_json:
+        print_lines(
+            {
+                "id": str(each.id),
+                "collection": each.collection,
+                "place": each.place,
+                "field": each.field,
+                "reason": each.reason,
+            }
+            for each in entries
+        )
+    elif entries:
+        headings = ("id", "collection", "place", "field", "reason")
+        print_table(headings, ((each.id, each.collection, each.place, each.field, each.reason) for each in entries))
+    if waiting:
+        typer.echo(f"graphjobs: {waiting:,} in quarantine, {len(entries):,} listed", err=True)
+        raise typer.Exit(Exit.FAILED)
+    typer.echo("nothing waits in the quarantine", err=True)
+
+
+@app.command()
+def write(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="Where the files will be.")],
+) -> None:
+    """Write what waits to files, a document a line with its reason, to be mended and read again by a backfill."""
+    require_mongo()
+    for path in asyncio.run(_write(folder)).values():
+        typer.echo(str(path))
+
+
+@app.command()
+def discard(
+    ids: Annotated[list[UUID], typer.Argument(metavar="ID...", show_default=False, help="Which, as list tells them.")],
+) -> None:
+    """Give documents up: they are gone from the quarantine, and do not come. Exits 1 where one was not there."""
+    require_mongo()
+    gone = asyncio.run(_discard(ids))
+    typer.echo(f"{gone:,} discarded")
+    if gone < len(set(ids)):
+        typer.echo(f"graphjobs: {len(set(ids)) - gone:,} were not in the quarantine", err=True)
+        raise typer.Exit(Exit.FAILED)
+
+
+async def _list(limit: int) -> "tuple[list[Entry], int]":
+    from graphjobs.backfill import ledger
+    from graphjobs.backfill.transactions import snapshot
+
+    entries: list[Entry] = []
+    async with open_storage() as storage, snapshot(storage, readonly=True) as executor:
+        for collection in COLLECTIONS:
+            left, after = limit, _BEFORE_ALL
+            while left and (page := await ledger.heads(executor, collection, after, limit=min(left, _PAGE))):
+                entries += page
+                left, after = left - len(page), page[-1].id
+        return entries, sum((await ledger.waiting(executor)).values())
+
+
+async def _write(folder: Path) -> dict[str, Path]:
+    from graphjobs.backfill.quarantine_files import write_quarantine
+
+    async with open_storage() as storage:
+        return await write_quarantine(storage, folder)
+
+
+async def _discard(ids: list[UUID]) -> int:
+    from graphjobs.backfill import ledger
+    from graphjobs.backfill.transactions import transaction
+
+    async with open_storage() as storage, transaction(storage) as executor:
+        return await ledger.remove(executor, ids)
