@@ -1,0 +1,66 @@
+"""A backfill that is killed at any moment goes on where it was: nothing is lost, and nothing comes twice."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.backfill import dumps
+from tests.backfill.dumps import Fate
+from tests.backfill.tables import rows_of
+from tests.migrations.programs import SECONDS_MAX, ask, beside_python, environment, graphjobs
+
+_READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
+_BATCH = 1_000
+
+
+def _killed_after(seconds: float, *arguments: str, url: str) -> int | None:
+    """Runs `graphjobs` for so long, and gives its exit code; None where it had to be killed."""
+    process = subprocess.Popen(
+        [beside_python("graphjobs"), *arguments],
+        env=environment(GRAPHJOBS_DATABASE_URL=url),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        return None
+    finally:
+        process.kill()
+        process.wait(timeout=SECONDS_MAX)
+
+
+@pytest.mark.parametrize("form", ["bson", "bson.gz"])
+def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: str, tmp_path: Path, form: str) -> None:
+    """Each run goes on from the last batch that was written; then all is there, once, and the check says so."""
+    made = dumps.make(20_000, 21, dirty=2)
+    dumps.write(tmp_path / "dump", made, form)
+    url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
+    arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))
+    killed, read, began = 0, 0, time.monotonic()
+    while (code := _killed_after(random.uniform(0.5, 1.1), *arguments, url=url)) is None or code < 0:
+        killed += 1
+        now = int(ask(url, _READ))
+        assert now >= read
+        read = now
+        assert time.monotonic() - began < SECONDS_MAX
+    refused = [each for each in made if each.fate is Fate.REFUSED]
+    assert (1, True) == (code, killed >= 2)
+    assert len(made) == int(ask(url, _READ))
+    for name, table in ((dumps.JOBS, "graph_jobs"), (dumps.RUNS, "policy_runs"), (dumps.EVENTS, "graph_job_events")):
+        come = [each for each in made if each.collection == name and each.fate is not Fate.REFUSED]
+        assert len(come) == len(rows_of(url, table))
+    assert len(refused) == len(rows_of(url, "backfill_quarantine"))
+    lines = [line for path in (tmp_path / "files").iterdir() for line in path.read_text().splitlines()]
+    assert len(refused) == len(lines)
+    checked = graphjobs("backfill", str(tmp_path / "dump"), "--verify", "--json", url=url)
+    whole: dict[str, Any] = json.loads(checked.stdout.splitlines()[0])
+    assert (True, {}, len(refused)) == (whole["holds"], whole["differences"], whole["waiting"])

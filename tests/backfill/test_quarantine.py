@@ -1,0 +1,232 @@
+"""What cannot come waits whole, is told on every run, and comes once it is mended; the command does all of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import bson
+import pytest
+from bson import Decimal128, Int64, ObjectId
+from bson.binary import Binary
+from bson.datetime_ms import DatetimeMS
+
+from graphjobs.backfill.extended import loads
+from graphjobs.backfill.quarantine_files import write_quarantine
+from graphjobs.errors import ConfigurationError
+from graphjobs.storage import Storage
+from tests.backfill import dumps
+from tests.backfill.documents import AT, ID, JOB_ID, build, event
+from tests.backfill.tables import backfilled, compared, rows_of, state
+from tests.migrations.programs import Done, ask, many_graphjobs
+
+Command: TypeAlias = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def graphjobs() -> Iterator[Command]:
+    """The command."""
+    with many_graphjobs() as command:
+        yield command
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(folder: Path, **documents: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, each in documents.items():
+        (folder / f"{name}.bson").write_bytes(b"".join(bson.encode(document) for document in each))
+    return folder
+
+
+_STRANGE = {
+    "nul": "a\0b",
+    "nan": float("nan"),
+    "decimal": Decimal128("1.50"),
+    "far": DatetimeMS(400_000_000_000_000),
+    "long": Int64(5),
+    "oid": ObjectId(b"twelve bytes"),
+    "binary": Binary(b"\0\1", 128),
+    "within": {"list": [1, 2.5, None, True, AT]},
+}
+
+
+async def test_a_document_waits_whole(graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Each type of it, in the table and in the file, also where JSON has no form for it."""
+    document = build(**_STRANGE)
+    await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[document]))
+    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    (line,) = files["graph_jobs"].read_text().splitlines()
+    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    in_file = loads(line)
+    assert row["id"] == in_file.pop("_quarantine")["id"]
+    for read in (loads(row["document"]), in_file):
+        assert bson.encode(document) == bson.encode(read)
+
+
+async def test_a_file_that_is_cut_off_waits_as_its_bytes(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """What came before has come; fed in again as it is, it goes on waiting."""
+    folder = _write(tmp_path / "dump", graph_jobs=[build(), build(_id=JOB_ID)])
+    dumps.cut(folder / "graph_jobs.bson", len(bson.encode(build())) + 100)
+    report = await backfilled(graphjobs_storage, folder)
+    assert (1, 1) == (report.counts.added, report.counts.quarantined)
+    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    assert bson.encode(build(_id=JOB_ID))[:100] == bytes.fromhex(row["raw"].removeprefix("\\x"))
+    files = tmp_path / "files"
+    await write_quarantine(graphjobs_storage, files)
+    again = await backfilled(graphjobs_storage, files)
+    assert {"graph_jobs": 1} == again.waiting
+    assert [{**row, "place": "", "updated_at": ""}] == [
+        {**each, "place": "", "updated_at": ""} for each in rows_of(graphjobs_database_url, "backfill_quarantine")
+    ]
+
+
+def test_the_command_exits_1_until_what_waits_is_mended(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """On later runs of other sources, too; mended in the file and fed in again, it comes, and its events with it."""
+    url, files = graphjobs_database_url, tmp_path / "files"
+    sleeping = build(status="sleeping")
+    dump = _write(tmp_path / "dump", graph_jobs=[sleeping], graph_job_events=[event(jobId=ID), event(_id=8, jobId=ID)])
+    other = _write(tmp_path / "other", graph_jobs=[build(_id=JOB_ID)])
+    ways = ("--quarantine", str(files), "--json")
+    first = graphjobs("backfill", str(dump), *ways, url=url)
+    assert 1 == first.returncode
+    assert "3 documents wait that cannot come: mend" in first.stderr.replace("\n", " ")
+    assert 1 == graphjobs("backfill", str(other), *ways, url=url).returncode
+    listed = graphjobs("quarantine", "list", "--json", url=url)
+    assert (1, 3) == (listed.returncode, len(listed.stdout.splitlines()))
+    assert {"status", "jobId"} == {json.loads(line)["field"] for line in listed.stdout.splitlines()}
+    path = files / "graph_jobs.json"
+    assert ["sleeping"] == [line["status"] for line in _lines(path)]
+    assert 2 == len(_lines(files / "graph_job_events.json"))
+    path.write_text(path.read_text().replace('"sleeping"', '"queued"'))
+    mended = graphjobs("backfill", str(files), *ways, url=url)
+    assert (0, "") == (mended.returncode, mended.stderr)
+    parts = [json.loads(line) for line in mended.stdout.splitlines() if "added" in line]
+    assert [(1, 1), (2, 2)] == [(part["added"], part["answered"]) for part in parts]
+    assert [] == list(files.iterdir())
+    assert 0 == graphjobs("quarantine", "list", url=url).returncode
+    assert (2, 2) == tuple(len(rows_of(url, name)) for name in ("graph_jobs", "graph_job_events"))
+
+
+def test_one_that_is_given_up_does_not_come(graphjobs: Command, graphjobs_database_url: str, tmp_path: Path) -> None:
+    """And is told no more; a second time there is nothing to discard."""
+    url = graphjobs_database_url
+    dump = _write(tmp_path / "dump", graph_jobs=[build(status="sleeping")])
+    graphjobs("backfill", str(dump), "--quarantine", str(tmp_path / "files"), url=url)
+    written = graphjobs("quarantine", "write", str(tmp_path / "more"), url=url)
+    assert (0, f"{tmp_path / 'more' / 'graph_jobs.json'}\n") == (written.returncode, written.stdout)
+    (line,) = _lines(tmp_path / "more" / "graph_jobs.json")
+    key = line["_quarantine"]["id"]
+    gone = graphjobs("quarantine", "discard", key, url=url)
+    assert (0, "1 discarded\n") == (gone.returncode, gone.stdout)
+    again = graphjobs("quarantine", "discard", key, url=url)
+    assert (1, "0 discarded\n") == (again.returncode, again.stdout)
+    assert [] == rows_of(url, "graph_jobs")
+    assert 2 == graphjobs("quarantine", "discard", "no-uuid", url=url).returncode
+
+
+async def test_one_that_was_mended_in_mongodb_answers_its_entry(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """By its `_id`, whatever file it comes in."""
+    await backfilled(
+        graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[build(_id=ObjectId(b"0" * 12), trigger=1)])
+    )
+    assert 1 == len(rows_of(graphjobs_database_url, "backfill_quarantine"))
+    mended = _write(tmp_path / "mended", graph_jobs=[build(_id=ObjectId(b"0" * 12))])
+    report = await backfilled(graphjobs_storage, mended)
+    assert (1, {}) == (report.counts.answered, report.waiting)
+
+
+async def test_one_that_is_mended_wrongly_waits_on_as_it_now_is(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """With the new reason; there is still one entry, also where the mending gave it another id."""
+    await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[build(status="sleeping")]))
+    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    path = files["graph_jobs"]
+    path.write_text(path.read_text().replace("sleeping", "queued").replace('"manual"', '"nobody"').replace(ID, JOB_ID))
+    report = await backfilled(graphjobs_storage, path.parent)
+    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    assert ("trigger", JOB_ID) == (row["field"], loads(row["document"])["_id"])
+    assert {"graph_jobs": 1} == report.waiting
+
+
+@pytest.mark.parametrize("tag", ["text", 7, {}, {"id": 5}, {"id": "no uuid"}, {"id": ID, "raw": 5}])
+async def test_a_tag_that_is_none_harms_nothing(graphjobs_storage: Storage, tmp_path: Path, tag: Any) -> None:
+    """The document waits, for nobody knows the field; or comes, where only the entry is unknown."""
+    folder = _write(tmp_path, graph_jobs=[build(_quarantine=tag)])
+    report = await backfilled(graphjobs_storage, folder)
+    assert 1 == report.counts.added + report.counts.quarantined
+    assert (1, 0) == (report.counts.documents, report.counts.answered)
+
+
+async def test_files_of_others_are_not_written_over(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """Neither what a dump holds, nor what cannot be written; what waits stays in the database."""
+    dump = dumps.write(tmp_path / "dump", dumps.make(200, 1, dirty=30), "json")
+    content = dump[dumps.JOBS].read_bytes()
+    await backfilled(graphjobs_storage, tmp_path / "dump")
+    with pytest.raises(ConfigurationError, match="is there already, and no file of a quarantine"):
+        await write_quarantine(graphjobs_storage, tmp_path / "dump")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="name another folder"):
+        await write_quarantine(graphjobs_storage, tmp_path / "file")
+    assert content == dump[dumps.JOBS].read_bytes()
+    assert rows_of(graphjobs_database_url, "backfill_quarantine")
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("DELETE FROM scheduler.graph_job_events", "missing here"),
+        ("UPDATE scheduler.graph_jobs SET correlation_id = 'x', updated_at = '2020-01-01'", "behind the source"),
+        ("UPDATE scheduler.graph_jobs SET tenant_id = 'x'", "another one here"),
+        ("UPDATE scheduler.graph_jobs SET payload = payload || '{\"x\": 1}', updated_at = now()", "moved on here"),
+        (
+            "INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) "
+            "VALUES (gen_random_uuid(), 'x', 0, 0, '{}')",
+            "only here",
+        ),
+    ],
+)
+def test_the_check_names_what_differs(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path, change: str, difference: str
+) -> None:
+    """And exits 1 where that is a fault of the move."""
+    url = graphjobs_database_url
+    dump = _write(tmp_path, graph_jobs=[build(updatedAt=AT)], graph_job_events=[event(jobId=ID)])
+    assert 0 == graphjobs("backfill", str(dump), url=url).returncode
+    sound = graphjobs("backfill", str(dump), "--verify", "--json", url=url)
+    assert (0, "") == (sound.returncode, sound.stderr)
+    whole, *groups = (json.loads(line) for line in sound.stdout.splitlines())
+    assert (True, {}, 2) == (whole["holds"], whole["differences"], len(groups))
+    assert all(each["equal"] and each["source"]["digest"] != "0" * 16 for each in groups)
+    ask(url, change)
+    before = state(url, "backfill_quarantine")
+    told = graphjobs("backfill", str(dump), "--verify", "--json", url=url)
+    expected = difference in ("moved on here", "only here")
+    assert (0 if expected else 1) == told.returncode, told.stderr
+    named = [json.loads(line) for line in told.stdout.splitlines() if "differs" in json.loads(line)]
+    assert difference in {each["differs"] for each in named}
+    if difference in ("behind the source", "moved on here", "another one here"):
+        assert ID in {each["id"] for each in named}
+    assert before == state(url, "backfill_quarantine")
+    assert difference in graphjobs("backfill", str(dump), "--verify", url=url).stdout
+
+
+async def test_before_the_move_all_is_missing(graphjobs_storage: Storage, tmp_path: Path) -> None:
+    """Also what cannot come, for it waits nowhere."""
+    made = dumps.make(300, 4, dirty=20)
+    dumps.write(tmp_path, made)
+    comparison = await compared(graphjobs_storage, tmp_path)
+    assert not comparison.holds
+    assert {"missing here"} == {str(each) for each in comparison.differences}
+    assert 0 == comparison.waiting
