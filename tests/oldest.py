@@ -13,6 +13,8 @@ _BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin")
 _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # These start servers of their own, whichever the tests run on: once is enough.
 _ELSEWHERE = [f"--ignore=tests/integration/test_{room}.py" for room in ("embedded", "plugin", "wheel")]
+# And these know no server at all.
+_ELSEWHERE += [f"--ignore=tests/{rooms}" for rooms in ("unit", "backfill/test_dumps.py", "backfill/test_meetings.py")]
 
 
 def main() -> int:

@@ -5,8 +5,10 @@ What cannot be read raises `Refusal`, whose sentence names types and lengths and
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Never
+
+from bson.tz_util import utc as bson_utc
 
 from graphjobs.backfill.forms import document_of_text, folded, plain_json, time_of, whole_of
 from graphjobs.backfill.told import Change, Refusal, found, label
@@ -131,6 +133,8 @@ class Document:
         value = self.fields.pop(name, None)
         if value is None:
             return None
+        if type(value) is datetime and value.tzinfo is bson_utc:  # as nearly always; it is in range
+            return value.astimezone(UTC)
         read = time_of(value)
         if read is None:
             self.refuse(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)
@@ -179,12 +183,19 @@ class Document:
         if read is not None:
             self.tell(name, "was JSON text")
             return read
-        return dict(value) if isinstance(value, Mapping) else self.refuse(name, "a document", value)
+        return (
+            dict(value) if type(value) is dict or isinstance(value, Mapping) else self.refuse(name, "a document", value)
+        )
 
     def metadata(self) -> dict[str, str]:
         """Reads the metadata; entries that are empty or null are left out, and told."""
         entries: dict[str, str] = {}
-        for key, value in self.document("metadata").items():
+        whole = self.fields.get("metadata")
+        if type(whole) is dict:  # as nearly always: nothing to be read from text, and no copy to be made
+            del self.fields["metadata"]
+        else:
+            whole = self.document("metadata")
+        for key, value in whole.items():
             if type(value) is str and value and type(key) is str:
                 entries[key] = value
             elif value is not None and value != "":

@@ -11,9 +11,8 @@ of the job that a document refers to.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 from uuid import UUID, uuid5
 
 from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE, Binary, UuidRepresentation
@@ -48,8 +47,7 @@ _TENANT: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_LENGT
 _OLD: Final = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]{{1,{METADATA_VALUE_LENGTH_MAX}}}")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """An id of MongoDB's and the UUID it is here.
 
     Attributes:
@@ -71,7 +69,8 @@ class Identity:
             return "made of the old one"
         if self.kind is not None:
             return f"was binary, {self.kind}"
-        return None if self.text == str(self.id) else "lower case"
+        # Text that is a UUID is its own text but for the case, which is cheaper to look at.
+        return None if self.text == self.text.lower() else "lower case"
 
     def kept(self, name: str) -> dict[str, str]:
         """What must be kept for the way back, by its name; nothing for the plain text of a UUID."""
@@ -211,8 +210,8 @@ def _restored(kept: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId 
     if kind in _REPRESENTATIONS:
         read = uuid if text is None else _uuid_or_none(text)
         return None if read is None else Binary.from_uuid(read, _REPRESENTATIONS[kind])
-    if not isinstance(text, str) or kind not in (None, _OBJECT_ID):
-        return None
+    if not isinstance(text, str) or not _OLD.fullmatch(text) or kind not in (None, _OBJECT_ID):
+        return None  # somebody's own word: no `_id` was like that
     try:
         return text if kind is None else ObjectId(text)
     except InvalidId:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar, cast, get_args
 
 from bson.int64 import Int64
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
@@ -19,13 +20,12 @@ from graphjobs.backfill.forms import folded, in_milliseconds, time_of
 from graphjobs.backfill.identities import LegacyUuids, created_by, form_of, identify, identity_of
 from graphjobs.backfill.mending import RUNNING, event_creation, graph_course, run_course
 from graphjobs.backfill.told import Change, Refusal, found, label
-from graphjobs.errors import InvalidJob
 from graphjobs.frozen import JSON_INTEGER_MAX
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
-from graphjobs.values import Value
+from graphjobs.values import Value, invalid_job
 from graphjobs.words import CodedStatus
 
 V = TypeVar("V", bound=Value)
@@ -63,6 +63,7 @@ def _words(*ours: str, **old: str) -> Mapping[str, str]:
     return MappingProxyType({**{word: word for word in ours}, **old})
 
 
+_GRAPH_STATUS_OF: Final = {str(each): each for each in GraphJobStatus}
 _GRAPH_STATUSES: Final = _words(*GraphJobStatus, pending="queued", cancelled="canceled")
 _RUN_EVENT_STATUSES: Final = _words(*PolicyRunStatus, queued="pending", succeeded="completed", cancelled="canceled")
 _RUN_STATUSES: Final = _words(**_RUN_EVENT_STATUSES, running=RUNNING)
@@ -78,6 +79,8 @@ _NUMBERS: Final = (int, Int64, float)
 _SCHEMAS: Final[Mapping[type[Value], str]] = {
     kind: kind.model_fields["schema_version"].default for kind in (GraphBuildJob, GraphOverlayJob, PolicyRunJob)
 }
+_KIND_FIELDS: Final = ("kind", "type", "overlayKind", "schemaVersion")
+_KINDS_OF_SCHEMAS: Final = {_SCHEMAS[kind]: str(kind.type) for kind in (GraphBuildJob, GraphOverlayJob)}
 
 
 def map_document(collection: str, document: object, *, legacy_uuids: LegacyUuids = "csharp") -> Mapped | Refused:
@@ -92,7 +95,7 @@ def map_document(collection: str, document: object, *, legacy_uuids: LegacyUuids
         KeyError: there is no such collection.
     """
     read = _READERS[collection]
-    if not isinstance(document, Mapping):
+    if type(document) is not dict and not isinstance(document, Mapping):
         return Refused(f"_id: it should be a document, not {found(document)}", "_id")
     try:
         return read(document, legacy_uuids)
@@ -107,27 +110,25 @@ def _graph_job(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
     kind = _kind(document)
     own_id = document.fields.get("_id")
     identity = identify(document, tenant, legacy_uuids)
-    status = GraphJobStatus.from_word(document.word("status", _GRAPH_STATUSES))
+    status = _GRAPH_STATUS_OF[document.word("status", _GRAPH_STATUSES)]
     fields = graph_course(document, created_by_id=created_by(own_id), status=status)
-    fields.update(id=identity.id, tenant_id=tenant, correlation_id=document.text("correlationId"))
+    fields["id"] = identity.id
+    fields["tenant_id"] = tenant
+    fields["correlation_id"] = document.text("correlationId")
     if kind is GraphBuildJob:
-        fields.update(
-            sbom_id=document.need_text("sbomId"),
-            sbom_version_id=document.need_text("sbomVersionId"),
-            sbom_digest=document.digest("sbomDigest"),
-            graph_snapshot_id=document.text("graphSnapshotId"),
-            trigger=document.word("trigger", _BUILD_TRIGGERS),
-            cartographer_job_id=document.text("cartographerJobId"),
-        )
+        fields["sbom_id"] = document.need_text("sbomId")
+        fields["sbom_version_id"] = document.need_text("sbomVersionId")
+        fields["sbom_digest"] = document.digest("sbomDigest")
+        fields["graph_snapshot_id"] = document.text("graphSnapshotId")
+        fields["trigger"] = document.word("trigger", _BUILD_TRIGGERS)
+        fields["cartographer_job_id"] = document.text("cartographerJobId")
     else:
-        fields.update(
-            graph_snapshot_id=document.need_text("graphSnapshotId"),
-            build_job_id=_reference(document, "buildJobId", "legacyBuildJobId", tenant, legacy_uuids),
-            overlay_kind=document.word("overlayKind", _OVERLAY_KINDS),
-            overlay_key=document.need_text("overlayKey"),
-            subjects=document.names("subjects"),
-            trigger=document.word("trigger", _OVERLAY_TRIGGERS),
-        )
+        fields["graph_snapshot_id"] = document.need_text("graphSnapshotId")
+        fields["build_job_id"] = _reference(document, "buildJobId", "legacyBuildJobId", tenant, legacy_uuids)
+        fields["overlay_kind"] = document.word("overlayKind", _OVERLAY_KINDS)
+        fields["overlay_key"] = document.need_text("overlayKey")
+        fields["subjects"] = document.names("subjects")
+        fields["trigger"] = document.word("trigger", _OVERLAY_TRIGGERS)
     return _mapped(kind, document, fields)
 
 
@@ -269,19 +270,17 @@ def _kind(document: Document) -> type[GraphBuildJob | GraphOverlayJob]:
     Raises:
         Refusal: nothing tells, or two contradict one another.
     """
-    told = {name: _kind_word(document, name) for name in ("kind", "type")}
-    if document.fields.get("overlayKind") is not None:
-        told["overlayKind"] = "overlay"
+    kind, other = _kind_word(document, "kind"), _kind_word(document, "type")
+    overlay = None if document.fields.get("overlayKind") is None else "overlay"
     schema = document.fields.get("schemaVersion")
-    for kind in (GraphBuildJob, GraphOverlayJob):
-        if type(schema) is str and schema == _SCHEMAS[kind]:
-            told["schemaVersion"] = kind.type
-    words = {word for word in told.values() if word is not None}
+    told = (kind, other, overlay, _KINDS_OF_SCHEMAS.get(schema) if type(schema) is str else None)
+    words = {*told}
+    words.discard(None)
     if len(words) != 1:
-        names = ", ".join(name for name, word in told.items() if word is not None)
+        names = ", ".join(name for name, word in zip(_KIND_FIELDS, told, strict=True) if word is not None)
         raise Refusal("kind", f"{names} contradict one another" if words else "nothing tells whether build or overlay")
-    if told["kind"] is None and told["type"] is None:
-        document.tell("kind", "told by " + ("overlayKind" if "overlayKind" in told else "schemaVersion"))
+    if kind is None and other is None:
+        document.tell("kind", "told by " + ("schemaVersion" if overlay is None else "overlayKind"))
     found_kind: type[GraphBuildJob | GraphOverlayJob] = GraphBuildJob if "build" in words else GraphOverlayJob
     _check_schema(document, found_kind)
     return found_kind
@@ -317,14 +316,17 @@ def _mapped(kind: type[GraphBuildJob | GraphOverlayJob | PolicyRunJob], document
 
 def _made(kind: type[V], fields: Mapping[str, Any], prefix: str = "") -> V:
     try:
-        return kind(**fields)
-    except InvalidJob as error:
-        field, problem = error.problems[0]
+        # Past the making from keywords, which copies them twice; it checks the same.
+        value: V = kind.__pydantic_validator__.validate_python(fields)
+    except ValidationError as error:
+        field, problem = invalid_job(error).problems[0]
         name = field.partition(".")[0]
         refusal = Refusal(
             f"{prefix}{to_camel(name) or 'status'}",
             f"{problem}; found {found(fields.get(name))}" if name else problem,
         )
+    else:
+        return value
     raise refusal
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from graphjobs.backfill.fields import Document, first_of
 from graphjobs.backfill.told import Refusal
 from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.pages import FIRST_MOMENT, LAST_MOMENT
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 NO_REASON: Final = "no reason was kept"
@@ -29,7 +30,10 @@ def graph_course(document: Document, *, created_by_id: datetime | None, status: 
     created, updated = document.time("createdAt"), document.time("updatedAt")
     started, completed = document.time("startedAt"), document.time("completedAt")
     error = document.error("error")
-    created = created or _creation(document, created_by_id, (("startedAt", started), ("updatedAt", updated)))
+    if updated is not None and not FIRST_MOMENT <= updated <= LAST_MOMENT:  # .NET's own word for "never" is year 1
+        document.tell("updatedAt", "left out, for no column holds it")
+        updated = None
+    created = _stored(created or _creation(document, created_by_id, (("startedAt", started), ("updatedAt", updated))))
     if attempts is None:
         attempts = 0
         document.tell("attempts", "was missing")
@@ -66,7 +70,13 @@ def event_creation(document: Document, created_by_id: datetime | None) -> dateti
     Raises:
         Refusal: nothing tells.
     """
-    return document.time("createdAt") or _creation(document, created_by_id, ())
+    return _stored(document.time("createdAt") or _creation(document, created_by_id, ()))
+
+
+def _stored(created: datetime) -> datetime:
+    if FIRST_MOMENT <= created <= LAST_MOMENT:
+        return created
+    raise Refusal("createdAt", "it should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
 
 
 def _creation(

@@ -118,6 +118,10 @@ def binds_of(collection: str, rows: Sequence[StagedRow]) -> dict[str, object]:
 def waves(collection: str, rows: Sequence[StagedRow]) -> Iterator[list[int]]:
     """Parts rows such that none meets another of its part; nearly always there is one part."""
     left: Iterable[int] = range(len(rows))
+    if collection in KEYED and len({row[0] for row in rows}) == len(rows):
+        if rows:
+            yield list(left)
+        return
     while left:
         met: set[object] = set()
         wave: list[int] = []

@@ -17,7 +17,7 @@ TABLES = ("graph_jobs", "policy_runs", "graph_job_events", "policy_run_events")
 def rows_of(url: str, table: str) -> list[dict[str, Any]]:
     """Gives the rows of a table of `scheduler` in the order of their keys."""
     told = ask(url, f"SELECT to_jsonb(t) FROM scheduler.{table} t ORDER BY t.id")
-    return [json.loads(line) for line in told.splitlines()]
+    return [json.loads(line) for line in told.split("\n") if line]
 
 
 def state(url: str, *more: str) -> dict[str, list[dict[str, Any]]]:

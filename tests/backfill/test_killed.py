@@ -17,7 +17,6 @@ from tests.backfill.tables import rows_of
 from tests.migrations.programs import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
 _READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
-_BATCH = 1_000
 
 
 def _killed_after(seconds: float, *arguments: str, url: str) -> int | None:
@@ -41,12 +40,12 @@ def _killed_after(seconds: float, *arguments: str, url: str) -> int | None:
 @pytest.mark.parametrize("form", ["bson", "bson.gz"])
 def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: str, tmp_path: Path, form: str) -> None:
     """Each run goes on from the last batch that was written; then all is there, once, and the check says so."""
-    made = dumps.make(20_000, 21, dirty=2)
+    made = dumps.make(8_000, 21, dirty=2)
     dumps.write(tmp_path / "dump", made, form)
     url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
     arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))
     killed, read, began = 0, 0, time.monotonic()
-    while (code := _killed_after(random.uniform(0.5, 1.1), *arguments, url=url)) is None or code < 0:
+    while (code := _killed_after(random.uniform(0.5, 0.9), *arguments, url=url)) is None or code < 0:
         killed += 1
         now = int(ask(url, _READ))
         assert now >= read

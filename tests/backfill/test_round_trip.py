@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from graphjobs.policy_runs.models import PolicyRunEvent
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.backfill import dumps
-from tests.backfill.tables import TABLES, backfilled, compared, state
+from tests.backfill.tables import TABLES, backfilled, compared, rows_of, state
 from tests.migrations.programs import ask, environment
-from tests.unit.backfill.values import events, graph_jobs, policy_runs
+from tests.unit.backfill.values import STORED_TIMES, events, graph_jobs, policy_runs
 
+_VERSIONS = st.datetimes(datetime(1, 1, 3), datetime(2026, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+"""Rows have none of the future."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,13 +52,19 @@ def _each_once(values: list[Any], *keys: str) -> list[Any]:
 @st.composite
 def _contents(draw: st.DrawFn) -> dict[str, list[Any]]:
     """What the four tables may hold: values of every kind, and logs of the jobs and runs among them."""
-    jobs = _each_once(draw(st.lists(graph_jobs(), min_size=1, max_size=4)), "id")
-    runs = _each_once(draw(st.lists(policy_runs(), min_size=1, max_size=4)), "id", "run_id")
+    jobs = [
+        each.changed(created_at=draw(STORED_TIMES), updated_at=draw(_VERSIONS))
+        for each in _each_once(draw(st.lists(graph_jobs(), min_size=1, max_size=4)), "id")
+    ]
+    runs = [
+        each.changed(updated_at=draw(_VERSIONS))
+        for each in _each_once(draw(st.lists(policy_runs(), min_size=1, max_size=4)), "id", "run_id")
+    ]
     logs = {}
     for name, kind, of in ((EVENTS, GraphJobEvent, jobs), (RUN_EVENTS, PolicyRunEvent, runs)):
         drawn = draw(st.lists(st.tuples(events(kind), st.sampled_from(of)), max_size=4))
         numbered = [
-            each.changed(id=number, job_id=job.id, tenant_id=job.tenant_id)
+            each.changed(id=number, job_id=job.id, tenant_id=job.tenant_id, created_at=draw(STORED_TIMES))
             for number, (each, job) in enumerate(drawn, start=draw(st.integers(1, 1_000)))
         ]
         logs[name] = numbered
@@ -74,7 +83,7 @@ async def _emptied(storage: Storage) -> None:
 async def test_what_was_exported_comes_back_row_for_row(
     place: tuple[Storage, str], contents: dict[str, list[Any]]
 ) -> None:
-    """Whatever the tables held: ids, versions, numbers of the logs, to the microsecond; and no number is given twice."""
+    """Whatever the tables held: ids, versions, log numbers, to the microsecond; and no number is given twice."""
     storage, url = place
     await _emptied(storage)
     async with transaction(storage) as executor:
@@ -86,8 +95,9 @@ async def test_what_was_exported_comes_back_row_for_row(
         await export(storage, Path(folder, "export"))
         await _emptied(storage)
         report = await backfilled(storage, Path(folder, "export"))
+        waiting = [row["reason"] for row in rows_of(url, "backfill_quarantine")]
+        assert ([], {}) == (waiting, report.waiting)
         assert before == state(url)
-        assert {} == report.waiting
         assert (await compared(storage, Path(folder, "export"))).holds
     for name in (EVENTS, RUN_EVENTS):
         last = max((row["id"] for row in before[name]), default=0)

@@ -158,6 +158,8 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "asked to end, and not": (_RUNS, run(cancellationRequested=False, cancellationRequestedAt=AT), "status"),
     "asked to end by a word": (_RUNS, run(cancellationRequested="yes"), "cancellationRequested"),
     "time the table cannot hold": (_RUNS, run(queuedAt=datetime(1, 1, 1, tzinfo=UTC)), "queuedAt"),
+    "time no column holds": (_JOBS, build(createdAt=datetime(1, 1, 1, tzinfo=UTC)), "createdAt"),
+    "time of an event no column holds": (_EVENTS, event(createdAt=datetime.max.replace(tzinfo=UTC)), "createdAt"),
     "attempts twice": (_RUNS, run(attemptCount=1), "attempts"),
     "policy version too large": (_RUNS, run(policyVersion=2**31), "policyVersion"),
     "inputs that are a list": (_RUNS, run(inputs=[]), "inputs"),

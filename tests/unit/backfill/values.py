@@ -93,10 +93,10 @@ def graph_jobs(draw: st.DrawFn) -> GraphBuildJob | GraphOverlayJob:
         "status": status,
         "attempts": draw(st.integers(int(ran), 99_999)),
         "correlation_id": draw(st.none() | NAMES),
-        "created_at": draw(TIMES),
+        "created_at": draw(STORED_TIMES),
         "started_at": draw(TIMES if ran else st.none() | TIMES),
         "completed_at": draw(TIMES) if status.is_final else None,
-        "updated_at": draw(st.none() | TIMES),
+        "updated_at": draw(st.none() | STORED_TIMES),
     }
     if status is not GraphJobStatus.COMPLETED:
         fields["error"] = draw(LINES if status is GraphJobStatus.FAILED else st.none() | LINES)
@@ -177,7 +177,7 @@ def events(draw: st.DrawFn, kind: type[GraphJobEvent | PolicyRunEvent]) -> Graph
             "tenant_id": tenant,
             "status": draw(st.sampled_from(GraphJobStatus if kind is GraphJobEvent else PolicyRunStatus)),
             "payload": {**draw(st.dictionaries(NAMES, JSON, max_size=4)), **kept},
-            "created_at": draw(TIMES),
+            "created_at": draw(STORED_TIMES),
         },
     )
     return value
