@@ -11,6 +11,8 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from benchmarks.backfill import LEGEND as LEGEND_OF_BACKFILL
+from benchmarks.backfill import backfill
 from benchmarks.claims import claims
 from benchmarks.contestants import LEGEND
 from benchmarks.leases import LEGEND as LEGEND_OF_LEASES
@@ -40,6 +42,7 @@ SUITES: Final[dict[str, Suite]] = {
     "claims": claims,
     "leases": leases,
     "life": life,
+    "backfill": backfill,
 }
 """In the order they run; each has a database of its own."""
 
@@ -65,7 +68,13 @@ def main(
     if unknown := set(suite or ()) - set(SUITES):
         raise typer.BadParameter(f"there is no suite {min(unknown)}; there are {', '.join(SUITES)}")
     console, progress = Console(width=None if sys.stdout.isatty() else _WIDTH), Console(stderr=True)
-    legends = {"updates": LEGEND_OF_UPDATES, "web": LEGEND_OF_WEB, "leases": LEGEND_OF_LEASES, "life": LEGEND_OF_LIFE}
+    legends = {
+        "updates": LEGEND_OF_UPDATES,
+        "web": LEGEND_OF_WEB,
+        "leases": LEGEND_OF_LEASES,
+        "life": LEGEND_OF_LIFE,
+        "backfill": LEGEND_OF_BACKFILL,
+    }
     started = time.monotonic()
     measured: dict[str, list[Figure]] = {}
     with server() as server_url:

@@ -23,12 +23,12 @@ DECLARE
     documents bigint;
 BEGIN
     LOCK TABLE scheduler.backfill_quarantine IN ACCESS EXCLUSIVE MODE;
-    SELECT count(*) INTO documents FROM scheduler.backfill_quarantine;
+    SELECT count(*) INTO documents FROM scheduler.backfill_quarantine WHERE settled_at IS NULL;
     IF documents > 0 THEN
         RAISE EXCEPTION USING
             ERRCODE = 'GJ001',
-            MESSAGE = 'the downgrade would drop ' || documents || ' rows of scheduler.backfill_quarantine: keep them '
-                || 'first with graphjobs quarantine write FOLDER, then downgrade with -x drop-data=yes';
+            MESSAGE = 'the downgrade would drop ' || documents || ' rows of scheduler.backfill_quarantine that wait: '
+                || 'keep them first with graphjobs quarantine write FOLDER, then downgrade with -x drop-data=yes';
     END IF;
 END
 $guard$
@@ -51,24 +51,48 @@ def upgrade() -> None:
             nullable=False,
             comment="when it was begun, or begun anew",
         ),
+        sa.Column(
+            "first_begun_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="what a service writes is later; what a backfill writes tells an earlier version",
+        ),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("fingerprint", name="backfill_checkpoints_pkey"),
         schema="scheduler",
     )
     op.create_table(
         "backfill_quarantine",
-        sa.Column("id", sa.Uuid(), nullable=False, comment="of the document, always the same"),
+        sa.Column("id", sa.Uuid(), nullable=False, comment="of the content, always the same"),
         sa.Column("collection", sa.Text(), nullable=False),
+        sa.Column("document_id", sa.Uuid(), nullable=True, comment="of tenant and _id, by which others answer it"),
         sa.Column("place", sa.Text(), nullable=False, comment="where it was found"),
         sa.Column("field", sa.Text(), nullable=False, comment="what is at fault; empty where all is"),
         sa.Column("reason", sa.Text(), nullable=False, comment="one sentence"),
         sa.Column("document", sa.Text(), nullable=True, comment="the whole of it, as Extended JSON"),
-        sa.Column("raw", sa.LargeBinary(), nullable=True, comment="the bytes that are no document"),
+        sa.Column("raw", sa.LargeBinary(), nullable=True, comment="its bytes, where JSON cannot hold it"),
+        sa.Column(
+            "settled_at", sa.DateTime(timezone=True), nullable=True, comment="when it came mended, or was given up"
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "seen_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="when it was found last",
+        ),
         sa.PrimaryKeyConstraint("id", name="backfill_quarantine_pkey"),
         sa.CheckConstraint("(document IS NULL) <> (raw IS NULL)", name=op.f("backfill_quarantine_content_check")),
         schema="scheduler",
+    )
+    op.create_index(
+        "idx_backfill_quarantine_document",
+        "backfill_quarantine",
+        ["document_id"],
+        schema="scheduler",
+        postgresql_where=sa.text("settled_at IS NULL"),
     )
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Found, Place, Position
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.mapping import MappedValue, Refused, map_document
-from graphjobs.backfill.quarantine import Entry, Opened, entry_of, id_of, opened
+from graphjobs.backfill.quarantine import Entry, Opened, document_id_of, entry_of, opened
 from graphjobs.backfill.staging import StagedRow, row_of
 from graphjobs.backfill.statements import Standing
 from graphjobs.backfill.told import Change
@@ -21,9 +21,9 @@ SIZE_MAX: Final = 8 * 1024 * 1024
 
 _OF_JOBS: Final = {
     Standing.ID_TAKEN: ("_id", "another job here has the id that it has, or that its id becomes"),
-    Standing.ENDED: (
+    Standing.DIVERGED: (
         "status",
-        "it is newer than the job here, which has ended or was tried oftener: nobody knows which one holds",
+        "it and the job here have gone different ways: nobody knows which one holds",
     ),
 }
 _OF_EVENTS: Final = {
@@ -59,18 +59,16 @@ class Coming:
     row: StagedRow
     changes: tuple[Change, ...]
 
-    def named(self) -> UUID | None:
-        """Gives the entry of the quarantine that one of its `_id` would be."""
-        return id_of(self.found.collection, self.what.document or {})
+    def document_id(self) -> UUID | None:
+        """Gives what entries of its tenant and `_id` have in common with it."""
+        return document_id_of(self.found.collection, self.what.document or {})
 
     def refused(self, standing: Standing) -> Entry | None:
         """Gives the entry it becomes for how it stands to what is there; None where it has come."""
         reason = _REASONS[self.found.collection].get(standing)
         if reason is None:
             return None
-        # A job that is missing may come later, and then this document is the same; else two claim one id.
-        met = standing is not Standing.NO_JOB
-        return entry_of(self.found, self.what, *reason, met=met)
+        return entry_of(self.found, self.what, *reason)
 
 
 @dataclass(slots=True)
@@ -85,7 +83,7 @@ class Batch:
         documents: how many entries there are.
         coming: those that can come.
         refused: those that cannot.
-        answered: entries of the quarantine that were read again and cannot come in another way than before.
+        answered: entries of the quarantine that were read again, otherwise than before, and still cannot come.
     """
 
     collection: str

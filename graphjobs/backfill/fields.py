@@ -183,9 +183,7 @@ class Document:
         if read is not None:
             self.tell(name, "was JSON text")
             return read
-        return (
-            dict(value) if type(value) is dict or isinstance(value, Mapping) else self.refuse(name, "a document", value)
-        )
+        return dict(value) if isinstance(value, Mapping) else self.refuse(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:
         """Reads the metadata; entries that are empty or null are left out, and told."""

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Self, cast
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     LargeBinary,
     Select,
@@ -15,7 +16,6 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
-    delete,
     func,
     literal_column,
     null,
@@ -29,6 +29,7 @@ from graphjobs.backfill.tables import BackfillCheckpointRow, BackfillQuarantineR
 from graphjobs.database.executor import Executor
 from graphjobs.database.sql import readable, unnested
 
+_PAGE_BYTES: Final = 4 * 1024 * 1024
 _LOCK_KEY: Final = int.from_bytes(b"backfill")
 _CHECKPOINTS: Final = cast("Table", BackfillCheckpointRow.__table__)
 _ENTRIES: Final = cast("Table", BackfillQuarantineRow.__table__)
@@ -73,56 +74,80 @@ _ADVANCE: Final = (
 _GO_ON: Final = _ADVANCE.returning(_CHECKPOINTS.c.position)
 _FINISH: Final = _ADVANCE.values(finished_at=func.now()).returning(_CHECKPOINTS.c.position)
 
+_CEILING: Final = select(readable(func.min(_CHECKPOINTS.c.first_begun_at)))
+"""When the first backfill of this database was begun."""
+
+_COLUMNS: Final = ("id", "collection", "document_id", "place", "field", "reason", "document", "raw")
 _given: Final = unnested(
     "given",
     ("ids", Uuid, "given_id"),
     ("collections", Text, "collection"),
+    ("document_ids", Uuid, "document_id"),
     ("places", Text, "place"),
     ("fields", Text, "field"),
     ("reasons", Text, "reason"),
     ("documents", Text, "document"),
     ("raws", LargeBinary, "raw"),
 )
-_kept: Final = insert(_ENTRIES).from_select(
-    ["id", "collection", "place", "field", "reason", "document", "raw"], select(*_given.c)
+_KEEP: Final = (
+    insert(_ENTRIES)
+    .from_select(list(_COLUMNS), select(*_given.c))
+    # What was settled once stays so: the same document is as wrong as it was, and its answer has come.
+    .on_conflict_do_update(index_elements=[_ENTRIES.c.id], set_={"seen_at": func.now()})
+    .returning(_ENTRIES.c.id, _ENTRIES.c.settled_at.is_not(null()))
 )
-_KEEP: Final = _kept.on_conflict_do_update(
-    index_elements=[_ENTRIES.c.id],
-    set_={
-        **{name: _kept.excluded[name] for name in ("place", "field", "reason", "document", "raw")},
-        "updated_at": func.now(),
-    },
-    # A second run changes nothing.
-    where=(_ENTRIES.c.reason != _kept.excluded.reason) | _ENTRIES.c.document.is_distinct_from(_kept.excluded.document),
-).returning(_ENTRIES.c.id)
 
-_REMOVE: Final = delete(_ENTRIES).where(_ENTRIES.c.id == func.any(_IDS)).returning(_ENTRIES.c.id)
-_ANSWER: Final = (
-    delete(_ENTRIES)
-    .where(
-        _ENTRIES.c.id == func.any(_IDS),
-        # Two of one `_id` in the same source are two documents, and one is no answer to the other.
-        _ENTRIES.c.updated_at
-        < select(_CHECKPOINTS.c.created_at).where(_CHECKPOINTS.c.fingerprint == _text("source_part")).scalar_subquery(),
-    )
+_waits: Final = _ENTRIES.c.settled_at.is_(null())
+_SETTLE: Final = (
+    update(_ENTRIES)
+    .where(_ENTRIES.c.id == func.any(_IDS), _waits)
+    .values(settled_at=func.now())
     .returning(_ENTRIES.c.id)
 )
-_ANY: Final = select(_ENTRIES.c.id).where(_ENTRIES.c.collection == _text("collection_name")).limit(literal_column("1"))
+_ANSWER: Final = (
+    update(_ENTRIES)
+    .where(
+        _ENTRIES.c.document_id == func.any(_IDS),
+        _waits,
+        # Two of one `_id` in the same source are two documents, and one is no answer to the other.
+        _ENTRIES.c.seen_at
+        < select(_CHECKPOINTS.c.created_at).where(_CHECKPOINTS.c.fingerprint == _text("source_part")).scalar_subquery(),
+    )
+    .values(settled_at=func.now())
+    .returning(_ENTRIES.c.id)
+)
 _HELD: Final = select(_ENTRIES.c.id).where(_ENTRIES.c.id == func.any(_IDS))
-_COUNT: Final = select(_ENTRIES.c.collection, func.count()).group_by(_ENTRIES.c.collection)
-_head: Final = (_ENTRIES.c.id, _ENTRIES.c.collection, _ENTRIES.c.place, _ENTRIES.c.field, _ENTRIES.c.reason)
-_HEADS: Final = (
-    select(*_head, null(), null())
-    .where(_ENTRIES.c.collection == _text("collection_name"), _ENTRIES.c.id > bindparam("after_entry", type_=Uuid))
-    .order_by(_ENTRIES.c.id)
-    .limit(bindparam("limit_rows", type_=Integer))
+_ANY: Final = (
+    select(_ENTRIES.c.id).where(_ENTRIES.c.collection == _text("collection_name"), _waits).limit(literal_column("1"))
 )
-_PAGE: Final = (
-    select(*_head, _ENTRIES.c.document, _ENTRIES.c.raw)
-    .where(_ENTRIES.c.collection == _text("collection_name"), _ENTRIES.c.id > bindparam("after_entry", type_=Uuid))
-    .order_by(_ENTRIES.c.id)
-    .limit(bindparam("limit_rows", type_=Integer))
-)
+_COUNT: Final = select(_ENTRIES.c.collection, func.count()).where(_waits).group_by(_ENTRIES.c.collection)
+
+
+def _page(*content: ColumnElement[Any]) -> Select[Any]:
+    """A page of entries, as far as their documents have room; of one that has none alone, it."""
+    size = func.coalesce(func.octet_length(_ENTRIES.c.document), func.octet_length(_ENTRIES.c.raw))
+    page = (
+        select(
+            *(_ENTRIES.c[name] for name in _COLUMNS[:-2]),
+            *content,
+            func.sum(size).over(order_by=_ENTRIES.c.id).label("total"),
+            func.row_number().over(order_by=_ENTRIES.c.id).label("number"),
+        )
+        .where(
+            _ENTRIES.c.collection == _text("collection_name"),
+            _waits,
+            _ENTRIES.c.id > bindparam("after_entry", type_=Uuid),
+        )
+        .order_by(_ENTRIES.c.id)
+        .limit(bindparam("limit_rows", type_=Integer))
+        .subquery()
+    )
+    fits = (page.c.number == literal_column("1")) | (page.c.total <= literal_column(str(_PAGE_BYTES)))
+    return select(*list(page.c)[:-2]).where(fits).order_by(page.c.id)
+
+
+_PAGE: Final = _page(_ENTRIES.c.document, _ENTRIES.c.raw)
+_HEADS: Final = _page(null().label("document"), null().label("raw"))
 
 
 @dataclass(slots=True)
@@ -136,8 +161,9 @@ class Counts:
         unchanged: how many were here already.
         moved_on: how many are older than what is here, which was left as it is.
         changed: how many of all these were changed on the way.
-        quarantined: how many cannot come.
-        answered: how many entries of the quarantine are gone, for their documents have come.
+        quarantined: how many cannot come, and wait.
+        settled: how many cannot come, and do not wait, for they came mended before, or were given up.
+        answered: how many entries of the quarantine were settled, for their documents have come.
     """
 
     documents: int = 0
@@ -147,6 +173,7 @@ class Counts:
     moved_on: int = 0
     changed: int = 0
     quarantined: int = 0
+    settled: int = 0
     answered: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
@@ -206,25 +233,38 @@ async def advance(executor: Executor, fingerprint: str, position: str, counts: C
     await executor.rows(_FINISH if finished else _GO_ON, binds)
 
 
-async def keep(executor: Executor, entries: Iterable[Entry]) -> None:
-    """Puts documents into the quarantine; one that is there already stays, with what is new of it."""
+async def ceiling(executor: Executor) -> datetime | None:
+    """Gives the latest version that a backfill writes here; what services write is later. None before the first one."""
+    rows = await executor.rows(_CEILING, {})
+    begun: datetime | None = rows[0][0]
+    return None if begun is None else begun - timedelta(microseconds=1)
+
+
+async def keep(executor: Executor, entries: Iterable[Entry]) -> set[UUID]:
+    """Puts documents into the quarantine; one that is there already stays as it is.
+
+    Returns:
+        Those that do not wait, for they were settled before.
+    """
     each_once = {entry.id: entry for entry in entries}
     if not each_once:
-        return
+        return set()
     columns = zip(*(each_once[each] for each in sorted(each_once)), strict=True)
-    names = ("ids", "collections", "places", "fields", "reasons", "documents", "raws")
-    await executor.rows(_KEEP, dict(zip(names, (list(column) for column in columns), strict=True)))
+    names = (f"{name}s" for name in _COLUMNS)
+    rows = await executor.rows(_KEEP, dict(zip(names, (list(column) for column in columns), strict=True)))
+    return {UUID(int=row[0].int) for row in rows if row[1]}
 
 
-async def remove(executor: Executor, ids: Sequence[UUID]) -> int:
-    """Takes entries out of the quarantine; gives how many were there."""
-    return len(await executor.rows(_REMOVE, {"ids": sorted(set(ids))})) if ids else 0
+async def settle(executor: Executor, ids: Iterable[UUID]) -> int:
+    """Settles entries that wait: they came mended, or are given up. Gives how many waited."""
+    every = sorted(set(ids))
+    return len(await executor.rows(_SETTLE, {"ids": every})) if every else 0
 
 
-async def answer(executor: Executor, fingerprint: str, ids: Sequence[UUID]) -> int:
-    """As `remove`, but for those that have been there since before a part was begun."""
-    binds = {"ids": sorted(set(ids)), "source_part": fingerprint}
-    return len(await executor.rows(_ANSWER, binds)) if ids else 0
+async def answer(executor: Executor, fingerprint: str, document_ids: Iterable[UUID]) -> int:
+    """Settles entries of these documents that have not been found again since a part was begun."""
+    every = sorted(set(document_ids))
+    return len(await executor.rows(_ANSWER, {"ids": every, "source_part": fingerprint})) if every else 0
 
 
 async def any_waits(executor: Executor, collection: str) -> bool:
@@ -233,7 +273,7 @@ async def any_waits(executor: Executor, collection: str) -> bool:
 
 
 async def held(executor: Executor, ids: Sequence[UUID]) -> set[UUID]:
-    """Tells which of some entries wait in the quarantine."""
+    """Tells which of some entries are in the quarantine, waiting or settled."""
     return {UUID(int=row[0].int) for row in await executor.rows(_HELD, {"ids": sorted(set(ids))})} if ids else set()
 
 

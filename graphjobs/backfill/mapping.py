@@ -20,7 +20,6 @@ from graphjobs.backfill.forms import folded, in_milliseconds, time_of
 from graphjobs.backfill.identities import LegacyUuids, created_by, form_of, identify, identity_of
 from graphjobs.backfill.mending import RUNNING, event_creation, graph_course, run_course
 from graphjobs.backfill.told import Change, Refusal, found, label
-from graphjobs.frozen import JSON_INTEGER_MAX
 from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
@@ -79,6 +78,8 @@ _NUMBERS: Final = (int, Int64, float)
 _SCHEMAS: Final[Mapping[type[Value], str]] = {
     kind: kind.model_fields["schema_version"].default for kind in (GraphBuildJob, GraphOverlayJob, PolicyRunJob)
 }
+_EVENT_NUMBER_MAX: Final = 2**62
+"""The database numbers later events after the highest one, and must not come to its end."""
 _KIND_FIELDS: Final = ("kind", "type", "overlayKind", "schemaVersion")
 _KINDS_OF_SCHEMAS: Final = {_SCHEMAS[kind]: str(kind.type) for kind in (GraphBuildJob, GraphOverlayJob)}
 
@@ -237,8 +238,8 @@ def _event_id(document: Document, legacy_uuids: LegacyUuids) -> int | None:
         document.tell("id", "kept in payload")
     if not numbers:
         return None
-    if numbers[0] != numbers[-1] or not 1 <= numbers[0] <= JSON_INTEGER_MAX:
-        raise Refusal("id", "a number should be from 1 to 2^63 - 1, and the same as that of _id")
+    if numbers[0] != numbers[-1] or not 1 <= numbers[0] <= _EVENT_NUMBER_MAX:
+        raise Refusal("id", "a number should be from 1 to 2^62, and the same as that of _id")
     return int(numbers[0])
 
 

@@ -4,7 +4,10 @@ The table is the truth, and the files are a picture of it, which each run draws 
 """
 
 import asyncio
+import json
 import os
+import re
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,22 +15,47 @@ from uuid import UUID
 
 from graphjobs.backfill import ledger
 from graphjobs.backfill.extended import COLLECTIONS
-from graphjobs.backfill.quarantine import TAG, line_of
+from graphjobs.backfill.quarantine import TAG, as_written, line_of
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
 
-_PAGE_ENTRIES: Final = 16  # a document may have 16 MiB
+_PAGE_ENTRIES: Final = 100
 _BEFORE_ALL: Final = UUID(int=0)
-_OURS: Final = f'{{"{TAG}"'.encode()
+_OURS: Final = re.compile(rb"\s*(\{\s*" + json.dumps(TAG).encode() + rb"|$)")
+_BEGINNING_BYTES: Final = 256
 
 
-async def write_quarantine(storage: Storage, folder: Path) -> dict[str, Path]:
+async def check_folder(folder: Path) -> None:
+    """Sees to it that files can be written there, before work is begun that ends with that.
+
+    Raises:
+        ConfigurationError: they cannot, or there is another file in their place.
+    """
+
+    def check() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            for collection in COLLECTIONS:
+                _require_ours(folder / f"{collection}.json")
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # an empty one would tell of documents that wait
+
+    try:
+        await asyncio.to_thread(check)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+async def write_quarantine(storage: Storage, folder: Path, *, keep_edited: bool = True) -> dict[str, Path]:
     """Writes what waits to `graph_jobs.json` and so on, a document a line, each with its reason under `_quarantine`.
 
-    A document that is mended there and read again by `graphjobs backfill FOLDER` answers its entry. A file of ours
-    is written over, or removed where nothing of its collection waits any more; any other is left alone.
+    A document that is mended there and read again by `graphjobs backfill FOLDER` answers its entry. A file of ours is
+    written over, or removed where nothing of its collection waits any more; any other is left alone.
 
     Returns:
         The files, by collection; none where nothing waits.
@@ -42,16 +70,15 @@ async def write_quarantine(storage: Storage, folder: Path) -> dict[str, Path]:
         for collection in COLLECTIONS:
             path = folder / f"{collection}.json"
             try:
+                if keep_edited:
+                    await asyncio.to_thread(_keep_edited, path)
                 if collection in waiting:
                     await _write(executor, collection, path)
                     written[collection] = path
                 elif await asyncio.to_thread(_is_ours, path):
                     await asyncio.to_thread(path.unlink)
             except OSError as error:
-                raise ConfigurationError(
-                    f"{path} cannot be written: {error.strerror or type(error).__name__}; what waits stays in the "
-                    "database, so name another folder"
-                ) from None
+                raise _unwritable(path, error) from None
     return written
 
 
@@ -65,23 +92,45 @@ async def _write(executor: Executor, collection: str, path: Path) -> None:
             after = entries[-1].id
         await asyncio.to_thread(_published, file, partial, path)
     finally:
-        file.close()
+        with suppress(OSError):
+            file.close()
         with suppress(FileNotFoundError):
             partial.unlink()
 
 
 def _opened(path: Path, partial: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _require_ours(path)
+    return partial.open("wb")
+
+
+def _require_ours(path: Path) -> None:
     if path.exists() and not _is_ours(path):
         raise ConfigurationError(f"{path} is there already, and no file of a quarantine: name another folder")
-    return partial.open("wb")
 
 
 def _is_ours(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(_OURS)) == _OURS
+        return _OURS.match(file.read(_BEGINNING_BYTES)) is not None
+
+
+def _keep_edited(path: Path) -> None:
+    """Puts a file of ours aside that somebody has mended, and that nobody has read since."""
+    if not _is_ours(path):
+        return
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        edited = not all(as_written(line.rstrip("\n")) for line in file)
+    if edited:
+        path.replace(path.with_name(f"{path.name}.edited"))
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} cannot be written: {error.strerror or type(error).__name__}; what waits stays in the database, name "
+        "another folder"
+    )
 
 
 def _published(file: BinaryIO, partial: Path, path: Path) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -98,12 +99,28 @@ async def run_backfill(
         DatabaseUnavailable: PostgreSQL or MongoDB did not answer, `TRIES_MAX` times in a row; run it again.
     """
     move = _Move(storage, source, legacy_uuids, told)
-    await move.begin()
+    await _patiently(move.begin)
     for part in move.report.parts:
         await move.finish(part)
-    async with transaction(storage) as executor:
-        move.report.waiting = await ledger.waiting(executor)
+    await _patiently(move.look)
     return move.report
+
+
+async def _patiently(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does what can be done again, again where the database cannot now."""
+    for failures in range(1, TRIES_MAX + 1):
+        try:
+            await work()
+        except (DatabaseUnavailable, OutcomeUnknown) as error:
+            await _wait_after(failures, error)
+        else:
+            return
+
+
+async def _wait_after(failures: int, error: Exception) -> None:
+    if failures >= TRIES_MAX:
+        raise DatabaseUnavailable(f"{error}; what was written stays, run it again to go on") from None
+    await asyncio.sleep(_WAIT_SECONDS * 2**failures * random.uniform(0.5, 1))  # noqa: S311  # jitter
 
 
 class _Overtaken(Exception):
@@ -120,6 +137,7 @@ class _Move:
         self._legacy_uuids = legacy_uuids
         self._told = told
         self._watched = False
+        self._ceiling = datetime.min.replace(tzinfo=UTC)
 
     async def begin(self) -> None:
         """Finds out where it stands, and begins what is not begun; or all of it anew, where all was finished."""
@@ -132,6 +150,7 @@ class _Move:
                 if checkpoint is None or anew:
                     await self._begin(executor, each.part)
                 each.resumed = checkpoint is not None and not anew
+            self._ceiling = await ledger.ceiling(executor) or self._ceiling
 
     async def finish(self, report: PartReport) -> None:
         """Brings one part to its end."""
@@ -145,9 +164,12 @@ class _Move:
             except (DatabaseUnavailable, OutcomeUnknown) as error:
                 # Progress in between: the next trouble is another one.
                 failures = 1 if report.counts.documents > before else failures + 1
-                if failures >= TRIES_MAX:
-                    raise DatabaseUnavailable(f"{error}; what was written stays, run it again to go on") from None
-                await asyncio.sleep(_WAIT_SECONDS * 2**failures * random.uniform(0.5, 1))  # noqa: S311  # jitter
+                await _wait_after(failures, error)
+
+    async def look(self) -> None:
+        """Counts what waits in the end."""
+        async with transaction(self._storage) as executor:
+            self.report.waiting = await ledger.waiting(executor)
 
     async def _go_on(self, report: PartReport) -> None:
         part = report.part
@@ -204,9 +226,10 @@ class _Move:
         self._told(self.report, report.part)
 
     async def _write_documents(self, executor: Executor, key: str, batch: Batch) -> Counts:
-        standings = await write(executor, batch.collection, [each.row for each in batch.coming]) if batch.coming else []
+        rows = [each.row for each in batch.coming]
+        standings = await write(executor, batch.collection, rows, self._ceiling) if rows else []
         refused, answered, changed = list(batch.refused), list(batch.answered), 0
-        named: list[UUID] = []
+        document_ids: list[UUID | None] = []
         for coming, standing in zip(batch.coming, standings, strict=True):
             entry = coming.refused(standing)
             if coming.what.answers is not None and (entry is None or coming.what.answers != entry.id):
@@ -216,13 +239,15 @@ class _Move:
                 continue
             changed += bool(coming.changes)
             if self._watched and standing in (Standing.NEW, Standing.NEWER):
-                named += [each for each in (coming.named(),) if each is not None]
-        removed = await ledger.remove(executor, answered)
+                document_ids.append(coming.document_id())
+        settled = await ledger.keep(executor, refused)
+        answers = await ledger.settle(executor, answered)
         if self._watched:
-            removed += await ledger.answer(executor, key, named)
-        await ledger.keep(executor, refused)
+            document_ids += [entry.document_id for entry in refused]
+            answers += await ledger.answer(executor, key, [each for each in document_ids if each is not None])
         self._watched = self._watched or bool(refused)
         told = Counter(standings)
+        waits = sum(entry.id not in settled for entry in refused)
         return Counts(
             documents=batch.documents,
             added=told[Standing.NEW],
@@ -230,8 +255,9 @@ class _Move:
             unchanged=told[Standing.SAME],
             moved_on=told[Standing.OLDER],
             changed=changed,
-            quarantined=len(refused),
-            answered=removed,
+            quarantined=waits,
+            settled=len(refused) - waits,
+            answered=answers,
         )
 
     def _count(self, batch: Batch) -> None:

@@ -168,6 +168,7 @@ class _Reader:
         self._path = path
         self._file = _opened(path)
         try:
+            _require_unchanged(self._file, path, part)
             self._frames = self._entries(after)
         except BaseException:
             self._file.close()
@@ -302,13 +303,23 @@ def _holds_dumps(folder: Path) -> bool:
 def _part(collection: str, path: Path) -> Part:
     with _opened(path) as file:
         _format_of(file, path)
-        status = os.fstat(file.fileno())
-        file.seek(0)
-        digest = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode(errors="replace"))
-        digest.update(file.read(_EDGE_SIZE))
-        file.seek(max(0, status.st_size - _EDGE_SIZE))
-        digest.update(file.read(_EDGE_SIZE))
-    return Part(collection, path.name, f"sha256:{digest.hexdigest()}", status.st_size)
+        return Part(collection, path.name, _fingerprint_of(file, path), os.fstat(file.fileno()).st_size)
+
+
+def _require_unchanged(file: BinaryIO, path: Path, part: Part) -> None:
+    """A position holds under one fingerprint: in another file of the same name it points anywhere."""
+    if _fingerprint_of(file, path) != part.fingerprint:
+        raise ConfigurationError(f"{shortened(str(path))} has changed while it was read: begin again")
+
+
+def _fingerprint_of(file: BinaryIO, path: Path) -> str:
+    status = os.fstat(file.fileno())
+    digest = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode(errors="replace"))
+    file.seek(0)
+    digest.update(file.read(_EDGE_SIZE))
+    file.seek(max(0, status.st_size - _EDGE_SIZE))
+    digest.update(file.read(_EDGE_SIZE))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _opened(path: Path) -> BinaryIO:

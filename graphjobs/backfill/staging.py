@@ -101,9 +101,9 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
 """What is in a collection whose documents are all of one kind."""
 
 
-def _key_of(collection: str, row: StagedRow) -> UUID | StagedRow:
+def _key_of(row: StagedRow) -> UUID | StagedRow:
     """Gives what a row is known by among others of a batch: its id, or all of it where it has none."""
-    return row if collection in LOGGED else row[0]
+    return row if row[0] is None else row[0]
 
 
 def binds_of(collection: str, rows: Sequence[StagedRow]) -> dict[str, object]:
@@ -115,19 +115,19 @@ def binds_of(collection: str, rows: Sequence[StagedRow]) -> dict[str, object]:
     return {bind_of(ORDINAL): list(range(len(rows))), **arrays}
 
 
-def waves(collection: str, rows: Sequence[StagedRow]) -> Iterator[list[int]]:
+def waves(rows: Sequence[StagedRow]) -> Iterator[list[int]]:
     """Parts rows such that none meets another of its part; nearly always there is one part."""
     left: Iterable[int] = range(len(rows))
-    if collection in KEYED and len({row[0] for row in rows}) == len(rows):
-        if rows:
-            yield list(left)
-        return
+    ids = {row[0] for row in rows}
+    if rows and len(ids) == len(rows) and None not in ids:
+        left = []
+        yield list(range(len(rows)))
     while left:
         met: set[object] = set()
         wave: list[int] = []
         later: list[int] = []
         for each in left:
-            key = _key_of(collection, rows[each])
+            key = _key_of(rows[each])
             (later if key in met else wave).append(each)
             met.add(key)
         yield wave

@@ -54,11 +54,11 @@ class Standing(IntEnum):
     NEW = 0
     SAME = 1
     NEWER = 2
-    """The same job, which goes on; the one that is there has not moved since."""
+    """The same job, which has gone on there; here it stands as a backfill wrote it."""
     OLDER = 3
-    """The same job, which has moved on here."""
-    ENDED = 4
-    """The same job, which has moved on in both, and ended or was tried oftener here."""
+    """The same job, which has moved on here, or came from a later copy."""
+    DIVERGED = 4
+    """The same job, of which nobody can tell whether this copy or the row is the later one, or both have moved."""
     ID_TAKEN = 5
     NAME_TAKEN = 6
     NO_JOB = 7
@@ -119,6 +119,13 @@ ORDINAL: Final = "ordinal"
 _LIMIT: Final = bindparam("limit_rows", type_=Integer)
 
 
+CEILING: Final = bindparam("ceiling", type_=DateTime(timezone=True))
+"""The latest version that a backfill writes, before all that services write: a row that has a later one has moved here.
+
+It also keeps a clock that is ahead from giving a version of the future, with which a running job is never rescued.
+"""
+
+
 def bind_of(name: str) -> str:
     """Gives the bind that holds a column's values, one of each row that comes."""
     return f"given_{name}"
@@ -128,6 +135,11 @@ def _given(rows: Table, **more: Any) -> NamedFromClause:
     kinds: dict[str, Any] = {each.name: Text() if isinstance(each.type, JSONB) else each.type for each in rows.c}
     named = {ORDINAL: Integer(), **kinds, **more}
     return unnested("given", *((bind_of(name), kind, name) for name, kind in named.items()))
+
+
+def _version(given: FromClause) -> ColumnElement[Any]:
+    version: ColumnElement[Any] = func.least(given.c.updated_at, CEILING)
+    return version
 
 
 def _of(given: FromClause, rows: Table, name: str) -> ColumnElement[Any]:
@@ -157,8 +169,7 @@ def _keyed(
     content = [each for each in names if each != "updated_at"]
     given = _given(rows)
     there = _row_there(given, rows)
-    # A clock that is ahead would else keep a running job from ever being rescued.
-    version = func.least(given.c.updated_at, func.now())
+    version = _version(given)
     add = (
         insert(rows)
         .from_select(
@@ -177,17 +188,21 @@ def _keyed(
             rows.c[name] == given.c[name], rows.c.tenant_id.collate("C") == given.c.tenant_id, rows.c.id != given.c.id
         )
         missing = case((taken, _code(Standing.NAME_TAKEN)), else_=missing)
+    tried, tried_here = attempts(lambda each: _of(given, rows, each)), attempts(lambda each: there.c[each])
+    ended = given.c.status >= literal_column(str(final))
+    goes_on = (
+        (there.c.updated_at <= CEILING)
+        & (there.c.status < literal_column(str(final)))
+        & (tried >= tried_here)
+        & ((given.c.updated_at > there.c.updated_at) | (tried > tried_here) | ended)
+    )
     standing = case(
         (there.c.id.is_(null()), missing),
         (same, _code(Standing.SAME)),
         (and_(*(there.c[each] == given.c[each] for each in whose)).is_not(true()), _code(Standing.ID_TAKEN)),
-        (version <= there.c.updated_at, _code(Standing.OLDER)),
-        (
-            (there.c.status >= literal_column(str(final)))
-            | (attempts(lambda each: there.c[each]) > attempts(lambda each: _of(given, rows, each))),
-            _code(Standing.ENDED),
-        ),
-        else_=_code(Standing.NEWER),
+        (given.c.updated_at < there.c.updated_at, _code(Standing.OLDER)),
+        (goes_on, _code(Standing.NEWER)),
+        else_=_code(Standing.DIVERGED),
     )
     compare = select(given.c.ordinal, standing, readable(there.c.updated_at), there.c.status).select_from(
         given.outerjoin(there, true())
@@ -204,9 +219,7 @@ def _keyed(
         )
         .values(
             {
-                each: func.least(replacing.c.updated_at, func.now())
-                if each == "updated_at"
-                else _of(replacing, rows, each)
+                each: _version(replacing) if each == "updated_at" else _of(replacing, rows, each)
                 for each in names
                 if each != "id"
             }
@@ -214,8 +227,14 @@ def _keyed(
         .returning(rows.c.id)
     )
     seen = table(f"backfill_seen_{rows.name}", column("id", Uuid))
+    # What cannot come for its id is no copy of what has it.
+    of_this_job = standing.not_in([_code(Standing.ID_TAKEN), _code(Standing.NAME_TAKEN)])
     noted = (
-        insert(seen).from_select(["id"], select(given.c.id)).on_conflict_do_nothing().returning(seen.c.id).cte("noted")
+        insert(seen)
+        .from_select(["id"], select(given.c.id).select_from(given.outerjoin(there, true())).where(of_this_job))
+        .on_conflict_do_nothing()
+        .returning(seen.c.id)
+        .cte("noted")
     )
     verify = (
         select(

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, DateTime, LargeBinary, Text, Uuid, func
+from sqlalchemy import CheckConstraint, DateTime, Index, LargeBinary, Text, Uuid, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from graphjobs.database.schema import Base
@@ -23,6 +23,11 @@ class BackfillCheckpointRow(Base):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="when it was begun, or begun anew"
     )
+    first_begun_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True),
+        server_default=func.now(),
+        comment="what a service writes is later; what a backfill writes tells an earlier version",
+    )
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
@@ -31,14 +36,23 @@ class BackfillQuarantineRow(Base):
 
     __tablename__ = "backfill_quarantine"
 
-    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, comment="of the document, always the same")
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, comment="of the content, always the same")
     collection: Mapped[str] = mapped_column(Text)
+    document_id: Mapped[UUID | None] = mapped_column(Uuid, comment="of tenant and _id, by which others answer it")
     place: Mapped[str] = mapped_column(Text, comment="where it was found")
     field: Mapped[str] = mapped_column(Text, comment="what is at fault; empty where all is")
     reason: Mapped[str] = mapped_column(Text, comment="one sentence")
     document: Mapped[str | None] = mapped_column(Text, comment="the whole of it, as Extended JSON")
-    raw: Mapped[bytes | None] = mapped_column(LargeBinary, comment="the bytes that are no document")
+    raw: Mapped[bytes | None] = mapped_column(LargeBinary, comment="its bytes, where JSON cannot hold it")
+    settled_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="when it came mended, or was given up"
+    )
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="when it was found last"
+    )
 
-    __table_args__ = (CheckConstraint("(document IS NULL) <> (raw IS NULL)", name="content"),)
+    __table_args__ = (
+        CheckConstraint("(document IS NULL) <> (raw IS NULL)", name="content"),
+        Index("idx_backfill_quarantine_document", "document_id", postgresql_where=text("settled_at IS NULL")),
+    )

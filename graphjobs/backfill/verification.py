@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.quarantine import Entry
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.staging import KEYED, KINDS, LOGGED, Group, binds_of, group_of, waves
-from graphjobs.backfill.statements import Standing
+from graphjobs.backfill.statements import CEILING, Standing
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
 from graphjobs.eventlog import Event
@@ -38,6 +39,7 @@ class Difference(StrEnum):
     MISSING = "missing here"
     BEHIND = "behind the source"
     MOVED_ON = "moved on here"
+    DIVERGED = "gone different ways"
     ANOTHER = "another one here"
     ONLY_HERE = "only here"
 
@@ -52,7 +54,7 @@ _DIFFERENCES: Final = {
     Standing.NO_JOB: Difference.MISSING,
     Standing.NEWER: Difference.BEHIND,
     Standing.OLDER: Difference.MOVED_ON,
-    Standing.ENDED: Difference.ANOTHER,
+    Standing.DIVERGED: Difference.DIVERGED,
     Standing.ID_TAKEN: Difference.ANOTHER,
     Standing.NAME_TAKEN: Difference.ANOTHER,
 }
@@ -98,7 +100,7 @@ class Comparison:
 
     Attributes:
         documents: how many entries of the source were read.
-        waiting: how many of them cannot come, and wait in the quarantine.
+        waiting: how many of them cannot come, and are in the quarantine, waiting or settled.
         source: what the source holds, by group; each row once.
         here: what the tables hold, by group, of the collections that the source has.
         differences: how many differ, by how they do.
@@ -153,6 +155,7 @@ async def verify(
     """
     comparison = Comparison()
     async with snapshot(storage, readonly=False) as executor:
+        ceiling = await ledger.ceiling(executor) or datetime.now(UTC)
         for part in source.parts:
             await executor.rows(_on(part.collection).prepare, {})
         for part in source.parts:
@@ -161,10 +164,10 @@ async def verify(
                 async for found in entries:
                     batch.take(found)
                     if batch.full:
-                        await _compare(executor, batch, comparison)
+                        await _compare(executor, batch, comparison, ceiling)
                         batch = Batch(part.collection, legacy_uuids, Position(), Position())
                         told(comparison, part)
-            await _compare(executor, batch, comparison)
+            await _compare(executor, batch, comparison, ceiling)
             told(comparison, part)
         for collection in COLLECTIONS:
             if any(part.collection == collection for part in source.parts):
@@ -176,14 +179,14 @@ def _on(collection: str) -> Any:
     return KEYED.get(collection) or LOGGED[collection]
 
 
-async def _compare(executor: Executor, batch: Batch, comparison: Comparison) -> None:
+async def _compare(executor: Executor, batch: Batch, comparison: Comparison, ceiling: datetime) -> None:
     comparison.documents += batch.documents
     kept_out: list[tuple[Entry, Difference, Group, str]] = [
         (entry, Difference.MISSING, Group("", batch.collection, ""), entry.place) for entry in batch.refused
     ]
-    for wave in waves(batch.collection, [each.row for each in batch.coming]):
+    for wave in waves([each.row for each in batch.coming]):
         coming = [batch.coming[each] for each in wave]
-        binds = binds_of(batch.collection, [each.row for each in coming])
+        binds = binds_of(batch.collection, [each.row for each in coming]) | {CEILING.key: ceiling}
         for ordinal, code, digest, first in await executor.rows(_on(batch.collection).verify, binds):
             value, standing = coming[ordinal].value, Standing(code)
             group, key = group_of(value, batch.collection), str(value.job_id if isinstance(value, Event) else value.id)
@@ -220,5 +223,9 @@ async def _look(executor: Executor, collection: str, comparison: Comparison) -> 
 
 def _group(collection: str, tenant: str, kind: int, status: int) -> Group:
     statuses = GraphJobStatus if collection in (JOBS, EVENTS) else PolicyRunStatus
-    word = str(GraphJobType.from_code(kind)) if collection == JOBS else KINDS[collection]
-    return Group(tenant, word, str(statuses.from_code(status)))
+    kinds: dict[int, str] = (
+        {each.code: str(each) for each in GraphJobType} if collection == JOBS else {0: KINDS[collection]}
+    )
+    words = {each.code: str(each) for each in statuses}
+    # Written by hand there may be any number.
+    return Group(tenant, kinds.get(kind, f"type {kind}"), words.get(status, f"status {status}"))

@@ -1,23 +1,30 @@
 """Writes what comes, within the caller's transaction: what is new is added, what has moved on here is left alone."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
+from sqlalchemy import func, literal_column, select
+
 from graphjobs.backfill.staging import KEYED, LOGGED, StagedRow, binds_of, waves
-from graphjobs.backfill.statements import Keyed, Logged, Standing, bind_of
+from graphjobs.backfill.statements import CEILING, Keyed, Logged, Standing, bind_of
 from graphjobs.database.executor import Executor
 from graphjobs.errors import DatabaseUnavailable
 
 _TRIES_MAX: Final = 5
+_SHORTLY: Final = select(
+    func.set_config(literal_column("'lock_timeout'"), literal_column("'200ms'"), literal_column("true"))
+)
 
 
-async def write(executor: Executor, collection: str, rows: Sequence[StagedRow]) -> list[Standing]:
+async def write(executor: Executor, collection: str, rows: Sequence[StagedRow], ceiling: datetime) -> list[Standing]:
     """Writes rows, and tells of each how it stood to what was there.
 
     Args:
         executor: runs statements in the transaction.
         collection: what the rows are of.
         rows: in the order they are to be written.
+        ceiling: the latest version that is written, and the latest one of rows that have not moved here.
 
     Returns:
         A `Standing` for each: those that were `NEW` have been added, and those that were `NEWER` have taken the place
@@ -27,27 +34,30 @@ async def write(executor: Executor, collection: str, rows: Sequence[StagedRow]) 
         DatabaseUnavailable: the database cannot now, or rows moved again and again meanwhile.
     """
     standings: dict[int, Standing] = {}
-    for wave in waves(collection, rows):
+    for wave in waves(rows):
         chosen = [rows[each] for each in wave]
         if collection in KEYED:
-            told = await _write_keyed(executor, KEYED[collection], collection, chosen)
+            told = await _write_keyed(executor, KEYED[collection], collection, chosen, ceiling)
         else:
             told = await _write_logged(executor, LOGGED[collection], collection, chosen)
         standings.update(zip(wave, told, strict=True))
     return [standings[each] for each in range(len(rows))]
 
 
-async def _write_keyed(executor: Executor, on: Keyed, collection: str, rows: list[StagedRow]) -> list[Standing]:
+async def _write_keyed(
+    executor: Executor, on: Keyed, collection: str, rows: list[StagedRow], ceiling: datetime
+) -> list[Standing]:
     standings: dict[int, Standing] = {}
+    limit = {CEILING.key: ceiling}
     for _ in range(_TRIES_MAX):
         left = [each for each in range(len(rows)) if each not in standings]
         chosen = [rows[each] for each in left]
-        added = {row[0] for row in await executor.rows(on.add, binds_of(collection, chosen))}
+        added = {row[0] for row in await executor.rows(on.add, binds_of(collection, chosen) | limit)}
         standings.update((each, Standing.NEW) for each in left if rows[each][0] in added)
         left = [each for each in left if each not in standings]
         if not left:
             break
-        compared = await executor.rows(on.compare, binds_of(collection, [rows[each] for each in left]))
+        compared = await executor.rows(on.compare, binds_of(collection, [rows[each] for each in left]) | limit)
         newer = []
         for ordinal, code, version, status in compared:
             standing = Standing(code)
@@ -56,7 +66,7 @@ async def _write_keyed(executor: Executor, on: Keyed, collection: str, rows: lis
             elif standing is not Standing.NEW:
                 standings[left[ordinal]] = standing
         if newer:
-            binds = binds_of(collection, [rows[each] for each, _, _ in newer])
+            binds = binds_of(collection, [rows[each] for each, _, _ in newer]) | limit
             binds |= {bind_of("seen"): [seen for _, seen, _ in newer], bind_of("expected"): [was for *_, was in newer]}
             renewed = {row[0] for row in await executor.rows(on.renew, binds)}
             standings.update((each, Standing.NEWER) for each, _, _ in newer if rows[each][0] in renewed)
@@ -92,7 +102,9 @@ async def _add_numbered(executor: Executor, on: Logged, binds: dict[str, object]
     last = (await executor.rows(on.last_number, {}))[0][0]
     beyond = max(numbers) > last
     if beyond:
-        # Else somebody might be given one of these numbers between this insert and the next statement.
+        # Else somebody might be given one of these numbers between this insert and the next statement. Whoever writes
+        # an event waits behind this one, so it does not wait for long: the batch is tried again.
+        await executor.rows(_SHORTLY, {})
         await executor.rows(on.lock, {})
     ids = {row[0] for row in await executor.rows(on.add_numbered, binds)}
     if beyond:

@@ -75,7 +75,18 @@ def backfill(
     elif verify:
         _tell_comparison(*asyncio.run(_verify(source, legacy_uuids)), as_json=as_json)
     else:
-        _tell_report(*asyncio.run(_run(source, legacy_uuids, quarantine)), as_json=as_json)
+        report = asyncio.run(_run(source, legacy_uuids, quarantine))
+        _tell_report(report, as_json=as_json)
+        # What was mended there has just been read, and need not be kept.
+        was_read = Path(source).resolve() == quarantine.resolve()
+        files = asyncio.run(_write_quarantine(quarantine, was_read=was_read))
+        waiting = sum(report.waiting.values())
+        if waiting:
+            names = ", ".join(str(path) for path in files.values())
+            _fail(
+                f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
+                "graphjobs backfill; or see graphjobs quarantine --help"
+            )
 
 
 async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
@@ -90,21 +101,28 @@ async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
     return await _reading(place, work, told)
 
 
-async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "tuple[Report, dict[str, Path]]":
-    from graphjobs.backfill.quarantine_files import write_quarantine
+async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
+    from graphjobs.backfill.quarantine_files import check_folder
     from graphjobs.backfill.run import run_backfill
 
     def told(report: "Report") -> tuple[int, Callable[[], str]]:
         counts = report.counts
         return counts.documents, lambda: f"{counts.changed:,} changed, {counts.quarantined:,} quarantined"
 
+    await check_folder(folder)
     async with open_storage() as storage:
 
         async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Report":
             return await run_backfill(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
 
-        report = await _reading(place, work, told)
-        return report, await write_quarantine(storage, folder)
+        return await _reading(place, work, told)
+
+
+async def _write_quarantine(folder: Path, *, was_read: bool) -> dict[str, Path]:
+    from graphjobs.backfill.quarantine_files import write_quarantine
+
+    async with open_storage() as storage:
+        return await write_quarantine(storage, folder, keep_edited=not was_read)
 
 
 async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
@@ -151,18 +169,11 @@ def _tell_survey(whole: "Survey", *, as_json: bool) -> None:
         _fail(f"{whole.refused:,} of {whole.documents:,} documents cannot come")
 
 
-def _tell_report(report: "Report", files: dict[str, Path], *, as_json: bool) -> None:
+def _tell_report(report: "Report", *, as_json: bool) -> None:
     if as_json:
         print_lines(moved.records_of_report(report))
     else:
         moved.print_report(report)
-    waiting = sum(report.waiting.values())
-    if waiting:
-        names = ", ".join(str(path) for path in files.values())
-        _fail(
-            f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
-            "graphjobs backfill; or see graphjobs quarantine --help"
-        )
 
 
 def _tell_comparison(comparison: "Comparison", waiting: int, *, as_json: bool) -> None:

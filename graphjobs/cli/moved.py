@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 _ROWS_MAX: Final = 200
 """Of more groups than that a table shows the largest; --json has them all."""
 
-_COUNTS: Final = ("documents", "added", "renewed", "unchanged", "moved_on", "changed", "quarantined", "answered")
+_COUNTS: Final = (
+    "documents",
+    "added",
+    "renewed",
+    "unchanged",
+    "moved_on",
+    "changed",
+    "quarantined",
+    "settled",
+    "answered",
+)
 
 
 def records_of_survey(whole: "Survey") -> Iterator[dict[str, Any]]:
@@ -67,7 +77,18 @@ def records_of_report(report: "Report") -> Iterator[dict[str, Any]]:
 
 def print_report(report: "Report") -> None:
     """Prints a backfill."""
-    headings = ("part", "documents", "added", "renewed", "unchanged", "moved on here", "quarantined", "mended", "")
+    headings = (
+        "part",
+        "documents",
+        "added",
+        "renewed",
+        "unchanged",
+        "moved on here",
+        "quarantined",
+        "settled",
+        "answered",
+        "",
+    )
     rows = [
         (
             each.part.name,
@@ -80,6 +101,7 @@ def print_report(report: "Report") -> None:
                     each.counts.unchanged,
                     each.counts.moved_on,
                     each.counts.quarantined,
+                    each.counts.settled,
                     each.counts.answered,
                 )
             ),

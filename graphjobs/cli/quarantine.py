@@ -63,12 +63,12 @@ def write(
 def discard(
     ids: Annotated[list[UUID], typer.Argument(metavar="ID...", show_default=False, help="Which, as list tells them.")],
 ) -> None:
-    """Give documents up: they are gone from the quarantine, and do not come. Exits 1 where one was not there."""
+    """Give documents up: they wait no more, and do not come. Exits 1 where one did not wait."""
     require_mongo()
     gone = asyncio.run(_discard(ids))
     typer.echo(f"{gone:,} discarded")
     if gone < len(set(ids)):
-        typer.echo(f"graphjobs: {len(set(ids)) - gone:,} were not in the quarantine", err=True)
+        typer.echo(f"graphjobs: {len(set(ids)) - gone:,} did not wait in the quarantine", err=True)
         raise typer.Exit(Exit.FAILED)
 
 
@@ -98,4 +98,4 @@ async def _discard(ids: list[UUID]) -> int:
     from graphjobs.backfill.transactions import transaction
 
     async with open_storage() as storage, transaction(storage) as executor:
-        return await ledger.remove(executor, ids)
+        return await ledger.settle(executor, ids)

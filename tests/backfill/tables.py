@@ -20,9 +20,15 @@ def rows_of(url: str, table: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told.split("\n") if line]
 
 
-def state(url: str, *more: str) -> dict[str, list[dict[str, Any]]]:
-    """Gives all rows of the tables that come and go, and of some more."""
-    return {table: rows_of(url, table) for table in (*TABLES, *more)}
+def waiting(url: str) -> list[dict[str, Any]]:
+    """Gives what waits in the quarantine, without when it was seen last."""
+    entries = rows_of(url, "backfill_quarantine")
+    return [{**each, "seen_at": None} for each in entries if each["settled_at"] is None]
+
+
+def state(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Gives all rows of the tables that come and go, and what waits."""
+    return {**{table: rows_of(url, table) for table in TABLES}, "waiting": waiting(url)}
 
 
 async def backfilled(storage: Storage, place: Path | str, legacy_uuids: LegacyUuids = "csharp") -> Report:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.backfill import dumps
 from tests.backfill.dumps import Fate
-from tests.backfill.tables import rows_of
+from tests.backfill.tables import rows_of, waiting
 from tests.migrations.programs import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
 _READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
@@ -57,7 +57,7 @@ def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: st
     for name, table in ((dumps.JOBS, "graph_jobs"), (dumps.RUNS, "policy_runs"), (dumps.EVENTS, "graph_job_events")):
         come = [each for each in made if each.collection == name and each.fate is not Fate.REFUSED]
         assert len(come) == len(rows_of(url, table))
-    assert len(refused) == len(rows_of(url, "backfill_quarantine"))
+    assert len(refused) == len(waiting(url))
     lines = [line for path in (tmp_path / "files").iterdir() for line in path.read_text().splitlines()]
     assert len(refused) == len(lines)
     checked = graphjobs("backfill", str(tmp_path / "dump"), "--verify", "--json", url=url)

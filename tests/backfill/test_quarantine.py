@@ -17,7 +17,7 @@ from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event
-from tests.backfill.tables import backfilled, compared, rows_of, state
+from tests.backfill.tables import backfilled, compared, rows_of, state, waiting
 from tests.migrations.programs import Done, ask, many_graphjobs
 
 Command: TypeAlias = Callable[..., Done]
@@ -59,7 +59,7 @@ async def test_a_document_waits_whole(graphjobs_storage: Storage, graphjobs_data
     await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[document]))
     files = await write_quarantine(graphjobs_storage, tmp_path / "files")
     (line,) = files["graph_jobs"].read_text().splitlines()
-    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    (row,) = waiting(graphjobs_database_url)
     in_file = loads(line)
     assert row["id"] == in_file.pop("_quarantine")["id"]
     for read in (loads(row["document"]), in_file):
@@ -74,15 +74,13 @@ async def test_a_file_that_is_cut_off_waits_as_its_bytes(
     dumps.cut(folder / "graph_jobs.bson", len(bson.encode(build())) + 100)
     report = await backfilled(graphjobs_storage, folder)
     assert (1, 1) == (report.counts.added, report.counts.quarantined)
-    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    (row,) = waiting(graphjobs_database_url)
     assert bson.encode(build(_id=JOB_ID))[:100] == bytes.fromhex(row["raw"].removeprefix("\\x"))
     files = tmp_path / "files"
     await write_quarantine(graphjobs_storage, files)
     again = await backfilled(graphjobs_storage, files)
     assert {"graph_jobs": 1} == again.waiting
-    assert [{**row, "place": "", "updated_at": ""}] == [
-        {**each, "place": "", "updated_at": ""} for each in rows_of(graphjobs_database_url, "backfill_quarantine")
-    ]
+    assert [{**row, "place": ""}] == [{**each, "place": ""} for each in waiting(graphjobs_database_url)]
 
 
 def test_the_command_exits_1_until_what_waits_is_mended(
@@ -138,7 +136,7 @@ async def test_one_that_was_mended_in_mongodb_answers_its_entry(
     await backfilled(
         graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[build(_id=ObjectId(b"0" * 12), trigger=1)])
     )
-    assert 1 == len(rows_of(graphjobs_database_url, "backfill_quarantine"))
+    assert 1 == len(waiting(graphjobs_database_url))
     mended = _write(tmp_path / "mended", graph_jobs=[build(_id=ObjectId(b"0" * 12))])
     report = await backfilled(graphjobs_storage, mended)
     assert (1, {}) == (report.counts.answered, report.waiting)
@@ -153,18 +151,99 @@ async def test_one_that_is_mended_wrongly_waits_on_as_it_now_is(
     path = files["graph_jobs"]
     path.write_text(path.read_text().replace("sleeping", "queued").replace('"manual"', '"nobody"').replace(ID, JOB_ID))
     report = await backfilled(graphjobs_storage, path.parent)
-    (row,) = rows_of(graphjobs_database_url, "backfill_quarantine")
+    (row,) = waiting(graphjobs_database_url)
     assert ("trigger", JOB_ID) == (row["field"], loads(row["document"])["_id"])
     assert {"graph_jobs": 1} == report.waiting
 
 
-@pytest.mark.parametrize("tag", ["text", 7, {}, {"id": 5}, {"id": "no uuid"}, {"id": ID, "raw": 5}])
-async def test_a_tag_that_is_none_harms_nothing(graphjobs_storage: Storage, tmp_path: Path, tag: Any) -> None:
-    """The document waits, for nobody knows the field; or comes, where only the entry is unknown."""
-    folder = _write(tmp_path, graph_jobs=[build(_quarantine=tag)])
-    report = await backfilled(graphjobs_storage, folder)
+_TAG = {"id": ID, "field": "status", "reason": "no", "place": "here", "sha256": "0"}
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["text", 7, {}, {"id": 5}, {"id": ID, "raw": "x"}, {**_TAG, "id": "no uuid"}, {**_TAG, "raw": "abc"}, _TAG],
+)
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_tag_that_is_none_harms_nothing(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, tag: Any, alone: bool
+) -> None:
+    """What has it comes, or waits; nothing else is answered by it."""
+    await backfilled(graphjobs_storage, _write(tmp_path / "old", graph_jobs=[build(status="sleeping")]))
+    before = waiting(graphjobs_database_url)
+    document = {"_quarantine": tag} if alone else build(_id=JOB_ID, _quarantine=tag)
+    report = await backfilled(graphjobs_storage, _write(tmp_path / "new", graph_jobs=[document]))
     assert 1 == report.counts.added + report.counts.quarantined
-    assert (1, 0) == (report.counts.documents, report.counts.answered)
+    assert 0 == report.counts.answered
+    assert before[0] in waiting(graphjobs_database_url)
+
+
+@pytest.mark.parametrize("levels", [300, 500, 900])
+async def test_what_json_cannot_hold_waits_as_bytes(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, levels: int
+) -> None:
+    """However deep it nests; and a key that Extended JSON would take for a type of its own."""
+    deep: dict[str, Any] = {}
+    for _ in range(levels):
+        deep = {"in": deep}
+    documents = [build(deep=deep), build(_id=JOB_ID, strange={"$numberLong": "5"})]
+    await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=documents))
+    entries = waiting(graphjobs_database_url)
+    assert 2 == len(entries)
+    raw = {bytes.fromhex(each["raw"].removeprefix("\\x")) for each in entries if each["raw"]}
+    assert bson.encode(documents[1]) in raw
+    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    await backfilled(graphjobs_storage, files["graph_jobs"].parent)
+    assert {each["id"] for each in entries} == {each["id"] for each in waiting(graphjobs_database_url)}
+
+
+def test_what_was_mended_or_given_up_waits_no_more(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """Also when the dump it came from is read again, and when it is checked: the move ends with 0."""
+    url, files = graphjobs_database_url, tmp_path / "files"
+    documents = [build(status="sleeping"), build(_id=JOB_ID, trigger="nobody")]
+    dump = ("backfill", str(_write(tmp_path / "dump", graph_jobs=documents)), "--quarantine", str(files))
+    assert 1 == graphjobs(*dump, url=url).returncode
+    (given_up,) = (each["id"] for each in waiting(url) if each["field"] == "trigger")
+    assert 0 == graphjobs("quarantine", "discard", given_up, url=url).returncode
+    path = files / "graph_jobs.json"
+    path.write_text(path.read_text().replace("sleeping", "queued"))
+    mended = graphjobs("backfill", str(files), "--quarantine", str(files), url=url)
+    assert 1 == mended.returncode or not waiting(url)
+    graphjobs("quarantine", "discard", *[each["id"] for each in waiting(url)], url=url)
+    for arguments in (dump, (*dump, "--verify"), dump):
+        done = graphjobs(*arguments, url=url)
+        assert (0, "") == (done.returncode, done.stderr), done.stderr
+    assert 1 == len(rows_of(url, "graph_jobs"))
+
+
+def test_what_is_being_mended_is_not_written_over(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """A run in between puts it aside, under a name that no backfill reads."""
+    url, files = graphjobs_database_url, tmp_path / "files"
+    dump = ("backfill", str(_write(tmp_path / "dump", graph_jobs=[build(status="sleeping")])))
+    graphjobs(*dump, "--quarantine", str(files), url=url)
+    path = files / "graph_jobs.json"
+    written = path.read_text()
+    graphjobs(*dump, "--quarantine", str(files), url=url)
+    assert [path] == list(files.iterdir())
+    path.write_text(written.replace("sleeping", "queued"))
+    graphjobs(*dump, "--quarantine", str(files), url=url)
+    assert written == path.read_text()
+    assert written.replace("sleeping", "queued") == (files / "graph_jobs.json.edited").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_move(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """And not after hours."""
+    (tmp_path / "file").touch()
+    dump = _write(tmp_path / "dump", graph_jobs=[build(status="sleeping")])
+    done = graphjobs("backfill", str(dump), "--quarantine", str(tmp_path / "file"), url=graphjobs_database_url)
+    assert (3, "") == (done.returncode, done.stdout)
+    assert "cannot be written" in done.stderr
+    assert [] == waiting(graphjobs_database_url)
 
 
 async def test_files_of_others_are_not_written_over(
@@ -180,7 +259,7 @@ async def test_files_of_others_are_not_written_over(
     with pytest.raises(ConfigurationError, match="name another folder"):
         await write_quarantine(graphjobs_storage, tmp_path / "file")
     assert content == dump[dumps.JOBS].read_bytes()
-    assert rows_of(graphjobs_database_url, "backfill_quarantine")
+    assert waiting(graphjobs_database_url)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +289,7 @@ def test_the_check_names_what_differs(
     assert (True, {}, 2) == (whole["holds"], whole["differences"], len(groups))
     assert all(each["equal"] and each["source"]["digest"] != "0" * 16 for each in groups)
     ask(url, change)
-    before = state(url, "backfill_quarantine")
+    before = state(url)
     told = graphjobs("backfill", str(dump), "--verify", "--json", url=url)
     expected = difference in ("moved on here", "only here")
     assert (0 if expected else 1) == told.returncode, told.stderr
@@ -218,7 +297,7 @@ def test_the_check_names_what_differs(
     assert difference in {each["differs"] for each in named}
     if difference in ("behind the source", "moved on here", "another one here"):
         assert ID in {each["id"] for each in named}
-    assert before == state(url, "backfill_quarantine")
+    assert before == state(url)
     assert difference in graphjobs("backfill", str(dump), "--verify", url=url).stdout
 
 

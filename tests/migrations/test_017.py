@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable, ExecutableDDLElement, SetColumnComment
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetColumnComment
 
 import graphjobs.backfill.tables  # noqa: F401  # declares them
 from graphjobs.database import migrations
@@ -45,6 +45,7 @@ async def test_the_declared_tables_are_those_of_the_revision(at_016: Settings, e
     tables = [Base.metadata.tables[f"scheduler.{name}"] for name in _TABLES]
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     statements: list[ExecutableDDLElement] = [CreateTable(table) for table in tables]
+    statements += [CreateIndex(index) for table in tables for index in table.indexes]
     statements += [SetColumnComment(column) for table in tables for column in table.c if column.comment]
     ask(empty_url, ";".join(str(one.compile(dialect=dialect)) for one in statements))
     assert revised == dump(empty_url, *_TABLES)
