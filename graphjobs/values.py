@@ -137,6 +137,8 @@ def _in_utc(schema: CoreSchema) -> CoreSchema:
 
 
 def _to_utc(value: datetime) -> datetime:
+    if value.tzinfo is UTC:
+        return value
     try:
         return value.astimezone(UTC)
     except OverflowError:

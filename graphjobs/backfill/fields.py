@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Never
 
-from bson.tz_util import utc as bson_utc
-
 from graphjobs.backfill.forms import document_of_text, folded, plain_json, time_of, whole_of
 from graphjobs.backfill.told import Change, Refusal, found, label
 from graphjobs.values import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
@@ -133,8 +131,8 @@ class Document:
         value = self.fields.pop(name, None)
         if value is None:
             return None
-        if type(value) is datetime and value.tzinfo is bson_utc:  # as nearly always; it is in range
-            return value.astimezone(UTC)
+        if type(value) is datetime and value.tzinfo is None:  # as nearly always
+            return value.replace(tzinfo=UTC)
         read = time_of(value)
         if read is None:
             self.refuse(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)

@@ -41,9 +41,7 @@ def time_of(value: object) -> tuple[datetime, tuple[str, ...]] | None:
     """Reads a time or its ISO 8601 text, and says what was changed; None where it is none of the years 0001 to 9999."""
     try:
         if isinstance(value, datetime):
-            if value.tzinfo is None:
-                return value.replace(tzinfo=UTC), ("taken as UTC",)
-            return value.astimezone(UTC), ()
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC), ()
         if isinstance(value, DatetimeMS):
             return _EPOCH + timedelta(milliseconds=int(value)), ()
         return _time_of_text(value) if type(value) is str and len(value) <= _TIME_LENGTH_MAX else None

@@ -1,6 +1,7 @@
 """Reads sources for tests: all that is found, and what of it matters."""
 
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,15 @@ async def documents_in(place: Path | str, collection: str = "graph_jobs") -> lis
 def outline(found: list[Found]) -> list[tuple[Any, ...]]:
     """Gives what was found such that it can be compared."""
     return [(each.place, each.document, each.problem, each.raw) for each in found]
+
+
+def as_read(value: Any) -> Any:
+    """Gives a document as a source hands it out: its times are naive, and in UTC."""
+    match value:
+        case datetime():
+            return value.astimezone(UTC).replace(tzinfo=None)
+        case dict():
+            return {key: as_read(item) for key, item in value.items()}
+        case list():
+            return [as_read(item) for item in value]
+    return value

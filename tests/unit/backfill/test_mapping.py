@@ -140,11 +140,11 @@ _MENDED: dict[str, _Case] = {
         {"created_at": AT},
         [("createdAt", "cut to microseconds")],
     ),
-    "naive time": (
+    "naive time, as bson decodes one": (
         _JOBS,
         build(createdAt=AT.replace(tzinfo=None)),
         {"created_at": AT},
-        [("createdAt", "taken as UTC")],
+        [],
     ),
     "time as milliseconds": (
         _JOBS,

@@ -231,7 +231,7 @@ def test_a_value_that_came_comes_again_as_it_is(given_document: tuple[str, dict[
 
 def _through_bson(document: dict[str, Any]) -> dict[str, Any]:
     options: CodecOptions[dict[str, Any]] = CodecOptions(
-        tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+        tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO
     )
     return bson.decode(bson.encode(document), options)
 
