@@ -89,7 +89,7 @@ def map_document(collection: str, document: object, *, legacy_uuids: LegacyUuids
 
     Args:
         collection: where it stood.
-        document: a mapping as `bson` decodes it: naive times in UTC, UUIDs as `Binary`, times out of range as `DatetimeMS`.
+        document: a mapping as `bson` decodes it: naive times in UTC, UUIDs as `Binary`, other times as `DatetimeMS`.
         legacy_uuids: whose byte order UUIDs of the old subtype 3 have, where the document's own `id` does not tell.
 
     Raises:
