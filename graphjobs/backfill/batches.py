@@ -1,14 +1,21 @@
-"""What is read of a source until it is written at once: values as rows, and what cannot come; no I/O here."""
+"""What is read of a source until it is written at once: values as rows, and what cannot come.
+
+A batch is small, for it may come from another process: of a document it keeps the bytes, and opens it again where it
+turns out that it cannot come.
+"""
 
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Found, Place, Position
+from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position, decoder
 from graphjobs.backfill.identities import LegacyUuids
-from graphjobs.backfill.mapping import MappedValue, Refused, map_document
+from graphjobs.backfill.mapping import Refused, map_document
 from graphjobs.backfill.quarantine import Entry, Opened, document_id_of, entry_of, opened
+from graphjobs.backfill.sources import Source
 from graphjobs.backfill.staging import StagedRow, row_of
 from graphjobs.backfill.statements import Standing
 from graphjobs.backfill.told import Change
@@ -41,34 +48,24 @@ _REASONS: Final = {
 }
 
 
-@dataclass(slots=True)
-class Coming:
+class Coming(NamedTuple):
     """A document that can come, as far as it tells itself.
 
     Attributes:
-        found: where it was found.
-        what: it, opened.
-        value: what it becomes.
-        row: that, as it is written.
+        ordinal: which entry of its part it is.
+        form: how its bytes are written.
+        raw: its bytes.
+        row: what it becomes, as it is written.
         changes: what was changed on the way.
+        answers: the entry of the quarantine that it answers.
     """
 
-    found: Found
-    what: Opened
-    value: MappedValue
+    ordinal: int
+    form: Form
+    raw: bytes
     row: StagedRow
     changes: tuple[Change, ...]
-
-    def document_id(self) -> UUID | None:
-        """Gives what entries of its tenant and `_id` have in common with it."""
-        return document_id_of(self.found.collection, self.what.document or {})
-
-    def refused(self, standing: Standing) -> Entry | None:
-        """Gives the entry it becomes for how it stands to what is there; None where it has come."""
-        reason = _REASONS[self.found.collection].get(standing)
-        if reason is None:
-            return None
-        return entry_of(self.found, self.what, *reason)
+    answers: UUID | None
 
 
 @dataclass(slots=True)
@@ -77,21 +74,26 @@ class Batch:
 
     Attributes:
         collection: what they are of.
+        part: the part's name.
         legacy_uuids: whose byte order UUIDs of the old subtype 3 have.
         after: the position they follow.
         reached: the position that reading goes on from after them.
         documents: how many entries there are.
+        size: of how many bytes.
+        last: whether the part ends with them.
         coming: those that can come.
         refused: those that cannot.
         answered: entries of the quarantine that were read again, otherwise than before, and still cannot come.
     """
 
     collection: str
+    part: str
     legacy_uuids: LegacyUuids
     after: Position
     reached: Position
     documents: int = 0
     size: int = 0
+    last: bool = False
     coming: list[Coming] = field(default_factory=list)
     refused: list[Entry] = field(default_factory=list)
     answered: list[UUID] = field(default_factory=list)
@@ -105,7 +107,7 @@ class Batch:
         """Adds one entry."""
         self.documents += 1
         self.reached = found.place.next
-        self.size += _size_of(found.place)
+        self.size += len(found.raw)
         what = opened(found)
         if what.document is None:
             self._refuse(found, what, "", what.problem or "it is no document")
@@ -114,7 +116,8 @@ class Batch:
         if isinstance(outcome, Refused):
             self._refuse(found, what, outcome.field, outcome.reason)
             return
-        self.coming.append(Coming(found, what, outcome.value, row_of(outcome.value), outcome.changes))
+        row = row_of(outcome.value)
+        self.coming.append(Coming(found.place.ordinal, found.form, found.raw, row, outcome.changes, what.answers))
 
     def _refuse(self, found: Found, what: Opened, at_fault: str, reason: str) -> None:
         entry = entry_of(found, what, at_fault, reason)
@@ -122,10 +125,67 @@ class Batch:
         if what.answers is not None and what.answers != entry.id:
             self.answered.append(what.answers)
 
+    def refused_for(self, coming: Coming, standing: Standing) -> Entry | None:
+        """Gives the entry a document becomes for how it stands to what is there; None where it has come."""
+        reason = _REASONS[self.collection].get(standing)
+        if reason is None:
+            return None
+        found = self._found(coming)
+        return entry_of(found, opened(found), *reason)
+
+    def document_id(self, coming: Coming) -> UUID | None:
+        """Gives what entries of a document's tenant and `_id` have in common with it."""
+        return document_id_of(self.collection, opened(self._found(coming)).document or {})
+
+    def _found(self, coming: Coming) -> Found:
+        place = Place(self.part, coming.ordinal, 0, self.reached)
+        document = decoder(coming.form)(coming.raw)
+        if isinstance(document, str):
+            raise TypeError(f"what was a document is none any more: {document}")
+        return Found(self.collection, place, coming.form, coming.raw, document)
+
     def changes(self) -> Counter[Change]:
         """Counts what was changed on the way."""
         return Counter(change for coming in self.coming for change in coming.changes)
 
 
-def _size_of(place: Place) -> int:
-    return max(0, place.next.offset - place.offset) if place.next.offset < 2**62 else 0
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source that gives batches itself; see `batches_of`."""
+
+    def batches(self, part: Part, legacy_uuids: LegacyUuids, after: Position) -> AsyncGenerator[Batch, None]:
+        """Gives what a part holds."""
+        ...
+
+
+def batches_of(source: Source, part: Part, legacy_uuids: LegacyUuids, after: Position) -> AsyncGenerator[Batch, None]:
+    """Gives what a part holds after a position; the last batch, which may be empty, says that it is.
+
+    Close it (`contextlib.aclosing`) where it is not read to its end.
+
+    Raises:
+        ConfigurationError, DatabaseUnavailable: as reading a source does.
+        GraphJobsError: the process that read it ended.
+    """
+    return (
+        source.batches(part, legacy_uuids, after)
+        if isinstance(source, BatchSource)
+        else _batches_here(source, part, legacy_uuids, after)
+    )
+
+
+async def _batches_here(
+    source: Source, part: Part, legacy_uuids: LegacyUuids, after: Position
+) -> AsyncGenerator[Batch, None]:
+    def begun(after: Position) -> Batch:
+        return Batch(part.collection, part.name, legacy_uuids, after, after)
+
+    batch = begun(after)
+    async with aclosing(source.read(part, after)) as entries:
+        async for found in entries:
+            batch.take(found)
+            if batch.full:
+                yield batch
+                batch = begun(batch.reached)
+    batch.last = True
+    yield batch

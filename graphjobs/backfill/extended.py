@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from graphjobs.errors import ConfigurationError
 from graphjobs.values import clean_error
@@ -26,6 +27,7 @@ END: Final = 2**63 - 1
 
 _REASON_LENGTH_MAX: Final = 200
 
+Form: TypeAlias = Literal["bson", "json"]
 Decode: TypeAlias = Callable[[bytes], "dict[str, Any] | str"]
 """Gives the document that bytes hold, or else what is wrong with them; it never raises."""
 
@@ -86,16 +88,18 @@ class Found:
     Attributes:
         collection: the collection it belongs to.
         place: where it was found.
+        form: how its bytes are written.
+        raw: its bytes, decoded or not; at most what a document may have.
         document: the document, as pymongo decodes it; times are naive and in UTC, and binaries stay `Binary`.
         problem: why there is none, with the part's name and the byte; None where there is one.
-        raw: the bytes that could not be decoded, None where they could; at most what a document may have.
     """
 
     collection: str
     place: Place
+    form: Form
+    raw: bytes
     document: dict[str, Any] | None
     problem: str | None = None
-    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +134,13 @@ def require_mongo() -> None:
         ) from None
 
 
-def bson_decoder() -> Decode:
-    """Gives what decodes one document of BSON."""
+@cache
+def decoder(form: Form) -> Decode:
+    """Gives what decodes one document: of BSON, or of Extended JSON, canonical or relaxed."""
+    return _bson_decoder() if form == "bson" else _json_decoder()
+
+
+def _bson_decoder() -> Decode:
     import bson
     from bson.errors import BSONError
 
@@ -159,8 +168,7 @@ def codec_options() -> Any:
     )
 
 
-def json_decoder() -> Decode:
-    """Gives what decodes one document of Extended JSON, canonical or relaxed."""
+def _json_decoder() -> Decode:
     hook = _object_hook()
 
     def decode(raw: bytes) -> dict[str, Any] | str:

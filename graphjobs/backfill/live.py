@@ -16,8 +16,8 @@ from graphjobs.backfill.extended import (
     Part,
     Place,
     Position,
-    bson_decoder,
     codec_options,
+    decoder,
     shortened,
 )
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
@@ -68,7 +68,7 @@ class LiveSource:
     async def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
         """Gives what a collection holds, by `_id`; see `Source`."""
         position = after or Position()
-        decode = bson_decoder()
+        decode = decoder("bson")
         key_of = _key_reader()
         self._read[part] = position.offset
         with _translated(part.name):
@@ -83,11 +83,10 @@ class LiveSource:
                     place = Place(part.name, position.ordinal, position.offset - len(raw), position)
                     outcome = decode(raw)
                     if not isinstance(outcome, str):
-                        yield Found(part.collection, place, outcome)
+                        yield Found(part.collection, place, "bson", raw, outcome)
                         continue
-                    yield Found(
-                        part.collection, place, None, f"{part.name}, document {place.ordinal:,}: {outcome}", raw
-                    )
+                    problem = f"{part.name}, document {place.ordinal:,}: {outcome}"
+                    yield Found(part.collection, place, "bson", raw, None, problem)
 
     def bytes_read(self, part: Part) -> int:
         """Gives how many bytes of documents have been read; see `Source`."""

@@ -78,7 +78,7 @@ def opened(found: Found) -> Opened:
     """Takes the tag off a document that comes from the quarantine; any other is as it was."""
     document = found.document
     if document is None:
-        return Opened(None, found.raw or b"", found.problem)
+        return Opened(None, found.raw, found.problem)
     tag = document.get(TAG)
     if tag is None:
         return Opened(document)

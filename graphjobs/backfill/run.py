@@ -15,7 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from graphjobs.backfill import ledger
-from graphjobs.backfill.batches import Batch
+from graphjobs.backfill.batches import Batch, batches_of
 from graphjobs.backfill.extended import Part, Position
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.ledger import Counts
@@ -184,20 +184,13 @@ class _Move:
         self._told(self.report, part)
         if report.finished:
             return
-        writer = _Writer(lambda batch, last: self._write(report, batch, last=last))
+        writer = _Writer(lambda batch: self._write(report, batch))
         position = Position.from_json(checkpoint.position)
-        batch = self._batch(part, position)
-        async with writer.running(), aclosing(self._source.read(part, position)) as entries:
-            async for found in entries:
-                batch.take(found)
-                if batch.full:
-                    await writer.put(batch)
-                    batch = self._batch(part, batch.reached)
-            await writer.put(batch, last=True)
+        reading = batches_of(self._source, part, self._legacy_uuids, position)
+        async with writer.running(), aclosing(reading) as batches:
+            async for batch in batches:
+                await writer.put(batch)
         report.finished = True
-
-    def _batch(self, part: Part, after: Position) -> Batch:
-        return Batch(part.collection, self._legacy_uuids, after, after)
 
     def _key(self, part: Part) -> str:
         return f"{part.fingerprint} {self._legacy_uuids}"
@@ -211,7 +204,7 @@ class _Move:
             position=Position().to_json(),
         )
 
-    async def _write(self, report: PartReport, batch: Batch, *, last: bool) -> None:
+    async def _write(self, report: PartReport, batch: Batch) -> None:
         key = self._key(report.part)
         async with transaction(self._storage) as executor:
             await ledger.lock(executor)
@@ -220,7 +213,7 @@ class _Move:
                 raise _Overtaken
             counts = await self._write_documents(executor, key, batch)
             counts = checkpoint.counts.plus(counts)
-            await ledger.advance(executor, key, batch.reached.to_json(), counts, finished=last)
+            await ledger.advance(executor, key, batch.reached.to_json(), counts, finished=batch.last)
         report.counts = counts
         self._count(batch)
         self._told(self.report, report.part)
@@ -231,15 +224,15 @@ class _Move:
         refused, answered, changed = list(batch.refused), list(batch.answered), 0
         document_ids: list[UUID | None] = []
         for coming, standing in zip(batch.coming, standings, strict=True):
-            entry = coming.refused(standing)
-            if coming.what.answers is not None and (entry is None or coming.what.answers != entry.id):
-                answered.append(coming.what.answers)
+            entry = batch.refused_for(coming, standing)
+            if coming.answers is not None and (entry is None or coming.answers != entry.id):
+                answered.append(coming.answers)
             if entry is not None:
                 refused.append(entry)
                 continue
             changed += bool(coming.changes)
             if self._watched and standing in (Standing.NEW, Standing.NEWER):
-                document_ids.append(coming.document_id())
+                document_ids.append(batch.document_id(coming))
         settled = await ledger.keep(executor, refused)
         answers = await ledger.settle(executor, answered)
         if self._watched:
@@ -270,15 +263,15 @@ class _Move:
 class _Writer:
     """Writes one batch at a time, while the next one is read."""
 
-    def __init__(self, write_batch: Callable[[Batch, bool], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, write_batch: Callable[[Batch], Coroutine[Any, Any, None]]) -> None:
         self._write = write_batch
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, batch: Batch, *, last: bool = False) -> None:
+    async def put(self, batch: Batch) -> None:
         """Begins to write a batch, once the one before is written; the last one is waited for."""
         await self._drain()
-        self._task = asyncio.create_task(self._write(batch, last))
-        if last:
+        self._task = asyncio.create_task(self._write(batch))
+        if batch.last:
             await self._drain()
 
     @asynccontextmanager

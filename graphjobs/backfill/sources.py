@@ -17,12 +17,12 @@ from graphjobs.backfill.dumps import CHUNK_SIZE, Bytes, Gzip, Plain, format_of, 
 from graphjobs.backfill.extended import (
     COLLECTIONS,
     END,
+    Form,
     Found,
     Part,
     Place,
     Position,
-    bson_decoder,
-    json_decoder,
+    decoder,
     require_mongo,
     shortened,
 )
@@ -209,7 +209,8 @@ class _Reader:
 
     def _found(self, kind: str, offset: int, ordinal: int, skipped: int) -> "Iterator[Found | None]":
         name, collection = self._part.name, self._part.collection
-        decode = bson_decoder() if kind == "bson" else json_decoder()
+        form: Form = "bson" if kind == "bson" else "json"
+        decode = decoder(form)
         for frame in frames(kind, self._flow, offset):
             if frame is None:
                 yield None
@@ -222,10 +223,10 @@ class _Reader:
             place = Place(name, ordinal, start, Position(ordinal, END if end is None else end))
             outcome = decode(raw) if problem is None else problem
             if not isinstance(outcome, str):
-                yield Found(collection, place, outcome)
+                yield Found(collection, place, form, raw, outcome)
                 continue
             cut = "; the file ends there, and may be cut off" if end is None and problem is None else ""
-            yield Found(collection, place, None, f"{name}, at byte {start:,}: {outcome}{cut}", raw)
+            yield Found(collection, place, form, raw, None, f"{name}, at byte {start:,}: {outcome}{cut}")
 
     def _batch(self) -> list[Found] | None:
         batch: list[Found] = []

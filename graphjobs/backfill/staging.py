@@ -89,10 +89,9 @@ def version_of(job: GraphJob) -> datetime:
     return max(time for time in (job.created_at, job.started_at, job.completed_at) if time is not None)
 
 
-def group_of(value: GraphJob | PolicyRunJob | Event, collection: str) -> Group:
-    """Gives what a value is counted under."""
-    kind = str(value.type) if isinstance(value, GraphJob) else KINDS[collection]
-    return Group(value.tenant_id, kind, str(value.status))
+def column_of(collection: str, row: StagedRow, name: str) -> Any:
+    """Gives what a row holds in a column."""
+    return row[COLUMNS[collection].index(name)]
 
 
 KINDS: Final[Mapping[str, str]] = MappingProxyType(

@@ -10,19 +10,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from graphjobs.backfill import ledger
-from graphjobs.backfill.batches import Batch
+from graphjobs.backfill.batches import Batch, batches_of
 from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, Part, Position
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.quarantine import Entry
 from graphjobs.backfill.sources import Source
-from graphjobs.backfill.staging import KEYED, KINDS, LOGGED, Group, binds_of, group_of, waves
+from graphjobs.backfill.staging import KEYED, KINDS, LOGGED, Group, binds_of, column_of, waves
 from graphjobs.backfill.statements import CEILING, Standing
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
-from graphjobs.eventlog import Event
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.storage import Storage
@@ -159,16 +159,10 @@ async def verify(
         for part in source.parts:
             await executor.rows(_on(part.collection).prepare, {})
         for part in source.parts:
-            batch = Batch(part.collection, legacy_uuids, Position(), Position())
-            async with aclosing(source.read(part)) as entries:
-                async for found in entries:
-                    batch.take(found)
-                    if batch.full:
-                        await _compare(executor, batch, comparison, ceiling)
-                        batch = Batch(part.collection, legacy_uuids, Position(), Position())
-                        told(comparison, part)
-            await _compare(executor, batch, comparison, ceiling)
-            told(comparison, part)
+            async with aclosing(batches_of(source, part, legacy_uuids, Position())) as batches:
+                async for batch in batches:
+                    await _compare(executor, batch, comparison, ceiling)
+                    told(comparison, part)
         for collection in COLLECTIONS:
             if any(part.collection == collection for part in source.parts):
                 await _look(executor, collection, comparison)
@@ -184,13 +178,17 @@ async def _compare(executor: Executor, batch: Batch, comparison: Comparison, cei
     kept_out: list[tuple[Entry, Difference, Group, str]] = [
         (entry, Difference.MISSING, Group("", batch.collection, ""), entry.place) for entry in batch.refused
     ]
+    collection = batch.collection
+    key_column = "job_id" if collection in LOGGED else "id"
     for wave in waves([each.row for each in batch.coming]):
         coming = [batch.coming[each] for each in wave]
         binds = binds_of(batch.collection, [each.row for each in coming]) | {CEILING.key: ceiling}
         for ordinal, code, digest, first in await executor.rows(_on(batch.collection).verify, binds):
-            value, standing = coming[ordinal].value, Standing(code)
-            group, key = group_of(value, batch.collection), str(value.job_id if isinstance(value, Event) else value.id)
-            entry = coming[ordinal].refused(standing)
+            row, standing = coming[ordinal].row, Standing(code)
+            kind = column_of(collection, row, "type") if collection == JOBS else 0
+            whose, status = column_of(collection, row, "tenant_id"), column_of(collection, row, "status")
+            group, key = _group(collection, whose, kind, status), str(column_of(collection, row, key_column))
+            entry = batch.refused_for(coming[ordinal], standing)
             if entry is not None:
                 kept_out.append((entry, _DIFFERENCES[standing], group, key))
                 continue
@@ -221,6 +219,7 @@ async def _look(executor: Executor, collection: str, comparison: Comparison) -> 
         comparison.differs(Difference.ONLY_HERE, _group(collection, tenant, kind, status), key)
 
 
+@lru_cache(maxsize=4_096)
 def _group(collection: str, tenant: str, kind: int, status: int) -> Group:
     statuses = GraphJobStatus if collection in (JOBS, EVENTS) else PolicyRunStatus
     kinds: dict[int, str] = (

@@ -1,7 +1,6 @@
 """`graphjobs backfill`: the move from MongoDB, its trial and its check; a bar on the way, then tables or JSON lines."""
 
 import asyncio
-import gc
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from graphjobs.backfill.extended import Part, require_mongo
-from graphjobs.backfill.sources import Source, open_source
+from graphjobs.backfill.sources import Source
 from graphjobs.cli import moved
 from graphjobs.cli.exits import Exit
 from graphjobs.cli.progress import reading
@@ -28,9 +27,6 @@ T = TypeVar("T")
 
 _SCAN_TIMEOUT: Final = timedelta(hours=1)
 """Whole tables are read in one statement each."""
-
-
-_OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 
 
 class ByteOrder(StrEnum):
@@ -72,10 +68,7 @@ def backfill(
     if dry_run and verify:
         raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
     require_mongo()
-    # What was imported stays: looking through it each time would hold up the event loop. What is read is gone with its
-    # batch: looking for it after every 700 new objects takes a tenth of the whole time.
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    _collect_seldom()
     if dry_run:
         _tell_survey(asyncio.run(_survey(source, legacy_uuids)), as_json=as_json)
     elif verify:
@@ -93,6 +86,12 @@ def backfill(
                 f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
                 "graphjobs backfill; or see graphjobs quarantine --help"
             )
+
+
+def _collect_seldom() -> None:
+    from graphjobs.backfill.apart import collect_seldom
+
+    collect_seldom()
 
 
 async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
@@ -157,7 +156,9 @@ async def _reading(
     work: Callable[[Source, Callable[[Any, Part], None]], Coroutine[Any, Any, T]],
     told: Callable[[Any], tuple[int, Callable[[], str]]],
 ) -> T:
-    async with open_source(place) as source:
+    from graphjobs.backfill.apart import open_apart
+
+    async with open_apart(place) as source:
         with reading(source) as tell:
 
             def on_progress(whole: Any, part: Part) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graphjobs import GraphJobEvent, GraphJobStatus, InvalidJob
 from graphjobs.backfill.documents import document_of
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, bson_decoder, json_decoder
+from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, decoder
 from graphjobs.backfill.mapping import Mapped, MappedValue, map_document
 from graphjobs.policy_runs.models import PolicyRunEvent
 from tests.backfill import dumps
@@ -34,14 +34,14 @@ def _event(**fields: Any) -> GraphJobEvent:
 
 
 def _through_bson(document: dict[str, Any]) -> dict[str, Any]:
-    read = bson_decoder()(bson.encode(document))
+    read = decoder("bson")(bson.encode(document))
     assert isinstance(read, dict), read
     return read
 
 
 def _through_json(document: dict[str, Any]) -> dict[str, Any]:
     text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
-    read = json_decoder()(text.encode())
+    read = decoder("json")(text.encode())
     assert isinstance(read, dict), read
     return read
 

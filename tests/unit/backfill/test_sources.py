@@ -394,6 +394,6 @@ def test_a_position_is_read_from_its_own_text_only() -> None:
 
 def test_what_is_found_is_frozen() -> None:
     """Nobody changes what another may still hold."""
-    found = Found("graph_jobs", None, {})  # type: ignore[arg-type]
+    found = Found("graph_jobs", None, "bson", b"", {})  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         found.document = None  # type: ignore[misc]

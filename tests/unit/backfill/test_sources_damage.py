@@ -259,4 +259,4 @@ async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start:
         except ConfigurationError:  # an archive, or UTF-16
             continue
         for found in whole:
-            assert (found.document is None) == (found.problem is not None) == (found.raw is not None)
+            assert (found.document is None) == (found.problem is not None)

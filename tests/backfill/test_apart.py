@@ -1,0 +1,199 @@
+"""Reading in a process of its own gives what reading here gives, and no process outlives whoever asked it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from graphjobs.backfill import apart, sources
+from graphjobs.backfill.apart import open_apart
+from graphjobs.backfill.batches import Batch, batches_of
+from graphjobs.backfill.extended import Position
+from graphjobs.backfill.run import run_backfill
+from graphjobs.backfill.sources import open_source
+from graphjobs.backfill.verification import verify
+from graphjobs.errors import ConfigurationError, GraphJobsError
+from graphjobs.storage import Storage
+from tests.backfill import dumps
+from tests.backfill.dumps import Fate, Made
+from tests.backfill.tables import backfilled, state
+from tests.migrations.programs import SECONDS_MAX, beside_python, environment
+
+_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Made]:
+    """Documents of every kind, of more than a batch each."""
+    return dumps.make(5_000, 17, dirty=4)
+
+
+@pytest.fixture(autouse=True)
+def _every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "SIZE_MIN", 0)
+
+
+def _readers() -> list[psutil.Process]:
+    """Gives the processes that read for this one."""
+    return [each for each in psutil.Process().children() if _reads(each)]
+
+
+def _reads(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and "apart" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def _becomes(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(_SECONDS):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+async def _batches(place: Path, opened: Any) -> list[Batch]:
+    async with opened(str(place)) as source:
+        found = []
+        for part in source.parts:
+            async with aclosing(batches_of(source, part, "csharp", Position())) as reading:
+                found += [batch async for batch in reading]
+            assert part.size_bytes == source.bytes_read(part)
+        return found
+
+
+@pytest.mark.parametrize("form", ["bson", "jsonl.gz"])
+async def test_batches_are_those_that_are_read_here(made: list[Made], tmp_path: Path, form: str) -> None:
+    """The same rows, positions and refusals, in the same order; and it ends with the source."""
+    dumps.write(tmp_path, made, form)
+    here, there = await _batches(tmp_path, open_source), await _batches(tmp_path, open_apart)
+    assert here == there
+    assert len(made) == sum(batch.documents for batch in there)
+    assert 3 == sum(batch.last for batch in there)
+    assert [] == _readers()
+
+
+async def test_a_small_part_is_read_here(made: list[Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes longer to start than that takes."""
+    path = dumps.write(tmp_path, made)[dumps.JOBS]
+    monkeypatch.setattr(apart, "SIZE_MIN", path.stat().st_size + 1)
+    async with _reading(path) as (_, readers):
+        assert [] == readers
+    monkeypatch.setattr(apart, "SIZE_MIN", path.stat().st_size)
+    async with _reading(path) as (_, readers):
+        assert 1 == len(readers)
+
+
+@asynccontextmanager
+async def _reading(path: Path) -> AsyncIterator[tuple[Any, list[psutil.Process]]]:
+    """Reads the first batch of a part, and gives the rest and who reads it."""
+    async with (
+        open_apart(str(path)) as source,
+        aclosing(batches_of(source, source.parts[0], "csharp", Position())) as batches,
+    ):
+        assert 1_000 == (await anext(batches)).documents
+        yield batches, _readers()
+
+
+async def test_a_backfill_comes_as_the_generator_says(
+    made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """Whoever reads, the same is written; a second run changes nothing, and the check says so."""
+    dumps.write(tmp_path, made)
+    async with open_apart(str(tmp_path)) as source:
+        report = await run_backfill(graphjobs_storage, source)
+        refused = sum(each.fate is Fate.REFUSED for each in made)
+        assert (len(made), refused) == (report.counts.documents, sum(report.waiting.values()))
+        before = state(graphjobs_database_url)
+        assert (await verify(graphjobs_storage, source)).holds
+    assert 0 == (await backfilled(graphjobs_storage, tmp_path)).counts.added
+    assert before == state(graphjobs_database_url)
+
+
+async def test_a_reader_that_is_killed_is_told_of_and_loses_nothing(
+    made: list[Made], graphjobs_storage: Storage, tmp_path: Path
+) -> None:
+    """Who ran out of memory, say: what was written stays, and the next run goes on."""
+    dumps.write(tmp_path, made)
+    async with open_apart(str(tmp_path)) as source:
+        moving = asyncio.create_task(run_backfill(graphjobs_storage, source))
+        await _becomes(lambda: bool(_readers()))
+        for reader in _readers():
+            reader.kill()
+        with pytest.raises(
+            GraphJobsError, match=r"the process that reads graph_jobs.bson ended \(exit code -9\); .*run it"
+        ):
+            await asyncio.wait_for(moving, _SECONDS)
+    assert len(made) == (await backfilled(graphjobs_storage, tmp_path)).counts.documents
+
+
+async def test_no_reader_is_left_behind(made: list[Made], tmp_path: Path) -> None:
+    """Neither where nobody reads on, nor where a cancel comes while it is asked."""
+    path = dumps.write(tmp_path, made)[dumps.JOBS]
+    async with _reading(path) as (_, readers):
+        assert [True] == [each.is_running() for each in readers]
+    assert [] == _readers()
+    reading = asyncio.create_task(_batches(path, open_apart))
+    await _becomes(lambda: bool(_readers()))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert [] == _readers()
+
+
+async def test_it_reads_no_further_than_it_is_asked_to(made: list[Made], tmp_path: Path) -> None:
+    """What is read ahead is read twice after a kill, and fills the memory: no more than the source's own."""
+    path = dumps.write(tmp_path, made)[dumps.JOBS]
+    async with open_apart(str(path)) as source:
+        (part,) = source.parts
+        async with aclosing(batches_of(source, part, "csharp", Position())) as batches:
+            batch = await anext(batches)
+            ahead = source.bytes_read(part) - batch.reached.offset
+            assert 0 <= ahead <= 3 * sources.BATCH_SIZE_MAX
+
+
+async def test_what_is_wrong_with_a_source_is_told(made: list[Made], tmp_path: Path) -> None:
+    """The other process's own sentence comes across, and its kind."""
+    path = dumps.write(tmp_path, made)[dumps.JOBS]
+    async with open_apart(str(path)) as source:
+        with path.open("ab") as file:
+            file.write(b"\5\0\0\0\0")
+        with pytest.raises(ConfigurationError, match=r"graph_jobs.bson has changed while it was read: begin again"):
+            async with aclosing(batches_of(source, source.parts[0], "csharp", Position())) as batches:
+                await anext(batches)
+    assert [] == _readers()
+
+
+def test_a_reader_ends_with_whoever_asked_it(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Also where that was killed, which tells nobody: what it reads from is closed, and so it ends by itself."""
+    dumps.write(tmp_path / "dump", dumps.make(12_000, 3))
+    assert (tmp_path / "dump" / "graph_jobs.bson").stat().st_size > 2 * 1024 * 1024
+    process = subprocess.Popen(
+        [beside_python("graphjobs"), "backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files")],
+        env=environment(GRAPHJOBS_DATABASE_URL=graphjobs_database_url),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        readers = _wait_for(lambda: [each for each in psutil.Process(process.pid).children() if _reads(each)])
+        assert [True] == [os.getsid(each.pid) == each.pid for each in readers]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate(timeout=SECONDS_MAX)
+    _wait_for(lambda: not any(_reads(each) for each in readers))
+    assert "Traceback" not in said
+
+
+def _wait_for(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + _SECONDS
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
