@@ -40,7 +40,7 @@ BATCHES_AT_MOST: Final = 1.0
 
 LEGEND: Final = {
     BACKFILL: "graphjobs backfill of a folder that mongodump wrote: decoded, mapped, validated, written with its "
-    "checkpoint each 1,000; its two processes' start within the time",
+    "checkpoint each 1,000; its processes' start within the time",
     COPY: "copy_records_to_table of the rows that came of it, one statement and one transaction, all indexes; they "
     "were made ready in a file before, and are taken from there on the way, a microsecond each",
     VERIFY: "graphjobs backfill --verify of the same, likewise",
@@ -206,8 +206,6 @@ class _Moves:
 
     @asynccontextmanager
     async def _counting(self) -> AsyncIterator[Process]:
-        # Of its own: who read for one that was killed may count a moment longer.
-        self._count = self._folder / f"count-{time.monotonic_ns()}"
         self._count.write_bytes(bytes(COUNT.size))
         program = _HERE.with_name("count_backfill.py")
         async with _started(program, str(self._whole), str(self._count), env=self._environment) as process:

@@ -2,11 +2,10 @@
 
 import asyncio
 import mmap
-import os
 import struct
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,6 @@ from graphjobs.backfill.sources import Source, open_source
 from graphjobs.storage import open_storage
 
 COUNT: Final = struct.Struct("<q")
-_FILE: Final = "GRAPHJOBS_BENCH_COUNT"
-_READER: Final = "from benchmarks.count_backfill import read_counted; read_counted()"
 
 
 class _Counted:
@@ -42,25 +39,13 @@ class _Counted:
         return self._source.bytes_read(part)
 
 
-@asynccontextmanager
-async def _open_counted(place: str) -> AsyncIterator[Source]:
-    with Path(os.environ[_FILE]).open("r+b") as opened, mmap.mmap(opened.fileno(), COUNT.size) as count:  # noqa: ASYNC230
-        async with open_source(place) as source:
-            yield _Counted(source, count)
-
-
-def read_counted() -> None:
-    """What the process that reads does, and counts."""
-    apart.main(_open_counted)
-
-
-async def main(place: str) -> None:
+async def main(place: str, file: Path) -> None:
     """Runs a backfill to its end, if it is let; as the command does, but for its bar."""
-    apart.collect_seldom()
-    async with open_storage() as storage, open_source(place) as source:
-        await run_backfill(storage, apart.Apart(place, source, reader=_READER))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), COUNT.size) as count:
+        apart.collect_seldom()
+        async with open_storage() as storage, open_source(place) as source:
+            await run_backfill(storage, apart.Apart(_Counted(source, count)))
 
 
 if __name__ == "__main__":
-    os.environ[_FILE] = sys.argv[2]
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -5,13 +5,13 @@ turns out that it cannot come.
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position, decoder
+from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.mapping import Refused, map_document
 from graphjobs.backfill.quarantine import Entry, Opened, document_id_of, entry_of, opened
@@ -98,11 +98,6 @@ class Batch:
     refused: list[Entry] = field(default_factory=list)
     answered: list[UUID] = field(default_factory=list)
 
-    @property
-    def full(self) -> bool:
-        """Whether it should be written."""
-        return self.documents >= DOCUMENTS_MAX or self.size >= SIZE_MAX
-
     def take(self, found: Found) -> None:
         """Adds one entry."""
         self.documents += 1
@@ -138,15 +133,21 @@ class Batch:
         return document_id_of(self.collection, opened(self._found(coming)).document or {})
 
     def _found(self, coming: Coming) -> Found:
-        place = Place(self.part, coming.ordinal, 0, self.reached)
-        document = decoder(coming.form)(coming.raw)
-        if isinstance(document, str):
-            raise TypeError(f"what was a document is none any more: {document}")
-        return Found(self.collection, place, coming.form, coming.raw, document)
+        return Found(self.collection, Place(self.part, coming.ordinal, None, self.reached), coming.form, coming.raw)
 
     def changes(self) -> Counter[Change]:
         """Counts what was changed on the way."""
         return Counter(change for coming in self.coming for change in coming.changes)
+
+    def join(self, others: "Iterable[Batch]") -> None:
+        """Adds batches that follow this one."""
+        for other in others:
+            self.reached = other.reached
+            self.documents += other.documents
+            self.size += other.size
+            self.coming += other.coming
+            self.refused += other.refused
+            self.answered += other.answered
 
 
 @runtime_checkable
@@ -165,7 +166,7 @@ def batches_of(source: Source, part: Part, legacy_uuids: LegacyUuids, after: Pos
 
     Raises:
         ConfigurationError, DatabaseUnavailable: as reading a source does.
-        GraphJobsError: the process that read it ended.
+        GraphJobsError: a process that took part ended.
     """
     return (
         source.batches(part, legacy_uuids, after)
@@ -177,15 +178,17 @@ def batches_of(source: Source, part: Part, legacy_uuids: LegacyUuids, after: Pos
 async def _batches_here(
     source: Source, part: Part, legacy_uuids: LegacyUuids, after: Position
 ) -> AsyncGenerator[Batch, None]:
-    def begun(after: Position) -> Batch:
-        return Batch(part.collection, part.name, legacy_uuids, after, after)
-
-    batch = begun(after)
+    batch = Batch(part.collection, part.name, legacy_uuids, after, after)
     async with aclosing(source.read(part, after)) as entries:
         async for found in entries:
             batch.take(found)
-            if batch.full:
+            if is_full(batch.documents, batch.size):
                 yield batch
-                batch = begun(batch.reached)
+                batch = Batch(part.collection, part.name, legacy_uuids, batch.reached, batch.reached)
     batch.last = True
     yield batch
+
+
+def is_full(documents: int, size: int) -> bool:
+    """Whether so many documents, of so many bytes, should be written."""
+    return documents >= DOCUMENTS_MAX or size >= SIZE_MAX

@@ -71,35 +71,50 @@ class Place(NamedTuple):
     Attributes:
         part: the part's name: a file's, or a collection's of a server.
         ordinal: the first entry of a part is 1.
-        offset: the byte of the (decompressed) file it begins at; 0 on a server.
+        offset: the byte of the (decompressed) file it begins at; None on a server.
         next: where reading goes on after it.
     """
 
     part: str
     ordinal: int
-    offset: int
+    offset: int | None
     next: Position
 
+    @property
+    def told(self) -> str:
+        """It, for a sentence."""
+        if self.offset is None:
+            return f"{self.part}, document {self.ordinal:,}"
+        return f"{self.part}, at byte {self.offset:,}"
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry of a part: a document, or what is wrong where one should be.
+
+class Found(NamedTuple):
+    """An entry of a part, as its bytes.
 
     Attributes:
         collection: the collection it belongs to.
         place: where it was found.
         form: how its bytes are written.
-        raw: its bytes, decoded or not; at most what a document may have.
-        document: the document, as pymongo decodes it; times are naive and in UTC, and binaries stay `Binary`.
-        problem: why there is none, with the part's name and the byte; None where there is one.
+        raw: its bytes; at most what a document may have.
+        fault: why they are no document as a whole, as where a file is cut off; None where they are to be decoded.
     """
 
     collection: str
     place: Place
     form: Form
     raw: bytes
-    document: dict[str, Any] | None
-    problem: str | None = None
+    fault: str | None = None
+
+    def decoded(self) -> dict[str, Any] | str:
+        """Gives the document as pymongo decodes it, each time anew; or what is wrong where one should be, and where.
+
+        Times are naive and in UTC, and binaries stay `Binary`.
+        """
+        outcome = decoder(self.form)(self.raw) if self.fault is None else self.fault
+        if not isinstance(outcome, str):
+            return outcome
+        ends = self.fault is None and self.place.next.offset == END
+        return f"{self.place.told}: {outcome}{'; the file ends there, and may be cut off' if ends else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from graphjobs.backfill.extended import (
     Place,
     Position,
     codec_options,
-    decoder,
     shortened,
 )
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
@@ -68,7 +67,6 @@ class LiveSource:
     async def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
         """Gives what a collection holds, by `_id`; see `Source`."""
         position = after or Position()
-        decode = decoder("bson")
         key_of = _key_reader()
         self._read[part] = position.offset
         with _translated(part.name):
@@ -80,13 +78,7 @@ class LiveSource:
                         continue  # an index is entered at a key, not after it
                     position = Position(position.ordinal + 1, position.offset + len(raw), key)
                     self._read[part] = position.offset
-                    place = Place(part.name, position.ordinal, position.offset - len(raw), position)
-                    outcome = decode(raw)
-                    if not isinstance(outcome, str):
-                        yield Found(part.collection, place, "bson", raw, outcome)
-                        continue
-                    problem = f"{part.name}, document {place.ordinal:,}: {outcome}"
-                    yield Found(part.collection, place, "bson", raw, None, problem)
+                    yield Found(part.collection, Place(part.name, position.ordinal, None, position), "bson", raw)
 
     def bytes_read(self, part: Part) -> int:
         """Gives how many bytes of documents have been read; see `Source`."""

@@ -76,9 +76,9 @@ class Opened:
 
 def opened(found: Found) -> Opened:
     """Takes the tag off a document that comes from the quarantine; any other is as it was."""
-    document = found.document
-    if document is None:
-        return Opened(None, found.raw, found.problem)
+    document = found.decoded()
+    if isinstance(document, str):
+        return Opened(None, found.raw, document)
     tag = document.get(TAG)
     if tag is None:
         return Opened(document)

@@ -11,9 +11,9 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeAlias, TypeVar
+from typing import BinaryIO, Final, Protocol, TypeVar
 
-from graphjobs.backfill.dumps import CHUNK_SIZE, Bytes, Frame, Gzip, Plain, format_of, is_gzip
+from graphjobs.backfill.dumps import CHUNK_SIZE, Bytes, Gzip, Plain, format_of, is_gzip
 from graphjobs.backfill.extended import (
     COLLECTIONS,
     END,
@@ -22,7 +22,6 @@ from graphjobs.backfill.extended import (
     Part,
     Place,
     Position,
-    decoder,
     require_mongo,
     shortened,
 )
@@ -40,9 +39,6 @@ BATCH_SIZE_MAX: Final = 256 * 1024
 """The bytes after which a batch is full, whatever its documents."""
 
 T = TypeVar("T")
-
-_Entry: TypeAlias = tuple[int, Frame]
-"""Which entry of its part it is, counted from 1, and where it lies."""
 
 _NAMES: Final = (".bson", ".json", ".jsonl", ".ndjson")
 _EDGE_SIZE: Final = 64 * 1024
@@ -121,9 +117,8 @@ class FileSource:
             while (entries := await _outcome(batch)) is not None:
                 # The next one is read while this one is dealt with.
                 batch = asyncio.create_task(asyncio.to_thread(reader.batch))
-                for ordinal, frame in entries:
-                    # Not in the thread: two that both want to run Python take turns, and that takes long.
-                    yield reader.found(ordinal, frame)
+                for each in entries:
+                    yield each
         finally:
             try:
                 await _end(batch)  # a batch is short
@@ -165,13 +160,15 @@ async def _end(work: "asyncio.Task[T]") -> None:
 
 
 class _Reader:
-    """One file on its way. All but `found` blocks, and belongs to one thread at a time."""
+    """One file on its way; it blocks, and belongs to one thread at a time.
+
+    What lies there is decoded elsewhere: two threads that both want to run Python take turns, and that takes long.
+    """
 
     def __init__(self, part: Part, path: Path, after: Position) -> None:
         self._part = part
         self._path = path
         self._file = _opened(path)
-        self._form: Form = "json"
         try:
             _require_unchanged(self._file, path, part)
             self._frames = self._entries(after)
@@ -188,25 +185,14 @@ class _Reader:
         """How far the file has been read."""
         return self._flow.read_bytes
 
-    def batch(self) -> "list[_Entry] | None":
+    def batch(self) -> list[Found] | None:
         """Gives what comes next, which may be nothing for now; None at the end."""
         try:
             return self._batch()
         except OSError as error:
             raise _unreadable(self._path, error) from None
 
-    def found(self, ordinal: int, frame: Frame) -> Found:
-        """Decodes an entry."""
-        name, collection = self._part.name, self._part.collection
-        start, end, raw, problem = frame
-        place = Place(name, ordinal, start, Position(ordinal, END if end is None else end))
-        outcome = decoder(self._form)(raw) if problem is None else problem
-        if not isinstance(outcome, str):
-            return Found(collection, place, self._form, raw, outcome)
-        cut = "; the file ends there, and may be cut off" if end is None and problem is None else ""
-        return Found(collection, place, self._form, raw, None, f"{name}, at byte {start:,}: {outcome}{cut}")
-
-    def _entries(self, after: Position) -> "Iterator[_Entry | None]":
+    def _entries(self, after: Position) -> "Iterator[Found | None]":
         try:
             packed = is_gzip(self._file)
             kind = _format_of(self._file, self._path)
@@ -221,24 +207,30 @@ class _Reader:
             raise _unreadable(self._path, error) from None
         if after.offset == END:
             return iter(())
-        self._form = "bson" if kind == "bson" else "json"
-        return self._framed(kind, 0 if packed else after.offset, 0 if packed else after.ordinal, skipped)
+        return self._found(kind, 0 if packed else after.offset, 0 if packed else after.ordinal, skipped)
 
-    def _framed(self, kind: str, offset: int, ordinal: int, skipped: int) -> "Iterator[_Entry | None]":
+    def _found(self, kind: str, offset: int, ordinal: int, skipped: int) -> "Iterator[Found | None]":
+        name, collection = self._part.name, self._part.collection
+        form: Form = "bson" if kind == "bson" else "json"
         for frame in frames(kind, self._flow, offset):
             if frame is None:
                 yield None
                 continue
             ordinal += 1
-            yield (ordinal, frame) if ordinal > skipped else None
+            if ordinal <= skipped:
+                yield None
+                continue
+            start, end, raw, fault = frame
+            place = Place(name, ordinal, start, Position(ordinal, END if end is None else end))
+            yield Found(collection, place, form, raw, fault)
 
-    def _batch(self) -> "list[_Entry] | None":
-        batch: list[_Entry] = []
+    def _batch(self) -> list[Found] | None:
+        batch: list[Found] = []
         looked, size = 0, 0
-        for looked, entry in enumerate(self._frames, start=1):
-            if entry is not None:
-                batch.append(entry)
-                size += len(entry[1].raw)
+        for looked, found in enumerate(self._frames, start=1):
+            if found is not None:
+                batch.append(found)
+                size += len(found.raw)
             if looked == BATCH_MAX or size >= BATCH_SIZE_MAX:
                 return batch
         return batch if looked else None

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Found, Part, Place
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.mapping import MappedValue, Refused, map_document
+from graphjobs.backfill.quarantine import opened
 from graphjobs.backfill.seen import Known, Met, Seen
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.told import Change
@@ -161,9 +162,10 @@ async def survey(
 
 
 def _entry_of(found: Found, legacy_uuids: LegacyUuids) -> _Entry:
-    document = found.document
+    what = opened(found)
+    document = what.document
     if document is None:
-        return _Entry(found.place, Refused(found.problem or "", ""))
+        return _Entry(found.place, Refused(what.problem or "", ""))
     mapped = map_document(found.collection, document, legacy_uuids=legacy_uuids)
     if isinstance(mapped, Refused):
         return _Entry(found.place, mapped)

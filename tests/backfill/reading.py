@@ -20,13 +20,35 @@ async def found_in(place: Path | str, collection: str = "graph_jobs", after: Pos
 async def documents_in(place: Path | str, collection: str = "graph_jobs") -> list[dict[str, Any]]:
     """Gives the documents of one collection, and fails where something is wrong."""
     found = await found_in(place, collection)
-    assert [] == [each.problem for each in found if each.problem]
-    return [each.document for each in found if each.document is not None]
+    assert [] == problems_of(found)
+    return documents_of(found)
+
+
+def document_of(found: Found) -> dict[str, Any] | None:
+    """Gives the document of an entry; None where something is wrong."""
+    decoded = found.decoded()
+    return None if isinstance(decoded, str) else decoded
+
+
+def problem_of(found: Found) -> str | None:
+    """Gives what is wrong with an entry."""
+    decoded = found.decoded()
+    return decoded if isinstance(decoded, str) else None
+
+
+def documents_of(found: list[Found]) -> list[dict[str, Any]]:
+    """Gives the documents among entries."""
+    return [document for document in map(document_of, found) if document is not None]
+
+
+def problems_of(found: list[Found]) -> list[str]:
+    """Gives what is wrong among entries."""
+    return [problem for problem in map(problem_of, found) if problem is not None]
 
 
 def outline(found: list[Found]) -> list[tuple[Any, ...]]:
     """Gives what was found such that it can be compared."""
-    return [(each.place, each.document, each.problem, each.raw) for each in found]
+    return [(each.place, each.decoded(), each.raw) for each in found]
 
 
 def as_read(value: Any) -> Any:

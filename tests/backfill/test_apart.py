@@ -1,4 +1,4 @@
-"""Reading in a process of its own gives what reading here gives, and no process outlives whoever asked it."""
+"""Mapping in processes of their own gives what mapping here gives, and none outlives whoever asked it."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bson
 import psutil  # type: ignore[import-untyped]
 import pytest
 
@@ -41,12 +42,12 @@ def _every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "SIZE_MIN", 0)
 
 
-def _readers() -> list[psutil.Process]:
-    """Gives the processes that read for this one."""
-    return [each for each in psutil.Process().children() if _reads(each)]
+def _mappers() -> list[psutil.Process]:
+    """Gives the processes that map for this one."""
+    return [each for each in psutil.Process().children() if _maps(each)]
 
 
-def _reads(process: psutil.Process) -> bool:
+def _maps(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE and "apart" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
@@ -70,42 +71,45 @@ async def _batches(place: Path, opened: Any) -> list[Batch]:
 
 
 @pytest.mark.parametrize("form", ["bson", "jsonl.gz"])
-async def test_batches_are_those_that_are_read_here(made: list[Made], tmp_path: Path, form: str) -> None:
+async def test_batches_are_those_that_are_mapped_here(made: list[Made], tmp_path: Path, form: str) -> None:
     """The same rows, positions and refusals, in the same order; and it ends with the source."""
-    dumps.write(tmp_path, made, form)
+    files = dumps.write(tmp_path, made, form)
+    if form == "bson":
+        with files[dumps.JOBS].open("ab") as file:
+            file.write(bson.encode(dumps.Maker(1).huge().document) + b"\5\0")
     here, there = await _batches(tmp_path, open_source), await _batches(tmp_path, open_apart)
     assert here == there
-    assert len(made) == sum(batch.documents for batch in there)
+    assert len(made) + 2 * (form == "bson") == sum(batch.documents for batch in there)
     assert 3 == sum(batch.last for batch in there)
-    assert [] == _readers()
+    assert [] == _mappers()
 
 
-async def test_a_small_part_is_read_here(made: list[Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_small_part_is_mapped_here(made: list[Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes longer to start than that takes."""
     path = dumps.write(tmp_path, made)[dumps.JOBS]
     monkeypatch.setattr(apart, "SIZE_MIN", path.stat().st_size + 1)
-    async with _reading(path) as (_, readers):
-        assert [] == readers
+    async with _reading(path) as (_, mappers):
+        assert [] == mappers
     monkeypatch.setattr(apart, "SIZE_MIN", path.stat().st_size)
-    async with _reading(path) as (_, readers):
-        assert 1 == len(readers)
+    async with _reading(path) as (_, mappers):
+        assert apart.MAPPERS == len(mappers)
 
 
 @asynccontextmanager
 async def _reading(path: Path) -> AsyncIterator[tuple[Any, list[psutil.Process]]]:
-    """Reads the first batch of a part, and gives the rest and who reads it."""
+    """Reads the first batch of a part, and gives the rest and who maps it."""
     async with (
         open_apart(str(path)) as source,
         aclosing(batches_of(source, source.parts[0], "csharp", Position())) as batches,
     ):
         assert 1_000 == (await anext(batches)).documents
-        yield batches, _readers()
+        yield batches, _mappers()
 
 
 async def test_a_backfill_comes_as_the_generator_says(
     made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
-    """Whoever reads, the same is written; a second run changes nothing, and the check says so."""
+    """Whoever maps, the same is written; a second run changes nothing, and the check says so."""
     dumps.write(tmp_path, made)
     async with open_apart(str(tmp_path)) as source:
         report = await run_backfill(graphjobs_storage, source)
@@ -117,39 +121,39 @@ async def test_a_backfill_comes_as_the_generator_says(
     assert before == state(graphjobs_database_url)
 
 
-async def test_a_reader_that_is_killed_is_told_of_and_loses_nothing(
+async def test_one_that_is_killed_is_told_of_and_loses_nothing(
     made: list[Made], graphjobs_storage: Storage, tmp_path: Path
 ) -> None:
     """Who ran out of memory, say: what was written stays, and the next run goes on."""
     dumps.write(tmp_path, made)
     async with open_apart(str(tmp_path)) as source:
         moving = asyncio.create_task(run_backfill(graphjobs_storage, source))
-        await _becomes(lambda: bool(_readers()))
-        for reader in _readers():
-            reader.kill()
+        await _becomes(lambda: bool(_mappers()))
+        _mappers()[-1].kill()
         with pytest.raises(
-            GraphJobsError, match=r"the process that reads graph_jobs.bson ended \(exit code -9\); .*run it"
+            GraphJobsError, match=r"a process that maps graph_jobs.bson ended \(exit code -9\); .*run it"
         ):
             await asyncio.wait_for(moving, _SECONDS)
+    assert [] == _mappers()
     assert len(made) == (await backfilled(graphjobs_storage, tmp_path)).counts.documents
 
 
-async def test_no_reader_is_left_behind(made: list[Made], tmp_path: Path) -> None:
+async def test_none_is_left_behind(made: list[Made], tmp_path: Path) -> None:
     """Neither where nobody reads on, nor where a cancel comes while it is asked."""
     path = dumps.write(tmp_path, made)[dumps.JOBS]
-    async with _reading(path) as (_, readers):
-        assert [True] == [each.is_running() for each in readers]
-    assert [] == _readers()
+    async with _reading(path) as (_, mappers):
+        assert [True, True] == [each.is_running() for each in mappers]
+    assert [] == _mappers()
     reading = asyncio.create_task(_batches(path, open_apart))
-    await _becomes(lambda: bool(_readers()))
+    await _becomes(lambda: bool(_mappers()))
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert [] == _readers()
+    assert [] == _mappers()
 
 
 async def test_it_reads_no_further_than_it_is_asked_to(made: list[Made], tmp_path: Path) -> None:
-    """What is read ahead is read twice after a kill, and fills the memory: no more than the source's own."""
+    """What is read ahead fills the memory: no more than what the source reads ahead itself."""
     path = dumps.write(tmp_path, made)[dumps.JOBS]
     async with open_apart(str(path)) as source:
         (part,) = source.parts
@@ -160,7 +164,7 @@ async def test_it_reads_no_further_than_it_is_asked_to(made: list[Made], tmp_pat
 
 
 async def test_what_is_wrong_with_a_source_is_told(made: list[Made], tmp_path: Path) -> None:
-    """The other process's own sentence comes across, and its kind."""
+    """In the source's own words; and no process is left."""
     path = dumps.write(tmp_path, made)[dumps.JOBS]
     async with open_apart(str(path)) as source:
         with path.open("ab") as file:
@@ -168,11 +172,11 @@ async def test_what_is_wrong_with_a_source_is_told(made: list[Made], tmp_path: P
         with pytest.raises(ConfigurationError, match=r"graph_jobs.bson has changed while it was read: begin again"):
             async with aclosing(batches_of(source, source.parts[0], "csharp", Position())) as batches:
                 await anext(batches)
-    assert [] == _readers()
+    assert [] == _mappers()
 
 
-def test_a_reader_ends_with_whoever_asked_it(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """Also where that was killed, which tells nobody: what it reads from is closed, and so it ends by itself."""
+def test_they_end_with_whoever_asked_them(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Also where that was killed, which tells nobody: what they read from is closed, and so they end by themselves."""
     dumps.write(tmp_path / "dump", dumps.make(12_000, 3))
     assert (tmp_path / "dump" / "graph_jobs.bson").stat().st_size > 2 * 1024 * 1024
     process = subprocess.Popen(
@@ -182,12 +186,12 @@ def test_a_reader_ends_with_whoever_asked_it(graphjobs_database_url: str, tmp_pa
         text=True,
     )
     try:
-        readers = _wait_for(lambda: [each for each in psutil.Process(process.pid).children() if _reads(each)])
-        assert [True] == [os.getsid(each.pid) == each.pid for each in readers]
+        mappers = _wait_for(lambda: [each for each in psutil.Process(process.pid).children() if _maps(each)])
+        assert all(os.getsid(each.pid) == each.pid for each in mappers)
     finally:
         process.send_signal(signal.SIGKILL)
         _, said = process.communicate(timeout=SECONDS_MAX)
-    _wait_for(lambda: not any(_reads(each) for each in readers))
+    _wait_for(lambda: not any(_maps(each) for each in mappers))
     assert "Traceback" not in said
 
 

@@ -16,7 +16,7 @@ from testcontainers.community.mongodb import MongoDbContainer
 from graphjobs import ConfigurationError
 from graphjobs.backfill.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.reading import documents_in, found_in, outline
+from tests.backfill.reading import document_of, documents_in, found_in, outline
 
 # One of each type that BSON orders differently: a plain comparison finds none but those of its own.
 MIXED: list[Any] = [
@@ -80,10 +80,11 @@ async def test_reading_goes_on_after_every_id_of_every_type(address: str) -> Non
         position = type(found.place.next).from_json(found.place.next.to_json())
         assert outline(whole[number:]) == outline(await found_in(address, after=position))
     async with AsyncMongoClient[dict[str, Any]](address) as client:
-        assert whole[4].document is not None
-        await client.get_default_database().graph_jobs.delete_one({"_id": whole[4].document["_id"]})
+        gone = document_of(whole[4])
+        assert gone is not None
+        await client.get_default_database().graph_jobs.delete_one({"_id": gone["_id"]})
     rest = await found_in(address, after=whole[4].place.next)
-    assert [each.document for each in whole[5:]] == [each.document for each in rest]
+    assert [document_of(each) for each in whole[5:]] == [document_of(each) for each in rest]
 
 
 async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) -> None:
@@ -93,7 +94,7 @@ async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) ->
     bad = bson.encode({"_id": 2, "text": "ok"}).replace(b"ok", b"\xff\xfe")
     await insert(address, "graph_jobs", [{"_id": 1}, RawBSONDocument(bad), {"_id": 3}])
     found = await found_in(address)
-    assert [{"_id": 1}, None, {"_id": 3}] == [each.document for each in found]
+    assert [{"_id": 1}, None, {"_id": 3}] == [document_of(each) for each in found]
     assert bad == found[1].raw
 
 

@@ -102,7 +102,11 @@ def test_the_command_exits_1_until_what_waits_is_mended(
     path = files / "graph_jobs.json"
     assert ["sleeping"] == [line["status"] for line in _lines(path)]
     assert 2 == len(_lines(files / "graph_job_events.json"))
+    tried = graphjobs("backfill", str(files), "--dry-run", url=url)
+    assert (1, "3 of 3 documents cannot come") == (tried.returncode, tried.stderr.strip()[-28:])
     path.write_text(path.read_text().replace('"sleeping"', '"queued"'))
+    tried = graphjobs("backfill", str(files), "--dry-run", url=url)
+    assert (0, "") == (tried.returncode, tried.stderr)
     mended = graphjobs("backfill", str(files), *ways, url=url)
     assert (0, "") == (mended.returncode, mended.stderr)
     parts = [json.loads(line) for line in mended.stdout.splitlines() if "added" in line]

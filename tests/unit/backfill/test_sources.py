@@ -27,7 +27,7 @@ from graphjobs.backfill import sources
 from graphjobs.backfill.extended import END, Found, Position
 from graphjobs.backfill.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.reading import as_read, documents_in, found_in, outline
+from tests.backfill.reading import as_read, document_of, documents_in, found_in, outline
 
 STRANGE: dict[str, Any] = as_read(
     {
@@ -81,7 +81,7 @@ async def test_parts_come_jobs_first_and_events_last(tmp_path: Path) -> None:
             assert ["graph_jobs", "policy_runs", "graph_job_events"] == [part.collection for part in source.parts]
             for part in source.parts:
                 read = [found async for found in source.read(part)]
-                assert all(found.document is not None for found in read)
+                assert all(document_of(found) is not None for found in read)
                 assert sum(each.collection == part.collection for each in made) == len(read)
                 assert list(range(1, len(read) + 1)) == [found.place.ordinal for found in read]
                 assert part.size_bytes == source.bytes_read(part) == (folder / part.name).stat().st_size
@@ -180,8 +180,9 @@ async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path
         sizes = []
         async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
             async for found in reading:
-                assert found.document is not None
-                sizes.append(len(found.document["padding"]))
+                document = document_of(found)
+                assert document is not None
+                sizes.append(len(document["padding"]))
                 del found
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -394,6 +395,6 @@ def test_a_position_is_read_from_its_own_text_only() -> None:
 
 def test_what_is_found_is_frozen() -> None:
     """Nobody changes what another may still hold."""
-    found = Found("graph_jobs", None, "bson", b"", {})  # type: ignore[arg-type]
+    found = Found("graph_jobs", None, "bson", b"")  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
-        found.document = None  # type: ignore[misc]
+        found.raw = b"x"  # type: ignore[misc]

@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
 from graphjobs.backfill import texts
-from graphjobs.backfill.extended import END, Found
+from graphjobs.backfill.extended import END
 from tests.backfill import dumps
-from tests.backfill.reading import found_in
+from tests.backfill.reading import document_of, documents_of, found_in, problem_of, problems_of
 
 DOCUMENTS: list[dict[str, Any]] = [{"_id": str(number), "text": "}{\n" * number} for number in range(5)]
-
-
-def documents_of(found: list[Found]) -> list[dict[str, Any]]:
-    """Gives what could be read."""
-    return [each.document for each in found if each.document is not None]
-
-
-def problems_of(found: list[Found]) -> list[str]:
-    """Gives what is wrong."""
-    return [each.problem for each in found if each.problem is not None]
 
 
 @pytest.mark.parametrize("form", ["bson", "jsonl", "array.json", "pretty.json"])
@@ -146,7 +136,7 @@ async def test_a_length_that_lies_harms_no_document_before(tmp_path: Path) -> No
         if size != len(lie):
             path.write_bytes(before + struct.pack("<i", size) + lie[4:] + lie)
             found = await found_in(path)
-            assert {"a": 1} == found[0].document
+            assert {"a": 1} == document_of(found[0])
             assert problems_of(found)
 
 
@@ -161,8 +151,8 @@ async def test_a_document_that_cannot_be_decoded_harms_no_other(tmp_path: Path) 
     path.write_bytes(good + bad + good + nested + good)
     found = await found_in(path)
     assert [{"a": "ok"}] * 3 == documents_of(found)
-    assert [bad, nested] == [each.raw for each in found if each.problem]
-    assert [2, 4] == [each.place.ordinal for each in found if each.problem]
+    assert [bad, nested] == [each.raw for each in found if problem_of(each)]
+    assert [2, 4] == [each.place.ordinal for each in found if problem_of(each)]
 
 
 BAD_TEXTS = {
@@ -259,4 +249,4 @@ async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start:
         except ConfigurationError:  # an archive, or UTF-16
             continue
         for found in whole:
-            assert (found.document is None) == (found.problem is not None)
+            assert (document_of(found) is None) == (problem_of(found) is not None)
