@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_BENCH := .venv/.ready-to-bench
+# A module's tests stay together, for they share what they have started.
+TEST_PROCESSES ?= 2
+SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadscope
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-oldest check format bench revision lock clean
@@ -22,10 +25,10 @@ demo: $(READY) ## set up, and run the main job: real SBOMs through build and ove
 	$(BIN)/graphjobs demo
 
 test: $(READY) ## set up, and run all tests on a real database
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-oldest: $(READY) ## all tests on PostgreSQL 15, and behind pgbouncer; both must be installed
-	$(BIN)/python -m tests.oldest
+	$(BIN)/python -m tests.oldest $(SIDE_BY_SIDE)
 
 check: $(READY) ## format, lint, import contracts, types, docs
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,10 +12,15 @@ from graphjobs.database.embedded import throwaway_cluster
 
 _BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
 _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-# These start servers of their own, whichever the tests run on: once is enough.
-_ELSEWHERE = [f"--ignore=tests/integration/test_{room}.py" for room in ("embedded", "plugin", "wheel")]
-# And these know no server at all.
-_ELSEWHERE += [f"--ignore=tests/{rooms}" for rooms in ("unit", "backfill/test_dumps.py", "backfill/test_meetings.py")]
+_ELSEWHERE: Final = (
+    # These start servers of their own, whichever the tests run on: once is enough.
+    *(f"integration/test_{room}.py" for room in ("embedded", "plugin", "wheel")),
+    # These know no server.
+    *("unit", *(f"backfill/test_{room}.py" for room in ("dumps", "meetings", "survey"))),
+    # And these are of what is above the statements: commands, routes, examples, processes.
+    *("docs", "web/test_openapi.py", "worker/test_cli_worker.py", "backfill/test_apart.py", "backfill/test_killed.py"),
+    *(f"integration/test_{room}.py" for room in ("cli_policy", "cli_web", "demo")),
+)
 
 
 def main() -> int:
@@ -27,7 +33,7 @@ def main() -> int:
         os.environ["GRAPHJOBS_TEST_DATABASE_URL"] = cluster.url()
         os.environ["GRAPHJOBS_TEST_PROGRAMS"] = str(_BIN)
         os.environ["GRAPHJOBS_TEST_PGBOUNCER"] = _PGBOUNCER
-        return int(pytest.main([*_ELSEWHERE, *sys.argv[1:]]))
+        return int(pytest.main([*(f"--ignore=tests/{rooms}" for rooms in _ELSEWHERE), *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tests.backfill.tables import rows_of, waiting
 from tests.migrations.programs import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
 _READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
-_KILLS = 4
+_KILLS = 3
 
 
 def _killed_on_its_way(seconds: float, *arguments: str, url: str) -> None:

@@ -59,7 +59,7 @@ async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, ten
             Path(sys.executable).with_name("schemathesis"),
             *("--config-file", str(_HERE / "schemathesis.toml")),
             *("run", f"http://127.0.0.1:{port}/openapi.json"),
-            *("--header", f"Authorization: Bearer {token}", "--max-examples", "15", "--seed", "20261123"),
+            *("--header", f"Authorization: Bearer {token}", "--max-examples", "10", "--seed", "20261123"),
             *("--no-color", "--workers", "1", "--request-timeout", "10"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
