@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 
 import pytest
 import pytest_asyncio
@@ -14,6 +14,14 @@ from graphjobs.storage import Storage
 
 # pgbouncer is a program of the system's: `make test-oldest` names it, `make test` asks for nothing but Python.
 collect_ignore = [] if os.environ.get("GRAPHJOBS_TEST_PGBOUNCER") else ["pooler"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Cleans what was logged: hostile text is, and what crosses from one of the tests' processes has to be UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -124,9 +124,10 @@ async def _mapped(mapper: Process, batch: Batch, share: list[Found]) -> Batch:
 
 @asynccontextmanager
 async def _started() -> AsyncIterator[Process]:
-    # A session of its own: what interrupts us from a terminal is not for it.
+    # -P: whatever lies in the folder we are called from is no module. A session of its own: what interrupts us from a
+    # terminal is not for it.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PROGRAM, stdin=PIPE, stdout=PIPE, start_new_session=True
+        *(sys.executable, "-P", "-c", _PROGRAM), stdin=PIPE, stdout=PIPE, start_new_session=True
     )
     try:
         yield process
