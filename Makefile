@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_BENCH := .venv/.ready-to-bench
-# A module's tests stay together, for they share what they have started.
-TEST_PROCESSES ?= 2
+# One more than the cores of CI, for tests wait often. A module's stay together: they share what they have started.
+TEST_PROCESSES ?= 3
 SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadscope
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ check: $(READY) ## format, lint, import contracts, types, docs
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/docs
+	$(BIN)/python -m pytest --quiet tests/docs/test_docs.py
 
 format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff format .

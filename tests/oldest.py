@@ -18,8 +18,10 @@ _ELSEWHERE: Final = (
     # These know no server.
     *("unit", *(f"backfill/test_{room}.py" for room in ("dumps", "meetings", "survey"))),
     # And these are of what is above the statements: commands, routes, examples, processes.
-    *("docs", "web/test_openapi.py", "worker/test_cli_worker.py", "backfill/test_apart.py", "backfill/test_killed.py"),
-    *(f"integration/test_{room}.py" for room in ("cli_policy", "cli_web", "demo")),
+    *("docs", "web"),
+    *(f"integration/test_{room}.py" for room in ("cli_db", "cli_policy", "cli_web", "demo")),
+    *(f"worker/test_{room}.py" for room in ("cli_worker", "processes", "dispatch_processes")),
+    *(f"backfill/test_{room}.py" for room in ("apart", "export", "killed", "round_trip")),
 )
 
 

@@ -41,7 +41,7 @@ def _killed_on_its_way(seconds: float, *arguments: str, url: str) -> None:
 @pytest.mark.parametrize("form", ["bson", "bson.gz"])
 def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: str, tmp_path: Path, form: str) -> None:
     """Each run goes on from the last batch that was written; then all is there, once, and the check says so."""
-    made = dumps.make(12_000, 21, dirty=2)
+    made = dumps.make(9_000, 21, dirty=2)
     dumps.write(tmp_path / "dump", made, form)
     url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
     arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))

@@ -23,7 +23,7 @@ from tests.backfill.dumps import Fate, Made, Maker
 from tests.builders import build_job, overlay_job, policy_run
 from tests.unit.backfill.values import events, graph_jobs, policy_runs
 
-_MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _FINE = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 _CUT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 _UUID = UUID(ID)

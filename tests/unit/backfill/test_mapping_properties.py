@@ -66,7 +66,7 @@ _VALUES = st.recursive(
     max_leaves=10,
 )
 _EDITS = st.dictionaries(st.sampled_from(_FIELDS) | _TEXT, _VALUES, max_size=6)
-_MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_MANY

@@ -238,7 +238,7 @@ async def test_a_text_too_large_to_be_a_document_is_passed_over(
     content=st.binary(max_size=80),
     start=st.sampled_from([b"", b"[", b"{\n", b'{"a":1}\n', b"\x05\0\0\0\0", b"\x1f\x8b\x08\0"]),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start: bytes) -> None:
     """Whatever a file holds, each entry is a document or a problem with its bytes."""
     for name in ("graph_jobs.bson", "graph_jobs.json.gz"):
