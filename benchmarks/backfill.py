@@ -36,7 +36,7 @@ PEAK_AT_MOST: Final = 300.0
 GROWS_AT_MOST: Final = 1.15
 """Peak memory, as against a tenth of the documents."""
 BATCHES_AT_MOST: Final = 1.0
-"""Of documents that are read twice for a kill; and of the time it costs, beside the start of the process."""
+"""Of documents that are read twice for a kill."""
 
 LEGEND: Final = {
     BACKFILL: "graphjobs backfill of a folder that mongodump wrote: decoded, mapped, validated, written with its "
@@ -80,21 +80,6 @@ async def backfill(bench: Bench) -> list[Figure]:
     return [*_rates(rounds), *_memory(rounds, number), *resumed]
 
 
-@dataclass(slots=True)
-class _Watched:
-    """A backfill as it was watched.
-
-    Attributes:
-        start: seconds from its start to its first document.
-        first: to its first batch that was kept.
-        last: when the last one was, by the clock.
-    """
-
-    start: float = 0.0
-    first: float = 0.0
-    last: float = 0.0
-
-
 class _Moves:
     """Backfills of one dump, and of a tenth of it."""
 
@@ -133,29 +118,20 @@ class _Moves:
         return rounds
 
     async def killed(self, batch_seconds: float) -> list[Figure]:
-        """Kills a backfill again and again on its way, and tells what it read twice for that, and how it was delayed.
-
-        The delay is from the batch that was written last to the one after it, which the next process writes; without
-        what a batch takes undisturbed, and without the start of that process, up to its first document.
-        """
+        """Kills a backfill again and again on its way, and tells what it read twice for that, and how long it started."""
         await self._emptied()
         twice: list[float] = []
-        delays: list[float] = []
         starts: list[float] = []
-        kept, before_kill = 0, 0.0
+        kept = 0
         for kill in range(1, _KILLS + 2):
             last = kill > _KILLS
             self._bench.say("to its end" if last else f"kill {kill} of {_KILLS}")
             async with self._counting() as process:
-                watched = await self._watched(process, kept, self._number * kill // (_KILLS + 1))
-                if kill > 1:
-                    starts.append(watched.start)
-                    delays.append(before_kill + watched.first - watched.start - batch_seconds)
+                starts.append(await self._watched(process, kept, self._number * kill // (_KILLS + 1)))
                 if not last:
                     # At any moment of a batch, and not just after the last one was written.
                     await asyncio.sleep(self._bench.order.random() * batch_seconds)
                     process.kill()
-                    before_kill = time.perf_counter() - watched.last
                 code = await process.wait()
             before, kept = kept, await self._kept()
             read = self._counted()
@@ -166,11 +142,9 @@ class _Moves:
         reread = compared(
             twice, [float(DOCUMENTS_MAX)] * _KILLS, of="read twice", against="a batch", at_most=BATCHES_AT_MOST
         )
-        delayed = compared(delays, [batch_seconds] * _KILLS, of="delay", against="a batch", at_most=BATCHES_AT_MOST)
         return [
             Figure("a kill", 1, "read twice", statistics.median(twice), (reread,), unit="documents"),
-            Figure("a kill", 1, "delay", statistics.median(delays) * 1e3, (delayed,), unit="ms"),
-            Figure("a kill", 1, "start", statistics.median(starts) * 1e3, unit="ms"),
+            Figure("a kill", 1, "start to batch", statistics.median(starts) * 1e3, unit="ms"),
         ]
 
     async def _emptied(self) -> None:
@@ -214,26 +188,27 @@ class _Moves:
     def _counted(self) -> int:
         return int(COUNT.unpack(self._count.read_bytes())[0])
 
-    async def _watched(self, process: Process, kept: int, number: int) -> _Watched:
-        """Looks at a backfill that begins now and keeps so many already, until it keeps as many as it is to."""
-        began = time.perf_counter()
-        watched = _Watched()
+    async def _watched(self, process: Process, kept: int, number: int) -> float:
+        """Looks at a backfill that begins now and keeps so many already, until it keeps as many as it is to.
+
+        Returns:
+            The seconds to its first batch that was kept.
+        """
+        began, first = time.perf_counter(), 0.0
         connection = await asyncpg.connect(self._bench.url)
         try:
             async with asyncio.timeout(self._limit):
                 while kept < number:
                     await asyncio.sleep(_POLL_SECONDS)
-                    documents, now = await _documents(connection), time.perf_counter()
-                    if not watched.start and self._counted():
-                        watched.start = now - began
+                    documents = await _documents(connection)
                     if documents > kept:
-                        watched.first = watched.first or now - began
-                        kept, watched.last = documents, now
+                        first = first or time.perf_counter() - began
+                        kept = documents
                     if process.returncode is not None and kept < number:
                         raise BenchmarkError("the backfill ended before it was to")
         finally:
             await connection.close()
-        return watched
+        return first
 
     async def _kept(self) -> int:
         """Gives how many documents are kept, once the server has noticed that their process is gone."""
