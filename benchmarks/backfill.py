@@ -118,7 +118,7 @@ class _Moves:
         return rounds
 
     async def killed(self, batch_seconds: float) -> list[Figure]:
-        """Kills a backfill again and again on its way, and tells what it read twice for that, and how long it started."""
+        """Kills a backfill again and again on its way, and tells what it read twice, and how long each start took."""
         await self._emptied()
         twice: list[float] = []
         starts: list[float] = []
