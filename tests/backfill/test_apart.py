@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import bson
 import psutil  # type: ignore[import-untyped]
@@ -76,10 +77,13 @@ async def test_batches_are_those_that_are_mapped_here(made: list[Made], tmp_path
     files = dumps.write(tmp_path, made, form)
     if form == "bson":
         with files[dumps.JOBS].open("ab") as file:
+            tag = {"id": str(UUID(int=1)), "field": "", "reason": "", "place": "", "sha256": ""}
+            file.write(bson.encode({"_quarantine": tag, "_id": "mended wrongly"}))
             file.write(bson.encode(dumps.Maker(1).huge().document) + b"\5\0")
     here, there = await _batches(tmp_path, open_source), await _batches(tmp_path, open_apart)
     assert here == there
-    assert len(made) + 2 * (form == "bson") == sum(batch.documents for batch in there)
+    assert [UUID(int=1)] * (form == "bson") == [each for batch in there for each in batch.answered]
+    assert len(made) + 3 * (form == "bson") == sum(batch.documents for batch in there)
     assert 3 == sum(batch.last for batch in there)
     assert [] == _mappers()
 
