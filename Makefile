@@ -27,7 +27,7 @@ demo: $(READY) ## set up, and run the main job: real SBOMs through build and ove
 test: $(READY) ## set up, and run all tests on a real database
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-oldest: $(READY) ## all tests on PostgreSQL 15, and behind pgbouncer; both must be installed
+test-oldest: $(READY) ## tests of all that meets the server on PostgreSQL 15, and behind pgbouncer; both must be installed
 	$(BIN)/python -m tests.oldest $(SIDE_BY_SIDE)
 
 check: $(READY) ## format, lint, import contracts, types, docs

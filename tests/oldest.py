@@ -21,7 +21,7 @@ _ELSEWHERE: Final = (
     *("docs", "web"),
     *(f"integration/test_{room}.py" for room in ("cli_db", "cli_policy", "cli_web", "demo")),
     *(f"worker/test_{room}.py" for room in ("cli_worker", "processes", "dispatch_processes")),
-    *(f"backfill/test_{room}.py" for room in ("apart", "export", "killed", "round_trip")),
+    *(f"backfill/test_{room}.py" for room in ("apart", "killed")),
 )
 
 
