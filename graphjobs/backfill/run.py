@@ -97,6 +97,7 @@ async def run_backfill(
     Raises:
         ConfigurationError: a part cannot be read any more.
         DatabaseUnavailable: PostgreSQL or MongoDB did not answer, `TRIES_MAX` times in a row; run it again.
+        GraphJobsError: a process that maps ended; run it again.
     """
     move = _Move(storage, source, legacy_uuids, told)
     await _patiently(move.begin)

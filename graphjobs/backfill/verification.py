@@ -152,6 +152,7 @@ async def verify(
     Raises:
         ConfigurationError: a part cannot be read, or the role may not make temporary tables.
         DatabaseUnavailable: PostgreSQL or MongoDB did not answer.
+        GraphJobsError: a process that maps ended.
     """
     comparison = Comparison()
     async with snapshot(storage, readonly=False) as executor:

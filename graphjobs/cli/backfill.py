@@ -68,7 +68,9 @@ def backfill(
     if dry_run and verify:
         raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
     require_mongo()
-    _collect_seldom()
+    from graphjobs.backfill.apart import collect_seldom  # with what the extra brings
+
+    collect_seldom()
     if dry_run:
         _tell_survey(asyncio.run(_survey(source, legacy_uuids)), as_json=as_json)
     elif verify:
@@ -86,12 +88,6 @@ def backfill(
                 f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
                 "graphjobs backfill; or see graphjobs quarantine --help"
             )
-
-
-def _collect_seldom() -> None:
-    from graphjobs.backfill.apart import collect_seldom
-
-    collect_seldom()
 
 
 async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
