@@ -221,6 +221,13 @@ async def _keep_up(runs: PolicyRunRepository) -> None:
 
 Repository = Callable[[Storage], PolicyRunRepository]
 
+_ENOUGH: Final[dict[object, int]] = {
+    **dict.fromkeys(Told, 10),
+    **dict.fromkeys(("leases", "rescues", "cancellations"), 5),
+    **dict.fromkeys(_S, 0),
+}
+"""What has to be seen more often than this, before histories without a fault say that there is none."""
+
 
 async def record_amid_faults(settings: Settings, watch: Watch, repository: Repository, *, seconds: float) -> History:
     """Lets six workers loose while backends are killed, and asserts that nothing is left busy."""
@@ -329,14 +336,21 @@ def as_it_is(storage: Storage) -> PolicyRunRepository:
 
 
 async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
-    """Acknowledged moves landed once, lost ones never, cancelled ones at most once; no two leases overlap."""
-    history = await record_amid_faults(graphjobs_settings, watch, as_it_is, seconds=5)
+    """Acknowledged moves landed once, lost ones never, cancelled ones at most once; no two leases overlap.
 
-    assert [] == problems(history)
-    assert min(history.count(told) for told in Told) > 10
-    assert min(len(history.leases), history.rescued, len(history.canceled)) > 5
-    ends = Counter(event.status for events in history.events.values() for event in events)
-    assert {*_S} == set(ends)
+    How much happens in a second is up to the machine: histories are recorded until enough of everything has been seen.
+    """
+    seen: Counter[object] = Counter()
+    for _ in range(8):
+        history = await record_amid_faults(graphjobs_settings, watch, as_it_is, seconds=5)
+        assert [] == problems(history)
+        seen.update(history.told.values())
+        seen.update(event.status for events in history.events.values() for event in events)
+        seen.update(leases=len(history.leases), rescues=history.rescued, cancellations=len(history.canceled))
+        if all(seen[what] > enough for what, enough in _ENOUGH.items()):
+            break
+
+    assert {} == {what: seen[what] for what, enough in _ENOUGH.items() if seen[what] <= enough}
 
 
 class Mistaken(PostgresPolicyRunRepository):
