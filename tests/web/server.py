@@ -1,18 +1,19 @@
 """A real HTTP server on loopback, in the test's own event loop, for what an in-process transport cannot show."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
+from graphjobs.web.server import listen
+
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[int]:
     """Serves an application, and gives its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listening]))  # serve() itself would take the signals of the run
