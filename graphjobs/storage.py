@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
 from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.listener import listen
-from graphjobs.database.migrations import require_revision, upgrade
+from graphjobs.database.revision import require_revision
 from graphjobs.errors import SchemaOutOfDate
 from graphjobs.jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
@@ -99,6 +99,9 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
         except SchemaOutOfDate:
             if given.database_url is not None:
                 raise
+            # Alembic takes a fifth of a second to import, and most who open a storage never need it.
+            from graphjobs.database.migrations import upgrade
+
             await upgrade(given)
         yield Storage(
             database=database,

@@ -13,17 +13,16 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Select, literal_column, select, table
+from sqlalchemy import Connection
 
 from graphjobs.database.engine import connect, url_of
 from graphjobs.database.environment import CREATE_SCHEMA_IF_MISSING, Driver, OnConnection, locked, own_errors
-from graphjobs.database.executor import Executor
-from graphjobs.database.schema import REVISION, SCHEMA, VERSION_TABLE
+from graphjobs.database.schema import SCHEMA, VERSION_TABLE
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
 
@@ -31,9 +30,6 @@ _RENDER_WAIT_SECONDS: Final = 10
 _RETRIES_MAX: Final = 5
 _ALEMBIC_IN_THIS_PROCESS: Final = threading.Lock()
 
-_READ_REVISION: Final[Select[Any]] = select(literal_column("version_num")).select_from(
-    table(VERSION_TABLE, schema=SCHEMA)
-)
 _INVALID_INDEXES: Final = (
     "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
     f"WHERE NOT i.indisvalid AND c.relnamespace = to_regnamespace('{SCHEMA}')"
@@ -122,25 +118,6 @@ async def current(settings: Settings | None = None) -> str | None:
         return None
     finally:
         await connection.close(timeout=given.connect_timeout.total_seconds())
-
-
-async def require_revision(executor: Executor) -> str:
-    """Lets a database pass that this code can work on: one at its revision, or at a later one, which only adds.
-
-    Returns:
-        The revision it is at.
-
-    Raises:
-        SchemaOutOfDate: it is at an earlier one, or at none.
-    """
-    try:
-        rows = await executor.rows(_READ_REVISION, {})
-    except SchemaOutOfDate:
-        rows = []
-    found: str | None = rows[0][0] if rows else None
-    if found is None or found[:3] < REVISION[:3]:
-        raise SchemaOutOfDate(found=found, expected=REVISION)
-    return found
 
 
 async def _revision(connection: Driver) -> str | None:
