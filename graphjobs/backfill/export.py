@@ -55,10 +55,14 @@ class Exported:
     Attributes:
         documents: how many, by table.
         unreadable: how many rows could not be read, by table; they stand in a file of their own, as they are.
+        guess: about how many rows there are in all, as PostgreSQL guesses it.
+        table: the one that is written now.
     """
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COLLECTIONS, 0))
     unreadable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COLLECTIONS, 0))
+    guess: int = 0
+    table: str = COLLECTIONS[0]
 
 
 async def export(
@@ -83,6 +87,9 @@ async def export(
     try:
         await _in_thread(files.open)
         async with snapshot(storage, readonly=True) as executor:
+            for scan, _ in _READ.values():
+                ((plan,),) = await executor.rows(scan.plan, {})
+                exported.guess += plan[0]["Plan"]["Plan Rows"]
             for collection in COLLECTIONS:
                 await _write(executor, collection, files, exported, told)
         await _in_thread(files.publish)
@@ -95,7 +102,7 @@ async def _write(
     executor: Executor, collection: str, files: "_Files", exported: Exported, told: Callable[[Exported], None]
 ) -> None:
     scan, _ = _READ[collection]
-    key = scan.first
+    key, exported.table = scan.first, collection
     while True:
         rows = await executor.rows(scan.page, {"from_key": key, "limit_rows": _PAGE_ROWS})
         page = await _in_thread(_page_of, collection, rows, files)

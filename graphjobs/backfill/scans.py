@@ -7,7 +7,7 @@ JSONB crosses as text.
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Select, Table, Text, bindparam, func, select
+from sqlalchemy import BigInteger, Select, Table, Text, TextClause, bindparam, func, select, text
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -30,6 +30,7 @@ class Scan(NamedTuple):
         page: rows from the key `from_key` on, that one too, at most `limit_rows`; the key is a row's first column.
         texts: the rows of the keys `row_keys`, with each column as text, whatever it holds.
         columns: the names of those.
+        plan: gives PostgreSQL's plan to read all of it, as JSON: how many rows it guesses, without a look at them.
         first: the least key there can be.
         last: the greatest.
     """
@@ -37,6 +38,7 @@ class Scan(NamedTuple):
     page: Select[Any]
     texts: Select[Any]
     columns: tuple[str, ...]
+    plan: TextClause
     first: Any
     last: Any
 
@@ -54,6 +56,7 @@ def _scan(table: Table, read: Select[Any], ends: tuple[Any, Any]) -> Scan:
         .limit(bindparam("limit_rows", type_=BigInteger)),
         texts=texts.where(key == func.any(bindparam("row_keys", type_=ARRAY(key.type)))).order_by(key),
         columns=tuple(column.name for column in table.c),
+        plan=text(f"EXPLAIN (FORMAT JSON) SELECT FROM {table.fullname}"),
         first=ends[0],
         last=ends[1],
     )

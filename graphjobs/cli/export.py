@@ -1,22 +1,19 @@
-"""`graphjobs export`: all that the tables hold, to files that mongoimport takes; a line now and then on the way."""
+"""`graphjobs export`: all that the tables hold, to files that mongoimport takes."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphjobs.backfill.extended import COLLECTIONS, require_mongo
 from graphjobs.cli.exits import Exit
+from graphjobs.cli.progress import exporting
 from graphjobs.cli.tables import print_lines, print_table
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
     from graphjobs.backfill.export import Exported
-
-_TOLD_EVERY_SECONDS: Final = 5.0
 
 
 def export(
@@ -54,18 +51,5 @@ async def _export(folder: Path) -> "Exported":
     from graphjobs.backfill.export import export as write  # with what the extra brings
 
     async with open_storage() as storage:
-        return await write(storage, folder, told=_progress())
-
-
-def _progress() -> "Callable[[Exported], None]":
-    began = last = time.monotonic()
-
-    def tell(exported: "Exported") -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _TOLD_EVERY_SECONDS:
-            last = now
-            number = sum(exported.documents.values())
-            typer.echo(f"{number:,} documents, {number / (now - began):,.0f} a second", err=True)
-
-    return tell
+        with exporting() as told:
+            return await write(storage, folder, told=told)

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from graphjobs.backfill.extended import Part
 from graphjobs.backfill.sources import Source
+
+if TYPE_CHECKING:
+    from graphjobs.backfill.export import Exported
 
 _TOLD_EVERY_SECONDS: Final = 5.0
 
@@ -23,46 +26,82 @@ class Tell(Protocol):
         ...
 
 
+class _Show(Protocol):
+    def __call__(self, what: str, line: str, *, done: int, total: int | None) -> None:
+        """Shows what is worked at and how far it is; a total of None is not known."""
+        ...
+
+
 @contextmanager
 def reading(source: Source) -> Iterator[Tell]:
     """Tells of a source that is read."""
-    console = Console(stderr=True)
-    began = last = time.monotonic()
-    first: int | None = None
-
-    def told(documents: int, figures: Callable[[], str]) -> str:
-        nonlocal first
-        first = documents if first is None else first  # what an earlier run has read is no rate of this one
-        a_second = (documents - first) / max(time.monotonic() - began, 1e-9)
-        return f"{documents:,} documents, {a_second:,.0f} a second, {figures()}"
-
-    if not console.is_terminal:
+    sizes = [part.size_bytes for part in source.parts]
+    known = [size for size in sizes if size is not None]
+    total = sum(known) if len(known) == len(sizes) else None
+    rate = _Rate()
+    with _shown(DownloadColumn()) as show:
 
         def tell(part: Part, documents: int, figures: Callable[[], str]) -> None:
+            read = sum(source.bytes_read(each) for each in source.parts)
+            show(part.name, f"{rate.told(documents)}, {figures()}", done=read, total=total)
+
+        yield tell
+
+
+@contextmanager
+def exporting() -> Iterator["Callable[[Exported], None]"]:
+    """Tells of tables that are exported; how much is left is PostgreSQL's guess."""
+    rate = _Rate()
+    with _shown() as show:
+
+        def tell(exported: "Exported") -> None:
+            done = sum(exported.documents.values()) + sum(exported.unreadable.values())
+            show(exported.table, rate.told(done), done=done, total=max(exported.guess, done))
+
+        yield tell
+
+
+class _Rate:
+    """How many documents a second, from the first look on: what an earlier run has read is no rate of this one."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first: int | None = None
+
+    def told(self, documents: int) -> str:
+        """Says it, with how many there are in all."""
+        self._first = documents if self._first is None else self._first
+        a_second = (documents - self._first) / max(time.monotonic() - self._began, 1e-9)
+        return f"{documents:,} documents, {a_second:,.0f} a second"
+
+
+@contextmanager
+def _shown(*columns: ProgressColumn) -> Iterator[_Show]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def tell(what: str, line: str, *, done: int, total: int | None) -> None:
             nonlocal last
-            line = told(documents, figures)
+            del done, total
             if time.monotonic() - last >= _TOLD_EVERY_SECONDS:
                 last = time.monotonic()
-                typer.echo(f"{part.name}: {line}", err=True)
+                typer.echo(f"{what}: {line}", err=True)
 
         yield tell
         return
     with Progress(
-        TextColumn("{task.fields[part]}", markup=False),
+        TextColumn("{task.fields[what]}", markup=False),
         BarColumn(),
-        DownloadColumn(),
+        *columns,
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=console,
         transient=True,
     ) as bar:
-        sizes = [part.size_bytes for part in source.parts]
-        known = [size for size in sizes if size is not None]
-        total = sum(known) if len(known) == len(sizes) else None
-        task = bar.add_task("", total=total, part=source.parts[0].name)
+        task = bar.add_task("", total=None, what="")
 
-        def show(part: Part, documents: int, figures: Callable[[], str]) -> None:
-            read = sum(source.bytes_read(each) for each in source.parts)
-            bar.update(task, completed=read, description=told(documents, figures), part=part.name)
+        def show(what: str, line: str, *, done: int, total: int | None) -> None:
+            bar.update(task, what=what, description=line, completed=done, total=total)
 
         yield show

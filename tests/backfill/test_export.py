@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from graphjobs.storage import Storage
 from tests.backfill.dumps import Fate, Maker
 from tests.backfill.reading import documents_in
 from tests.builders import build_job, overlay_job, policy_run
-from tests.migrations.programs import Done, ask, many_graphjobs
+from tests.migrations.programs import Done, ask, beside_python, environment, many_graphjobs, run_on_terminal
 
 Command: TypeAlias = Callable[..., Done]
 
@@ -362,6 +363,21 @@ async def test_the_command_writes_what_a_backfill_reads(
     assert sum(_count(url).values()) == _records(read)[0]["documents"]
     for name in _FILES:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+async def test_people_see_bars(graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Of the way here and of the way back: what is worked at, how much, how fast, what is left; and then the table."""
+    await _fill(graphjobs_storage)
+    env = environment(GRAPHJOBS_DATABASE_URL=graphjobs_database_url)
+    program = beside_python("graphjobs")
+    back = run_on_terminal([program, "export", tmp_path / "dump"], env=env)
+    number = sum(_count(graphjobs_database_url).values())
+    here = run_on_terminal([program, "backfill", tmp_path / "dump"], env=env)
+    for done in (back, here):
+        assert 0 == done.returncode, done.stderr
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stderr)
+        assert re.search(rf"policy_run_events\S* ━+ .*\d {number} documents, [\d,]+ a second", shown), shown
+        assert "graph_jobs" in done.stdout
 
 
 async def test_the_command_exits_1_where_a_row_cannot_be_read(

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -32,6 +34,29 @@ def run(command: list[str | Path], *, text: str = "", cwd: Path | None = None, e
     return subprocess.run(
         command, input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
     )
+
+
+def run_on_terminal(command: list[str | Path], *, cwd: Path | None = None, env: dict[str, str]) -> Done:
+    """Runs a program whose standard error is a terminal of 200 columns; what that showed is its standard error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=cwd, env={**env, "TERM": "xterm", "COLUMNS": "200"}, stdout=subprocess.PIPE, stderr=theirs
+    )
+    os.close(theirs)
+    overdue = threading.Timer(SECONDS_MAX, process.kill)
+    overdue.start()
+    shown = b""
+    with process:
+        try:
+            while piece := os.read(ours, 65_536):
+                shown += piece
+        except OSError:  # the other end is closed
+            pass
+        finally:
+            os.close(ours)
+        out, _ = process.communicate()
+    overdue.cancel()
+    return subprocess.CompletedProcess(command, process.returncode, out.decode(), shown.decode())
 
 
 def psql(url: str, sql: str, *, stop: bool = True) -> Done:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from graphjobs import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
+from tests.migrations.programs import run_on_terminal
 
 _S = GraphJobStatus
 _COMMAND = Path(sys.executable).with_name("graphjobs")
@@ -263,24 +263,13 @@ async def test_people_see_a_live_line(graphjobs_storage: Storage, graphjobs_sett
     """Claimed, done, failed, a second; where standard error is a terminal."""
     for number in range(3):
         await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "0.6"} if number else {"fail": "so"}))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(  # noqa: ASYNC220  # it only starts
+    done = run_on_terminal(
         [_COMMAND, "worker", "shop_handlers:handlers", "--until-empty"],
         cwd=folder,
-        env={**_environment(graphjobs_settings), "TERM": "xterm"},
-        stderr=theirs,
+        env=_environment(graphjobs_settings),
     )
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 65_536):
-            shown += piece
-    except OSError:  # the other end is closed
-        pass
-    finally:
-        os.close(ours)
-    assert 0 == process.wait(timeout=20)
-    text = shown.decode()
+    assert 0 == done.returncode
+    text = done.stderr
     assert "a second" in text
     assert "claimed 3  done 2  failed 1" in text
     assert "ValueError: so" in text.replace("\n", "")
