@@ -17,7 +17,7 @@ from graphjobs.backfill.mapping import Refused, map_document
 from graphjobs.backfill.quarantine import Entry, Opened, document_id_of, entry_of, opened
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.staging import StagedRow, row_of
-from graphjobs.backfill.statements import Standing
+from graphjobs.backfill.standings import Standing
 from graphjobs.backfill.told import Change
 
 DOCUMENTS_MAX: Final = 1_000

@@ -20,7 +20,7 @@ from graphjobs.backfill.extended import Part, Position
 from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.ledger import Counts
 from graphjobs.backfill.sources import Source
-from graphjobs.backfill.statements import Standing
+from graphjobs.backfill.standings import Standing
 from graphjobs.backfill.transactions import transaction
 from graphjobs.backfill.writing import write
 from graphjobs.database.executor import Executor, ended

@@ -6,9 +6,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from graphjobs.backfill import statements
+from graphjobs.backfill import keyed, logged
 from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
-from graphjobs.backfill.statements import ORDINAL, Keyed, Logged, bind_of
+from graphjobs.backfill.keyed import Keyed
+from graphjobs.backfill.logged import Logged
+from graphjobs.backfill.standings import ORDINAL, bind_of
 from graphjobs.eventlog import Event
 from graphjobs.jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
@@ -44,8 +46,8 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The columns of a staged row, by collection."""
 
-KEYED: Final[Mapping[str, Keyed]] = MappingProxyType({JOBS: statements.JOBS, RUNS: statements.RUNS})
-LOGGED: Final[Mapping[str, Logged]] = MappingProxyType({EVENTS: statements.EVENTS, RUN_EVENTS: statements.RUN_EVENTS})
+KEYED: Final[Mapping[str, Keyed]] = MappingProxyType({JOBS: keyed.JOBS, RUNS: keyed.RUNS})
+LOGGED: Final[Mapping[str, Logged]] = MappingProxyType({EVENTS: logged.EVENTS, RUN_EVENTS: logged.RUN_EVENTS})
 
 
 class Group(NamedTuple):

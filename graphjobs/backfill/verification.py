@@ -20,7 +20,7 @@ from graphjobs.backfill.identities import LegacyUuids
 from graphjobs.backfill.quarantine import Entry
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.staging import KEYED, KINDS, LOGGED, Group, binds_of, column_of, waves
-from graphjobs.backfill.statements import CEILING, Standing
+from graphjobs.backfill.standings import CEILING, Standing
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
 from graphjobs.jobs.status import GraphJobStatus, GraphJobType

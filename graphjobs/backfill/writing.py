@@ -6,8 +6,10 @@ from typing import Final
 
 from sqlalchemy import func, literal_column, select
 
+from graphjobs.backfill.keyed import Keyed
+from graphjobs.backfill.logged import Logged
 from graphjobs.backfill.staging import KEYED, LOGGED, StagedRow, binds_of, waves
-from graphjobs.backfill.statements import CEILING, Keyed, Logged, Standing, bind_of
+from graphjobs.backfill.standings import CEILING, Standing, bind_of
 from graphjobs.database.executor import Executor
 from graphjobs.errors import DatabaseUnavailable
 
