@@ -31,7 +31,8 @@ def main() -> int:
         sys.exit(f"no PostgreSQL in {_BIN}: install postgresql-15, or set GRAPHJOBS_OLDEST_BIN")
     if _PGBOUNCER is None:
         sys.exit("no pgbouncer on the PATH: install pgbouncer")
-    with throwaway_cluster(bin_dir=_BIN) as cluster:
+    # All of the tests' processes share this one.
+    with throwaway_cluster(bin_dir=_BIN, options={"max_connections": "400"}) as cluster:
         os.environ["GRAPHJOBS_TEST_DATABASE_URL"] = cluster.url()
         os.environ["GRAPHJOBS_TEST_PROGRAMS"] = str(_BIN)
         os.environ["GRAPHJOBS_TEST_PGBOUNCER"] = _PGBOUNCER
