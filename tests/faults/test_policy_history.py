@@ -452,8 +452,8 @@ class CancelIsLost(Mistaken):
 
 
 async def noticed(settings: Settings, watch: Watch, repository: Repository) -> bool:
-    """Records histories, a second each, until the check finds something; eight find nothing where nothing is wrong."""
-    for _ in range(8):
+    """Records histories, a second each, until the check finds something; thirty find nothing where nothing is wrong."""
+    for _ in range(30):
         if problems(await record_amid_faults(settings, watch, repository, seconds=1)):
             return True
     return False

@@ -18,7 +18,7 @@ from graphjobs.database.engine import connect
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 
-DEADLINE_SECONDS: Final = 8.0
+DEADLINE_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.005
 
 _OURS: Final = (

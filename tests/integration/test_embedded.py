@@ -74,7 +74,7 @@ def ask(url: str, sql: str) -> Any:
     return asyncio.run(fetch())
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Polls a condition, and fails where it has not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -84,7 +84,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     pooled = Settings.load(
         database_url=urlunsplit(url._replace(netloc=f"{url.username}@127.0.0.1:{port}", query="")),
         pooler="transaction",
-        statement_timeout=timedelta(seconds=3),
+        statement_timeout=timedelta(seconds=13),
         lock_timeout=timedelta(milliseconds=300),
     )
     try:
@@ -148,7 +148,7 @@ async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Se
         async with storage.session() as session:
             names = ("statement_timeout", "lock_timeout", "TimeZone")
             shown = [await session.scalar(text(f"SHOW {name}")) for name in names]
-        assert ["3s", "300ms", "UTC"] == shown
+        assert ["13s", "300ms", "UTC"] == shown
         assert await storage.graph_job_repository.try_replace(job.start(at=AT), _S.QUEUED)
 
 

@@ -130,7 +130,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+async def _until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     import asyncio
 
     deadline = time.monotonic() + seconds

@@ -58,7 +58,7 @@ async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]
         yield storage
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+async def _until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
