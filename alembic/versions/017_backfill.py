@@ -73,7 +73,13 @@ def upgrade() -> None:
         sa.Column("document", sa.Text(), nullable=True, comment="the whole of it, as Extended JSON"),
         sa.Column("raw", sa.LargeBinary(), nullable=True, comment="its bytes, where JSON cannot hold it"),
         sa.Column(
-            "settled_at", sa.DateTime(timezone=True), nullable=True, comment="when it came mended, or was given up"
+            "settled_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="when it came mended, was given up, or another one took its place",
+        ),
+        sa.Column(
+            "replaced_by", sa.Uuid(), nullable=True, comment="the entry that took its place, as long as that one waits"
         ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
@@ -93,6 +99,13 @@ def upgrade() -> None:
         ["document_id"],
         schema="scheduler",
         postgresql_where=sa.text("settled_at IS NULL"),
+    )
+    op.create_index(
+        "idx_backfill_quarantine_replaced",
+        "backfill_quarantine",
+        ["replaced_by"],
+        schema="scheduler",
+        postgresql_where=sa.text("replaced_by IS NOT NULL"),
     )
 
 

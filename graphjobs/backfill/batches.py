@@ -83,7 +83,8 @@ class Batch:
         last: whether the part ends with them.
         coming: those that can come.
         refused: those that cannot.
-        answered: entries of the quarantine that were read again, otherwise than before, and still cannot come.
+        replaced: entries of the quarantine that were read again, otherwise than before, and still cannot come, each
+            with the entry that it becomes.
     """
 
     collection: str
@@ -96,7 +97,7 @@ class Batch:
     last: bool = False
     coming: list[Coming] = field(default_factory=list)
     refused: list[Entry] = field(default_factory=list)
-    answered: list[UUID] = field(default_factory=list)
+    replaced: dict[UUID, UUID] = field(default_factory=dict)
 
     def take(self, found: Found) -> None:
         """Adds one entry."""
@@ -118,7 +119,7 @@ class Batch:
         entry = entry_of(found, what, at_fault, reason)
         self.refused.append(entry)
         if what.answers is not None and what.answers != entry.id:
-            self.answered.append(what.answers)
+            self.replaced[what.answers] = entry.id
 
     def refused_for(self, coming: Coming, standing: Standing) -> Entry | None:
         """Gives the entry a document becomes for how it stands to what is there; None where it has come."""
@@ -147,7 +148,7 @@ class Batch:
             self.size += other.size
             self.coming += other.coming
             self.refused += other.refused
-            self.answered += other.answered
+            self.replaced |= other.replaced
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """What cannot come: each document whole, with the reason, in a form that can be mended and read again; no I/O here.
 
 An entry is known by its content, so that the same document is the same entry each time, and two documents are two. It
-is settled, for good, when it was mended or given up: a line of the quarantine's files names its entry, and answers it
-when it comes; so does, from a later source, a document of its tenant and `_id`.
+is settled when it was mended or given up: a line of the quarantine's files names its entry, and answers it when it
+comes; so does, from a later source, a document of its tenant and `_id`. One that still cannot come takes its place.
 """
 
 import base64

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from uuid import UUID
 
-from graphjobs.backfill import ledger
+from graphjobs.backfill import quarantine_rows
 from graphjobs.backfill.extended import COLLECTIONS
 from graphjobs.backfill.quarantine import TAG, as_written, line_of
 from graphjobs.backfill.transactions import snapshot
@@ -66,7 +66,7 @@ async def write_quarantine(storage: Storage, folder: Path, *, keep_edited: bool 
     """
     written: dict[str, Path] = {}
     async with snapshot(storage, readonly=True) as executor:
-        waiting = await ledger.waiting(executor)
+        waiting = await quarantine_rows.waiting(executor)
         for collection in COLLECTIONS:
             path = folder / f"{collection}.json"
             try:
@@ -87,7 +87,7 @@ async def _write(executor: Executor, collection: str, path: Path) -> None:
     file = await asyncio.to_thread(_opened, path, partial)
     try:
         after = _BEFORE_ALL
-        while entries := await ledger.entries(executor, collection, after, limit=_PAGE_ENTRIES):
+        while entries := await quarantine_rows.entries(executor, collection, after, limit=_PAGE_ENTRIES):
             await asyncio.to_thread(file.writelines, [f"{line_of(entry)}\n".encode() for entry in entries])
             after = entries[-1].id
         await asyncio.to_thread(_published, file, partial, path)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from graphjobs.backfill import ledger
+from graphjobs.backfill import ledger, quarantine_rows
 from graphjobs.backfill.batches import Batch, batches_of
 from graphjobs.backfill.extended import Part, Position
 from graphjobs.backfill.identities import LegacyUuids
@@ -170,7 +170,7 @@ class _Move:
     async def look(self) -> None:
         """Counts what waits in the end."""
         async with transaction(self._storage) as executor:
-            self.report.waiting = await ledger.waiting(executor)
+            self.report.waiting = await quarantine_rows.waiting(executor)
 
     async def _go_on(self, report: PartReport) -> None:
         part = report.part
@@ -178,8 +178,8 @@ class _Move:
             checkpoint = await ledger.checkpoint(executor, self._key(part))
             if checkpoint is None:  # somebody has emptied the book
                 await self._begin(executor, part)
-                checkpoint = ledger.Checkpoint(Position().to_json(), Counts(), None)
-            self._watched = await ledger.any_waits(executor, part.collection)
+                checkpoint = ledger.Checkpoint(Position().to_json(), Counts(), datetime.now(UTC), None)
+            self._watched = await quarantine_rows.any_waits(executor, part.collection)
         report.counts = checkpoint.counts
         report.finished = checkpoint.finished_at is not None
         self._told(self.report, part)
@@ -212,36 +212,42 @@ class _Move:
             checkpoint = await ledger.checkpoint(executor, key)
             if checkpoint is None or checkpoint.finished_at or checkpoint.position != batch.after.to_json():
                 raise _Overtaken
-            counts = await self._write_documents(executor, key, batch)
+            counts = await self._write_documents(executor, checkpoint.begun_at, batch)
             counts = checkpoint.counts.plus(counts)
             await ledger.advance(executor, key, batch.reached.to_json(), counts, finished=batch.last)
         report.counts = counts
         self._count(batch)
         self._told(self.report, report.part)
 
-    async def _write_documents(self, executor: Executor, key: str, batch: Batch) -> Counts:
+    async def _write_documents(self, executor: Executor, begun: datetime, batch: Batch) -> Counts:
         rows = [each.row for each in batch.coming]
         standings = await write(executor, batch.collection, rows, self._ceiling) if rows else []
-        refused, answered, changed = list(batch.refused), list(batch.answered), 0
-        document_ids: list[UUID | None] = []
+        refused, replaced, changed = list(batch.refused), dict(batch.replaced), 0
+        answered: list[UUID] = []
+        came: list[UUID] = []
         for coming, standing in zip(batch.coming, standings, strict=True):
             entry = batch.refused_for(coming, standing)
-            if coming.answers is not None and (entry is None or coming.answers != entry.id):
-                answered.append(coming.answers)
             if entry is not None:
                 refused.append(entry)
+                if coming.answers is not None:
+                    replaced[coming.answers] = entry.id
                 continue
+            if coming.answers is not None:
+                answered.append(coming.answers)
             changed += bool(coming.changes)
             if self._watched and standing in (Standing.NEW, Standing.NEWER):
-                document_ids.append(batch.document_id(coming))
-        settled = await ledger.keep(executor, refused)
-        answers = await ledger.settle(executor, answered)
+                came += filter(None, [batch.document_id(coming)])
+        kept = await quarantine_rows.keep(executor, begun, refused)
+        answers = await quarantine_rows.settle(executor, answered)
+        await quarantine_rows.replace_entries(executor, begun, replaced)
         if self._watched:
-            document_ids += [entry.document_id for entry in refused]
-            answers += await ledger.answer(executor, key, [each for each in document_ids if each is not None])
+            answers += await quarantine_rows.answer(executor, begun, came)
+            # What was there before is known to be wrong, and takes the place of nothing.
+            later = {each.document_id: each.id for each in refused if each.document_id and each.id in kept.new}
+            await quarantine_rows.replace_documents(executor, begun, later)
         self._watched = self._watched or bool(refused)
         told = Counter(standings)
-        waits = sum(entry.id not in settled for entry in refused)
+        waits = sum(entry.id not in kept.settled for entry in refused)
         return Counts(
             documents=batch.documents,
             added=told[Standing.NEW],

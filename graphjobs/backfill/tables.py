@@ -45,7 +45,10 @@ class BackfillQuarantineRow(Base):
     document: Mapped[str | None] = mapped_column(Text, comment="the whole of it, as Extended JSON")
     raw: Mapped[bytes | None] = mapped_column(LargeBinary, comment="its bytes, where JSON cannot hold it")
     settled_at: Mapped[datetime | None] = mapped_column(
-        DateTime(timezone=True), comment="when it came mended, or was given up"
+        DateTime(timezone=True), comment="when it came mended, was given up, or another one took its place"
+    )
+    replaced_by: Mapped[UUID | None] = mapped_column(
+        Uuid, comment="the entry that took its place, as long as that one waits"
     )
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(
@@ -55,4 +58,5 @@ class BackfillQuarantineRow(Base):
     __table_args__ = (
         CheckConstraint("(document IS NULL) <> (raw IS NULL)", name="content"),
         Index("idx_backfill_quarantine_document", "document_id", postgresql_where=text("settled_at IS NULL")),
+        Index("idx_backfill_quarantine_replaced", "replaced_by", postgresql_where=text("replaced_by IS NOT NULL")),
     )

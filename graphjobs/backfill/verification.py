@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
 
-from graphjobs.backfill import ledger
+from graphjobs.backfill import ledger, quarantine_rows
 from graphjobs.backfill.batches import Batch, batches_of
 from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, Part, Position
 from graphjobs.backfill.identities import LegacyUuids
@@ -100,7 +100,8 @@ class Comparison:
 
     Attributes:
         documents: how many entries of the source were read.
-        waiting: how many of them cannot come, and are in the quarantine, waiting or settled.
+        waiting: how many of them cannot come, and wait in the quarantine.
+        settled: how many of them cannot come, and came mended or were given up.
         source: what the source holds, by group; each row once.
         here: what the tables hold, by group, of the collections that the source has.
         differences: how many differ, by how they do.
@@ -109,6 +110,7 @@ class Comparison:
 
     documents: int = 0
     waiting: int = 0
+    settled: int = 0
     source: dict[Group, Side] = field(default_factory=dict)
     here: dict[Group, Side] = field(default_factory=dict)
     differences: Counter[Difference] = field(default_factory=Counter)
@@ -197,12 +199,15 @@ async def _compare(executor: Executor, batch: Batch, comparison: Comparison, cei
                 comparison.source.setdefault(group, Side()).add(digest)
             if standing is not Standing.SAME:
                 comparison.differs(_DIFFERENCES[standing], group, key)
-    waiting = await ledger.held(executor, [entry.id for entry, *_ in kept_out])
+    held = await quarantine_rows.held(executor, [entry.id for entry, *_ in kept_out])
     for entry, difference, group, key in kept_out:
-        if entry.id in waiting:
+        waits = held.get(entry.id)
+        if waits is None:
+            comparison.differs(difference, group, key)
+        elif waits:
             comparison.waiting += 1
         else:
-            comparison.differs(difference, group, key)
+            comparison.settled += 1
 
 
 async def _look(executor: Executor, collection: str, comparison: Comparison) -> None:

@@ -127,7 +127,7 @@ async def _write_quarantine(folder: Path, *, was_read: bool) -> dict[str, Path]:
 
 
 async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
-    from graphjobs.backfill import ledger
+    from graphjobs.backfill import quarantine_rows
     from graphjobs.backfill.transactions import snapshot
     from graphjobs.backfill.verification import verify
 
@@ -144,7 +144,7 @@ async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int
 
         comparison = await _reading(place, work, told)
         async with snapshot(storage, readonly=True) as executor:
-            return comparison, sum((await ledger.waiting(executor)).values())
+            return comparison, sum((await quarantine_rows.waiting(executor)).values())
 
 
 async def _reading(

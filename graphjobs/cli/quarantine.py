@@ -73,17 +73,17 @@ def discard(
 
 
 async def _list(limit: int) -> "tuple[list[Entry], int]":
-    from graphjobs.backfill import ledger
+    from graphjobs.backfill import quarantine_rows
     from graphjobs.backfill.transactions import snapshot
 
     entries: list[Entry] = []
     async with open_storage() as storage, snapshot(storage, readonly=True) as executor:
         for collection in COLLECTIONS:
             left, after = limit, _BEFORE_ALL
-            while left and (page := await ledger.heads(executor, collection, after, limit=min(left, _PAGE))):
+            while left and (page := await quarantine_rows.heads(executor, collection, after, limit=min(left, _PAGE))):
                 entries += page
                 left, after = left - len(page), page[-1].id
-        return entries, sum((await ledger.waiting(executor)).values())
+        return entries, sum((await quarantine_rows.waiting(executor)).values())
 
 
 async def _write(folder: Path) -> dict[str, Path]:
@@ -94,8 +94,8 @@ async def _write(folder: Path) -> dict[str, Path]:
 
 
 async def _discard(ids: list[UUID]) -> int:
-    from graphjobs.backfill import ledger
+    from graphjobs.backfill import quarantine_rows
     from graphjobs.backfill.transactions import transaction
 
     async with open_storage() as storage, transaction(storage) as executor:
-        return await ledger.settle(executor, ids)
+        return await quarantine_rows.settle(executor, ids)

@@ -82,7 +82,7 @@ async def test_batches_are_those_that_are_mapped_here(made: list[Made], tmp_path
             file.write(bson.encode(dumps.Maker(1).huge().document) + b"\5\0")
     here, there = await _batches(tmp_path, open_source), await _batches(tmp_path, open_apart)
     assert here == there
-    assert [UUID(int=1)] * (form == "bson") == [each for batch in there for each in batch.answered]
+    assert [UUID(int=1)] * (form == "bson") == [each for batch in there for each in batch.replaced]
     assert len(made) + 3 * (form == "bson") == sum(batch.documents for batch in there)
     assert 3 == sum(batch.last for batch in there)
     assert [] == _mappers()
