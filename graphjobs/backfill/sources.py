@@ -233,6 +233,9 @@ class _Reader:
                 size += len(found.raw)
             if looked == BATCH_MAX or size >= BATCH_SIZE_MAX:
                 return batch
+        if not looked:
+            # What is written over while it is read may end anywhere, and its end is not the end of what was begun.
+            _require_unchanged(self._file, self._path, self._part)
         return batch if looked else None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from bson import ObjectId
 
 from graphjobs import GraphJobStatus, open_storage
 from graphjobs.backfill import batches, run
+from graphjobs.backfill.apart import open_apart
 from graphjobs.backfill.extended import Found, Part, Position
 from graphjobs.backfill.run import Report, run_backfill
 from graphjobs.backfill.sources import Source, open_source
@@ -331,6 +333,35 @@ async def test_a_file_that_is_replaced_is_not_read_on(graphjobs_storage: Storage
         with pytest.raises(ConfigurationError, match="has changed while it was read"):
             await run_backfill(graphjobs_storage, source)
     assert 20 == (await backfilled(graphjobs_storage, folder)).counts.added
+
+
+@pytest.mark.parametrize("opened", [open_source, open_apart])
+@pytest.mark.parametrize("to", [0.5, 1.5])
+async def test_a_file_that_is_written_over_while_it_is_read_is_not_told_to_be_read(
+    graphjobs_storage: Storage, tmp_path: Path, opened: Any, to: float
+) -> None:
+    """It may end between two documents, as where an export was begun anew; the next run begins anew, too."""
+    documents = [build(_id=f"job-{number:05}", note="x" * 500) for number in range(6_000)]
+    folder = _written(tmp_path, graph_jobs=documents)
+    path = folder / "graph_jobs.bson"
+    content = path.read_bytes()
+    async with opened(str(folder)) as source:
+
+        def told(report: Report, _part: Part) -> None:
+            if report.counts.documents and path.stat().st_size == len(content):
+                (os.truncate if to < 1 else _lengthen)(path, int(len(content) * to))
+
+        with pytest.raises(ConfigurationError, match="has changed while it was read: begin again"):
+            await run_backfill(graphjobs_storage, source, told=told)
+    path.write_bytes(content)
+    report = await backfilled(graphjobs_storage, folder)
+    assert len(documents) == report.counts.added + report.counts.unchanged
+
+
+def _lengthen(path: Path, size: int) -> None:
+    content = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(content[: size - len(content)])
 
 
 async def test_a_check_of_two_that_meet_finds_all_equal(graphjobs_storage: Storage, tmp_path: Path) -> None:
