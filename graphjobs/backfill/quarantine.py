@@ -106,15 +106,15 @@ def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
         reason: one sentence.
     """
     place = what.place or f"{found.place.part}, entry {found.place.ordinal:,}"
-    document, raw = (None, what.raw or b"") if what.document is None else _kept(what.document)
+    document, raw = (None, what.raw or b"") if what.document is None else _kept(what.document, found.raw)
     content = raw if document is None else document.encode()
     key = uuid5(_NAMESPACE, f"{found.collection} {hashlib.sha256(content or b'').hexdigest()}")
     named = None if what.document is None else document_id_of(found.collection, what.document)
     return Entry(key, found.collection, named, place, field, reason, document, raw)
 
 
-def _kept(document: dict[str, Any]) -> tuple[str | None, bytes | None]:
-    """Gives a document as text, or as its bytes where text would come back as another one."""
+def _kept(document: dict[str, Any], raw: bytes) -> tuple[str | None, bytes | None]:
+    """Gives a document as text, or as bytes where text would come back as another one: its BSON, or as it was read."""
     encoded = _bson_of(document)
     try:
         text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
@@ -124,10 +124,9 @@ def _kept(document: dict[str, Any]) -> tuple[str | None, bytes | None]:
             text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
         if encoded is None or _bson_of(loads(text)) == encoded:
             return text, None
-    except Exception:  # noqa: BLE001  # whatever it holds, it is kept
-        if encoded is None:
-            return json.dumps({"unreadable": clean_error(str(document.get("_id")))}), None
-    return None, encoded
+    except Exception:  # noqa: BLE001, S110  # whatever it holds, it is kept
+        pass
+    return None, raw if encoded is None else encoded
 
 
 def _bson_of(document: dict[str, Any]) -> bytes | None:

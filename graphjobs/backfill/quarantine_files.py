@@ -10,7 +10,7 @@ import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 from uuid import UUID
 
 from graphjobs.backfill import quarantine_rows
@@ -51,30 +51,43 @@ async def check_folder(folder: Path) -> None:
         raise _unwritable(folder, error) from None
 
 
-async def write_quarantine(storage: Storage, folder: Path, *, keep_edited: bool = True) -> dict[str, Path]:
+class Written(NamedTuple):
+    """What became of the files.
+
+    Attributes:
+        files: those that were written, by collection; none where nothing waits.
+        aside: where those were put that somebody has mended, and that nobody has read since.
+    """
+
+    files: dict[str, Path]
+    aside: list[Path]
+
+
+async def write_quarantine(storage: Storage, folder: Path, *, read: Path | None = None) -> Written:
     """Writes what waits to `graph_jobs.json` and so on, a document a line, each with its reason under `_quarantine`.
 
     A document that is mended there and read again by `graphjobs backfill FOLDER` answers its entry. A file of ours is
     written over, or removed where nothing of its collection waits any more; any other is left alone.
 
-    Returns:
-        The files, by collection; none where nothing waits.
+    Args:
+        storage: where to look.
+        folder: where to write.
+        read: a folder or a file that has just been read: what was mended there need not be kept.
 
     Raises:
         ConfigurationError: a file cannot be written, or is none of ours.
         DatabaseUnavailable: the database cannot now.
     """
-    written: dict[str, Path] = {}
+    written = Written({}, [])
     async with snapshot(storage, readonly=True) as executor:
         waiting = await quarantine_rows.waiting(executor)
         for collection in COLLECTIONS:
             path = folder / f"{collection}.json"
             try:
-                if keep_edited:
-                    await asyncio.to_thread(_keep_edited, path)
+                written.aside.extend(await asyncio.to_thread(_keep_edited, path, read))
                 if collection in waiting:
                     await _write(executor, collection, path)
-                    written[collection] = path
+                    written.files[collection] = path
                 elif await asyncio.to_thread(_is_ours, path):
                     await asyncio.to_thread(path.unlink)
             except OSError as error:
@@ -116,14 +129,20 @@ def _is_ours(path: Path) -> bool:
         return _OURS.match(file.read(_BEGINNING_BYTES)) is not None
 
 
-def _keep_edited(path: Path) -> None:
-    """Puts a file of ours aside that somebody has mended, and that nobody has read since."""
-    if not _is_ours(path):
-        return
+def _keep_edited(path: Path, read: Path | None) -> list[Path]:
+    """Puts a file of ours aside that somebody has mended, and that nobody has read since; gives where."""
+    if not _is_ours(path) or (read is not None and read.resolve() in (path.resolve(), path.parent.resolve())):
+        return []
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         edited = not all(as_written(line.rstrip("\n")) for line in file)
-    if edited:
-        path.replace(path.with_name(f"{path.name}.edited"))
+    if not edited:
+        return []
+    number, aside = 1, path.with_name(f"{path.name}.edited")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.edited.{number}")
+    path.rename(aside)
+    return [aside]
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigurationError:

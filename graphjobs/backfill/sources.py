@@ -7,9 +7,11 @@ nothing, and what a document means is not known here.
 import asyncio
 import hashlib
 import os
+import re
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeVar
 
@@ -41,6 +43,9 @@ BATCH_SIZE_MAX: Final = 256 * 1024
 T = TypeVar("T")
 
 _NAMES: Final = (".bson", ".json", ".jsonl", ".ndjson")
+_EDITED: Final = re.compile(r"\.edited(\.\d+)?$")
+"""What is mended and was put aside has this behind the name of its collection."""
+
 _EDGE_SIZE: Final = 64 * 1024
 
 
@@ -97,6 +102,22 @@ async def open_source(place: str) -> AsyncIterator[Source]:
     if "://" in place:
         raise ConfigurationError("a source is a folder, a file, or an address that starts with mongodb://")
     yield await asyncio.to_thread(_file_source, place)
+
+
+def misspelt(place: str) -> dict[str, str]:
+    """Gives files of a folder that no backfill reads, but would under the name of a collection that is missing there.
+
+    Args:
+        place: as for `open_source`; an address, or a file, has none.
+    """
+    try:
+        names = sorted(path.name for path in Path(place).iterdir() if path.is_file())
+    except (OSError, ValueError):
+        return {}
+    stems = {name: _stem_of(name.lower()) or "" for name in names}
+    missing = [each for each in COLLECTIONS if each not in map(_stem_of, names)]
+    alike = {name: get_close_matches(stem, missing, n=1, cutoff=0.85) for name, stem in stems.items()}
+    return {name: found[0] for name, found in alike.items() if found}
 
 
 class FileSource:
@@ -267,7 +288,7 @@ def _stem_of(name: str) -> str | None:
 
 
 def _collection_of(path: Path) -> str:
-    stem = _stem_of(path.name)
+    stem = _stem_of(_EDITED.sub("", path.name))
     if stem in COLLECTIONS:
         return stem
     raise ConfigurationError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from graphjobs.backfill.extended import Part, require_mongo
-from graphjobs.backfill.sources import Source
+from graphjobs.backfill.sources import Source, misspelt
 from graphjobs.cli import moved
 from graphjobs.cli.exits import Exit
 from graphjobs.cli.progress import reading
@@ -19,6 +19,7 @@ from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
+    from graphjobs.backfill.quarantine_files import Written
     from graphjobs.backfill.run import Report
     from graphjobs.backfill.survey import Survey
     from graphjobs.backfill.verification import Comparison
@@ -77,13 +78,13 @@ def backfill(
         _tell_comparison(*asyncio.run(_verify(source, legacy_uuids)), as_json=as_json)
     else:
         report = asyncio.run(_run(source, legacy_uuids, quarantine))
+        # Before anything is told: who reads that may be gone.
+        written = asyncio.run(_write_quarantine(quarantine, source))
         _tell_report(report, as_json=as_json)
-        # What was mended there has just been read, and need not be kept.
-        was_read = Path(source).resolve() == quarantine.resolve()
-        files = asyncio.run(_write_quarantine(quarantine, was_read=was_read))
+        moved.tell_aside(written)
         waiting = sum(report.waiting.values())
         if waiting:
-            names = ", ".join(str(path) for path in files.values())
+            names = ", ".join(str(path) for path in written.files.values())
             _fail(
                 f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
                 "graphjobs backfill; or see graphjobs quarantine --help"
@@ -119,11 +120,11 @@ async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
         return await _reading(place, work, told)
 
 
-async def _write_quarantine(folder: Path, *, was_read: bool) -> dict[str, Path]:
+async def _write_quarantine(folder: Path, source: str) -> "Written":
     from graphjobs.backfill.quarantine_files import write_quarantine
 
     async with open_storage() as storage:
-        return await write_quarantine(storage, folder, keep_edited=not was_read)
+        return await write_quarantine(storage, folder, read=Path(source))
 
 
 async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
@@ -155,6 +156,8 @@ async def _reading(
     from graphjobs.backfill.apart import open_apart
 
     async with open_apart(place) as source:
+        for name, collection in misspelt(place).items():
+            typer.echo(f"graphjobs: {name} is not read: is it of {collection}? then give it that name", err=True)
         with reading(source) as tell:
 
             def on_progress(whole: Any, part: Part) -> None:

@@ -1,15 +1,15 @@
 """How what came of a move, its trial and its check is shown: tables for people, records for programs."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from graphjobs.cli.tables import print_table
+from graphjobs.cli.tables import print_table, print_texts
 
 if TYPE_CHECKING:
     from graphjobs.backfill.ledger import Counts
+    from graphjobs.backfill.quarantine_files import Written
     from graphjobs.backfill.run import Report
     from graphjobs.backfill.survey import Survey
     from graphjobs.backfill.verification import Comparison
@@ -49,15 +49,17 @@ def records_of_survey(whole: "Survey") -> Iterator[dict[str, Any]]:
 def print_survey(whole: "Survey") -> None:
     """Prints a dry run."""
     repeated = f", {whole.repeated:,} are there more than once" if whole.repeated else ""
-    typer.echo(
+    lines = [
         f"{whole.documents:,} documents: {whole.changed:,} would be changed{repeated}, {whole.refused:,} cannot come"
-    )
-    for collection in whole.judged_alone:
-        typer.echo(f"{collection} is judged without its jobs, of which the source has none")
+    ]
+    lines += [
+        f"{collection} is judged without its jobs, of which the source has none" for collection in whole.judged_alone
+    ]
+    print_texts(lines)
     _print_groups(("tenant", "kind", "status", "documents"), whole.counts)
     _print_groups(("collection", "field", "what would be changed", "times"), whole.changes)
     if whole.refusals:
-        typer.echo()
+        print_texts([""])
         refusals = sorted(whole.refusals.items(), key=lambda each: -each[1].number)[:_ROWS_MAX]
         print_table(
             ("collection", "field", "cannot come", "the first of them"),
@@ -118,6 +120,7 @@ def records_of_comparison(comparison: "Comparison") -> Iterator[dict[str, Any]]:
     yield {
         "documents": comparison.documents,
         "waiting": comparison.waiting,
+        "settled": comparison.settled,
         "holds": comparison.holds,
         "differences": {str(each): number for each, number in sorted(comparison.differences.items())},
     }
@@ -134,11 +137,16 @@ def records_of_comparison(comparison: "Comparison") -> Iterator[dict[str, Any]]:
 def print_comparison(comparison: "Comparison") -> None:
     """Prints a check: the groups that differ, or else all of them, and what differs."""
     differ = [each for each in comparison.groups if each[1] != each[2]]
-    told = f"{comparison.documents:,} documents compared, {comparison.waiting:,} of them wait in the quarantine: "
-    typer.echo(told + (f"{len(differ):,} of {len(comparison.groups):,} groups differ" if differ else "all is equal"))
+    told = [f"{comparison.documents:,} documents compared"]
+    if comparison.waiting:
+        told.append(f"{comparison.waiting:,} of them wait in the quarantine")
+    if comparison.settled:
+        told.append(f"{comparison.settled:,} of them came mended, or were given up")
+    equal = f"{len(differ):,} of {len(comparison.groups):,} groups differ" if differ else "all is equal"
+    print_texts([f"{', '.join(told)}: {equal}"])
     shown = (differ or comparison.groups)[:_ROWS_MAX]
     if shown:
-        typer.echo()
+        print_texts([""])
         headings = ("tenant", "kind", "status", "source", "here", "digest of the source", "digest here")
         rows = (
             (*group, f"{source.number:,}", f"{here.number:,}", f"{source.digest:016x}", f"{here.digest:016x}")
@@ -146,14 +154,16 @@ def print_comparison(comparison: "Comparison") -> None:
         )
         print_table(headings, rows)
     if comparison.named:
-        typer.echo()
+        print_texts([""])
         print_table(
             ("differs", "tenant", "kind", "status", "id"),
             ((str(each.difference), *each.group, each.id) for each in comparison.named[:_ROWS_MAX]),
         )
         left = comparison.differences.total() - min(len(comparison.named), _ROWS_MAX)
         if left > 0:
-            typer.echo(f"and {left:,} more; --json names up to 1,000 of each sort", file=sys.stdout)
+            print_texts([f"and {left:,} more; --json names up to 1,000 of each sort"])
+    if differ and comparison.holds:
+        print_texts(["", "all that can come is here; what differs is of services, of other sources, or came mended"])
 
 
 def _figures(counts: "Counts") -> dict[str, int]:
@@ -173,8 +183,17 @@ def _records_of_changes(changes: Mapping[tuple[str, str, str], int]) -> Iterator
 def _print_groups(headings: tuple[str, ...], groups: Mapping[tuple[str, str, str], int]) -> None:
     if not groups:
         return
-    typer.echo()
+    print_texts([""])
     largest = sorted(groups.items(), key=lambda each: -each[1])[:_ROWS_MAX]
     print_table(headings, ((*group, f"{number:,}") for group, number in sorted(largest)))
     if len(groups) > len(largest):
-        typer.echo(f"and {len(groups) - len(largest):,} smaller groups; --json tells them all", file=sys.stdout)
+        print_texts([f"and {len(groups) - len(largest):,} smaller groups; --json tells them all"])
+
+
+def tell_aside(written: "Written") -> None:
+    """Says, beside what was asked for, where mends were put that nobody has fed in."""
+    for path in written.aside:
+        typer.echo(
+            f"graphjobs: what was mended and not fed in is kept: feed it in with graphjobs backfill {path}",
+            err=True,
+        )

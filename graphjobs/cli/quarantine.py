@@ -9,11 +9,13 @@ import typer
 
 from graphjobs.backfill.extended import COLLECTIONS, require_mongo
 from graphjobs.cli.exits import Exit
-from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.cli.moved import tell_aside
+from graphjobs.cli.tables import print_lines, print_table, print_texts
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
     from graphjobs.backfill.quarantine import Entry
+    from graphjobs.backfill.quarantine_files import Written
 
 app = typer.Typer(help="What could not come from MongoDB: look, mend, give up.", no_args_is_help=True)
 
@@ -55,8 +57,9 @@ def write(
 ) -> None:
     """Write what waits to files, a document a line with its reason, to be mended and read again by a backfill."""
     require_mongo()
-    for path in asyncio.run(_write(folder)).values():
-        typer.echo(str(path))
+    written = asyncio.run(_write(folder))
+    print_texts(str(path) for path in written.files.values())
+    tell_aside(written)
 
 
 @app.command()
@@ -86,7 +89,7 @@ async def _list(limit: int) -> "tuple[list[Entry], int]":
         return entries, sum((await quarantine_rows.waiting(executor)).values())
 
 
-async def _write(folder: Path) -> dict[str, Path]:
+async def _write(folder: Path) -> "Written":
     from graphjobs.backfill.quarantine_files import write_quarantine
 
     async with open_storage() as storage:

@@ -18,7 +18,7 @@ from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event
 from tests.backfill.tables import backfilled, compared, rows_of, state, waiting
-from tests.migrations.programs import Done, ask, many_graphjobs
+from tests.migrations.programs import Done, ask, beside_python, environment, many_graphjobs, run
 
 Command: TypeAlias = Callable[..., Done]
 
@@ -57,7 +57,7 @@ async def test_a_document_waits_whole(graphjobs_storage: Storage, graphjobs_data
     """Each type of it, in the table and in the file, also where JSON has no form for it."""
     document = build(**_STRANGE)
     await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[document]))
-    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     (line,) = files["graph_jobs"].read_text().splitlines()
     (row,) = waiting(graphjobs_database_url)
     in_file = loads(line)
@@ -151,7 +151,7 @@ async def test_one_that_is_mended_wrongly_waits_on_as_it_now_is(
 ) -> None:
     """With the new reason; there is still one entry, also where the mending gave it another id."""
     await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[build(status="sleeping")]))
-    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     path = files["graph_jobs"]
     path.write_text(path.read_text().replace("sleeping", "queued").replace('"manual"', '"nobody"').replace(ID, JOB_ID))
     report = await backfilled(graphjobs_storage, path.parent)
@@ -195,9 +195,23 @@ async def test_what_json_cannot_hold_waits_as_bytes(
     assert 2 == len(entries)
     raw = {bytes.fromhex(each["raw"].removeprefix("\\x")) for each in entries if each["raw"]}
     assert bson.encode(documents[1]) in raw
-    files = await write_quarantine(graphjobs_storage, tmp_path / "files")
+    files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     await backfilled(graphjobs_storage, files["graph_jobs"].parent)
     assert {each["id"] for each in entries} == {each["id"] for each in waiting(graphjobs_database_url)}
+
+
+@pytest.mark.parametrize("strange", ["1180591620717411303424", '"\\ud800"'])
+async def test_what_neither_json_nor_bson_can_hold_waits_as_it_was_read(
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, strange: str
+) -> None:
+    """Nested too deep to be written as JSON, with a number or a letter that BSON has no form for."""
+    deep = '{"in":' * 900 + strange + "}" * 900
+    line = json.dumps(build(createdAt="2024-05-06T07:08:09Z")).removesuffix("}") + f', "deep": {deep}}}'
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / "graph_jobs.json").write_text(line + "\n")
+    await backfilled(graphjobs_storage, tmp_path / "dump")
+    (entry,) = waiting(graphjobs_database_url)
+    assert line.encode() == bytes.fromhex(entry["raw"].removeprefix("\\x"))
 
 
 def test_what_was_mended_or_given_up_waits_no_more(
@@ -233,9 +247,62 @@ def test_what_is_being_mended_is_not_written_over(
     graphjobs(*dump, "--quarantine", str(files), url=url)
     assert [path] == list(files.iterdir())
     path.write_text(written.replace("sleeping", "queued"))
-    graphjobs(*dump, "--quarantine", str(files), url=url)
+    done = graphjobs(*dump, "--quarantine", str(files), url=url)
     assert written == path.read_text()
-    assert written.replace("sleeping", "queued") == (files / "graph_jobs.json.edited").read_text()
+    aside = files / "graph_jobs.json.edited"
+    assert written.replace("sleeping", "queued") == aside.read_text()
+    assert f"feed it in with graphjobs backfill {aside}" in done.stderr
+    path.write_text(written.replace("sleeping", "running"))  # mended anew, and otherwise
+    graphjobs(*dump, "--quarantine", str(files), url=url)
+    assert written.replace("sleeping", "queued") == aside.read_text()
+    assert written.replace("sleeping", "running") == (files / "graph_jobs.json.edited.2").read_text()
+    fed = graphjobs("backfill", str(aside), "--quarantine", str(files), url=url)
+    assert (0, "") == (fed.returncode, fed.stderr)
+    assert 1 == len(rows_of(url, "graph_jobs"))
+
+
+def test_a_file_that_was_read_alone_is_not_kept(
+    graphjobs: Command, graphjobs_database_url: str, tmp_path: Path
+) -> None:
+    """As a folder that was: what was mended in it has been fed in."""
+    url, files = graphjobs_database_url, tmp_path / "files"
+    dump = _write(tmp_path / "dump", graph_jobs=[build(status="sleeping"), build(_id=JOB_ID, status="dozing")])
+    graphjobs("backfill", str(dump), "--quarantine", str(files), url=url)
+    path = files / "graph_jobs.json"
+    path.write_text(path.read_text().replace("sleeping", "queued"))
+    assert 1 == graphjobs("backfill", str(path), "--quarantine", str(files), url=url).returncode
+    assert ["dozing"] == [line["status"] for line in _lines(path)]
+    assert [path] == list(files.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "sentence"),
+    [
+        ("| head -c 1", 1, "1 document waits that cannot come"),
+        (">&-", 1, "1 document waits that cannot come"),
+        (">/dev/full", 3, "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_where_nobody_reads_on_the_files_are_there(
+    graphjobs_database_url: str, tmp_path: Path, to: str, code: int, sentence: str
+) -> None:
+    """And what is told of them on standard error, with the exit code of what was done."""
+    dump, files = _write(tmp_path / "dump", graph_jobs=[build(status="sleeping")]), tmp_path / "files"
+    program = beside_python("graphjobs")
+    line = f"set -o pipefail; {program} backfill {dump} --quarantine {files} {to}"
+    done = run(["bash", "-c", line], env=environment(GRAPHJOBS_DATABASE_URL=graphjobs_database_url))
+    assert code == done.returncode, done.stderr
+    assert sentence in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert 1 == len(_lines(files / "graph_jobs.json"))
+
+
+def test_a_collection_that_is_misspelt_is_told(graphjobs: Command, tmp_path: Path) -> None:
+    """Beside others it would be passed over; what is of other collections is none of ours."""
+    dump = _write(tmp_path / "dump", policy_runs=[], graphjobs=[build()], users=[build()])
+    done = graphjobs("backfill", str(dump), "--dry-run")
+    assert (0, 1) == (done.returncode, len(done.stderr.splitlines()))
+    assert "graphjobs.bson is not read: is it of graph_jobs? then give it that name" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_move(

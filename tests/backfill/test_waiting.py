@@ -52,7 +52,7 @@ async def test_a_later_copy_that_cannot_come_either_takes_the_place_of_the_first
 
 async def _mend(storage: Storage, folder: Path, old: str, new: str) -> None:
     """Mends what waits, rightly or not, and feeds it in."""
-    path = (await write_quarantine(storage, folder))["graph_jobs"]
+    path = (await write_quarantine(storage, folder)).files["graph_jobs"]
     path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
     await backfilled(storage, folder)
 
@@ -137,7 +137,7 @@ async def test_two_whose_lines_were_exchanged_both_wait(
     """Each then answers the other, and takes its place; that may not go round."""
     dump = _dump(tmp_path / "dump", build(status="sleeping"), build(_id="another", status="dozing"))
     await backfilled(graphjobs_storage, dump)
-    path = (await write_quarantine(graphjobs_storage, tmp_path / "files"))["graph_jobs"]
+    path = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files["graph_jobs"]
     first, second = (line.partition("}, ") for line in path.read_text().splitlines())
     lines = [first[0] + first[1] + second[2], second[0] + second[1] + first[2]]
     path.write_text("\n".join(lines) + "\n")
