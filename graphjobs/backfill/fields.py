@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Never
 
-from graphjobs.backfill.forms import document_of_text, folded, plain_json, time_of, whole_of
+from graphjobs.backfill.forms import document_of_text, folded, json_text, plain_json, time_of, whole_of
 from graphjobs.backfill.told import Change, Refusal, found, label
 from graphjobs.values import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
+_NEVER_KEPT: Final = frozenset({"_quarantine"})
+"""The tag of a line of the quarantine, where it is not as that was written."""
+
 _DIGEST: Final = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
@@ -184,7 +187,7 @@ class Document:
         return dict(value) if isinstance(value, Mapping) else self.refuse(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:
-        """Reads the metadata; entries that are empty or null are left out, and told."""
+        """Reads the metadata; entries that are empty or null are left out, others than text are kept as JSON text."""
         entries: dict[str, str] = {}
         whole = self.fields.get("metadata")
         if type(whole) is dict:  # as nearly always: nothing to be read from text, and no copy to be made
@@ -194,10 +197,15 @@ class Document:
         for key, value in whole.items():
             if type(value) is str and value and type(key) is str:
                 entries[key] = value
-            elif value is not None and value != "":
-                self.refuse("metadata", "text by text", value)
-            elif Change("metadata", "empty text left out") not in self.changes:
-                self.tell("metadata", "empty text left out")
+                continue
+            if type(key) is not str:
+                self.refuse("metadata", "text by text", key)
+            code = "empty text left out"
+            if value is not None and value != "":
+                entries[key] = json_text(value, "metadata")
+                code = "other than text kept as JSON text"
+            if Change("metadata", code) not in self.changes:
+                self.tell("metadata", code)
         return entries
 
     def json(self, name: str) -> dict[str, Any]:
@@ -208,10 +216,10 @@ class Document:
         return entries
 
     def keep_rest(self, whose: str = "metadata") -> None:
-        """Keeps the fields that nobody knows as `legacy.<name>`, if they are text; nulls are left out, and told.
+        """Keeps the fields that nobody knows as `legacy.<name>`, others than text as JSON text; nulls are left out.
 
         Raises:
-            Refusal: one is something else.
+            Refusal: JSON has no form for one.
         """
         if not self.fields:
             return
@@ -222,11 +230,14 @@ class Document:
             told = label(name)
             if value is None or (type(value) is str and not value):
                 self.tell(told, "empty unknown field left out")
-            elif type(value) is str and type(name) is str:
+            elif type(name) is not str or name in _NEVER_KEPT:
+                self.refuse(told, "left out: it is no field of ours", value)
+            elif type(value) is str:
                 self.keep(f"legacy.{self.prefix}{name}", value, whose)
                 self.tell(told, f"unknown field kept in {whose}")
             else:
-                self.refuse(told, "text to be kept, for nobody knows this field", value)
+                self.keep(f"legacy.{self.prefix}{name}", json_text(value, self.prefix + told), whose)
+                self.tell(told, f"unknown field kept in {whose} as JSON text")
 
     def merged(self, entries: dict[str, Any], whose: str = "metadata") -> dict[str, Any]:
         """Gives the metadata, or an event's payload, with what is kept.

@@ -105,6 +105,19 @@ def plain_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tu
     return plain.document(value, 0), tuple(sorted(plain.codes))
 
 
+def json_text(value: object, field: str) -> str:
+    """Makes the text of JSON of whatever BSON holds; bounded as `plain_json` is.
+
+    Raises:
+        Refusal: it is too deep or too large, or holds what JSON has no form for.
+    """
+    plain, _ = plain_json({"value": value}, field)
+    try:
+        return json.dumps(plain["value"], ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise Refusal(field, "it should hold numbers that JSON can, and neither NaN nor infinity") from None
+
+
 class _Plain:
     def __init__(self, field: str) -> None:
         self.codes: set[str] = set()

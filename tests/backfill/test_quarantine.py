@@ -189,7 +189,7 @@ async def test_what_json_cannot_hold_waits_as_bytes(
     deep: dict[str, Any] = {}
     for _ in range(levels):
         deep = {"in": deep}
-    documents = [build(deep=deep), build(_id=JOB_ID, strange={"$numberLong": "5"})]
+    documents = [build(deep=deep), build(_id=JOB_ID, status="no", strange={"$numberLong": "5"})]
     await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=documents))
     entries = waiting(graphjobs_database_url)
     assert 2 == len(entries)

@@ -251,6 +251,32 @@ _MENDED: dict[str, _Case] = {
             ("subjects", "empty unknown field left out"),
         ],
     ),
+    "unknown fields that are no text": (
+        _JOBS,
+        build(
+            __v=0, _t=["A", "B"], priority=2.5, seen=AT, by={"b": _OBJECT_ID, "a": True}, metadata={"c": "d", "e": 5}
+        ),
+        {
+            "metadata": {
+                "c": "d",
+                "e": "5",
+                **_kept(
+                    __v="0",
+                    _t='["A", "B"]',
+                    by=f'{{"a": true, "b": "{_OBJECT_ID}"}}',
+                    priority="2.5",
+                    seen='"2024-05-06T07:08:09.123000Z"',
+                ),
+            }
+        },
+        [
+            ("metadata", "other than text kept as JSON text"),
+            *(
+                (name, "unknown field kept in metadata as JSON text")
+                for name in ("__v", "_t", "by", "priority", "seen")
+            ),
+        ],
+    ),
     "subjects twice": (
         _JOBS,
         overlay(subjects=["b", "a", "b"]),
