@@ -1,5 +1,6 @@
 """The `graphjobs` command: parses, calls, and turns errors into a sentence and an exit code; decides nothing else."""
 
+import signal
 import sys
 
 import typer
@@ -33,6 +34,8 @@ app.add_typer(web.tokens, name="tokens")
 
 def main() -> None:
     """Runs the command; an error of graphjobs is one sentence on standard error, and an exit code."""
+    # As Ctrl-C does: what is open is closed, and a terminal is left as it was. `worker` and `serve` do more.
+    signal.signal(signal.SIGTERM, lambda word, _frame: sys.exit(128 + word))
     try:
         app()
     except GraphJobsError as error:

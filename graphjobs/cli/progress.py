@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from graphjobs.backfill.extended import Part
 from graphjobs.backfill.sources import Source
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from graphjobs.backfill.export import Exported
 
 _TOLD_EVERY_SECONDS: Final = 5.0
+_BAR_MIN: Final = 10
+_BAR_MAX: Final = 40
+_REST: Final = 75
+"""How many columns all but the bar would like to have."""
 
 
 class Tell(Protocol):
@@ -92,12 +97,14 @@ def _shown(*columns: ProgressColumn) -> Iterator[_Show]:
         return
     with Progress(
         TextColumn("{task.fields[what]}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=max(_BAR_MIN, min(_BAR_MAX, console.width - _REST))),
         *columns,
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        # What has no room here is cut off: a line that is broken in two moves up and down.
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=console,
         transient=True,
+        expand=True,
     ) as bar:
         task = bar.add_task("", total=None, what="")
 

@@ -16,17 +16,17 @@ from tests.backfill.tables import rows_of, waiting
 from tests.migrations.programs import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
 _READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
-_KILLS = 3
+_WORDS = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 128 + signal.SIGINT, signal.SIGKILL: -signal.SIGKILL}
 
 
-def _killed_on_its_way(seconds: float, *arguments: str, url: str) -> None:
-    """Runs `graphjobs` until it has written something, and so long; then kills it."""
+def _killed_on_its_way(word: signal.Signals, seconds: float, *arguments: str, url: str) -> None:
+    """Runs `graphjobs` until it has written something, and so long; then ends it, which it does without a word."""
     before, began = int(ask(url, _READ)), time.monotonic()
     process = subprocess.Popen(
         [beside_python("graphjobs"), *arguments],
         env=environment(GRAPHJOBS_DATABASE_URL=url),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         while int(ask(url, _READ)) == before:
@@ -34,8 +34,9 @@ def _killed_on_its_way(seconds: float, *arguments: str, url: str) -> None:
             assert time.monotonic() - began < SECONDS_MAX
         time.sleep(seconds)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=SECONDS_MAX)
+        process.send_signal(word)
+        _, said = process.communicate(timeout=SECONDS_MAX)
+    assert (_WORDS[word], b"") == (process.returncode, said)
 
 
 @pytest.mark.parametrize("form", ["bson", "bson.gz"])
@@ -46,8 +47,8 @@ def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: st
     url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
     arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))
     read = 0
-    for _ in range(_KILLS):
-        _killed_on_its_way(random.uniform(0, 0.08), *arguments, url=url)
+    for word in _WORDS:
+        _killed_on_its_way(word, random.uniform(0, 0.08), *arguments, url=url)
         now = int(ask(url, _READ))
         assert read < now < len(made)
         read = now
