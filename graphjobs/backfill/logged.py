@@ -54,7 +54,7 @@ class Logged:
 
 
 def _logged(rows: Table, parents: Table) -> Logged:
-    coming = given(rows)
+    coming = _coming(rows)
     parent = (
         select(parents.c.id)
         .where(parents.c.id == coming.c.job_id, parents.c.tenant_id.collate("C") == coming.c.tenant_id)
@@ -69,7 +69,7 @@ def _logged(rows: Table, parents: Table) -> Logged:
         else_=code(Standing.ID_TAKEN),
     )
     joined = coming.outerjoin(parent, true()).outerjoin(entry, true())
-    entered = [value_of(coming, rows, each) for each in _CONTENT]
+    entered = [coming.c[each] for each in _CONTENT]
     # The job's row is looked at once more: it may have gone since.
     its_job = coming.join(parent, true())
     compared = select(
@@ -100,9 +100,16 @@ def _logged(rows: Table, parents: Table) -> Logged:
     )
 
 
+def _coming(rows: Table) -> FromClause:
+    """What comes, its JSON made of text once: of many entries of one moment each is compared with all the others."""
+    texts = given(rows)
+    values = (value_of(texts, rows, each.name).label(each.name) for each in rows.c)
+    return select(texts.c.ordinal, *values).offset(NOT_UNFOLDED).subquery("coming")
+
+
 def _entry(rows: Table, coming: FromClause) -> LateralFromClause:
     """What is there of an entry: what has its number, or where it has none the first that is just like it."""
-    alike = and_(*(rows.c[each] == value_of(coming, rows, each) for each in _CONTENT))
+    alike = and_(*(rows.c[each] == coming.c[each] for each in _CONTENT))
     return (
         select(rows.c.id, alike.label("alike"))
         .where(coming.c.id.is_not(null()), rows.c.id == coming.c.id)
