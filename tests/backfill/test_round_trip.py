@@ -22,6 +22,7 @@ from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.staging import row_of
 from graphjobs.backfill.transactions import transaction
 from graphjobs.backfill.writing import write
+from graphjobs.database.embedded import embedded_cluster
 from graphjobs.policy_runs.models import PolicyRunEvent
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -124,9 +125,10 @@ def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: 
     page = (_ROOT / "docs" / "rollback.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page, flags=re.MULTILINE | re.DOTALL)
     commands = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    assert 7 == len(commands)
+    assert 8 == len(commands)
     imports = re.findall(r"--collection (\w+) --mode=upsert (\S+)", page)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    of_server = os.environ.get("GRAPHJOBS_TEST_PROGRAMS") or embedded_cluster(None).bin_dir
+    path = f"{Path(sys.executable).parent}:{of_server}:{os.environ['PATH']}"
     env = environment(GRAPHJOBS_DATABASE_URL=url, PATH=path)
 
     def shell(command: str) -> "subprocess.CompletedProcess[str]":
@@ -145,6 +147,8 @@ def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: 
     for command in commands:
         done = shell(command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        if command.startswith("psql"):
+            assert "(0 rows)" in done.stdout
         if command.startswith("graphjobs export"):
             assert all((tmp_path / file).is_file() for _, file in imports)
     assert set(TABLES) == {collection for collection, _ in imports}

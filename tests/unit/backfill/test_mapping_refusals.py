@@ -1,6 +1,7 @@
 """What documents cannot come: each with its field, and a sentence that never repeats what stood there."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from bson.binary import Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.mapping import Refused, map_document
+from graphjobs.backfill.mapping import Mapped, Refused, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
@@ -17,6 +18,9 @@ _RUN_EVENTS = "policy_run_events"
 _OTHER_ID = "0190a5c8-9999-7abc-8def-0123456789ab"
 _LEASE = {"leaseOwner": "dispatcher-1", "leaseExpiresAt": LATER}
 _FULL = {str(number): "x" for number in range(64)}
+
+
+_ROOT = Path(__file__).resolve().parents[3]
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -220,3 +224,27 @@ def test_another_collection_is_a_mistake_of_the_program() -> None:
     """Nothing of a document can lead there."""
     with pytest.raises(KeyError, match="graphs"):
         map_document("graphs", build())
+
+
+_ALWAYS = {"_id", "tenantId", "status", "createdAt"}
+_NEEDED: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "build": (_JOBS, build(), {"sbomId", "sbomVersionId", "sbomDigest", "trigger"}),
+    "overlay": (_JOBS, overlay(), {"graphSnapshotId", "overlayKind", "overlayKey", "trigger"}),
+    "run": (_RUNS, run(queuedAt=ABSENT, updatedAt=ABSENT), {"policyId", "mode"}),
+    "event": (_EVENTS, event(), {"jobId"}),
+}
+
+
+@pytest.mark.parametrize(("collection", "document", "needed"), _NEEDED.values(), ids=_NEEDED)
+def test_what_a_document_needs_is_what_the_page_says(
+    collection: str, document: dict[str, Any], needed: set[str]
+) -> None:
+    """Each such field is asked for, and no other is."""
+    assert isinstance(map_document(collection, document), Mapped)
+    for name in document:
+        without = {each: value for each, value in document.items() if each != name}
+        outcome = map_document(collection, without)
+        assert isinstance(outcome, Refused) is (name in needed | _ALWAYS), name
+    page = (_ROOT / "docs" / "backfill.md").read_text(encoding="utf-8").split("## What a document looks like")[1]
+    table = page.split("A status is a word")[0]
+    assert set() == {name for name in needed | _ALWAYS if f"`{name}`" not in table}
