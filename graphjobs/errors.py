@@ -182,7 +182,7 @@ class SchemaOutOfDate(GraphJobsError):
     def __init__(self, *, found: str | None, expected: str, sqlstate: str | None = None) -> None:
         is_at = f"is at revision {found}" if found else "lacks the schema of graphjobs, or a part of it"
         super().__init__(
-            f"the database {is_at}, this code needs {expected}: run `graphjobs db upgrade`", sqlstate=sqlstate
+            f"the database {is_at}, and this code needs {expected}: run `graphjobs db upgrade`", sqlstate=sqlstate
         )
         self.found = found
         self.expected = expected

@@ -37,6 +37,7 @@ _OF_EVENTS: Final = {
     Standing.ID_TAKEN: ("_id", "another event here has its number"),
     Standing.NO_JOB: ("jobId", "its tenant has no job of this id here"),
 }
+_OF_RUN_EVENTS: Final = {**_OF_EVENTS, Standing.NO_JOB: ("jobId", "its tenant has no policy run of this id here")}
 _REASONS: Final = {
     JOBS: _OF_JOBS,
     RUNS: {
@@ -44,7 +45,7 @@ _REASONS: Final = {
         Standing.NAME_TAKEN: ("runId", "another run of its tenant here has its runId, under another id"),
     },
     EVENTS: _OF_EVENTS,
-    RUN_EVENTS: _OF_EVENTS,
+    RUN_EVENTS: _OF_RUN_EVENTS,
 }
 
 

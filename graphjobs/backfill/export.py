@@ -194,7 +194,8 @@ class _Files:
                 self._open[name] = self._part(name).open("xb")
             except FileExistsError:
                 raise ConfigurationError(
-                    f"{self._part(name)} is there already: another export is at work, or one was killed; then remove it"
+                    f"{self._part(name)} is there already: another export is at work, or one was killed; then remove "
+                    f"{self._folder / '*.part'}"
                 ) from None
         self._open[name].writelines(f"{line}\n".encode() for line in lines)
 
@@ -233,6 +234,6 @@ async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
     try:
         return await to_its_end(asyncio.to_thread(work, *arguments))
     except OSError as error:
-        name = f"{error.filename} " if error.filename else ""
-        told = f"the files of an export cannot be written: {name}{error.strerror}"
+        name = f"{error.filename}: " if error.filename else ""
+        told = f"the files of an export cannot be written: {name}{error.strerror}; name another folder"
     raise ConfigurationError(told)

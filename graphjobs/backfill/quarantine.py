@@ -28,6 +28,9 @@ TAG: Final = "_quarantine"
 _NAMESPACE: Final = UUID("5f3f9a5e-6f0e-5b5c-9d3c-2f6a4c1c8e77")
 """Of the UUIDv5 that entries are known by; it never changes."""
 
+_TEXT_SIZE_MAX: Final = 4 * 1024 * 1024
+"""Of more bytes of BSON than that no text is made: of many small numbers it would take thirty times the memory."""
+
 _TAG_FIELDS: Final = frozenset({"id", "field", "reason", "place", "sha256"})
 
 
@@ -116,6 +119,8 @@ def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
 def _kept(document: dict[str, Any], raw: bytes) -> tuple[str | None, bytes | None]:
     """Gives a document as text, or as bytes where text would come back as another one: its BSON, or as it was read."""
     encoded = _bson_of(document)
+    if encoded is not None and len(encoded) > _TEXT_SIZE_MAX:
+        return None, encoded
     try:
         text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
         try:

@@ -119,7 +119,9 @@ def _opened(path: Path, partial: Path) -> BinaryIO:
 
 def _require_ours(path: Path) -> None:
     if path.exists() and not _is_ours(path):
-        raise ConfigurationError(f"{path} is there already, and no file of a quarantine: name another folder")
+        raise ConfigurationError(
+            f"{path} is there already, and its first line is none of a quarantine's: mend that, or name another folder"
+        )
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.text import Text
+from typing_extensions import override
 
 from graphjobs.backfill.extended import Part
 from graphjobs.backfill.sources import Source
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _TOLD_EVERY_SECONDS: Final = 5.0
 _BAR_MIN: Final = 10
 _BAR_MAX: Final = 40
-_REST: Final = 75
+_REST: Final = 52
 """How many columns all but the bar would like to have."""
 
 
@@ -95,20 +96,29 @@ def _shown(*columns: ProgressColumn) -> Iterator[_Show]:
 
         yield tell
         return
-    with Progress(
+    with _TwoLines(
         TextColumn("{task.fields[what]}", markup=False),
         BarColumn(bar_width=max(_BAR_MIN, min(_BAR_MAX, console.width - _REST))),
         *columns,
         TimeRemainingColumn(),
-        # What has no room here is cut off: a line that is broken in two moves up and down.
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=console,
         transient=True,
-        expand=True,
     ) as bar:
         task = bar.add_task("", total=None, what="")
 
         def show(what: str, line: str, *, done: int, total: int | None) -> None:
-            bar.update(task, what=what, description=line, completed=done, total=total)
+            bar.figures = line
+            bar.update(task, what=what, completed=done, total=total)
 
         yield show
+
+
+class _TwoLines(Progress):
+    """A bar, and the figures below it: 80 columns have no room for both in one line."""
+
+    figures = ""
+
+    @override
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.figures, no_wrap=True, overflow="ellipsis")

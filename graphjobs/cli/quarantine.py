@@ -44,9 +44,11 @@ def list_entries(
         )
     elif entries:
         headings = ("id", "collection", "place", "field", "reason")
-        print_table(headings, ((each.id, each.collection, each.place, each.field, each.reason) for each in entries))
+        rows = ((each.id, each.collection, each.place, each.field, each.reason) for each in entries)
+        print_table(headings, rows, whole=("id",))
     if waiting:
-        typer.echo(f"graphjobs: {waiting:,} in quarantine, {len(entries):,} listed", err=True)
+        more = "; --limit lists more" if len(entries) < waiting else ""
+        typer.echo(f"graphjobs: {waiting:,} in quarantine, {len(entries):,} listed{more}", err=True)
         raise typer.Exit(Exit.FAILED)
     typer.echo("nothing waits in the quarantine", err=True)
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from rich.text import Text
 from graphjobs.errors import ConfigurationError
 
 _PIPE_WIDTH: Final = 20_000
+_ID: Final = 36
+"""The letters of a UUID."""
 
 
 def print_lines(records: Iterable[dict[str, Any]]) -> None:
@@ -29,13 +31,15 @@ def print_texts(texts: Iterable[str]) -> None:
             typer.echo(text)
 
 
-def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Prints a table."""
+def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, whole: Collection[str] = ()) -> None:
+    """Prints a table; what has no room is broken, but not in the columns that are to be copied whole."""
     # A program that reads a table has no width to fit it into, and a name that was broken in two cannot be found.
     console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _PIPE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(
+            heading, overflow="fold", no_wrap=heading in whole, min_width=_ID if heading in whole else None
+        )
     for row in rows:
         # As Text: what somebody named is no markup.
         table.add_row(*(Text(str(cell)) for cell in row))

@@ -217,7 +217,7 @@ async def test_a_folder_that_is_none_is_one_sentence(graphjobs_storage: Storage,
     """With the system's own reason."""
     place = tmp_path / "file"
     place.write_text("")
-    with pytest.raises(ConfigurationError, match=r"cannot be written: .*file File exists"):
+    with pytest.raises(ConfigurationError, match=r"cannot be written: .*file: File exists; name another folder"):
         await export(graphjobs_storage, place)
 
 
@@ -376,7 +376,7 @@ async def test_people_see_bars(graphjobs_storage: Storage, graphjobs_database_ur
     for done in (back, here):
         assert 0 == done.returncode, done.stderr
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stderr)
-        assert re.search(rf"policy_run_events\S* ━+ .*\d {number} documents, [\d,]+ a second", shown), shown
+        assert re.search(rf"policy_run_events\S* ━+ .*[\d-]\s+{number} documents, [\d,]+ a second", shown), shown
         assert "graph_jobs" in done.stdout
 
 

@@ -324,7 +324,7 @@ async def test_files_of_others_are_not_written_over(
     dump = dumps.write(tmp_path / "dump", dumps.make(200, 1, dirty=30), "json")
     content = dump[dumps.JOBS].read_bytes()
     await backfilled(graphjobs_storage, tmp_path / "dump")
-    with pytest.raises(ConfigurationError, match="is there already, and no file of a quarantine"):
+    with pytest.raises(ConfigurationError, match="is there already, and its first line is none of a quarantine's"):
         await write_quarantine(graphjobs_storage, tmp_path / "dump")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="name another folder"):
