@@ -135,7 +135,8 @@ async def _started() -> AsyncIterator[Process]:
         # It holds nothing that could be lost.
         with suppress(ProcessLookupError):
             process.kill()
-        await asyncio.shield(process.wait())
+        # Not wait(), which waits for ever where an answer has filled the pipe, and nobody reads it.
+        await asyncio.shield(process.communicate())
 
 
 def _framed(value: object) -> bytes:

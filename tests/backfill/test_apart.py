@@ -156,6 +156,24 @@ async def test_none_is_left_behind(made: list[Made], tmp_path: Path) -> None:
     assert [] == _mappers()
 
 
+async def test_one_whose_answer_nobody_reads_is_ended(made: list[Made], tmp_path: Path) -> None:
+    """As where a cancel comes while it answers: more than what the pipe and its reader hold is on its way."""
+    path = dumps.write(tmp_path, made)[dumps.JOBS]
+    async with open_source(str(path)) as source:
+        (part,) = source.parts
+        async with aclosing(source.read(part)) as entries:
+            share = [await anext(entries) for _ in range(1_000)]
+        batch = Batch(part.collection, part.name, "csharp", Position(), Position())
+        async with asyncio.timeout(_SECONDS), apart._started() as mapper:
+            to, answers = mapper.stdin, mapper.stdout
+            assert to is not None
+            assert answers is not None
+            to.write(apart._framed((batch, share)))
+            await to.drain()
+            await _becomes(lambda: len(answers._buffer) > 128 * 1024)  # type: ignore[attr-defined]  # asyncio's own
+    assert [] == _mappers()
+
+
 async def test_it_reads_no_further_than_it_is_asked_to(made: list[Made], tmp_path: Path) -> None:
     """What is read ahead fills the memory: no more than what the source reads ahead itself."""
     path = dumps.write(tmp_path, made)[dumps.JOBS]
