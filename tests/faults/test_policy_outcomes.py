@@ -55,7 +55,7 @@ async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[PolicyRu
         pool_size=1,
         statement_timeout=20.0,
         lock_timeout=20.0,
-        connect_timeout=0.5,
+        connect_timeout=2.0,
     )
     async with open_storage(given) as storage:
         await prepare(storage.policy_runs)

@@ -42,7 +42,7 @@ async def wired(
         pool_size=2,
         statement_timeout=STATEMENT_TIMEOUT,
         lock_timeout=5.0,
-        connect_timeout=0.5,
+        connect_timeout=2.0,
     )
     async with open_storage(given) as storage:
         await warmed(storage)

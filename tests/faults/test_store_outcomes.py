@@ -51,7 +51,7 @@ async def opened(wire: Wire, settings: Settings, *, statement_timeout: float = 2
         pool_size=1,
         statement_timeout=statement_timeout,
         lock_timeout=20.0,
-        connect_timeout=0.5,
+        connect_timeout=2.0,
     )
     async with open_storage(given) as storage:
         store, queued = storage.graph_jobs, build_job("nobody")

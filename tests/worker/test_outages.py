@@ -47,7 +47,7 @@ async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]
 @pytest_asyncio.fixture
 async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]:
     """A storage behind the wire, its connections open and its statements prepared."""
-    given = with_settings(shared_settings, database_url=wire.url, pool_size=3, connect_timeout=0.5)
+    given = with_settings(shared_settings, database_url=wire.url, pool_size=3, connect_timeout=2.0)
     async with open_storage(given) as storage:
         for _ in range(3):
             await storage.graph_jobs.add(build_job("nobody"))
