@@ -12,7 +12,7 @@ ROOMY := [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -gt 4
 IN_MEMORY := $(shell $(ROOMY) && echo TMPDIR=/dev/shm PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check format bench revision lock clean
+.PHONY: help demo test test-oldest check format bench revision snapshots lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ bench: $(READY_TO_BENCH) ## speed, side by side with the bare driver, an ORM ses
 revision: $(READY) ## a new Alembic revision: make revision name="018_something"
 	@test -n "$(name)" || { echo 'name the revision: make revision name="018_something"'; exit 2; }
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
+
+snapshots: $(READY) ## write anew the committed texts that tests compare: SQL, OpenAPI, public names, keys of JSON output
+	$(BIN)/python -m tests.snapshots
+	GRAPHJOBS_WRITE_SNAPSHOTS=1 $(BIN)/python -m pytest --quiet tests/snapshots/test_cli_json_keys.py
 
 lock: $(READY) ## pin the development dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra mongo --extra web --group dev --no-header --no-annotate \

@@ -18,7 +18,7 @@ _ELSEWHERE: Final = (
     # These know no server.
     *("unit", *(f"backfill/test_{room}.py" for room in ("dumps", "meetings", "survey"))),
     # And these are of what is above the statements: commands, routes, examples, processes.
-    *("docs", "web"),
+    *("docs", "web", "snapshots/test_cli_json_keys.py"),
     *(f"integration/test_{room}.py" for room in ("cli_db", "cli_policy", "cli_web", "demo")),
     *(f"worker/test_{room}.py" for room in ("cli_worker", "processes", "dispatch_processes")),
     *(f"backfill/test_{room}.py" for room in ("apart", "killed")),

@@ -11,6 +11,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    null,
     select,
     update,
 )
@@ -50,7 +51,7 @@ _BEGIN: Final = _begin.on_conflict_do_update(
     set_={
         "position": _begin.excluded.position,
         "counts": _begin.excluded.counts,
-        "finished_at": None,
+        "finished_at": null(),
         "created_at": func.now(),
         "updated_at": func.now(),
     },

@@ -1,0 +1,2 @@
+-- graphjobs.backfill.logged.EVENTS.lock
+LOCK TABLE scheduler.graph_job_events IN SHARE ROW EXCLUSIVE MODE;

@@ -1,0 +1,2 @@
+-- graphjobs.backfill.scans.JOBS.plan
+EXPLAIN (FORMAT JSON) SELECT FROM scheduler.graph_jobs;

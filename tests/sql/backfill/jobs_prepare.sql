@@ -1,0 +1,2 @@
+-- graphjobs.backfill.keyed.JOBS.prepare
+CREATE TEMPORARY TABLE backfill_seen_graph_jobs (id uuid PRIMARY KEY) ON COMMIT DROP;

@@ -1,0 +1,2 @@
+-- graphjobs.backfill.logged.RUN_EVENTS.lock
+LOCK TABLE scheduler.policy_run_events IN SHARE ROW EXCLUSIVE MODE;

@@ -1,0 +1,2 @@
+-- graphjobs.backfill.scans.RUNS.plan
+EXPLAIN (FORMAT JSON) SELECT FROM scheduler.policy_runs;

@@ -1,0 +1,12 @@
+-- graphjobs.policy_runs.statements.FIND_TRANSITION
+--   $1 job UUID
+--   $2 tenant TEXT
+--   $3 transition TEXT
+PREPARE policy_runs_find_transition AS
+SELECT scheduler.policy_run_events.id, CAST(scheduler.policy_run_events.payload AS TEXT) AS payload, CASE WHEN (scheduler.policy_run_events.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.policy_run_events.created_at END AS anon_1
+FROM scheduler.policy_run_events
+WHERE scheduler.policy_run_events.job_id = $1::UUID
+AND scheduler.policy_run_events.tenant_id = $2::VARCHAR
+AND (scheduler.policy_run_events.payload ->> 'transitionId') = $3::VARCHAR
+ORDER BY scheduler.policy_run_events.created_at DESC
+LIMIT 100;

@@ -1,0 +1,44 @@
+-- graphjobs.policy_runs.statements.INSERT_RUN
+--   $1 entry TEXT
+--   $2 job UUID
+--   $3 tenant TEXT
+--   $4 name TEXT
+--   $5 policy TEXT
+--   $6 kind SMALLINT
+--   $7 urgency SMALLINT
+--   $8 target SMALLINT
+--   $9 tries INTEGER
+--   $10 queued TIMESTAMP WITH TIME ZONE
+--   $11 available TIMESTAMP WITH TIME ZONE
+--   $12 created TIMESTAMP WITH TIME ZONE
+--   $13 last_attempt TIMESTAMP WITH TIME ZONE
+--   $14 problem TEXT
+--   $15 submitted TIMESTAMP WITH TIME ZONE
+--   $16 completed TIMESTAMP WITH TIME ZONE
+--   $17 owner TEXT
+--   $18 expires TIMESTAMP WITH TIME ZONE
+--   $19 cancel_asked TIMESTAMP WITH TIME ZONE
+--   $20 reason TEXT
+--   $21 canceled TIMESTAMP WITH TIME ZONE
+--   $22 document TEXT
+PREPARE policy_runs_insert_run AS
+WITH written AS
+(INSERT INTO scheduler.policy_runs (id, tenant_id, run_id, policy_id, mode, priority, status, attempts, queued_at, available_at, last_attempt_at, last_error, submitted_at, completed_at, lease_owner, lease_expires_at, cancellation_requested_at, cancellation_reason, canceled_at, payload, created_at)
+VALUES ($2::UUID, $3::VARCHAR, $4::VARCHAR, $5::VARCHAR, $6::SMALLINT, $7::SMALLINT, $8::SMALLINT, $9::INTEGER, $10::TIMESTAMP WITH TIME ZONE, CASE WHEN ($11::TIMESTAMP WITH TIME ZONE = $12::TIMESTAMP WITH TIME ZONE
+AND $8::SMALLINT = 0) THEN now() ELSE $11::TIMESTAMP WITH TIME ZONE END, $13::TIMESTAMP WITH TIME ZONE, $14::VARCHAR, $15::TIMESTAMP WITH TIME ZONE, $16::TIMESTAMP WITH TIME ZONE, $17::VARCHAR, $18::TIMESTAMP WITH TIME ZONE, $19::TIMESTAMP WITH TIME ZONE, $20::VARCHAR, $21::TIMESTAMP WITH TIME ZONE, CAST($22::VARCHAR AS JSONB), $12::TIMESTAMP WITH TIME ZONE)
+ON CONFLICT DO NOTHING
+RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.run_id, scheduler.policy_runs.policy_id, scheduler.policy_runs.mode, scheduler.policy_runs.priority, scheduler.policy_runs.status, scheduler.policy_runs.attempts, scheduler.policy_runs.queued_at, scheduler.policy_runs.available_at, scheduler.policy_runs.last_attempt_at, scheduler.policy_runs.last_error, scheduler.policy_runs.submitted_at, scheduler.policy_runs.completed_at, scheduler.policy_runs.lease_owner, scheduler.policy_runs.lease_expires_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason, scheduler.policy_runs.canceled_at, scheduler.policy_runs.payload, scheduler.policy_runs.created_at, scheduler.policy_runs.updated_at),
+logged AS
+(INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)
+SELECT written.id AS id, written.tenant_id AS tenant_id, written.status AS status, CAST($1::VARCHAR AS JSONB) AS anon_1, written.updated_at AS updated_at
+FROM written
+RETURNING scheduler.policy_run_events.id)
+SELECT written.id, written.tenant_id, written.run_id, written.policy_id, written.mode, written.priority, written.status, written.attempts, written.queued_at, written.available_at, written.last_attempt_at, written.last_error, written.submitted_at, written.completed_at, written.lease_owner, written.lease_expires_at, written.cancellation_requested_at, written.cancellation_reason, written.canceled_at, CAST(written.payload AS TEXT) AS payload, written.created_at, written.updated_at, true AS anon_2
+FROM written
+UNION ALL
+SELECT scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.run_id, scheduler.policy_runs.policy_id, scheduler.policy_runs.mode, scheduler.policy_runs.priority, scheduler.policy_runs.status, scheduler.policy_runs.attempts, scheduler.policy_runs.queued_at, scheduler.policy_runs.available_at, scheduler.policy_runs.last_attempt_at, scheduler.policy_runs.last_error, scheduler.policy_runs.submitted_at, scheduler.policy_runs.completed_at, scheduler.policy_runs.lease_owner, scheduler.policy_runs.lease_expires_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason, scheduler.policy_runs.canceled_at, CAST(scheduler.policy_runs.payload AS TEXT) AS payload, scheduler.policy_runs.created_at, scheduler.policy_runs.updated_at, false AS anon_3
+FROM scheduler.policy_runs
+WHERE (scheduler.policy_runs.tenant_id COLLATE "C") = $3::VARCHAR
+AND scheduler.policy_runs.run_id = $4::VARCHAR
+AND NOT (EXISTS (SELECT written.id
+FROM written));

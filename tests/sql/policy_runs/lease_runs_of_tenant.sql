@@ -1,0 +1,75 @@
+-- graphjobs.policy_runs.leases.LEASE_RUNS_OF_TENANT
+--   $1 entry TEXT
+--   $2 owner TEXT
+--   $3 lease_length INTERVAL
+--   $4 tenant TEXT
+--   $5 limit_rows BIGINT
+--   $6 turn BIGINT
+--   $7 attempts_max INTEGER
+PREPARE policy_runs_lease_runs_of_tenant AS
+WITH asked AS
+(SELECT CAST($4::VARCHAR AS TEXT) AS tenant, CAST($5::BIGINT AS BIGINT) AS share),
+picked AS MATERIALIZED
+(SELECT unnest(array_cat(array_cat(array_cat(emergency.ids, overdue.ids), high.ids), normal.ids)) AS id
+FROM asked
+JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND scheduler.policy_runs.available_at <= now()
+ORDER BY scheduler.policy_runs.available_at
+LIMIT asked.share
+FOR NO KEY UPDATE SKIP LOCKED)) AS ids
+LIMIT ALL OFFSET 0) AS emergency ON true
+JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 0
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND scheduler.policy_runs.available_at <= now() - interval '10 minutes' ORDER BY scheduler.policy_runs.available_at
+LIMIT least(asked.share - cardinality(emergency.ids), (asked.share + $6::BIGINT) / 8)
+FOR NO KEY UPDATE SKIP LOCKED)) AS ids
+LIMIT ALL OFFSET 0) AS overdue ON true
+JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 1
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND scheduler.policy_runs.available_at <= now()
+ORDER BY scheduler.policy_runs.available_at
+LIMIT (asked.share - cardinality(emergency.ids)) - cardinality(overdue.ids)
+FOR NO KEY UPDATE SKIP LOCKED)) AS ids
+LIMIT ALL OFFSET 0) AS high ON true
+JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 0
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND scheduler.policy_runs.available_at <= now()
+AND scheduler.policy_runs.id != all(overdue.ids)
+ORDER BY scheduler.policy_runs.available_at
+LIMIT ((asked.share - cardinality(emergency.ids)) - cardinality(overdue.ids)) - cardinality(high.ids)
+FOR NO KEY UPDATE SKIP LOCKED)) AS ids
+LIMIT ALL OFFSET 0) AS normal ON true),
+leased AS
+(UPDATE scheduler.policy_runs
+SET status=1, attempts=least(scheduler.policy_runs.attempts + 1, 99999), last_attempt_at=now(), lease_owner=$2::VARCHAR, lease_expires_at=(now() + $3::INTERVAL), updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')
+WHERE scheduler.policy_runs.id = any(array((SELECT picked.id
+FROM picked)))
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = $4::VARCHAR
+AND CAST(scheduler.policy_runs.status AS INTEGER) = 0
+RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.run_id, scheduler.policy_runs.policy_id, scheduler.policy_runs.mode, scheduler.policy_runs.priority, scheduler.policy_runs.status, scheduler.policy_runs.attempts, scheduler.policy_runs.queued_at, scheduler.policy_runs.available_at, scheduler.policy_runs.last_attempt_at, scheduler.policy_runs.last_error, scheduler.policy_runs.submitted_at, scheduler.policy_runs.completed_at, scheduler.policy_runs.lease_owner, scheduler.policy_runs.lease_expires_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason, scheduler.policy_runs.canceled_at, scheduler.policy_runs.payload, scheduler.policy_runs.created_at, scheduler.policy_runs.updated_at),
+logged AS
+(INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)
+SELECT leased.id AS id, leased.tenant_id AS tenant_id, leased.status AS status, CAST($1::VARCHAR AS JSONB) || jsonb_build_object('attempts', leased.attempts) AS anon_1, leased.updated_at AS updated_at
+FROM leased
+RETURNING scheduler.policy_run_events.id)
+SELECT leased.id, leased.tenant_id, leased.run_id, leased.policy_id, leased.mode, leased.priority, leased.status, leased.attempts, leased.queued_at, leased.available_at, leased.last_attempt_at, leased.last_error, leased.submitted_at, leased.completed_at, leased.lease_owner, leased.lease_expires_at, leased.cancellation_requested_at, leased.cancellation_reason, leased.canceled_at, CAST(leased.payload AS TEXT) AS payload, leased.created_at, leased.updated_at, CASE WHEN (leased.attempts >= $7::INTEGER) THEN leased.attempts - (SELECT count(scheduler.policy_run_events.id) AS count_1
+FROM scheduler.policy_run_events
+WHERE scheduler.policy_run_events.job_id = leased.id
+AND scheduler.policy_run_events.tenant_id = leased.tenant_id
+AND scheduler.policy_run_events.status = 0
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) ELSE leased.attempts END AS anon_2, CAST(NULL AS TEXT) AS anon_3, CAST(NULL AS TEXT) AS anon__1
+FROM leased
+ORDER BY leased.priority DESC, leased.available_at, leased.id;
