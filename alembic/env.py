@@ -2,7 +2,7 @@
 
 # Each module that declares tables: `check` and `revision --autogenerate` see no drift of a table that is not declared.
 import graphjobs.backfill.tables
-import graphjobs.jobs.tables
+import graphjobs.graph_jobs.tables
 import graphjobs.policy_runs.tables  # noqa: F401
 from graphjobs.database.environment import run_environment
 from graphjobs.database.schema import Base

@@ -7,8 +7,8 @@ from typing import Final
 from benchmarks.measure import BenchmarkError, Figure, compared
 from benchmarks.seeding import emptied, settled, store_queued
 from benchmarks.suite import Bench
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 

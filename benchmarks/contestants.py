@@ -13,9 +13,9 @@ from typing import Final, Protocol
 from typing_extensions import override
 
 from benchmarks.measure import Call
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
-from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 

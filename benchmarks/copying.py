@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg.pgproto.pgproto import UUID
 
 from graphjobs.database.schema import SCHEMA
-from graphjobs.jobs.tables import GraphJobRow
+from graphjobs.graph_jobs.tables import GraphJobRow
 
 _TABLE: Final = GraphJobRow.__tablename__
 _COLUMNS: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")

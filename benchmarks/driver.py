@@ -13,9 +13,9 @@ from typing_extensions import override
 from benchmarks.contestants import HELD, POOL, POOL_SIZE, Contestant
 from benchmarks.measure import Call
 from graphjobs.database.executor import compiled
-from graphjobs.jobs import scans, statements
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.sql import lists, single
+from graphjobs.graph_jobs.status import GraphJobStatus
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _Arguments: TypeAlias = dict[str, object]
@@ -30,22 +30,22 @@ class _Driver(Contestant):
 
     @override
     def get(self, job: GraphBuildJob) -> Call:
-        return self.call(statements.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
+        return self.call(single.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
 
     @override
     def insert(self, job: GraphBuildJob) -> Call:
-        return self.call(statements.INSERT_JOB, _written(job))
+        return self.call(single.INSERT_JOB, _written(job))
 
     @override
     def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         begins = job.status is GraphJobStatus.RUNNING
         fence = {"expected": expected.code, "expected_attempts": job.attempts - 1 if begins else job.attempts}
-        return self.call(statements.REPLACE_JOB, _written(job) | fence)
+        return self.call(single.REPLACE_JOB, _written(job) | fence)
 
     @override
     def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
         chosen: _Arguments = {"tenant": tenant_id, "kind": GraphBuildJob.type.code, "expected": status.code}
-        return self.call(scans.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
+        return self.call(lists.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
 
     def call(self, statement: Executable, arguments: Mapping[str, object]) -> Call:
         """Prepares one of our statements, of whatever room: its text and its arguments are ready."""

@@ -19,7 +19,7 @@ from benchmarks.neighbours import PgQueuer, Procrastinate, pgqueuer, procrastina
 from benchmarks.seeding import emptied, queued_job, settled, store
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
-from graphjobs.jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions

@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from benchmarks.contestants import ORM, POOL_SIZE, Contestant
 from benchmarks.measure import Call
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.jobs.tables import GraphJobRow
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.tables import GraphJobRow
 
 
 class OrmSession(Contestant):

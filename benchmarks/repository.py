@@ -14,9 +14,9 @@ from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, rati
 from benchmarks.seeding import jobs_of, queued_job, settled, store
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.jobs.tables import GraphJobRow
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.tables import GraphJobRow
 
 CALLERS: Final = (1, 16)
 SLOWER_AT_MOST: Final = 1.0

@@ -17,12 +17,12 @@ from benchmarks.seeding import queued_job, settled, store
 from benchmarks.suite import Bench
 from graphjobs.database.executor import compiled
 from graphjobs.database.schema import SCHEMA
-from graphjobs.jobs import statements
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.rows import swap_of
-from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.jobs.store import GraphJobUpdateResult
-from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.row_mapping import swap_of
+from graphjobs.graph_jobs.sql import single
+from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.store import GraphJobUpdateResult
+from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.moves import Move
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
@@ -97,7 +97,7 @@ class _ByHand(Mover):
 
     @override
     def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        form, binds = compiled(statements.REPLACE_JOB), swap_of(job, expected, None)
+        form, binds = compiled(single.REPLACE_JOB), swap_of(job, expected, None)
         entry = Move.of(job, expected, str(binds["document"]), uuid7(), None).entry
         swap, log = [binds[name] for name in form.binds], (job.id, job.tenant_id, job.status.code, entry)
         return partial(self._move, form.sql, swap, log)

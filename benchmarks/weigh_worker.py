@@ -6,8 +6,8 @@ from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions

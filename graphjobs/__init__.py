@@ -24,12 +24,12 @@ from graphjobs.errors import (
 
 if TYPE_CHECKING:
     from graphjobs.database.migrations import upgrade
-    from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-    from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
-    from graphjobs.jobs.queue import GraphJobQueue
-    from graphjobs.jobs.service import GraphJobService
-    from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-    from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
+    from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
+    from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+    from graphjobs.graph_jobs.queue import GraphJobQueue
+    from graphjobs.graph_jobs.service import GraphJobService
+    from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
+    from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
     from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
     from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
     from graphjobs.policy_runs.queries import PolicyRunCollection, PolicyRunMetrics
@@ -53,18 +53,18 @@ else:
         "BuildResult": "graphjobs.worker",
         "DispatchContext": "graphjobs.worker",
         "DispatcherOptions": "graphjobs.worker",
-        "GraphBuildJob": "graphjobs.jobs.models",
-        "GraphJobCollection": "graphjobs.jobs.queries",
-        "GraphJobEvent": "graphjobs.jobs.models",
-        "GraphJobQuery": "graphjobs.jobs.queries",
-        "GraphJobQueue": "graphjobs.jobs.queue",
-        "GraphJobService": "graphjobs.jobs.service",
-        "GraphJobStatus": "graphjobs.jobs.status",
-        "GraphJobStore": "graphjobs.jobs.store",
-        "GraphJobType": "graphjobs.jobs.status",
-        "GraphJobUpdateResult": "graphjobs.jobs.store",
+        "GraphBuildJob": "graphjobs.graph_jobs.models",
+        "GraphJobCollection": "graphjobs.graph_jobs.filters",
+        "GraphJobEvent": "graphjobs.graph_jobs.models",
+        "GraphJobQuery": "graphjobs.graph_jobs.filters",
+        "GraphJobQueue": "graphjobs.graph_jobs.queue",
+        "GraphJobService": "graphjobs.graph_jobs.service",
+        "GraphJobStatus": "graphjobs.graph_jobs.status",
+        "GraphJobStore": "graphjobs.graph_jobs.store",
+        "GraphJobType": "graphjobs.graph_jobs.status",
+        "GraphJobUpdateResult": "graphjobs.graph_jobs.store",
         "GraphJobWorker": "graphjobs.worker",
-        "GraphOverlayJob": "graphjobs.jobs.models",
+        "GraphOverlayJob": "graphjobs.graph_jobs.models",
         "OverlayResult": "graphjobs.worker",
         "PolicyRunCollection": "graphjobs.policy_runs.queries",
         "PolicyRunCompletion": "graphjobs.policy_runs.service",

@@ -14,9 +14,9 @@ from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.listener import listen
 from graphjobs.database.revision import require_revision
 from graphjobs.errors import SchemaOutOfDate
-from graphjobs.jobs.queue import GraphJobQueue, PostgresGraphJobQueue
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
-from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
+from graphjobs.graph_jobs.queue import GraphJobQueue, PostgresGraphJobQueue
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.notices import CHANNEL
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import open_storage
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 

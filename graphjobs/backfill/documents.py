@@ -37,7 +37,7 @@ from graphjobs.backfill.told import Refusal
 from graphjobs.errors import InvalidJob
 from graphjobs.eventlog import Event
 from graphjobs.frozen import thawed
-from graphjobs.jobs.models import GraphJob, GraphOverlayJob
+from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
 from graphjobs.values import Value
 

@@ -23,9 +23,9 @@ from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor, Row, to_its_end
 from graphjobs.errors import ConfigurationError, CorruptRow
 from graphjobs.eventlog import Event
-from graphjobs.jobs.models import GraphJob
-from graphjobs.jobs.rows import any_job_of
-from graphjobs.jobs.rows import event_of as job_event_of
+from graphjobs.graph_jobs.models import GraphJob
+from graphjobs.graph_jobs.row_mapping import any_job_of
+from graphjobs.graph_jobs.row_mapping import event_of as job_event_of
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.rows import event_of as run_event_of
 from graphjobs.policy_runs.rows import run_of

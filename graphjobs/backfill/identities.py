@@ -24,7 +24,7 @@ from graphjobs.backfill.fields import Document
 from graphjobs.backfill.forms import UUID_BYTES
 from graphjobs.backfill.told import Refusal, found
 from graphjobs.eventlog import Event
-from graphjobs.jobs.models import GraphJob, GraphOverlayJob
+from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.values import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
 

@@ -42,8 +42,8 @@ from graphjobs.backfill.standings import (
     value_of,
 )
 from graphjobs.database.sql import readable
-from graphjobs.jobs.status import GraphJobStatus
-from graphjobs.jobs.tables import GraphJobRow
+from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.tables import GraphJobRow
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunRow
 

@@ -21,7 +21,7 @@ from graphjobs.backfill.standings import (
     seen,
     value_of,
 )
-from graphjobs.jobs.tables import GraphJobEventRow, GraphJobRow
+from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
 _CONTENT: Final = ["job_id", "tenant_id", "status", "payload", "created_at"]

@@ -12,9 +12,9 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from graphjobs.eventlog import event_columns
-from graphjobs.jobs.statements import EVENTS as _JOB_EVENTS
-from graphjobs.jobs.statements import JOBS as _JOBS
-from graphjobs.jobs.statements import job_columns
+from graphjobs.graph_jobs.sql.single import EVENTS as _JOB_EVENTS
+from graphjobs.graph_jobs.sql.single import JOBS as _JOBS
+from graphjobs.graph_jobs.sql.single import job_columns
 from graphjobs.policy_runs.statements import EVENTS as _RUN_EVENTS
 from graphjobs.policy_runs.statements import RUNS as _RUNS
 from graphjobs.policy_runs.statements import run_columns

@@ -12,7 +12,7 @@ from graphjobs.backfill.keyed import Keyed
 from graphjobs.backfill.logged import Logged
 from graphjobs.backfill.standings import ORDINAL, bind_of
 from graphjobs.eventlog import Event
-from graphjobs.jobs.models import GraphJob
+from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
 
 StagedRow: TypeAlias = tuple[Any, ...]

@@ -17,7 +17,7 @@ from graphjobs.backfill.seen import Known, Met, Seen
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.told import Change
 from graphjobs.eventlog import Event
-from graphjobs.jobs.models import GraphJob
+from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 
 GROUPS_MAX: Final = 10_000

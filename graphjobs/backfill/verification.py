@@ -23,7 +23,7 @@ from graphjobs.backfill.staging import KEYED, KINDS, LOGGED, Group, binds_of, co
 from graphjobs.backfill.standings import CEILING, Standing
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
-from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.storage import Storage
 

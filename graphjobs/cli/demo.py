@@ -17,9 +17,9 @@ from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
 from graphjobs.frozen import thawed
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent
-from graphjobs.jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent
+from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 

@@ -17,9 +17,9 @@ from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph
 from graphjobs.demo.policy import Policy, evaluate
 from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.jobs.queries import GraphJobQuery
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.filters import GraphJobQuery
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.pages import PAGE_MAX
 from graphjobs.storage import Storage
 from graphjobs.values import METADATA_VALUE_LENGTH_MAX

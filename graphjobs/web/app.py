@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from graphjobs.errors import GraphJobsError
-from graphjobs.jobs.service import Observer
-from graphjobs.jobs.store import GraphJobStore
+from graphjobs.graph_jobs.service import Observer
+from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage

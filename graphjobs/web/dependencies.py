@@ -5,8 +5,8 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, FastAPI, Request
 
 from graphjobs.errors import ConfigurationError
-from graphjobs.jobs.service import GraphJobService
-from graphjobs.jobs.store import GraphJobStore
+from graphjobs.graph_jobs.service import GraphJobService
+from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, WithJsonSchema
 
 from graphjobs.errors import JobNotFound
-from graphjobs.jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.jobs.queries import GraphJobQuery
-from graphjobs.jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
-from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.graph_jobs.filters import GraphJobQuery
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.pages import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
 from graphjobs.values import NAME_LENGTH_MAX, Name
 from graphjobs.web.answers import ASKING, LISTING, MOVING, READING, Camel, Time, Unreadable, answered, answered_list

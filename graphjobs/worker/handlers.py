@@ -10,12 +10,12 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from graphjobs.errors import ConfigurationError, InvalidJob, JobConflict
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.rows import AnyJob
-from graphjobs.jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.jobs.store import GraphJobStore, GraphJobUpdateResult
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.graph_jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
 from graphjobs.worker.context import Context, awaited, patiently, takes_two
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})

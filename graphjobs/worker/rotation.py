@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from graphjobs.attempts import BATCH_MAX
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.status import GraphJobType
+from graphjobs.graph_jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.status import GraphJobType
 
 _FRESH_SECONDS: Final = 0.1
 """So long a list of all that wait is good for; a busy worker would else read it before each claim, for nothing."""

@@ -9,9 +9,9 @@ from uuid import UUID
 from typing_extensions import override
 
 from graphjobs.attempts import Rescued, Sighting
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.rows import AnyJob
-from graphjobs.jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
 from graphjobs.worker.counts import Counts
 from graphjobs.worker.engine import Engine

@@ -19,7 +19,7 @@ from graphjobs.backfill.export import Exported, export
 from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.mapping import Mapped, map_document
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
-from graphjobs.jobs.models import GraphJob
+from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage

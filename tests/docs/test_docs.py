@@ -21,7 +21,7 @@ from graphjobs import (
 from graphjobs.cli import app
 from graphjobs.cli.exits import Exit
 from graphjobs.database import migrations
-from graphjobs.jobs.status import TRANSITIONS
+from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS
 from graphjobs.settings import Settings
 from graphjobs.worker import WorkerOptions

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 

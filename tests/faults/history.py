@@ -17,8 +17,8 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, OutcomeUnknown
-from graphjobs.jobs.repository import PostgresGraphJobRepository
-from graphjobs.jobs.status import TRANSITIONS
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 from tests.faults.suspend import Cancel, cancelled_at

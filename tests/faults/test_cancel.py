@@ -14,7 +14,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job

@@ -20,7 +20,7 @@ from graphjobs import (
     OutcomeUnknown,
     open_storage,
 )
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from graphjobs import DatabaseUnavailable, open_storage
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.faults.history import (

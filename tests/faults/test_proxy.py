@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
 from graphjobs.database import engine as engine_room
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job

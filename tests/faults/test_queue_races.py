@@ -9,9 +9,9 @@ import pytest
 
 from graphjobs import GraphJobStatus
 from graphjobs.attempts import Sighting
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.rows import AnyJob
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from tests.builders import build_job
 

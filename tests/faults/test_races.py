@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, open_storage
-from graphjobs.jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import CorruptRow, GraphJobEvent, GraphJobStatus
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 

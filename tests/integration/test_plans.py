@@ -18,7 +18,7 @@ import pytest_asyncio
 from graphjobs import notices
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
-from graphjobs.jobs import batches, claims, scans, statements
+from graphjobs.graph_jobs.sql import acquire, finish, lists, single
 from graphjobs.settings import Settings
 from tests.builders import AT, build_job
 from tests.integration.plans import (
@@ -180,7 +180,7 @@ async def _fill(driver: "asyncpg.Connection[asyncpg.Record]", tenant: str, *, fi
     )
 
 
-_STATEMENTS = statements_of(statements, scans, claims, batches, notices)
+_STATEMENTS = statements_of(single, lists, acquire, finish, notices)
 
 
 async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str) -> list[object]:
@@ -300,7 +300,7 @@ async def test_claims_take_the_oldest_and_never_more_whatever_the_planner_may_no
     connection: "asyncpg.Connection[asyncpg.Record]", setting: str, mode: str
 ) -> None:
     """Of two tenants in different shares: planned otherwise, the limit could be asked for each row anew."""
-    sql = compiled(claims.CLAIM_JOBS)
+    sql = compiled(acquire.CLAIM_JOBS)
     shares = {_KNOWN: 7, _NEW: 5}
     values = {"tenants": list(shares), "shares": list(shares.values()), "kind": 0, "entry": "{}"}
     oldest = (
@@ -337,7 +337,7 @@ async def test_without_the_collation_the_planner_would_read_the_whole_tenant(
     connection: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
     """Why statements by key compare the tenant as they do; when this fails, the helper can go."""
-    sql = compiled(statements.GET_JOB).sql.replace('($2::VARCHAR COLLATE "C")', "$2::VARCHAR")
+    sql = compiled(single.GET_JOB).sql.replace('($2::VARCHAR COLLATE "C")', "$2::VARCHAR")
     assert "COLLATE" not in sql
     arguments = await _arguments(connection, _CASES["GET_JOB"], _NEW)
     rows = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments)

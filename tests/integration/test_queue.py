@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, GraphJobsError, GraphJobStatus, IllegalTransition, InvalidJob
 from graphjobs.attempts import Sighting
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.queue import GraphJobQueue
-from graphjobs.jobs.rows import AnyJob
-from graphjobs.jobs.status import GraphJobType
-from graphjobs.jobs.store import GraphJobStore
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.status import GraphJobType
+from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 

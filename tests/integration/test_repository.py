@@ -23,7 +23,7 @@ from graphjobs import (
     JobNotFound,
 )
 from graphjobs.database.engine import connect
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job

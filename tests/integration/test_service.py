@@ -18,11 +18,11 @@ from graphjobs import (
     JobNotFound,
     open_storage,
 )
-from graphjobs.jobs import service as service_module
-from graphjobs.jobs.models import GraphBuildJob
-from graphjobs.jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, id_of_key
-from graphjobs.jobs.rows import AnyJob, Job
-from graphjobs.jobs.store import PostgresGraphJobStore
+from graphjobs.graph_jobs import service as service_module
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, id_of_key
+from graphjobs.graph_jobs.row_mapping import AnyJob, Job
+from graphjobs.graph_jobs.store import PostgresGraphJobStore
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job

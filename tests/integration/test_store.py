@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
 from graphjobs.database.executor import InSession, Params, Row
 from graphjobs.errors import CorruptRow
-from graphjobs.jobs import store as store_room
-from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery
-from graphjobs.jobs.status import GraphJobType
-from graphjobs.jobs.store import GraphJobStore, PostgresGraphJobStore
+from graphjobs.graph_jobs import store as store_room
+from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
+from graphjobs.graph_jobs.status import GraphJobType
+from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.moves import UpdateOutcome
 from graphjobs.pages import BoundedCount
 from graphjobs.storage import Storage

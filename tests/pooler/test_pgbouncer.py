@@ -30,7 +30,7 @@ from graphjobs import (
 )
 from graphjobs.attempts import Sighting
 from graphjobs.database.engine import connect
-from graphjobs.jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService

@@ -19,7 +19,7 @@ def test_the_sql_of_every_statement_is_the_committed_text() -> None:
 def test_introspection_finds_the_statements_of_every_package() -> None:
     """What is not found is not compared: a package that lost its statements would pass."""
     packages = {name.partition("/")[0] for name in rendered_statements()}
-    assert {"jobs", "policy_runs", "backfill", "database"} <= packages
+    assert {"graph_jobs", "policy_runs", "backfill", "database"} <= packages
 
 
 def test_the_committed_sql_can_be_pasted_into_psql(graphjobs_database_url: str) -> None:

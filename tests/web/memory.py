@@ -16,9 +16,9 @@ from graphjobs import (
     GraphOverlayJob,
     JobAlreadyExists,
 )
-from graphjobs.jobs.queries import GraphJobCollection, GraphJobQuery, OverlayLag
-from graphjobs.jobs.rows import AnyJob, Job
-from graphjobs.jobs.store import GraphJobStore
+from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
+from graphjobs.graph_jobs.row_mapping import AnyJob, Job
+from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.moves import UpdateOutcome
 from graphjobs.pages import BoundedCount, Readable
 from graphjobs.values import id_or_none

@@ -21,8 +21,8 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.attempts import Sighting
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.rows import AnyJob
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobContext, WorkerOptions

@@ -26,8 +26,8 @@ from graphjobs import (
     JobConflict,
     open_storage,
 )
-from graphjobs.jobs.endings import Ending
-from graphjobs.jobs.rows import AnyJob
+from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.values import ERROR_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions

@@ -1,0 +1,226 @@
+"""The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
+
+from typing import Protocol
+from uuid import UUID
+
+from typing_extensions import override
+
+from graphjobs.database.executor import Executor
+from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.graph_jobs.row_mapping import (
+    Job,
+    columns_of,
+    event_of,
+    job_of,
+    require_job,
+    status_of,
+    swap_of,
+)
+from graphjobs.graph_jobs.sql import lists, single
+from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.pages import PAGE_MAX, Readable, readable_of, require_event_id
+from graphjobs.values import id_or_none, require_limit, require_name
+
+
+class GraphJobRepository(Protocol):
+    """Inserts, swaps, reads and logs graph jobs; each call is one statement and one round trip.
+
+    A job is found only by its own tenant and as its own kind. Every method raises `InvalidJob` for an argument that
+    cannot be, before any SQL, and `DatabaseUnavailable`, `OutcomeUnknown` or `SchemaOutOfDate` as the executor does.
+    `job_id` is a UUID or its text; text that is no UUID is not found. Source: the plan's IGraphJobRepository.
+    """
+
+    async def insert(self, job: Job) -> Job:
+        """Stores a new job of either kind and any status.
+
+        `created_at` is the value's, `updated_at` the database's.
+
+        Returns:
+            The job with its version, `updated_at`.
+
+        Raises:
+            JobAlreadyExists: the id is taken. Inside a session the transaction stays usable.
+        """
+        ...
+
+    async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
+        """Swaps a build job in, if it still is in the status `expected` and at the attempts `job` follows from.
+
+        A swap that keeps the status also compares `job.updated_at`: of two edits of one version one is lost.
+
+        Returns:
+            True where this swap was applied; False where it was lost, or no such job is the tenant's. Nothing changed.
+
+        Raises:
+            IllegalTransition: no job may go from `expected` to `job.status`; before any SQL.
+        """
+        ...
+
+    async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
+        """As `try_replace`, for an overlay job."""
+        ...
+
+    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
+        """Reads a build job; None where the tenant has none of this id.
+
+        Raises:
+            CorruptRow: it is there and cannot be read.
+        """
+        ...
+
+    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
+        """As `get_build_job`, for an overlay job."""
+        ...
+
+    async def list_build_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphBuildJob]:
+        """Lists a tenant's newest build jobs, `created_at` then `id` descending; of one status, or of all.
+
+        Args:
+            tenant_id: whose jobs.
+            status: the one status to list, or None for all.
+            limit: the most jobs to read, 1 to 1,000.
+
+        Returns:
+            The jobs; rows that cannot be read are left out and named in `unreadable`.
+        """
+        ...
+
+    async def list_overlay_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphOverlayJob]:
+        """As `list_build_jobs`, for overlay jobs."""
+        ...
+
+    async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
+        """Appends to a job's log.
+
+        Returns:
+            The event with its id.
+
+        Raises:
+            JobNotFound: tenant and job do not exist together.
+        """
+        ...
+
+    async def list_events(
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
+    ) -> Readable[GraphJobEvent]:
+        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
+
+        Args:
+            tenant_id: whose job.
+            job_id: which job.
+            after: the id of the event to go on from.
+            limit: the most events to read, 1 to 1,000.
+        """
+        ...
+
+
+class PostgresGraphJobRepository(GraphJobRepository):
+    """`GraphJobRepository` on PostgreSQL, by whatever executor it is given.
+
+    With `storage.database` each call is its own transaction; with `storage.database.using(session)` it is part of the
+    session's.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    @override
+    async def insert(self, job: Job) -> Job:
+        rows = await self._executor.rows(single.INSERT_JOB, columns_of(require_job(job)))
+        if not rows:
+            raise JobAlreadyExists(job.id)
+        return job.stored(updated_at=rows[0][0])
+
+    @override
+    async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
+        return await self._try_replace(GraphBuildJob, job, expected)
+
+    @override
+    async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
+        return await self._try_replace(GraphOverlayJob, job, expected)
+
+    @override
+    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
+        return await self._get(GraphBuildJob, tenant_id, job_id)
+
+    @override
+    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
+        return await self._get(GraphOverlayJob, tenant_id, job_id)
+
+    @override
+    async def list_build_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphBuildJob]:
+        return await self._list(GraphBuildJob, tenant_id, status, limit)
+
+    @override
+    async def list_overlay_jobs(
+        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
+    ) -> Readable[GraphOverlayJob]:
+        return await self._list(GraphOverlayJob, tenant_id, status, limit)
+
+    @override
+    async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
+        if not isinstance(event, GraphJobEvent):
+            raise InvalidJob("event: it should be a GraphJobEvent", field="event")
+        rows = await self._executor.rows(
+            single.APPEND_EVENT,
+            {
+                "job": event.job_id,
+                "tenant": event.tenant_id,
+                "target": event.status.code,
+                "document": event.payload_json(),
+                "created": event.created_at,
+            },
+        )
+        if not rows:
+            raise JobNotFound(event.tenant_id, event.job_id)
+        return event.changed(id=rows[0][0])
+
+    @override
+    async def list_events(
+        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
+    ) -> Readable[GraphJobEvent]:
+        params = {
+            "tenant": require_name(tenant_id, "tenant_id"),
+            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
+        }
+        begin = require_event_id(after)
+        job = id_or_none(job_id, "job_id")
+        if job is None:
+            return Readable()
+        rows = await self._executor.rows(single.LIST_EVENTS, {**params, "job": job, "after_event": begin})
+        return readable_of(event_of, rows)
+
+    async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
+        if not isinstance(job, kind):
+            raise InvalidJob(f"job: it should be a {kind.__name__}, not {type(job).__name__}", field="job")
+        swap = swap_of(job, expected, None)
+        statement = single.EDIT_JOB if "seen" in swap else single.REPLACE_JOB
+        return bool(await self._executor.rows(statement, swap))
+
+    async def _get(self, kind: type[Job], tenant_id: str, job_id: UUID | str) -> Job | None:
+        params = {"tenant": require_name(tenant_id, "tenant_id"), "kind": kind.type.code}
+        job = id_or_none(job_id, "job_id")
+        if job is None:
+            return None
+        rows = await self._executor.rows(single.GET_JOB, {**params, "job": job})
+        return job_of(kind, rows[0]) if rows else None
+
+    async def _list(self, kind: type[Job], tenant_id: str, status: GraphJobStatus | None, limit: int) -> Readable[Job]:
+        params = {
+            "tenant": require_name(tenant_id, "tenant_id"),
+            "kind": kind.type.code,
+            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
+        }
+        if status is None:
+            rows = await self._executor.rows(lists.LIST_JOBS, params)
+        else:
+            params["expected"] = status_of(status, "status").code
+            rows = await self._executor.rows(lists.LIST_JOBS_OF_STATUS, params)
+        return readable_of(lambda row: job_of(kind, row), rows)

@@ -1,0 +1,1 @@
+"""Statements of graph jobs, as constants with named binds; no I/O."""
