@@ -14,9 +14,9 @@ from benchmarks.run_seeding import LEASED_FOR, OWNER, TABLE, Spread, store_pendi
 from benchmarks.run_verbs import run_verbs
 from benchmarks.seeding import emptied, settled
 from benchmarks.suite import Bench
-from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.database.schema import SCHEMA
-from graphjobs.policy_runs.endings import LeaseTurns, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseTurns, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunPriority
 from graphjobs.settings import Settings

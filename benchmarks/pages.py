@@ -9,10 +9,10 @@ from benchmarks.contestants import POOL_SIZE
 from benchmarks.measure import Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import SHARED_CORRELATION, created_at_of, store_mixed
 from benchmarks.suite import Bench
+from graphjobs.core.pagination import BoundedCount, Position
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore
-from graphjobs.pages import BoundedCount, Position
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 

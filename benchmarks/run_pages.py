@@ -11,8 +11,8 @@ from benchmarks.measure import Call, Figure
 from benchmarks.pages import by_size
 from benchmarks.run_seeding import POLICY, Spread, store_mixed_runs
 from benchmarks.suite import Bench
-from graphjobs.pages import BoundedCount, Position
-from graphjobs.policy_runs.queries import PolicyRunCollection, PolicyRunMetrics, PolicyRunQuery
+from graphjobs.core.pagination import BoundedCount, Position
+from graphjobs.policy_runs.filters import PolicyRunCollection, PolicyRunMetrics, PolicyRunQuery
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
 from graphjobs.settings import Settings

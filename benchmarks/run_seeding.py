@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from benchmarks.seeding import copied, texts_around
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRunRequest
-from graphjobs.policy_runs.statements import COLUMNS
+from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunRow
 

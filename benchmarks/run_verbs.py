@@ -25,13 +25,13 @@ from benchmarks.run_seeding import (
 )
 from benchmarks.seeding import settled
 from benchmarks.suite import Bench
+from graphjobs.core.transitions import Move
 from graphjobs.database.schema import SCHEMA
-from graphjobs.moves import Move
-from graphjobs.policy_runs import batches, statements
-from graphjobs.policy_runs.endings import RenewedRuns, held_of
+from graphjobs.policy_runs.attempt_results import RenewedRuns, held_of
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.repository import PolicyRunRepository
-from graphjobs.policy_runs.rows import columns_of, source_of, swap_of
+from graphjobs.policy_runs.row_mapping import columns_of, source_of, swap_of
+from graphjobs.policy_runs.sql import finish, single
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow
 from graphjobs.settings import Settings
@@ -105,21 +105,21 @@ class _Bare(Contestant):
     @override
     def insert(self, run: PolicyRunJob) -> Call:
         entry = Move.adding(run, uuid7(), None).entry
-        return self._pool.call(statements.INSERT_RUN, {**columns_of(run), "entry": entry})
+        return self._pool.call(single.INSERT_RUN, {**columns_of(run), "entry": entry})
 
     @override
     def find(self, tenant_id: str, run_id: str) -> Call:
-        return self._pool.call(statements.FIND_RUN, {"tenant": tenant_id, "name": run_id})
+        return self._pool.call(single.FIND_RUN, {"tenant": tenant_id, "name": run_id})
 
     @override
     def replace(self, run: PolicyRunJob) -> Call:
         source = source_of(run, None)
         entry = Move.of(run, source, run.to_json(), uuid7(), None).entry
-        return self._pool.call(statements.MOVE_RUN, {**swap_of(run, source, None), "entry": entry})
+        return self._pool.call(single.MOVE_RUN, {**swap_of(run, source, None), "entry": entry})
 
     @override
     def renew(self, run: PolicyRunJob) -> Call:
-        return self._pool.call(batches.RENEW_RUNS, {**held_of([run]), "lease_length": LEASED_FOR})
+        return self._pool.call(finish.RENEW_RUNS, {**held_of([run]), "lease_length": LEASED_FOR})
 
 
 class _Verb:
@@ -198,7 +198,7 @@ class _Replace(_Verb):
         self._stored = numbers.stop
         self._ready = [run_in(PolicyRunStatus.SUBMITTED, self._tenant, number) for number in numbers]
         await self._connection.copy_records_to_table(
-            TABLE, records=map(record_of, self._ready), columns=statements.COLUMNS, schema_name=SCHEMA
+            TABLE, records=map(record_of, self._ready), columns=single.COLUMNS, schema_name=SCHEMA
         )
 
     @override

@@ -15,6 +15,7 @@ from benchmarks.driver import held_connection
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import queued_job, settled, store
 from benchmarks.suite import Bench
+from graphjobs.core.transitions import Move
 from graphjobs.database.executor import compiled
 from graphjobs.database.schema import SCHEMA
 from graphjobs.graph_jobs.models import GraphBuildJob
@@ -23,7 +24,6 @@ from graphjobs.graph_jobs.sql import single
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.store import GraphJobUpdateResult
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
-from graphjobs.moves import Move
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from graphjobs.graph_jobs.service import GraphJobService
     from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
     from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
-    from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
+    from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
+    from graphjobs.policy_runs.filters import PolicyRunCollection, PolicyRunMetrics
     from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
-    from graphjobs.policy_runs.queries import PolicyRunCollection, PolicyRunMetrics
     from graphjobs.policy_runs.repository import PolicyRunRepository
     from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
     from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
@@ -66,13 +66,13 @@ else:
         "GraphJobWorker": "graphjobs.worker",
         "GraphOverlayJob": "graphjobs.graph_jobs.models",
         "OverlayResult": "graphjobs.worker",
-        "PolicyRunCollection": "graphjobs.policy_runs.queries",
+        "PolicyRunCollection": "graphjobs.policy_runs.filters",
         "PolicyRunCompletion": "graphjobs.policy_runs.service",
         "PolicyRunDispatcher": "graphjobs.worker",
         "PolicyRunEvent": "graphjobs.policy_runs.models",
         "PolicyRunInputs": "graphjobs.policy_runs.models",
         "PolicyRunJob": "graphjobs.policy_runs.models",
-        "PolicyRunMetrics": "graphjobs.policy_runs.queries",
+        "PolicyRunMetrics": "graphjobs.policy_runs.filters",
         "PolicyRunMode": "graphjobs.policy_runs.status",
         "PolicyRunPriority": "graphjobs.policy_runs.status",
         "PolicyRunRejected": "graphjobs.worker",
@@ -80,8 +80,8 @@ else:
         "PolicyRunRequest": "graphjobs.policy_runs.models",
         "PolicyRunService": "graphjobs.policy_runs.service",
         "PolicyRunStatus": "graphjobs.policy_runs.status",
-        "RetryBackoff": "graphjobs.policy_runs.endings",
-        "RunEnding": "graphjobs.policy_runs.endings",
+        "RetryBackoff": "graphjobs.policy_runs.attempt_results",
+        "RunEnding": "graphjobs.policy_runs.attempt_results",
         "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations",

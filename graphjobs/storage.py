@@ -9,6 +9,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from graphjobs.core.notifications import CHANNEL
 from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
 from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.listener import listen
@@ -17,7 +18,6 @@ from graphjobs.errors import SchemaOutOfDate
 from graphjobs.graph_jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
 from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
-from graphjobs.notices import CHANNEL
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 

@@ -34,12 +34,12 @@ from graphjobs.backfill.identities import (
     legacy_reference_of,
 )
 from graphjobs.backfill.told import Refusal
+from graphjobs.core.event_log import Event
+from graphjobs.core.fields import Value
+from graphjobs.core.json_values import thawed
 from graphjobs.errors import InvalidJob
-from graphjobs.eventlog import Event
-from graphjobs.frozen import thawed
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
-from graphjobs.values import Value
 
 _APART: Final = frozenset({"id", "job_id", "build_job_id", "inputs", "metadata", "payload"})
 """Fields that do not stand there as they are."""

@@ -20,15 +20,15 @@ from graphjobs.backfill.documents import document_of
 from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.scans import Scan
 from graphjobs.backfill.transactions import snapshot
+from graphjobs.core.event_log import Event
 from graphjobs.database.executor import Executor, Row, to_its_end
 from graphjobs.errors import ConfigurationError, CorruptRow
-from graphjobs.eventlog import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.graph_jobs.row_mapping import any_job_of
 from graphjobs.graph_jobs.row_mapping import event_of as job_event_of
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.rows import event_of as run_event_of
-from graphjobs.policy_runs.rows import run_of
+from graphjobs.policy_runs.row_mapping import event_of as run_event_of
+from graphjobs.policy_runs.row_mapping import run_of
 from graphjobs.storage import Storage
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from graphjobs.core.fields import clean_error
 from graphjobs.errors import ConfigurationError
-from graphjobs.values import clean_error
 
 JOBS: Final = "graph_jobs"
 RUNS: Final = "policy_runs"

@@ -10,7 +10,7 @@ from typing import Any, Final, Never
 
 from graphjobs.backfill.forms import document_of_text, folded, json_text, plain_json, time_of, whole_of
 from graphjobs.backfill.told import Change, Refusal, found, label
-from graphjobs.values import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
+from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
 _NEVER_KEPT: Final = frozenset({"_quarantine"})

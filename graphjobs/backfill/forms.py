@@ -14,7 +14,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from graphjobs.backfill.told import Refusal, found
-from graphjobs.frozen import JSON_BYTES_MAX, JSON_DEPTH_MAX
+from graphjobs.core.json_values import JSON_BYTES_MAX, JSON_DEPTH_MAX
 
 UUID_BYTES: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -23,10 +23,10 @@ from pydantic import TypeAdapter
 from graphjobs.backfill.fields import Document
 from graphjobs.backfill.forms import UUID_BYTES
 from graphjobs.backfill.told import Refusal, found
-from graphjobs.eventlog import Event
+from graphjobs.core.event_log import Event
+from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.values import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
 
 LegacyUuids: TypeAlias = Literal["python", "java", "csharp"]
 """The order of the bytes in UUIDs of BSON's old subtype 3, which they do not tell: it is that of the driver's."""

@@ -20,12 +20,12 @@ from graphjobs.backfill.forms import folded, in_milliseconds, time_of
 from graphjobs.backfill.identities import LegacyUuids, created_by, form_of, identify, identity_of
 from graphjobs.backfill.mending import RUNNING, event_creation, graph_course, run_course
 from graphjobs.backfill.told import Change, Refusal, found, label
+from graphjobs.core.fields import Value, invalid_job
+from graphjobs.core.state_machine import CodedStatus
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
-from graphjobs.values import Value, invalid_job
-from graphjobs.words import CodedStatus
 
 V = TypeVar("V", bound=Value)
 MappedValue: TypeAlias = GraphBuildJob | GraphOverlayJob | GraphJobEvent | PolicyRunJob | PolicyRunEvent

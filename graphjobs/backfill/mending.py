@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from graphjobs.backfill.fields import Document, first_of
 from graphjobs.backfill.told import Refusal
+from graphjobs.core.pagination import FIRST_MOMENT, LAST_MOMENT
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.pages import FIRST_MOMENT, LAST_MOMENT
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 NO_REASON: Final = "no reason was kept"

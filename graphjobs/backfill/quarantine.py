@@ -20,7 +20,7 @@ from bson.errors import BSONError
 from bson.objectid import ObjectId
 
 from graphjobs.backfill.extended import Found, loads
-from graphjobs.values import clean_error
+from graphjobs.core.fields import clean_error
 
 TAG: Final = "_quarantine"
 """The field of a line of the quarantine's files that names its entry."""

@@ -11,13 +11,13 @@ from sqlalchemy import BigInteger, Select, Table, Text, TextClause, bindparam, f
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.eventlog import event_columns
+from graphjobs.core.event_log import event_columns
 from graphjobs.graph_jobs.sql.single import EVENTS as _JOB_EVENTS
 from graphjobs.graph_jobs.sql.single import JOBS as _JOBS
 from graphjobs.graph_jobs.sql.single import job_columns
-from graphjobs.policy_runs.statements import EVENTS as _RUN_EVENTS
-from graphjobs.policy_runs.statements import RUNS as _RUNS
-from graphjobs.policy_runs.statements import run_columns
+from graphjobs.policy_runs.sql.single import EVENTS as _RUN_EVENTS
+from graphjobs.policy_runs.sql.single import RUNS as _RUNS
+from graphjobs.policy_runs.sql.single import run_columns
 
 _NUMBERS: Final = (-(2**63), 2**63 - 1)
 _UUIDS: Final = (UUID(int=0), UUID(int=2**128 - 1))

@@ -11,7 +11,7 @@ from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.keyed import Keyed
 from graphjobs.backfill.logged import Logged
 from graphjobs.backfill.standings import ORDINAL, bind_of
-from graphjobs.eventlog import Event
+from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
 

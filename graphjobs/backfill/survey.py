@@ -16,7 +16,7 @@ from graphjobs.backfill.quarantine import opened
 from graphjobs.backfill.seen import Known, Met, Seen
 from graphjobs.backfill.sources import Source
 from graphjobs.backfill.told import Change
-from graphjobs.eventlog import Event
+from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 

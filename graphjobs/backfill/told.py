@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.values import clean_error
+from graphjobs.core.fields import clean_error
 
 _LABEL_LENGTH_MAX: Final = 100
 

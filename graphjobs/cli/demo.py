@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from graphjobs.cli.exits import Exit
+from graphjobs.core.json_values import thawed
 from graphjobs.demo.policy import Policy, PolicyError, read_policy, shipped_policy
 from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
-from graphjobs.frozen import thawed
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent
 from graphjobs.graph_jobs.status import GraphJobStatus

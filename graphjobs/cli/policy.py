@@ -12,15 +12,15 @@ import typer
 from pydantic_core import from_json
 
 from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.core.fields import require_name
+from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import InvalidJob, JobNotFound
-from graphjobs.pages import PAGE_DEFAULT, PAGE_MAX
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
-from graphjobs.policy_runs.queries import PolicyRunQuery
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.storage import open_storage
-from graphjobs.values import require_name
 
 app = typer.Typer(help="Policy runs: ask for them, look at them, end them.", no_args_is_help=True)
 

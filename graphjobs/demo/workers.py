@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX
+from graphjobs.core.pagination import PAGE_MAX
 from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph
 from graphjobs.demo.policy import Policy, evaluate
@@ -20,9 +22,7 @@ from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.pages import PAGE_MAX
 from graphjobs.storage import Storage
-from graphjobs.values import METADATA_VALUE_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 
 TENANTS: Final = ("demo-acme", "demo-globex")

@@ -10,12 +10,12 @@ from typing import Final, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from graphjobs.core.fields import Metadata, clean_error, require_name
+from graphjobs.core.transitions import json_of
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.row_mapping import AnyJob, require_job
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.moves import json_of
-from graphjobs.values import Metadata, clean_error, require_name
 
 FOLLOWING_MAX: Final = 100
 """The most jobs that may follow from one."""

@@ -8,10 +8,8 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.errors import CorruptRow
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.pages import (
+from graphjobs.core.fields import Name, Text, UtcTime, Value
+from graphjobs.core.pagination import (
     CURSOR_LENGTH_MAX,
     FIRST_MOMENT,
     LAST_ID,
@@ -25,7 +23,9 @@ from graphjobs.pages import (
     cursor_of,
     position_of,
 )
-from graphjobs.values import Name, Text, UtcTime, Value
+from graphjobs.errors import CorruptRow
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 
 class GraphJobQuery(Value):

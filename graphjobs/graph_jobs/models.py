@@ -12,11 +12,8 @@ from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import ATTEMPTS_MAX
-from graphjobs.errors import InvalidJob
-from graphjobs.eventlog import Event
-from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.values import (
+from graphjobs.core.event_log import Event
+from graphjobs.core.fields import (
     Digest,
     ErrorText,
     Id,
@@ -28,6 +25,9 @@ from graphjobs.values import (
     broken,
     clean_error,
 )
+from graphjobs.core.results import ATTEMPTS_MAX
+from graphjobs.errors import InvalidJob
+from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 _S = GraphJobStatus
 

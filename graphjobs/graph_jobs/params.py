@@ -5,13 +5,13 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import Sighting, each_once, few, keys_of, listed_name, require_kind
+from graphjobs.core.fields import require_name
+from graphjobs.core.results import Sighting, each_once, few, keys_of, listed_name, require_kind
+from graphjobs.core.transitions import RESCUED, Move, entry_of, json_of
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob, columns_of, require_job
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.moves import RESCUED, Move, entry_of, json_of
-from graphjobs.values import require_name
 
 _S = GraphJobStatus
 

@@ -10,7 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import (
+from graphjobs.core.fields import require_limit, require_name
+from graphjobs.core.notifications import send_notice
+from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, with_the_missing
+from graphjobs.core.results import (
     BATCH_MAX,
     Ended,
     Renewed,
@@ -24,6 +27,7 @@ from graphjobs.attempts import (
     require_wait,
     sightings_of,
 )
+from graphjobs.core.transitions import entry_of, transition_named
 from graphjobs.database.executor import Executor, InSession, Row, find_out
 from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
 from graphjobs.graph_jobs.attempt_results import Claimed, Ending
@@ -40,10 +44,6 @@ from graphjobs.graph_jobs.params import (
 from graphjobs.graph_jobs.row_mapping import AnyJob, any_job_of, status_of
 from graphjobs.graph_jobs.sql import acquire, finish
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.landing import moved, rescued_of, sighted, versions_of, with_the_missing
-from graphjobs.moves import entry_of, transition_named
-from graphjobs.notices import send_notice
-from graphjobs.values import require_limit, require_name
 
 _S = GraphJobStatus
 _log = logging.getLogger(__name__)

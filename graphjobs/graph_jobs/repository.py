@@ -5,6 +5,8 @@ from uuid import UUID
 
 from typing_extensions import override
 
+from graphjobs.core.fields import id_or_none, require_limit, require_name
+from graphjobs.core.pagination import PAGE_MAX, Readable, readable_of, require_event_id
 from graphjobs.database.executor import Executor
 from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
@@ -19,8 +21,6 @@ from graphjobs.graph_jobs.row_mapping import (
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.pages import PAGE_MAX, Readable, readable_of, require_event_id
-from graphjobs.values import id_or_none, require_limit, require_name
 
 
 class GraphJobRepository(Protocol):

@@ -8,11 +8,11 @@ from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.core.fields import Digest, Id, Metadata, Name, Names, Reason, Value
+from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.row_mapping import AnyJob
-from graphjobs.values import Digest, Id, Metadata, Name, Names, Reason, Value
 
 _IDS = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
 

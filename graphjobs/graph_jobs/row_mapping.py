@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
+from graphjobs.core.event_log import event_of as log_entry_of
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.eventlog import event_of as log_entry_of
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID, uuid5
 
+from graphjobs.core.fields import id_or_none, require_name
 from graphjobs.database.executor import to_its_end
 from graphjobs.errors import (
     ConfigurationError,
@@ -22,7 +23,6 @@ from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion,
 from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.store import GraphJobStore
-from graphjobs.values import id_or_none, require_name
 
 Given = TypeVar("Given")
 Observer: TypeAlias = Callable[[AnyJob], Awaitable[None]]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from graphjobs.words import CodedStatus, CodedWord
+from graphjobs.core.state_machine import CodedStatus, CodedWord
 
 
 class GraphJobType(CodedWord):

@@ -8,6 +8,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
+from graphjobs.core.fields import id_or_none, require_name
+from graphjobs.core.notifications import send_notice
+from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, Position, Readable, page_of
+from graphjobs.core.transitions import Logged, Move, UpdateOutcome, UpdateResult, transition_named
 from graphjobs.database.executor import Executor, InSession, find_out
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
@@ -25,10 +29,6 @@ from graphjobs.graph_jobs.row_mapping import (
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.moves import Logged, Move, UpdateOutcome, UpdateResult, transition_named
-from graphjobs.notices import send_notice
-from graphjobs.pages import COUNT_MAX, PAGE_MAX, BoundedCount, Position, Readable, page_of
-from graphjobs.values import id_or_none, require_name
 
 ADD_MANY_MAX: Final = 1_000
 """The most jobs `add_many` takes at once."""

@@ -11,12 +11,12 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.core.event_log import Event
+from graphjobs.core.fields import ErrorText, Id, Json, Metadata, Name, Names, UtcTime, Value, broken, clean_error
+from graphjobs.core.pagination import FIRST_MOMENT, LAST_MOMENT
+from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
-from graphjobs.eventlog import Event
-from graphjobs.pages import FIRST_MOMENT, LAST_MOMENT
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
-from graphjobs.values import ErrorText, Id, Json, Metadata, Name, Names, UtcTime, Value, broken, clean_error
 
 _S = PolicyRunStatus
 

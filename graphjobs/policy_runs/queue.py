@@ -10,7 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import (
+from graphjobs.core.fields import clean_error, require_limit, require_name
+from graphjobs.core.notifications import send_notice
+from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, with_the_missing
+from graphjobs.core.results import (
     ATTEMPTS_MAX,
     BATCH_MAX,
     Ended,
@@ -25,13 +28,10 @@ from graphjobs.attempts import (
     require_wait,
     sightings_of,
 )
+from graphjobs.core.transitions import entry_of, transition_named
 from graphjobs.database.executor import Executor, InSession, Row, find_out
 from graphjobs.errors import CorruptRow, GraphJobsError, InvalidJob, OutcomeUnknown
-from graphjobs.landing import moved, rescued_of, sighted, versions_of, with_the_missing
-from graphjobs.moves import entry_of, transition_named
-from graphjobs.notices import send_notice
-from graphjobs.policy_runs import batches, leases
-from graphjobs.policy_runs.endings import (
+from graphjobs.policy_runs.attempt_results import (
     LeasedRuns,
     LeaseTurns,
     RenewedRuns,
@@ -44,9 +44,9 @@ from graphjobs.policy_runs.endings import (
     takings_of,
 )
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.rows import run_of
+from graphjobs.policy_runs.row_mapping import run_of
+from graphjobs.policy_runs.sql import acquire, finish
 from graphjobs.policy_runs.status import PolicyRunStatus
-from graphjobs.values import clean_error, require_limit, require_name
 
 _S = PolicyRunStatus
 _NO_DELAY: Final = timedelta(0)
@@ -196,13 +196,13 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
             "entry": entry_of(_S.PENDING, _S.DISPATCHING, named, owner),
             # So that a share smaller than eight has its turn, too; the id is as good as a die.
-            "turn": named.int % leases.OVERDUE_IN,
+            "turn": named.int % acquire.OVERDUE_IN,
             **_binds_of(turns),
         }
-        statement = leases.LEASE_RUNS
+        statement = acquire.LEASE_RUNS
         if tenant_id is not None:
             params["tenant"] = require_name(tenant_id, "tenant_id")
-            statement = leases.LEASE_RUNS_OF_TENANT
+            statement = acquire.LEASE_RUNS_OF_TENANT
         try:
             rows = await self._executor.rows(statement, params)
         except OutcomeUnknown as lost:
@@ -214,7 +214,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         held, length = leased_of(jobs), require_wait(duration, "duration")
         if not held:
             return RenewedRuns(())
-        rows = await self._executor.rows(batches.RENEW_RUNS, {**held_of(held), "lease_length": length})
+        rows = await self._executor.rows(finish.RENEW_RUNS, {**held_of(held), "lease_length": length})
         found = {UUID(int=row[0].int): row for row in rows}
         renewed: list[PolicyRunJob] = []
         busy: set[UUID] = set()
@@ -238,14 +238,14 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         if not given:
             return Ended({}, {})
         params = ends_of(given, named, who)
-        rows = await moved(self._executor, batches.END_RUNS, batches.FIND_MOVES, params, named)
+        rows = await moved(self._executor, finish.END_RUNS, finish.FIND_MOVES, params, named)
         versions = versions_of(rows)
         at_once = any(ending.status is _S.PENDING and ending.delay == _NO_DELAY for ending in given)
         await send_notice(self._executor, wanted=self._notify and at_once)
         missing = [ending.job for ending in given if ending.job.id not in versions]
         return await with_the_missing(
             self._executor,
-            batches.FIND_MOVES,
+            finish.FIND_MOVES,
             params,
             transition_id,
             versions,
@@ -259,7 +259,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             "tenant": None if tenant_id is None else require_name(tenant_id, "tenant_id"),
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
         }
-        rows = await self._executor.rows(leases.EXPIRED_RUNS, params)
+        rows = await self._executor.rows(acquire.EXPIRED_RUNS, params)
         return sighted(rows)
 
     @override
@@ -341,14 +341,14 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             return ()
         named = uuid7()
         params = takings_of(sightings, targets, named, actor, rescued=rescued)
-        return tuple(versions_of(await moved(self._executor, batches.TAKE_RUNS, batches.FIND_MOVES, params, named)))
+        return tuple(versions_of(await moved(self._executor, finish.TAKE_RUNS, finish.FIND_MOVES, params, named)))
 
     async def _taken(self, params: Mapping[str, object], named: UUID) -> Sequence[Row] | None:
         """Looks for the runs of a lease whose answer was lost."""
-        return await self._executor.rows(leases.FIND_LEASE, {**params, "transition": str(named)}) or None
+        return await self._executor.rows(acquire.FIND_LEASE, {**params, "transition": str(named)}) or None
 
     async def _whereabouts(self, missing: Sequence[PolicyRunJob]) -> dict[UUID, str | None]:
-        rows = await self._executor.rows(batches.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
+        rows = await self._executor.rows(finish.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): tuple(row)[2:] for row in rows}
         states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
         held = _S.DISPATCHING.code

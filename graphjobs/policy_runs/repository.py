@@ -7,12 +7,9 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.attempts import actor_of
-from graphjobs.database.executor import find_out
-from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
-from graphjobs.moves import Logged, Move, UpdateOutcome, UpdateResult, transition_named
-from graphjobs.notices import send_notice
-from graphjobs.pages import (
+from graphjobs.core.fields import id_or_none, require_limit, require_name
+from graphjobs.core.notifications import send_notice
+from graphjobs.core.pagination import (
     COUNT_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
@@ -23,19 +20,22 @@ from graphjobs.pages import (
     readable_of,
     require_event_id,
 )
-from graphjobs.policy_runs import scans, statements
-from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
-from graphjobs.policy_runs.queries import (
+from graphjobs.core.results import actor_of
+from graphjobs.core.transitions import Logged, Move, UpdateOutcome, UpdateResult, transition_named
+from graphjobs.database.executor import find_out
+from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
+from graphjobs.policy_runs.filters import (
     METRICS_WINDOW,
     PolicyRunCollection,
     PolicyRunMetrics,
     PolicyRunQuery,
     QueueDepth,
 )
+from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue, PostgresPolicyRunQueue
-from graphjobs.policy_runs.rows import columns_of, event_of, require_run, run_of, source_of, swap_of
+from graphjobs.policy_runs.row_mapping import columns_of, event_of, require_run, run_of, source_of, swap_of
+from graphjobs.policy_runs.sql import lists, single
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
-from graphjobs.values import id_or_none, require_limit, require_name
 
 _WINDOW_MAX: Final = timedelta(days=366)
 _S = PolicyRunStatus
@@ -174,7 +174,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
     async def insert(self, job: PolicyRunJob, *, actor: str | None = None) -> PolicyRunJob:
         move = Move.adding(require_run(job), transition_named(None), actor_of(actor))
         try:
-            rows = await self._executor.rows(statements.INSERT_RUN, {**columns_of(job), "entry": move.entry})
+            rows = await self._executor.rows(single.INSERT_RUN, {**columns_of(job), "entry": move.entry})
         except OutcomeUnknown as lost:
             return await find_out(lost, self._executor, lambda: self.get_by_run_id(job.tenant_id, job.run_id))
         if not rows:
@@ -187,19 +187,19 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         if not is_new:
             return run_of(columns)
         await send_notice(self._executor, wanted=self._notify and job.status is _S.PENDING)
-        stored = dict(zip(statements.COLUMNS, columns, strict=True))
+        stored = dict(zip(single.COLUMNS, columns, strict=True))
         return job.stored(updated_at=stored["updated_at"], available_at=stored["available_at"])
 
     @override
     async def get(self, tenant_id: str, job_id: UUID | str) -> PolicyRunJob | None:
         tenant, job = require_name(tenant_id, "tenant_id"), id_or_none(job_id, "job_id")
-        rows = await self._executor.rows(statements.GET_RUN, {"tenant": tenant, "job": job}) if job else ()
+        rows = await self._executor.rows(single.GET_RUN, {"tenant": tenant, "job": job}) if job else ()
         return run_of(rows[0]) if rows else None
 
     @override
     async def get_by_run_id(self, tenant_id: str, run_id: str) -> PolicyRunJob | None:
         params = {"tenant": require_name(tenant_id, "tenant_id"), "name": require_name(run_id, "run_id")}
-        rows = await self._executor.rows(statements.FIND_RUN, params)
+        rows = await self._executor.rows(single.FIND_RUN, params)
         return run_of(rows[0]) if rows else None
 
     @override
@@ -219,7 +219,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
             return UpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
         swap = swap_of(job, source, owner)
         move = Move.of(job, source, job.to_json(), named, who)
-        statement = statements.MOVE_RUN_SEEN if "seen" in swap else statements.MOVE_RUN
+        statement = single.MOVE_RUN_SEEN if "seen" in swap else single.MOVE_RUN
         try:
             rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
         except OutcomeUnknown as lost:
@@ -245,8 +245,8 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         tenant = require_name(tenant_id, "tenant_id")
         asked = _query(policy_id, mode, statuses, queued_after, limit=limit, cursor=cursor)
         # One more than asked for tells whether there are more.
-        binds = scans.binds_of(tenant, asked, limit=asked.limit + 1)
-        rows = await self._executor.rows(scans.shape_of(asked).page, binds)
+        binds = lists.binds_of(tenant, asked, limit=asked.limit + 1)
+        rows = await self._executor.rows(lists.shape_of(asked).page, binds)
         page, last = page_of(run_of, rows, asked.limit, lambda row: Position(row[8], UUID(int=row[0].int)))
         return PolicyRunCollection(tuple(page), asked.cursor_after(tenant, last) if last else None, page.unreadable)
 
@@ -261,7 +261,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
     ) -> BoundedCount:
         tenant, asked = require_name(tenant_id, "tenant_id"), _query(policy_id, mode, statuses, queued_after)
         rows = await self._executor.rows(
-            scans.shape_of(asked).counted, scans.binds_of(tenant, asked, limit=COUNT_MAX + 1)
+            lists.shape_of(asked).counted, lists.binds_of(tenant, asked, limit=COUNT_MAX + 1)
         )
         return BoundedCount.of(rows[0][0], COUNT_MAX)
 
@@ -277,7 +277,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         job = id_or_none(job_id, "job_id")
         if job is None:
             return Readable()
-        return readable_of(event_of, await self._executor.rows(statements.LIST_EVENTS, {**params, "job": job}))
+        return readable_of(event_of, await self._executor.rows(single.LIST_EVENTS, {**params, "job": job}))
 
     @override
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
@@ -285,15 +285,15 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         if not isinstance(window, timedelta) or not timedelta(0) < window <= _WINDOW_MAX:
             raise InvalidJob("window: it should be a timedelta of more than zero, up to 366 days", field="window")
         most = {"limit_rows": COUNT_MAX + 1, "completed_rows": COUNT_MAX}
-        params = {**scans.cells(), **most, "tenant": tenant, "window_length": window}
-        rows = await self._executor.rows(scans.RUN_METRICS, params)
+        params = {**lists.cells(), **most, "tenant": tenant, "window_length": window}
+        rows = await self._executor.rows(lists.RUN_METRICS, params)
         depths: dict[tuple[PolicyRunMode, PolicyRunPriority], QueueDepth] = {}
         for mode_code, priority_code, number, oldest, *_ in rows:
             cell = (PolicyRunMode.from_code(mode_code), PolicyRunPriority.from_code(priority_code))
             age = None if oldest is None else max(oldest, 0.0)
             depths[cell] = QueueDepth(BoundedCount.of(number, COUNT_MAX), age)
         _, _, _, _, p50, p95, p99, completed = rows[0]
-        queue = {cell: depths[cell] for cell in scans.CELLS}
+        queue = {cell: depths[cell] for cell in lists.CELLS}
         return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
 
     async def _lost(
@@ -322,7 +322,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
     async def _find(self, job: PolicyRunJob, move: Move) -> Logged | None:
         """Looks a move up in the log, by its id; see `Move.among`."""
         rows = await self._executor.rows(
-            statements.FIND_TRANSITION,
+            single.FIND_TRANSITION,
             {"tenant": job.tenant_id, "job": job.id, "transition": str(move.transition_id)},
         )
         return move.among((told, Logged(version, event_id)) for event_id, told, version in rows)
@@ -330,8 +330,8 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
 
 def _answer(job: PolicyRunJob, move: Move, logged: Logged) -> UpdateResult[PolicyRunJob]:
     """What the caller of a move is told that was looked up: the same as the first time."""
-    asked_at = logged.told.get(statements.ASKED_AT)
-    kept = job.asked_to_end(datetime.fromisoformat(asked_at) if asked_at else None, logged.told.get(statements.REASON))
+    asked_at = logged.told.get(single.ASKED_AT)
+    kept = job.asked_to_end(datetime.fromisoformat(asked_at) if asked_at else None, logged.told.get(single.REASON))
     return move.answer(kept, logged)
 
 

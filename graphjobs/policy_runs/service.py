@@ -6,13 +6,13 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import model_validator
 
+from graphjobs.core.fields import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, Name, Reason, Value, broken
+from graphjobs.core.pagination import PAGE_DEFAULT, BoundedCount
 from graphjobs.errors import IdempotencyConflict, InvalidJob, JobConflict, JobNotFound
-from graphjobs.pages import PAGE_DEFAULT, BoundedCount
+from graphjobs.policy_runs.filters import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest
-from graphjobs.policy_runs.queries import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
-from graphjobs.values import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, Name, Reason, Value, broken
 
 RETRY_OF: Final = "retryOf"
 """In the metadata of a run: the name of the one it is a retry of."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from graphjobs.words import CodedStatus, CodedWord
+from graphjobs.core.state_machine import CodedStatus, CodedWord
 
 
 class PolicyRunMode(CodedWord):

@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
 
+from graphjobs.core.fields import UtcTime, Value
 from graphjobs.errors import CorruptRow
-from graphjobs.values import UtcTime, Value
 from graphjobs.web.problems import problems
 
 READING: Final = problems(401, 403, 404, 422, 500, 503)

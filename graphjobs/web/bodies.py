@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Request
 
-from graphjobs.values import Value
+from graphjobs.core.fields import Value
 from graphjobs.web.authentication import Caller, allowed_to
 from graphjobs.web.problems import Problem, schema_of
 

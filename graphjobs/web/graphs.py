@@ -6,13 +6,13 @@ from typing import Annotated, Final, TypeAlias
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, WithJsonSchema
 
+from graphjobs.core.fields import NAME_LENGTH_MAX, Name
+from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
 from graphjobs.errors import JobNotFound
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.pages import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
-from graphjobs.values import NAME_LENGTH_MAX, Name
 from graphjobs.web.answers import ASKING, LISTING, MOVING, READING, Camel, Time, Unreadable, answered, answered_list
 from graphjobs.web.authentication import Caller, actor_of, allowed_to
 from graphjobs.web.bodies import body_of, documented, ignored_body

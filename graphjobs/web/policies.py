@@ -13,11 +13,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from graphjobs.core.fields import ErrorText, Name, Reason, UtcTime, Value
+from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import JobNotFound
-from graphjobs.pages import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest, PolicyRunSpec
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
-from graphjobs.values import ErrorText, Name, Reason, UtcTime, Value
 from graphjobs.web.answers import ASKING, LISTING, MOVING, READING, Camel, Time, Unreadable, answered, answered_list
 from graphjobs.web.authentication import Caller, actor_of, allowed_to
 from graphjobs.web.bodies import body_of, documented

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from graphjobs.core.fields import require_name
 from graphjobs.errors import ConfigurationError
-from graphjobs.values import require_name
 
 GRAPH_READ: Final = "graph:read"
 GRAPH_WRITE: Final = "graph:write"

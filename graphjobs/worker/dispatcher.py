@@ -10,9 +10,9 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.attempts import Rescued, Sighting
+from graphjobs.core.results import Rescued, Sighting
 from graphjobs.errors import ConfigurationError, JobConflict
-from graphjobs.policy_runs.endings import LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunStatus

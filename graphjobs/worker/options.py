@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
-from graphjobs.attempts import ATTEMPTS_MAX, BATCH_MAX, SILENCE_MAX
+from graphjobs.core.fields import require_name
+from graphjobs.core.results import ATTEMPTS_MAX, BATCH_MAX, SILENCE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
-from graphjobs.values import require_name
 
 CONCURRENCY_MAX: Final = 10_000
 

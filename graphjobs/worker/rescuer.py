@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from graphjobs.attempts import Rescued, Sighting
+from graphjobs.core.results import Rescued, Sighting
 from graphjobs.errors import GraphJobsError
 from graphjobs.worker.counts import Tally
 from graphjobs.worker.options import WorkerOptions, batches_of, jittered

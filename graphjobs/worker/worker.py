@@ -8,7 +8,7 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.attempts import Rescued, Sighting
+from graphjobs.core.results import Rescued, Sighting
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType

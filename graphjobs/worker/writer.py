@@ -11,7 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from graphjobs.attempts import Ended
+from graphjobs.core.results import Ended
 from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff

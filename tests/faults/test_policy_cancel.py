@@ -12,8 +12,8 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import PolicyRunJob, PolicyRunStatus, open_storage
-from graphjobs.attempts import Sighting
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.core.results import Sighting
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings

@@ -31,13 +31,13 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
-from graphjobs.attempts import Ended, Sighting
+from graphjobs.core.results import Ended, Sighting
+from graphjobs.core.transitions import UpdateResult
 from graphjobs.database.executor import ended
-from graphjobs.moves import UpdateResult
-from graphjobs.policy_runs import batches
-from graphjobs.policy_runs.endings import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
+from graphjobs.policy_runs.sql import finish
 from graphjobs.policy_runs.status import TRANSITIONS
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -469,5 +469,5 @@ async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever's the run is, and at whichever attempt, it is ended."""
-    monkeypatch.setattr(batches, "END_RUNS", batches._ended(batches._held(batches._of_attempt, batches._same_run)))
+    monkeypatch.setattr(finish, "END_RUNS", finish._ended(finish._held(finish._of_attempt, finish._same_run)))
     assert await noticed(graphjobs_settings, watch, as_it_is)

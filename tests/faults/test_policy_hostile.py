@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
-from graphjobs.attempts import Sighting
+from graphjobs.core.fields import clean_error
+from graphjobs.core.results import Sighting
 from graphjobs.database.executor import InSession
-from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
-from graphjobs.values import clean_error
 from tests.builders import AT, policy_run, run_request
 
 _S = PolicyRunStatus

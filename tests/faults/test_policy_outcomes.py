@@ -20,11 +20,11 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
-from graphjobs.attempts import Ended, Sighting
+from graphjobs.core.results import Ended, Sighting
+from graphjobs.core.transitions import UpdateOutcome, UpdateResult
 from graphjobs.database import executor as executor_room
-from graphjobs.moves import UpdateOutcome, UpdateResult
 from graphjobs.policy_runs import queue as queue_room
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings

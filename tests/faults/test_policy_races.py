@@ -16,9 +16,9 @@ from graphjobs import (
     PolicyRunJob,
     PolicyRunStatus,
 )
-from graphjobs.attempts import Sighting
-from graphjobs.moves import UpdateOutcome, UpdateResult
-from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.core.results import Sighting
+from graphjobs.core.transitions import UpdateOutcome, UpdateResult
+from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage

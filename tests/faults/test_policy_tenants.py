@@ -11,9 +11,9 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import InvalidJob, JobAlreadyExists, JobNotFound, PolicyRunJob, PolicyRunStatus
-from graphjobs.attempts import Sighting
-from graphjobs.moves import UpdateOutcome
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.core.results import Sighting
+from graphjobs.core.transitions import UpdateOutcome
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from graphjobs import GraphJobStatus
-from graphjobs.attempts import Sighting
+from graphjobs.core.results import Sighting
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob

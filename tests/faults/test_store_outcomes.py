@@ -20,9 +20,9 @@ from graphjobs import (
     OutcomeUnknown,
     open_storage,
 )
+from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database import engine as engine_room
 from graphjobs.database import executor as executor_room
-from graphjobs.moves import UpdateOutcome
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from graphjobs import notices
+from graphjobs.core import notifications
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
 from graphjobs.graph_jobs.sql import acquire, finish, lists, single
@@ -180,7 +180,7 @@ async def _fill(driver: "asyncpg.Connection[asyncpg.Record]", tenant: str, *, fi
     )
 
 
-_STATEMENTS = statements_of(single, lists, acquire, finish, notices)
+_STATEMENTS = statements_of(single, lists, acquire, finish, notifications)
 
 
 async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Case, tenant: str) -> list[object]:

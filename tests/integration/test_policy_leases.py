@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import GraphJobsError, PolicyRunJob, PolicyRunRepository, PolicyRunStatus
-from graphjobs.policy_runs.endings import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 

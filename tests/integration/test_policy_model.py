@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import IllegalTransition, InvalidJob, PolicyRunInputs, PolicyRunJob, PolicyRunRequest, PolicyRunStatus
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 

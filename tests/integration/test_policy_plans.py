@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
+from graphjobs.core.transitions import entry_of
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
-from graphjobs.moves import entry_of
-from graphjobs.policy_runs import batches, leases, scans, statements
+from graphjobs.policy_runs.sql import acquire, finish, lists, single
 from graphjobs.settings import Settings
 from tests.builders import AT, policy_run
 from tests.integration.plans import (
@@ -126,7 +126,7 @@ _CASES: dict[str, _Case] = {
         for what, binds in _CHOICES.items()
     },
 }
-_STATEMENTS = statements_of(statements, scans, leases, batches)
+_STATEMENTS = statements_of(single, lists, acquire, finish)
 
 
 @pytest_asyncio.fixture(scope="module", params=["never analysed", "analysed before"])
@@ -214,7 +214,7 @@ async def _arguments(connection: Connection, case: _Case, tenant: str) -> list[o
         "entries": ["{}"] * _LIMIT,
     }
     if case.statement == "RUN_METRICS":
-        values |= scans.cells()
+        values |= lists.cells()
     if case.statement in ("FIND_LEASE", "LEASE_RUNS", "LEASE_RUNS_OF_TENANT"):
         values["owner"] = "owner"
     if case.statement not in ("INSERT_RUN",):
@@ -225,7 +225,7 @@ async def _arguments(connection: Connection, case: _Case, tenant: str) -> list[o
 
 
 def _written(run: Any) -> dict[str, object]:
-    from graphjobs.policy_runs.rows import columns_of
+    from graphjobs.policy_runs.row_mapping import columns_of
 
     return columns_of(run)
 
@@ -324,7 +324,7 @@ def test_every_statement_gives_the_tenant_on_every_table_and_names_its_columns(n
 
 def test_those_that_look_across_tenants_are_named_where_they_are() -> None:
     """In the room's own docstring."""
-    assert all(name in (leases.__doc__ or "") for name in _ACROSS)
+    assert all(name in (acquire.__doc__ or "") for name in _ACROSS)
 
 
 def test_the_walk_from_tenant_to_tenant_compares_them_by_bytes_only() -> None:

@@ -23,11 +23,11 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
+from graphjobs.core.pagination import COUNT_MAX
+from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database.executor import Executor, InSession, Params, Row
-from graphjobs.moves import UpdateOutcome
-from graphjobs.pages import COUNT_MAX
 from graphjobs.policy_runs import repository as repository_room
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage

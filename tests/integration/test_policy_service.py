@@ -18,7 +18,7 @@ from graphjobs import (
     PolicyRunService,
     PolicyRunStatus,
 )
-from graphjobs.policy_runs.endings import RunEnding
+from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 

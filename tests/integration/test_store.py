@@ -13,14 +13,14 @@ from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
+from graphjobs.core.pagination import BoundedCount
+from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database.executor import InSession, Params, Row
 from graphjobs.errors import CorruptRow
 from graphjobs.graph_jobs import store as store_room
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
 from graphjobs.graph_jobs.status import GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
-from graphjobs.moves import UpdateOutcome
-from graphjobs.pages import BoundedCount
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 

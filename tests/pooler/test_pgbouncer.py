@@ -28,10 +28,10 @@ from graphjobs import (
     WorkerOptions,
     open_storage,
 )
-from graphjobs.attempts import Sighting
+from graphjobs.core.results import Sighting
 from graphjobs.database.engine import connect
 from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
-from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings

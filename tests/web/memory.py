@@ -16,12 +16,12 @@ from graphjobs import (
     GraphOverlayJob,
     JobAlreadyExists,
 )
+from graphjobs.core.fields import id_or_none
+from graphjobs.core.pagination import BoundedCount, Readable
+from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.store import GraphJobStore
-from graphjobs.moves import UpdateOutcome
-from graphjobs.pages import BoundedCount, Readable
-from graphjobs.values import id_or_none
 
 
 class MemoryGraphJobStore(GraphJobStore):

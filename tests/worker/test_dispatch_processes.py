@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 from graphjobs import PolicyRunDispatcher, PolicyRunJob, PolicyRunStatus
-from graphjobs.policy_runs.endings import RetryBackoff
+from graphjobs.policy_runs.attempt_results import RetryBackoff
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext, DispatcherOptions

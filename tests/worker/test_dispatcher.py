@@ -17,7 +17,7 @@ from graphjobs import (
     PolicyRunService,
     PolicyRunStatus,
 )
-from graphjobs.policy_runs.endings import RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run

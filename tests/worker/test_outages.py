@@ -20,7 +20,7 @@ from graphjobs import (
     PolicyRunJob,
     open_storage,
 )
-from graphjobs.attempts import Sighting
+from graphjobs.core.results import Sighting
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.settings import Settings

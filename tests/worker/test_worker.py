@@ -26,10 +26,10 @@ from graphjobs import (
     JobConflict,
     open_storage,
 )
+from graphjobs.core.fields import ERROR_LENGTH_MAX
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
-from graphjobs.values import ERROR_LENGTH_MAX
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 from graphjobs.worker import running as running_room
 from graphjobs.worker.options import Backoff, jittered

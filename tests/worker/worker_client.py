@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from graphjobs import GraphBuildJob, PolicyRunJob, open_storage
-from graphjobs.policy_runs.endings import RetryBackoff
+from graphjobs.policy_runs.attempt_results import RetryBackoff
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import (

@@ -28,9 +28,10 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.core.event_log import entered
+from graphjobs.core.results import ATTEMPTS_MAX
+from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql import circle, merged, one, readable, unnested
-from graphjobs.eventlog import entered
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,
@@ -45,7 +46,6 @@ from graphjobs.graph_jobs.sql.expressions import (
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.moves import RESCUED
 
 _ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
 

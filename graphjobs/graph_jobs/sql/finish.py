@@ -28,8 +28,8 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
+from graphjobs.core.event_log import entered, find_moves
 from graphjobs.database.sql import merged, readable, unnested
-from graphjobs.eventlog import entered, find_moves
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,

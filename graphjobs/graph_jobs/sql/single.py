@@ -30,8 +30,8 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql import ColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
+from graphjobs.core.event_log import LOG_COLUMNS, entered, find_transition, list_events
 from graphjobs.database.sql import readable, rising, unnested
-from graphjobs.eventlog import LOG_COLUMNS, entered, find_transition, list_events
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 
 JOBS: Final = cast("Table", GraphJobRow.__table__)

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.leases.EXPIRED_RUNS
+-- graphjobs.policy_runs.sql.acquire.EXPIRED_RUNS
 --   $1 tenant TEXT
 --   $2 limit_rows BIGINT
 PREPARE policy_runs_expired_runs AS

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.leases.FIND_LEASE
+-- graphjobs.policy_runs.sql.acquire.FIND_LEASE
 --   $1 attempts_max INTEGER
 --   $2 owner TEXT
 --   $3 transition TEXT

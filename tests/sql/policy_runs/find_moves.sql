@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.batches.FIND_MOVES
+-- graphjobs.policy_runs.sql.finish.FIND_MOVES
 --   $1 jobs UUID[]
 --   $2 whose TEXT[]
 --   $3 transition TEXT

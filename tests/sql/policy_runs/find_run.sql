@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.FIND_RUN
+-- graphjobs.policy_runs.sql.single.FIND_RUN
 --   $1 tenant TEXT
 --   $2 name TEXT
 PREPARE policy_runs_find_run AS

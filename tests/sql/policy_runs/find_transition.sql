@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.FIND_TRANSITION
+-- graphjobs.policy_runs.sql.single.FIND_TRANSITION
 --   $1 job UUID
 --   $2 tenant TEXT
 --   $3 transition TEXT

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.GET_RUN
+-- graphjobs.policy_runs.sql.single.GET_RUN
 --   $1 job UUID
 --   $2 tenant TEXT
 PREPARE policy_runs_get_run AS

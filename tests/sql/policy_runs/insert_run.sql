@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.INSERT_RUN
+-- graphjobs.policy_runs.sql.single.INSERT_RUN
 --   $1 entry TEXT
 --   $2 job UUID
 --   $3 tenant TEXT

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.leases.LEASE_RUNS_OF_TENANT
+-- graphjobs.policy_runs.sql.acquire.LEASE_RUNS_OF_TENANT
 --   $1 entry TEXT
 --   $2 owner TEXT
 --   $3 lease_length INTERVAL

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.LIST_EVENTS
+-- graphjobs.policy_runs.sql.single.LIST_EVENTS
 --   $1 job UUID
 --   $2 tenant TEXT
 --   $3 after_event BIGINT

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.statements.MOVE_RUN
+-- graphjobs.policy_runs.sql.single.MOVE_RUN
 --   $1 target SMALLINT
 --   $2 entry TEXT
 --   $3 tries INTEGER

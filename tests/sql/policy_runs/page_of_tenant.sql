@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.scans.PAGE_OF_TENANT
+-- graphjobs.policy_runs.sql.lists.PAGE_OF_TENANT
 --   $1 statuses SMALLINT[]
 --   $2 modes SMALLINT[]
 --   $3 tenant TEXT

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.batches.RENEW_RUNS
+-- graphjobs.policy_runs.sql.finish.RENEW_RUNS
 --   $1 jobs UUID[]
 --   $2 tenants TEXT[]
 --   $3 tries_held INTEGER[]

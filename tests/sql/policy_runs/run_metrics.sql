@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.scans.RUN_METRICS
+-- graphjobs.policy_runs.sql.lists.RUN_METRICS
 --   $1 modes SMALLINT[]
 --   $2 priorities SMALLINT[]
 --   $3 tenant TEXT

@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.batches.STATES_OF
+-- graphjobs.policy_runs.sql.finish.STATES_OF
 --   $1 jobs UUID[]
 --   $2 whose TEXT[]
 PREPARE policy_runs_states_of AS

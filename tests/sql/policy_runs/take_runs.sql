@@ -1,4 +1,4 @@
--- graphjobs.policy_runs.batches.TAKE_RUNS
+-- graphjobs.policy_runs.sql.finish.TAKE_RUNS
 --   $1 jobs UUID[]
 --   $2 tenants TEXT[]
 --   $3 versions TIMESTAMP WITH TIME ZONE[]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob, PolicyRunJob
 from graphjobs.backfill.identities import old_id_uuid
+from graphjobs.core.fields import METADATA_ENTRIES_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs
 from graphjobs.policy_runs.status import PolicyRunStatus
-from graphjobs.values import METADATA_ENTRIES_MAX
 
 _STRANGE: Final = ["$oid", "$date", "$id", "a.b", "payload", "jobId", "legacy.error", "__proto__", "ﷺ\U0010ffff"]
 NAMES: Final = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30) | st.sampled_from(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, InvalidJob
-from graphjobs.pages import Position
+from graphjobs.core.pagination import Position
 from tests.builders import AT
 
 _ID = "0" * 32

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graphjobs import GraphBuildJob, GraphJobStatus, GraphOverlayJob, IllegalTransition, InvalidJob
-from graphjobs.attempts import ATTEMPTS_MAX
+from graphjobs.core.results import ATTEMPTS_MAX
 from tests.builders import AT, build_job, overlay_job
 
 _S = GraphJobStatus

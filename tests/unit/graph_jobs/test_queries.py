@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, GraphJobStatus, GraphJobType, InvalidJob
-from graphjobs.pages import BoundedCount, Position
+from graphjobs.core.pagination import BoundedCount, Position
 from tests.builders import AT
 
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Final, Self
 from uuid import UUID
 
-from graphjobs.attempts import Sighting, each_once, few, require_kind
+from graphjobs.core.fields import clean_error
+from graphjobs.core.results import Sighting, each_once, few, require_kind
+from graphjobs.core.transitions import RESCUED, entry_of
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.moves import RESCUED, entry_of
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.rows import require_run
+from graphjobs.policy_runs.row_mapping import require_run
 from graphjobs.policy_runs.status import PolicyRunStatus
-from graphjobs.values import clean_error
 
 DELAY_MAX: Final = timedelta(days=7)
 """The longest an attempt may be put off."""

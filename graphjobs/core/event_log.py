@@ -12,12 +12,12 @@ from sqlalchemy import CTE, BigInteger, Select, Table, Text, Uuid, bindparam, fu
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
+from graphjobs.core.fields import Id, Json, Name, UtcTime, Value
+from graphjobs.core.json_values import thawed
+from graphjobs.core.state_machine import CodedStatus
 from graphjobs.database.executor import Row
 from graphjobs.database.sql import readable
 from graphjobs.errors import CorruptRow
-from graphjobs.frozen import thawed
-from graphjobs.values import Id, Json, Name, UtcTime, Value
-from graphjobs.words import CodedStatus
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
 

@@ -30,9 +30,9 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from graphjobs.core.event_log import entered, find_moves
 from graphjobs.database.sql import merged, rising, unnested
-from graphjobs.eventlog import entered, find_moves
-from graphjobs.policy_runs.statements import EVENTS, LENGTH, RUNS, WHOSE, code
+from graphjobs.policy_runs.sql.single import EVENTS, LENGTH, RUNS, WHOSE, code
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 _S = PolicyRunStatus

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Select
 
-from graphjobs.attempts import Ended, Rescued, Sighting
+from graphjobs.core.results import Ended, Rescued, Sighting
 from graphjobs.database.executor import Executor, Params, Row, find_out
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 

@@ -33,8 +33,8 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from graphjobs.core.event_log import entered, find_transition, list_events
 from graphjobs.database.sql import merged, rising, utc_text
-from graphjobs.eventlog import entered, find_transition, list_events
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 

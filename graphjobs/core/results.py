@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
+from graphjobs.core.fields import require_name
 from graphjobs.errors import InvalidJob
-from graphjobs.values import require_name
 
 ATTEMPTS_MAX: Final = 99_999
 """The most attempts anything can have."""

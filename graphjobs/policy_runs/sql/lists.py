@@ -32,8 +32,8 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from graphjobs.database.sql import one, unnested
-from graphjobs.policy_runs.queries import PolicyRunQuery
-from graphjobs.policy_runs.statements import LIMIT, RUNS, TENANT, WHOSE, code, run_columns
+from graphjobs.policy_runs.filters import PolicyRunQuery
+from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
 _ORDER: Final = (RUNS.c.queued_at.desc(), RUNS.c.id.desc())

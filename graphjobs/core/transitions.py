@@ -13,8 +13,8 @@ from uuid import UUID
 from pydantic_core import from_json
 from uuid_utils.compat import uuid7
 
+from graphjobs.core.fields import require_name
 from graphjobs.errors import InvalidJob
-from graphjobs.values import require_name
 
 json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Gives JSON as it is stored, of plain values."""

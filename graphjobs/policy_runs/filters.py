@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
 
-from graphjobs.errors import CorruptRow
-from graphjobs.pages import (
+from graphjobs.core.fields import Name, Text, UtcTime, Value
+from graphjobs.core.pagination import (
     CURSOR_LENGTH_MAX,
     FIRST_MOMENT,
     NEWEST,
@@ -20,9 +20,9 @@ from graphjobs.pages import (
     cursor_of,
     position_of,
 )
+from graphjobs.errors import CorruptRow
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
-from graphjobs.values import Name, Text, UtcTime, Value
 
 METRICS_WINDOW: Final = timedelta(hours=24)
 """The window of `metrics` where none is given."""

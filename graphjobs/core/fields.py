@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from graphjobs.core.json_values import frozen_json, thawed
 from graphjobs.errors import InvalidJob
-from graphjobs.frozen import frozen_json, thawed
 
 NAME_LENGTH_MAX: Final = 256
 """Characters of a tenant, an id, a key. Two of them fit a B-tree entry of PostgreSQL: 2,704 bytes, 4 a character."""

@@ -3,11 +3,11 @@
 from typing import Any
 from uuid import UUID
 
+from graphjobs.core.event_log import event_of as log_entry_of
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.eventlog import event_of as log_entry_of
 from graphjobs.policy_runs.models import PolicyRunDetails, PolicyRunEvent, PolicyRunJob
-from graphjobs.policy_runs.statements import COLUMNS
+from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
 _S = PolicyRunStatus

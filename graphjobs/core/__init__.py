@@ -1,0 +1,1 @@
+"""What graph jobs and policy runs have in common; knows neither."""
