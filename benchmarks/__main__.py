@@ -30,7 +30,7 @@ from benchmarks.updates import LEGEND as LEGEND_OF_UPDATES
 from benchmarks.updates import updates
 from benchmarks.web import LEGEND as LEGEND_OF_WEB
 from benchmarks.web import web
-from graphjobs.database.migrations import upgrade
+from graphjobs.database.migrations.commands import upgrade
 from graphjobs.settings import Settings
 
 SUITES: Final[dict[str, Suite]] = {

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from graphjobs.database.embedded import throwaway_cluster
+from graphjobs.database.embedded.server import throwaway_cluster
 
 VARIABLE: Final = "GRAPHJOBS_BENCH_DATABASE_URL"
 

@@ -23,7 +23,7 @@ from graphjobs.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphjobs.database.migrations import upgrade
+    from graphjobs.database.migrations.commands import upgrade
     from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
     from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
     from graphjobs.graph_jobs.queue import GraphJobQueue
@@ -84,7 +84,7 @@ else:
         "RunEnding": "graphjobs.policy_runs.attempt_results",
         "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
-        "upgrade": "graphjobs.database.migrations",
+        "upgrade": "graphjobs.database.migrations.commands",
     }
 
     def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from graphjobs.core.notifications import CHANNEL
 from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
 from graphjobs.database.executor import Database, to_its_end
 from graphjobs.database.listener import listen
-from graphjobs.database.revision import require_revision
+from graphjobs.database.schema_version import require_revision
 from graphjobs.errors import SchemaOutOfDate
 from graphjobs.graph_jobs.queue import GraphJobQueue, PostgresGraphJobQueue
 from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
@@ -100,7 +100,7 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             if given.database_url is not None:
                 raise
             # Alembic takes a fifth of a second to import, and most who open a storage never need it.
-            from graphjobs.database.migrations import upgrade
+            from graphjobs.database.migrations.commands import upgrade
 
             await upgrade(given)
         yield Storage(

@@ -45,7 +45,7 @@ def graphjobs_server_url() -> Iterator[str]:
         elif _docker_answers():
             yield stack.enter_context(_container())
         else:
-            from graphjobs.database.embedded import throwaway_cluster
+            from graphjobs.database.embedded.server import throwaway_cluster
 
             yield stack.enter_context(throwaway_cluster()).url()
 
@@ -53,7 +53,7 @@ def graphjobs_server_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def graphjobs_template(graphjobs_server_url: str) -> Iterator[str]:
     """The name of a database at the newest revision, empty, that others are cloned from."""
-    from graphjobs.database.migrations import upgrade
+    from graphjobs.database.migrations.commands import upgrade
     from graphjobs.settings import Settings
 
     with _database(graphjobs_server_url, "") as url:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from graphjobs.database.embedded import throwaway_cluster
+from graphjobs.database.embedded.server import throwaway_cluster
 
 _BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
 _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

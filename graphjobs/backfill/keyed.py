@@ -41,7 +41,7 @@ from graphjobs.backfill.standings import (
     seen,
     value_of,
 )
-from graphjobs.database.sql import readable
+from graphjobs.database.sql_expressions import readable
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.tables import GraphJobRow
 from graphjobs.policy_runs.status import PolicyRunStatus

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from graphjobs.backfill.tables import BackfillCheckpointRow
 from graphjobs.database.executor import Executor
-from graphjobs.database.sql import readable
+from graphjobs.database.sql_expressions import readable
 
 _LOCK_KEY: Final = int.from_bytes(b"backfill")
 _CHECKPOINTS: Final = cast("Table", BackfillCheckpointRow.__table__)

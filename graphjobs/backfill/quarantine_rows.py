@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from graphjobs.backfill.quarantine import Entry
 from graphjobs.backfill.tables import BackfillQuarantineRow
 from graphjobs.database.executor import Executor, Row
-from graphjobs.database.sql import unnested
+from graphjobs.database.sql_expressions import unnested
 
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _ENTRIES: Final = cast("Table", BackfillQuarantineRow.__table__)

@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
 
-from graphjobs.database.sql import unnested
+from graphjobs.database.sql_expressions import unnested
 
 
 class Standing(IntEnum):

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from graphjobs.database.error_translation import translated
 from graphjobs.database.executor import InSession
-from graphjobs.database.translate import translated
 from graphjobs.storage import Storage
 
 

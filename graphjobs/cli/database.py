@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graphjobs.cli.exits import Exit
-from graphjobs.database.embedded import embedded_cluster
+from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.errors import ConfigurationError
 from graphjobs.settings import Settings
 
@@ -23,9 +23,9 @@ Extra = Annotated[
 @app.command()
 def upgrade(revision: Annotated[str, typer.Argument(help="The revision to go up to.")] = "head") -> None:
     """Bring the schema up to a revision; two at once both end well."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    typer.echo(f"the database is at revision {asyncio.run(migrations.upgrade(revision=revision))}")
+    typer.echo(f"the database is at revision {asyncio.run(commands.upgrade(revision=revision))}")
 
 
 @app.command()
@@ -33,35 +33,35 @@ def downgrade(
     revision: Annotated[str, typer.Argument(help="The revision to go down to, or base.")], x: Extra = None
 ) -> None:
     """Bring the schema down to a revision; refuses to drop tables that hold rows."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    reached = asyncio.run(migrations.downgrade(revision=revision, drop_data=_drops_data(x)))
+    reached = asyncio.run(commands.downgrade(revision=revision, drop_data=_drops_data(x)))
     typer.echo(f"the database is at revision {reached}" if reached else "the database holds no tables of graphjobs now")
 
 
 @app.command()
 def current() -> None:
     """Tell the revision the database is at."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    typer.echo(asyncio.run(migrations.current()) or "none")
+    typer.echo(asyncio.run(commands.current()) or "none")
 
 
 @app.command()
 def history() -> None:
     """List the revisions there are, oldest first."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    for revision in migrations.history():
+    for revision in commands.history():
         typer.echo(f"{revision.revision}  {revision.summary}")
 
 
 @app.command()
 def check() -> None:
     """Compare the database with the declared tables; exits 1 where they differ."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    asyncio.run(migrations.check())
+    asyncio.run(commands.check())
     typer.echo("the database is what this code declares")
 
 
@@ -72,9 +72,9 @@ def sql(
     x: Extra = None,
 ) -> None:
     """Print a migration as SQL, for psql -v ON_ERROR_STOP=1."""
-    from graphjobs.database import migrations
+    from graphjobs.database.migrations.commands import commands
 
-    typer.echo(migrations.sql(revisions, down=down, drop_data=_drops_data(x)), nl=False)
+    typer.echo(commands.sql(revisions, down=down, drop_data=_drops_data(x)), nl=False)
 
 
 @app.command()

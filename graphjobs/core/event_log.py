@@ -16,7 +16,7 @@ from graphjobs.core.fields import Id, Json, Name, UtcTime, Value
 from graphjobs.core.json_values import thawed
 from graphjobs.core.state_machine import CodedStatus
 from graphjobs.database.executor import Row
-from graphjobs.database.sql import readable
+from graphjobs.database.sql_expressions import readable
 from graphjobs.errors import CorruptRow
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from graphjobs.database.translate import translated
+from graphjobs.database.error_translation import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
 
@@ -53,9 +53,9 @@ async def url_of(settings: Settings) -> str:
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    from graphjobs.database import embedded  # locks files as Unix does; elsewhere a URL needs none of it
+    from graphjobs.database.embedded.server import server  # locks files as Unix does; elsewhere a URL needs none of it
 
-    return await asyncio.to_thread(embedded.ensure_running, settings.data_dir)
+    return await asyncio.to_thread(server.ensure_running, settings.data_dir)
 
 
 class _Connection(asyncpg.Connection):

@@ -19,7 +19,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
-from graphjobs.database.translate import translated
+from graphjobs.database.error_translation import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, OutcomeUnknown
 from graphjobs.settings import Settings
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
-from graphjobs.database.revision import require_revision
+from graphjobs.database.schema_version import require_revision
 from graphjobs.storage import Storage
 from graphjobs.web.dependencies import Store, storage
 from graphjobs.web.problems import ProblemRoute, problems

@@ -22,7 +22,7 @@ from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.staging import row_of
 from graphjobs.backfill.transactions import transaction
 from graphjobs.backfill.writing import write
-from graphjobs.database.embedded import embedded_cluster
+from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.policy_runs.models import PolicyRunEvent
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage

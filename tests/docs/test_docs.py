@@ -20,7 +20,7 @@ from graphjobs import (
 )
 from graphjobs.cli import app
 from graphjobs.cli.exits import Exit
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS
 from graphjobs.settings import Settings
@@ -137,7 +137,7 @@ def test_every_error_is_documented() -> None:
 def test_every_revision_is_documented() -> None:
     """The table of revisions is that of the folder."""
     documented = re.findall(r"^\| `(\d{3}_\w+)` ", _page("docs/migrations.md"), flags=re.MULTILINE)
-    assert [revision.revision for revision in migrations.history()] == documented
+    assert [revision.revision for revision in commands.history()] == documented
 
 
 def test_every_room_is_documented() -> None:

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from graphjobs import testing
-from graphjobs.database.embedded import throwaway_cluster
-from graphjobs.database.migrations import sql
+from graphjobs.database.embedded.server import throwaway_cluster
+from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
 from tests.migrations.programs import Done, ask, dump, many_graphjobs, psql
 

@@ -20,9 +20,9 @@ import asyncpg
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from graphjobs.database.cluster import Cluster, socket_dir_for
-from graphjobs.database.embedded import embedded_cluster, ensure_running, throwaway_cluster
-from graphjobs.database.folders import locked
+from graphjobs.database.embedded.cluster import Cluster, socket_dir_for
+from graphjobs.database.embedded.private_dirs import locked
+from graphjobs.database.embedded.server import embedded_cluster, ensure_running, throwaway_cluster
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
 AS_ROOT = os.geteuid() == 0
@@ -31,14 +31,14 @@ only_as_root = pytest.mark.skipif(not AS_ROOT, reason="what it says is true of r
 ENSURE_RUNNING = """
 import sys, time
 from pathlib import Path
-from graphjobs.database.embedded import ensure_running
+from graphjobs.database.embedded.server import ensure_running
 print(ensure_running(Path(sys.argv[1])), flush=True)
 time.sleep(float(sys.argv[2]))
 """
 
 OWN_A_THROWAWAY = """
 import time
-from graphjobs.database.embedded import throwaway_cluster
+from graphjobs.database.embedded.server import throwaway_cluster
 with throwaway_cluster() as cluster:
     print(cluster.data_dir, flush=True)
     time.sleep(60)
@@ -48,7 +48,7 @@ START_AS_NOBODY = """
 import os, pwd, sys
 from pathlib import Path
 import psutil
-from graphjobs.database.cluster import Cluster, socket_dir_for
+from graphjobs.database.embedded.cluster import Cluster, socket_dir_for
 bin_dir, data_dir = Path(sys.argv[1]), Path(sys.argv[2])
 nobody = pwd.getpwnam("nobody")
 os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphjobs import testing
-from graphjobs.database.migrations import sql
+from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
 from tests.migrations.programs import REPOSITORY, Done, ask, environment, many_graphjobs, run
 

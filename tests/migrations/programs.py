@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-from graphjobs.database.embedded import embedded_cluster
+from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
@@ -73,8 +73,8 @@ async def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(
     graphjobs_settings: Settings, graphjobs_database_url: str, empty_url: str
 ) -> None:
     """Byte for byte: columns, defaults, the sequence, indexes, and the names of the constraints."""
-    await migrations.downgrade(graphjobs_settings, revision="base")
-    await migrations.upgrade(graphjobs_settings, revision="014_graph_jobs")
+    await commands.downgrade(graphjobs_settings, revision="base")
+    await commands.upgrade(graphjobs_settings, revision="014_graph_jobs")
     ask(empty_url, BY_HAND)
     tables = ("graph_jobs", "graph_job_events")
     by_hand = dump(empty_url, *tables)
@@ -88,7 +88,7 @@ def test_the_code_needs_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(REPOSITORY / "alembic"))
     assert [REVISION] == ScriptDirectory.from_config(config).get_heads()
-    assert migrations.history()[-1].revision == REVISION
+    assert commands.history()[-1].revision == REVISION
 
 
 @pytest.mark.parametrize("script", _SCRIPTS, ids=lambda script: script.stem)
@@ -118,13 +118,13 @@ def test_there_are_revisions_to_look_at() -> None:
 
 async def test_up_down_and_up_again_is_clean(empty_settings: Settings, empty_url: str) -> None:
     """The second time leaves the same schema as the first, and the way down leaves no table but the version's."""
-    assert await migrations.upgrade(empty_settings) == REVISION
+    assert await commands.upgrade(empty_settings) == REVISION
     first = dump(empty_url)
-    assert await migrations.downgrade(empty_settings, revision="base") is None
+    assert await commands.downgrade(empty_settings, revision="base") is None
     left = ask(
         empty_url, "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'scheduler'::regnamespace"
     )
-    assert await migrations.upgrade(empty_settings) == REVISION
+    assert await commands.upgrade(empty_settings) == REVISION
 
     assert {"graphjobs_schema_version", "graphjobs_schema_version_pkc"} == set(left.split(","))
     assert first == dump(empty_url)
@@ -138,9 +138,9 @@ async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings:
         "INSERT INTO scheduler.runs VALUES (7)",
     )
     before = dump(empty_url, "runs")
-    await migrations.upgrade(empty_settings)
-    await migrations.check(empty_settings)
-    await migrations.downgrade(empty_settings, revision="base")
+    await commands.upgrade(empty_settings)
+    await commands.check(empty_settings)
+    await commands.downgrade(empty_settings, revision="base")
 
     assert before == dump(empty_url, "runs")
     assert ask(empty_url, "SELECT id FROM scheduler.runs") == "7"
@@ -150,7 +150,7 @@ async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings:
 async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
     """The declared tables are those the revisions make; and looking changes nothing."""
     before = dump(graphjobs_database_url)
-    await migrations.check(graphjobs_settings)
+    await commands.check(graphjobs_settings)
     assert before == dump(graphjobs_database_url)
 
 
@@ -162,7 +162,7 @@ async def test_check_tells_what_was_changed_by_hand(
     statement, word = _DRIFT[drift]
     ask(graphjobs_database_url, statement)
     with pytest.raises(GraphJobsError, match=word) as caught:
-        await migrations.check(graphjobs_settings)
+        await commands.check(graphjobs_settings)
     assert "the database differs from the declared tables: " in str(caught.value)
 
 
@@ -174,7 +174,7 @@ async def test_check_of_a_database_without_the_tables_tells_so_and_changes_nothi
         ask(empty_url, host)
         before = dump(empty_url)
         with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade"):
-            await migrations.check(empty_settings)
+            await commands.check(empty_settings)
         assert before == dump(empty_url)
 
 

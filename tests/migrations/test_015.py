@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
 from tests.migrations.programs import ask, dump
@@ -23,7 +23,7 @@ SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('scheduler.idx_gr
 @pytest.fixture
 async def at_014(empty_settings: Settings) -> Settings:
     """Settings of a database at the revision before."""
-    assert await migrations.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
+    assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
 
 
@@ -31,9 +31,9 @@ async def test_it_adds_its_index_and_takes_it_away_again(at_014: Settings, empty
     """Rows stay, also on the way down; the schema before and after are the same."""
     ask(empty_url, _INSERT)
     before = dump(empty_url)
-    await migrations.upgrade(at_014, revision="015_correlation_index")
+    await commands.upgrade(at_014, revision="015_correlation_index")
     valid = ask(empty_url, _VALID)
-    await migrations.downgrade(at_014, revision=_BEFORE)
+    await commands.downgrade(at_014, revision=_BEFORE)
 
     assert valid == "t"
     assert before == dump(empty_url)
@@ -46,11 +46,11 @@ async def test_writers_go_on_while_it_is_built(at_014: Settings, empty_url: str)
         reading = reader.transaction(isolation="repeatable_read")
         await reading.start()
         await reader.fetch("SELECT count(*) FROM scheduler.graph_jobs")
-        ended = asyncio.ensure_future(migrations.upgrade(at_014))
+        ended = asyncio.ensure_future(commands.upgrade(at_014))
         await until_waiting(watcher)
         await asyncio.wait_for(writer.execute(_INSERT), 5)
         await reading.rollback()
-        assert await asyncio.wait_for(ended, 20) == migrations.history()[-1].revision
+        assert await asyncio.wait_for(ended, 20) == commands.history()[-1].revision
     assert ask(empty_url, _VALID) == "t"
 
 
@@ -71,19 +71,19 @@ async def test_an_index_that_an_ended_build_left_invalid_is_built_anew(at_014: S
         assert isinstance((await asyncio.gather(building, return_exceptions=True))[0], Exception)
         await reading.rollback()
     invalid = ask(empty_url, _VALID)
-    await migrations.upgrade(at_014)
+    await commands.upgrade(at_014)
 
     assert invalid == "f"
     assert ask(empty_url, _VALID) == "t"
-    await migrations.check(at_014)
+    await commands.check(at_014)
 
 
 async def test_a_way_down_that_is_refused_is_refused_before_its_first_step(at_014: Settings, empty_url: str) -> None:
     """Halfway down the code would find neither the revision it needs nor the one before all."""
-    await migrations.upgrade(at_014)
+    await commands.upgrade(at_014)
     ask(empty_url, _INSERT)
     for revision in ("base", "-4"):
         with pytest.raises(GraphJobsError, match=r"1 rows of scheduler\.graph_jobs"):
-            await migrations.downgrade(at_014, revision=revision)
+            await commands.downgrade(at_014, revision=revision)
     assert ask(empty_url, _VALID) == "t"
-    assert await migrations.current(at_014) == migrations.history()[-1].revision
+    assert await commands.current(at_014) == commands.history()[-1].revision

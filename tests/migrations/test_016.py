@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetColumnComment
 
 from graphjobs import SchemaOutOfDate, open_storage
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
@@ -26,17 +26,17 @@ VALUES (gen_random_uuid(), 't', 'r', 'p', 0, 0, 0, 0, now(), now(), '{}')
 @pytest.fixture
 async def at_015(empty_settings: Settings) -> Settings:
     """Settings of a database at the revision before."""
-    assert await migrations.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
+    assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
 
 
 async def test_it_adds_its_tables_and_takes_them_away_again(at_015: Settings, empty_url: str) -> None:
     """The schema before and after are the same, and the tables of graph jobs are never touched."""
     before, of_graphs = dump(empty_url), dump(empty_url, *_OF_GRAPHS)
-    await migrations.upgrade(at_015, revision="016_policy_runs")
+    await commands.upgrade(at_015, revision="016_policy_runs")
     between = dump(empty_url, *_OF_GRAPHS)
     added = dump(empty_url)
-    await migrations.downgrade(at_015, revision=_BEFORE)
+    await commands.downgrade(at_015, revision=_BEFORE)
 
     assert of_graphs == between
     assert "CREATE TABLE scheduler.policy_runs" in added
@@ -45,7 +45,7 @@ async def test_it_adds_its_tables_and_takes_them_away_again(at_015: Settings, em
 
 async def test_the_log_has_the_shape_of_014s(at_015: Settings, empty_url: str) -> None:
     """But for its name and its comments, a dump of the one is a dump of the other."""
-    await migrations.upgrade(at_015)
+    await commands.upgrade(at_015)
     runs, jobs = (
         [line for line in dump(empty_url, table).splitlines() if "COMMENT" not in line and not line.startswith("-- ")]
         for table in ("policy_run_events", "graph_job_events")
@@ -56,9 +56,9 @@ async def test_the_log_has_the_shape_of_014s(at_015: Settings, empty_url: str) -
 
 async def test_the_declared_tables_are_those_of_the_revision(at_015: Settings, empty_url: str) -> None:
     """To the letter, checks and collations included, which `check` does not compare."""
-    await migrations.upgrade(at_015)
+    await commands.upgrade(at_015)
     revised = dump(empty_url, "policy_runs", "policy_run_events")
-    await migrations.downgrade(at_015, revision=_BEFORE)
+    await commands.downgrade(at_015, revision=_BEFORE)
     tables = [Base.metadata.tables[f"scheduler.{name}"] for name in ("policy_runs", "policy_run_events")]
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     statements: list[ExecutableDDLElement] = [CreateTable(table) for table in tables]
@@ -79,7 +79,7 @@ async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url
     with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade"):
         async with open_storage(at_015):
             pass
-    await migrations.upgrade(at_015)
+    await commands.upgrade(at_015)
     async with open_storage(at_015) as storage:
         assert 1 == (await storage.graph_jobs.count("acme")).value
         assert () == (await storage.policy_runs.list("acme")).runs
@@ -88,15 +88,15 @@ async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url
 @pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
 async def test_rows_of_runs_are_not_dropped_unasked(at_015: Settings, empty_url: str, revision: str) -> None:
     """The refusal counts, says how to keep them, and changes nothing; with the word it goes on."""
-    await migrations.upgrade(at_015)
+    await commands.upgrade(at_015)
     ask(empty_url, _INSERT)
     before = dump(empty_url)
     with pytest.raises(GraphJobsError, match=r"1 rows of scheduler\.policy_runs and 0 of") as caught:
-        await migrations.downgrade(at_015, revision=revision)
+        await commands.downgrade(at_015, revision=revision)
     assert "--table=scheduler.policy_runs --table=scheduler.policy_run_events" in str(caught.value)
     assert before == dump(empty_url)
     assert ask(empty_url, "SELECT count(*) FROM scheduler.policy_runs") == "1"
-    await migrations.downgrade(at_015, revision=_BEFORE, drop_data=True)
+    await commands.downgrade(at_015, revision=_BEFORE, drop_data=True)
     assert ask(empty_url, "SELECT to_regclass('scheduler.policy_runs') IS NULL") == "t"
 
 

@@ -5,7 +5,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetColumnComment
 
 import graphjobs.backfill.tables  # noqa: F401  # declares them
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
@@ -22,26 +22,26 @@ VALUES (gen_random_uuid(), 'graph_jobs', 'graph_jobs.bson, entry 1', 'status', '
 @pytest.fixture
 async def at_016(empty_settings: Settings) -> Settings:
     """Settings of a database at the revision before."""
-    assert await migrations.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
+    assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
 
 
 async def test_it_adds_its_tables_and_takes_them_away_again(at_016: Settings, empty_url: str) -> None:
     """The schema before and after are the same."""
     before = dump(empty_url)
-    await migrations.upgrade(at_016, revision="017_backfill")
+    await commands.upgrade(at_016, revision="017_backfill")
     added = dump(empty_url)
-    await migrations.downgrade(at_016, revision=_BEFORE)
+    await commands.downgrade(at_016, revision=_BEFORE)
     assert all(f"CREATE TABLE scheduler.{table}" in added for table in _TABLES)
     assert before == dump(empty_url)
 
 
 async def test_the_declared_tables_are_those_of_the_revision(at_016: Settings, empty_url: str) -> None:
     """To the letter, the check included, which `check` does not compare."""
-    await migrations.upgrade(at_016)
-    await migrations.check(at_016)
+    await commands.upgrade(at_016)
+    await commands.check(at_016)
     revised = dump(empty_url, *_TABLES)
-    await migrations.downgrade(at_016, revision=_BEFORE)
+    await commands.downgrade(at_016, revision=_BEFORE)
     tables = [Base.metadata.tables[f"scheduler.{name}"] for name in _TABLES]
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     statements: list[ExecutableDDLElement] = [CreateTable(table) for table in tables]
@@ -53,18 +53,18 @@ async def test_the_declared_tables_are_those_of_the_revision(at_016: Settings, e
 
 async def test_what_waits_is_not_dropped_unasked(at_016: Settings, empty_url: str) -> None:
     """The refusal counts, says how to keep it, and changes nothing; with the word it goes on."""
-    await migrations.upgrade(at_016)
+    await commands.upgrade(at_016)
     ask(empty_url, _INSERT)
     with pytest.raises(GraphJobsError, match=r"1 rows of scheduler\.backfill_quarantine.*graphjobs quarantine write"):
-        await migrations.downgrade(at_016, revision="-1")
+        await commands.downgrade(at_016, revision="-1")
     assert ask(empty_url, "SELECT count(*) FROM scheduler.backfill_quarantine") == "1"
-    await migrations.downgrade(at_016, revision=_BEFORE, drop_data=True)
-    assert await migrations.current(at_016) == _BEFORE
+    await commands.downgrade(at_016, revision=_BEFORE, drop_data=True)
+    assert await commands.current(at_016) == _BEFORE
 
 
 @pytest.mark.parametrize("content", ["'{}', 'x'", "NULL, NULL"])
 async def test_an_entry_has_a_document_or_bytes(at_016: Settings, empty_url: str, content: str) -> None:
     """And never both, nor neither."""
-    await migrations.upgrade(at_016)
+    await commands.upgrade(at_016)
     sql = _INSERT.replace("document)", "document, raw)").replace("'{}')", f"{content})")
     assert "backfill_quarantine_content_check" in psql(empty_url, sql).stderr

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from graphjobs.database import migrations
+from graphjobs.database.migrations.commands import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
@@ -43,7 +43,7 @@ async def test_a_downgrade_of_tables_with_rows_is_refused(
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     before = dump(graphjobs_database_url)
     with pytest.raises(GraphJobsError, match=_REFUSED) as caught:
-        await migrations.downgrade(graphjobs_settings, revision="base")
+        await commands.downgrade(graphjobs_settings, revision="base")
 
     _says_how_to_keep_them(str(caught.value))
     assert before == dump(graphjobs_database_url)
@@ -56,16 +56,16 @@ async def test_a_downgrade_that_may_drop_rows_goes_on(
 ) -> None:
     """The explicit word is enough, and the database is at no revision then."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
-    assert await migrations.downgrade(graphjobs_settings, revision="base", drop_data=True) is None
+    assert await commands.downgrade(graphjobs_settings, revision="base", drop_data=True) is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
-    assert await migrations.current(graphjobs_settings) is None
+    assert await commands.current(graphjobs_settings) is None
 
 
 async def test_a_downgrade_of_empty_tables_goes_without_asking(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
     """There is nothing to lose."""
-    assert await migrations.downgrade(graphjobs_settings, revision="base") is None
+    assert await commands.downgrade(graphjobs_settings, revision="base") is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
 
@@ -91,7 +91,7 @@ def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url:
     """
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     before = dump(graphjobs_database_url)
-    done = psql(graphjobs_database_url, migrations.sql(_DOWN, down=True), stop=stop)
+    done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True), stop=stop)
 
     assert _REFUSED in done.stderr
     _says_how_to_keep_them(done.stderr)
@@ -104,7 +104,7 @@ def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url:
 def test_the_rendered_downgrade_that_may_drop_rows_goes_on(graphjobs_database_url: str) -> None:
     """The word is in what was rendered."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
-    done = psql(graphjobs_database_url, migrations.sql(_DOWN, down=True, drop_data=True))
+    done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True, drop_data=True))
     assert (0, "") == (done.returncode, done.stderr)
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
@@ -112,9 +112,9 @@ def test_the_rendered_downgrade_that_may_drop_rows_goes_on(graphjobs_database_ur
 def test_the_rendered_downgrade_of_empty_tables_goes_without_asking(graphjobs_database_url: str) -> None:
     """And the rendered way up leads back to the very same schema."""
     before = dump(graphjobs_database_url)
-    down = psql(graphjobs_database_url, migrations.sql(_DOWN, down=True))
+    down = psql(graphjobs_database_url, commands.sql(_DOWN, down=True))
     gone = ask(graphjobs_database_url, _TABLES_ARE_GONE)
-    up = psql(graphjobs_database_url, migrations.sql())
+    up = psql(graphjobs_database_url, commands.sql())
 
     assert (0, "") == (down.returncode, down.stderr)
     assert gone == "t"
@@ -125,13 +125,13 @@ def test_the_rendered_downgrade_of_empty_tables_goes_without_asking(graphjobs_da
 async def _online(url: str) -> str:
     """What a downgrade by us is refused with."""
     with pytest.raises(GraphJobsError) as caught:
-        await migrations.downgrade(Settings.load(database_url=url), revision="base")
+        await commands.downgrade(Settings.load(database_url=url), revision="base")
     return str(caught.value)
 
 
 async def _rendered(url: str) -> str:
     """What a downgrade by rendered SQL is refused with."""
-    done: Done = await asyncio.to_thread(psql, url, migrations.sql(_DOWN, down=True))
+    done: Done = await asyncio.to_thread(psql, url, commands.sql(_DOWN, down=True))
     return done.stderr
 
 
@@ -162,7 +162,7 @@ async def test_a_downgrade_behind_a_long_reader_lets_other_readers_go_on(
     graphjobs_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others queue behind the lock it waits for, but no longer than the lock time-out; then it gives up."""
-    monkeypatch.setattr(migrations, "_RETRIES_MAX", 2)
+    monkeypatch.setattr(commands, "_RETRIES_MAX", 2)
     settings = Settings.load(database_url=graphjobs_database_url, lock_timeout="0.3")
     async with (
         session(graphjobs_database_url) as long_reader,
@@ -171,7 +171,7 @@ async def test_a_downgrade_behind_a_long_reader_lets_other_readers_go_on(
         long_reader.transaction(),
     ):
         await long_reader.fetch(_COUNTS)
-        ended = asyncio.ensure_future(migrations.downgrade(settings, revision="base"))
+        ended = asyncio.ensure_future(commands.downgrade(settings, revision="base"))
         await until_waiting(watcher)
         read = await asyncio.wait_for(reader.fetch(_COUNTS), 5)
         with pytest.raises(DatabaseUnavailable, match="lock") as caught:
@@ -188,7 +188,7 @@ async def test_a_downgrade_that_found_a_lock_taken_is_tried_again(graphjobs_data
         reading = long_reader.transaction()
         await reading.start()
         await long_reader.fetch(_COUNTS)
-        ended = asyncio.ensure_future(migrations.downgrade(settings, revision="base"))
+        ended = asyncio.ensure_future(commands.downgrade(settings, revision="base"))
         await until_waiting(watcher)
         await until_refused_a_lock(watcher)
         await reading.rollback()

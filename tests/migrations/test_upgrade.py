@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from graphjobs import open_storage, testing, upgrade
-from graphjobs.database import environment, migrations
+from graphjobs.database.migrations.commands import alembic_env, commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, SchemaOutOfDate
 from graphjobs.settings import Settings
@@ -44,7 +44,7 @@ async def _two_in_two_processes(url: str) -> list[object]:
 async def _starting_gun(url: str, *, waiting: int) -> AsyncIterator[None]:
     """Holds the migration lock until so many sessions have asked for it, so that they all run at once."""
     async with session(url) as holder:
-        await holder.execute("SELECT pg_advisory_lock($1::bigint)".replace("$1", str(environment._LOCK_KEY)))
+        await holder.execute("SELECT pg_advisory_lock($1::bigint)".replace("$1", str(alembic_env._LOCK_KEY)))
 
         async def all_have_asked() -> bool:
             found: int = await holder.fetchval(
@@ -96,9 +96,9 @@ async def test_an_upgrade_waits_for_another_migration_no_longer_than_it_says(
     empty_settings: Settings, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock of a migration that does not end is told as an error that is safe to retry."""
-    monkeypatch.setattr(environment, "LOCK_WAIT", environment.LOCK_WAIT / 400)
+    monkeypatch.setattr(alembic_env, "LOCK_WAIT", alembic_env.LOCK_WAIT / 400)
     async with session(empty_url) as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({environment._LOCK_KEY})")
+        await holder.execute(f"SELECT pg_advisory_lock({alembic_env._LOCK_KEY})")
         with pytest.raises(DatabaseUnavailable, match="another migration"):
             await asyncio.wait_for(upgrade(empty_settings), 15)
     assert ask(empty_url, "SELECT to_regnamespace('scheduler') IS NULL") == "t"
@@ -107,8 +107,8 @@ async def test_an_upgrade_waits_for_another_migration_no_longer_than_it_says(
 @asynccontextmanager
 async def _version_table_locked(url: str) -> AsyncIterator[Session]:
     """Someone else's open transaction holds our version table, which a downgrade to base has left."""
-    await migrations.upgrade(Settings.load(database_url=url))
-    await migrations.downgrade(Settings.load(database_url=url), revision="base")
+    await commands.upgrade(Settings.load(database_url=url))
+    await commands.downgrade(Settings.load(database_url=url), revision="base")
     async with session(url) as holder:
         await holder.execute("BEGIN; LOCK TABLE scheduler.graphjobs_schema_version IN ACCESS EXCLUSIVE MODE")
         yield holder
@@ -127,7 +127,7 @@ async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
 
 async def test_an_upgrade_behind_a_lock_that_stays_gives_up(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends in a bounded time, with an error that is safe to retry, and leaves nothing half done."""
-    monkeypatch.setattr(migrations, "_RETRIES_MAX", 2)
+    monkeypatch.setattr(commands, "_RETRIES_MAX", 2)
     settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
     async with _version_table_locked(empty_url):
         with pytest.raises(DatabaseUnavailable, match="lock") as caught:
@@ -162,8 +162,8 @@ async def test_the_hosts_own_alembic_stays_as_it_was(empty_settings: Settings, e
         "INSERT INTO scheduler.alembic_version VALUES ('host_2')",
     )
     await upgrade(empty_settings)
-    await migrations.check(empty_settings)
-    await migrations.downgrade(empty_settings, revision="base")
+    await commands.check(empty_settings)
+    await commands.downgrade(empty_settings, revision="base")
     await upgrade(empty_settings)
     found = [ask(empty_url, rows.format(schema)) for schema in ("public", "scheduler")]
     assert ["host_1", "host_2"] == found
@@ -216,8 +216,8 @@ async def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_online(
     """The host's case: the same tables, up, down and up again."""
     settings = Settings.load(database_url=owned_schema)
     assert await upgrade(settings) == REVISION
-    await migrations.check(settings)
-    await migrations.downgrade(settings, revision="base")
+    await commands.check(settings)
+    await commands.downgrade(settings, revision="base")
     assert await upgrade(settings) == REVISION
     tables = ("graph_jobs", "graph_job_events")
     assert _without_owner(dump(graphjobs_database_url, *tables)) == _without_owner(dump(owned_schema, *tables))
@@ -227,7 +227,7 @@ def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_by_rendered_sq
     owned_schema: str, graphjobs_database_url: str
 ) -> None:
     """The same SQL as everybody's, piped into psql."""
-    done = psql(owned_schema, migrations.sql())
+    done = psql(owned_schema, commands.sql())
     assert (0, "") == (done.returncode, done.stderr)
     assert _without_owner(dump(graphjobs_database_url)) == _without_owner(dump(owned_schema))
 
@@ -263,24 +263,24 @@ def test_alembic_and_graphjobs_render_the_same_sql(empty_url: str) -> None:
     by_alembic = alembic("upgrade", REVISION, "--sql")
     by_us = graphjobs("db", "sql", REVISION)
     assert (0, 0) == (by_alembic.returncode, by_us.returncode), by_alembic.stderr + by_us.stderr
-    assert by_alembic.stdout == by_us.stdout == migrations.sql(REVISION)
+    assert by_alembic.stdout == by_us.stdout == commands.sql(REVISION)
     assert psql(empty_url, by_alembic.stdout).returncode == 0
 
 
 async def test_the_rendered_sql_leads_to_the_same_database(graphjobs_database_url: str, empty_url: str) -> None:
     """All of it: the schema's creation, the version, the tables; and `check` finds no difference."""
-    rendered = migrations.sql()
+    rendered = commands.sql()
     done = psql(empty_url, rendered)
     assert (0, "") == (done.returncode, done.stderr)
     assert dump(graphjobs_database_url) == dump(empty_url)
-    assert await migrations.current(Settings.load(database_url=empty_url)) == REVISION
-    await migrations.check(Settings.load(database_url=empty_url))
+    assert await commands.current(Settings.load(database_url=empty_url)) == REVISION
+    await commands.check(Settings.load(database_url=empty_url))
 
 
 def test_the_rendered_sql_run_twice_harms_nothing(graphjobs_database_url: str) -> None:
     """A database that has the tables is left as it is, also by a psql that goes on after an error."""
     before = dump(graphjobs_database_url)
-    done = psql(graphjobs_database_url, migrations.sql(), stop=False)
+    done = psql(graphjobs_database_url, commands.sql(), stop=False)
     assert "already exists" in done.stderr
     assert before == dump(graphjobs_database_url)
     assert ask(graphjobs_database_url, _VERSION) == REVISION
@@ -289,7 +289,7 @@ def test_the_rendered_sql_run_twice_harms_nothing(graphjobs_database_url: str) -
 def test_rendered_sql_sets_the_lock_time_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways, with the setting's own number of milliseconds."""
     monkeypatch.setenv("GRAPHJOBS_LOCK_TIMEOUT", "2.5")
-    for rendered in (migrations.sql(), migrations.sql(f"{REVISION}:base", down=True)):
+    for rendered in (commands.sql(), commands.sql(f"{REVISION}:base", down=True)):
         assert "SET lock_timeout = 2500;" in rendered
         assert rendered.index("SET lock_timeout") < rendered.index("BEGIN;")
 
@@ -322,4 +322,4 @@ async def test_storage_works_on_a_later_revision_it_does_not_know(
     ask(graphjobs_database_url, "UPDATE scheduler.graphjobs_schema_version SET version_num = '099_future'")
     async with open_storage(graphjobs_settings) as storage:
         assert await storage.graph_job_repository.list_build_jobs("acme", limit=1) == ()
-    assert await migrations.current(graphjobs_settings) == "099_future"
+    assert await commands.current(graphjobs_settings) == "099_future"

@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from graphjobs import DatabaseUnavailable, GraphJobsError, OutcomeUnknown
-from graphjobs.database.translate import translated
+from graphjobs.database.error_translation import translated
 
 
 def _said(sqlstate: str, *, ambiguous: bool = True) -> GraphJobsError:

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from graphjobs.core.event_log import entered
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
-from graphjobs.database.sql import circle, merged, one, readable, unnested
+from graphjobs.database.sql_expressions import circle, merged, one, readable, unnested
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.database.sql import readable, rising, utc_text
+from graphjobs.database.sql_expressions import readable, rising, utc_text
 from graphjobs.graph_jobs.sql.single import JOBS
 from graphjobs.graph_jobs.status import GraphJobStatus
 

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
 from graphjobs.core.event_log import entered, find_moves
-from graphjobs.database.sql import merged, readable, unnested
+from graphjobs.database.sql_expressions import merged, readable, unnested
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql import readable
+from graphjobs.database.sql_expressions import readable
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.sql.single import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType

@@ -31,7 +31,7 @@ from sqlalchemy.sql import ColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from graphjobs.core.event_log import LOG_COLUMNS, entered, find_transition, list_events
-from graphjobs.database.sql import readable, rising, unnested
+from graphjobs.database.sql_expressions import readable, rising, unnested
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 
 JOBS: Final = cast("Table", GraphJobRow.__table__)

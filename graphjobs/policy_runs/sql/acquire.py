@@ -33,7 +33,7 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import entered
-from graphjobs.database.sql import AFTER, circle, merged, one, rising
+from graphjobs.database.sql_expressions import AFTER, circle, merged, one, rising
 from graphjobs.policy_runs.sql.single import EVENTS, LENGTH, LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 

@@ -31,7 +31,7 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import entered, find_moves
-from graphjobs.database.sql import merged, rising, unnested
+from graphjobs.database.sql_expressions import merged, rising, unnested
 from graphjobs.policy_runs.sql.single import EVENTS, LENGTH, RUNS, WHOSE, code
 from graphjobs.policy_runs.status import PolicyRunStatus
 

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql import one, unnested
+from graphjobs.database.sql_expressions import one, unnested
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, WHOSE, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus

@@ -34,7 +34,7 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from graphjobs.core.event_log import entered, find_transition, list_events
-from graphjobs.database.sql import merged, rising, utc_text
+from graphjobs.database.sql_expressions import merged, rising, utc_text
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 

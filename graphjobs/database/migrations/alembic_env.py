@@ -1,6 +1,6 @@
 """The environment migrations run in: what env.py does, under the database's migration lock; chooses no revision.
 
-`alembic` from a shell and `graphjobs.database.migrations` both come through here, so both take the lock, create the
+`alembic` from a shell and `graphjobs.database.migrations.commands` both come through here, so both take the lock, create the
 schema where it is missing, and wait for no lock of a table longer than the lock time-out.
 """
 
@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from graphjobs.database.engine import connect, milliseconds, server_settings, url_of
+from graphjobs.database.error_translation import translated
 from graphjobs.database.schema import REVISION, SCHEMA, VERSION_TABLE
-from graphjobs.database.translate import translated
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from graphjobs.database.folders import locked, make_parents, make_private, refuse_unless_private
-from graphjobs.database.postmaster import drop_stale, find_postmaster
+from graphjobs.database.embedded.postmaster import drop_stale, find_postmaster
+from graphjobs.database.embedded.private_dirs import locked, make_parents, make_private, refuse_unless_private
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
 logger = logging.getLogger(__name__)

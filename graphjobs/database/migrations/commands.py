@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from graphjobs.database.engine import connect, url_of
-from graphjobs.database.environment import CREATE_SCHEMA_IF_MISSING, Driver, OnConnection, locked, own_errors
+from graphjobs.database.migrations.alembic_env import CREATE_SCHEMA_IF_MISSING, Driver, OnConnection, locked, own_errors
 from graphjobs.database.schema import SCHEMA, VERSION_TABLE
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import platformdirs
 
-from graphjobs.database.cluster import Cluster, ClusterStatus, socket_dir_for
-from graphjobs.database.folders import locked, make_parents, refuse_unless_private, try_lock
-from graphjobs.database.postmaster import MISSING_EXTRA, import_psutil
+from graphjobs.database.embedded.cluster import Cluster, ClusterStatus, socket_dir_for
+from graphjobs.database.embedded.postmaster import MISSING_EXTRA, import_psutil
+from graphjobs.database.embedded.private_dirs import locked, make_parents, refuse_unless_private, try_lock
 from graphjobs.errors import ConfigurationError, GraphJobsError
 
 __all__ = ["Cluster", "ClusterStatus", "embedded_cluster", "ensure_running", "throwaway_cluster"]

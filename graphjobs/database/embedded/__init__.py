@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL server: its cluster, its process and its folders."""

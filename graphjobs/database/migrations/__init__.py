@@ -1,0 +1,1 @@
+"""Alembic migrations: the environment they run in, and the commands."""
