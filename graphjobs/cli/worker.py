@@ -21,7 +21,7 @@ from rich.text import Text
 from graphjobs.cli.exits import Exit
 from graphjobs.storage import open_storage
 from graphjobs.worker import GraphJobWorker, WorkerOptions
-from graphjobs.worker.loading import load_handlers, open_handlers
+from graphjobs.worker.handler_loading import load_handlers, open_handlers
 
 _DEFAULTS: Final = WorkerOptions()
 _LIVE_EVERY_SECONDS: Final = 0.25

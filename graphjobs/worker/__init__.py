@@ -1,9 +1,14 @@
 """Whoever does queued work: the worker of graph jobs and the dispatcher of policy runs, both on one engine."""
 
-from graphjobs.worker.dispatcher import DispatchContext, DispatcherOptions, PolicyRunDispatcher, PolicyRunRejected
+from graphjobs.worker.graph_job_worker import GraphJobWorker
 from graphjobs.worker.handlers import BuildResult, Handlers, JobContext, OverlayResult
 from graphjobs.worker.options import WorkerOptions
-from graphjobs.worker.worker import GraphJobWorker
+from graphjobs.worker.policy_run_dispatcher import (
+    DispatchContext,
+    DispatcherOptions,
+    PolicyRunDispatcher,
+    PolicyRunRejected,
+)
 
 __all__ = [
     "BuildResult",

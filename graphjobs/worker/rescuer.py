@@ -9,8 +9,8 @@ from uuid import UUID
 
 from graphjobs.core.results import Rescued, Sighting
 from graphjobs.errors import GraphJobsError
-from graphjobs.worker.counts import Tally
 from graphjobs.worker.options import WorkerOptions, batches_of, jittered
+from graphjobs.worker.stats import Tally
 
 _LOOKS_A_LEASE: Final = 2
 _SIGHTINGS_MAX: Final = 100_000

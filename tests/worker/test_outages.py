@@ -26,8 +26,8 @@ from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobContext, WorkerOptions
-from graphjobs.worker import engine as worker_room
-from graphjobs.worker.writer import Writer
+from graphjobs.worker import base_worker as worker_room
+from graphjobs.worker.completer import Writer
 from tests.builders import build_job, policy_run
 from tests.faults.proxy import Fault, Wire
 from tests.faults.watch import url_of, with_settings

@@ -31,9 +31,9 @@ from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
-from graphjobs.worker import running as running_room
+from graphjobs.worker import handler_runner as running_room
 from graphjobs.worker.options import Backoff, jittered
-from graphjobs.worker.rotation import Rotation
+from graphjobs.worker.tenant_rotation import Rotation
 from tests.builders import build_job, overlay_job
 
 _S = GraphJobStatus

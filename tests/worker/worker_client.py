@@ -24,7 +24,7 @@ from graphjobs.worker import (
     PolicyRunDispatcher,
     WorkerOptions,
 )
-from graphjobs.worker.counts import DispatchCounts
+from graphjobs.worker.stats import DispatchCounts
 
 
 def say(line: str) -> None:

@@ -13,13 +13,13 @@ from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
-from graphjobs.worker.counts import Counts
-from graphjobs.worker.engine import Engine
+from graphjobs.worker.base_worker import Engine
+from graphjobs.worker.handler_runner import about
 from graphjobs.worker.handlers import BuildHandler, Handlers, JobContext, OverlayHandler, handled
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.rotation import Rotation
-from graphjobs.worker.running import about
+from graphjobs.worker.stats import Counts
+from graphjobs.worker.tenant_rotation import Rotation
 
 _log = logging.getLogger(__name__)
 

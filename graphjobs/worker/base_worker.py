@@ -12,12 +12,12 @@ from uuid import UUID
 
 from graphjobs.database.executor import ended as waited_for
 from graphjobs.errors import ConfigurationError, GraphJobsError
+from graphjobs.worker.completer import Queue, Writer
 from graphjobs.worker.context import E, J
-from graphjobs.worker.counts import Tally
+from graphjobs.worker.handler_runner import Running, about
 from graphjobs.worker.options import Backoff, WorkerOptions, batches_of, jittered
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.running import Running, about
-from graphjobs.worker.writer import Queue, Writer
+from graphjobs.worker.stats import Tally
 
 FAREWELL: Final = timedelta(seconds=10)
 """How long a worker that stops tries to write what has ended."""

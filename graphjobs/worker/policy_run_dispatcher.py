@@ -17,12 +17,12 @@ from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.storage import Storage
+from graphjobs.worker.base_worker import Engine
 from graphjobs.worker.context import Context, awaited, patiently, takes_two
-from graphjobs.worker.counts import DispatchCounts
-from graphjobs.worker.engine import Engine
+from graphjobs.worker.handler_runner import about, told
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.running import about, told
+from graphjobs.worker.stats import DispatchCounts
 
 _S = PolicyRunStatus
 _BACKOFF: Final = RetryBackoff()
