@@ -23,7 +23,7 @@ Extra = Annotated[
 @app.command()
 def upgrade(revision: Annotated[str, typer.Argument(help="The revision to go up to.")] = "head") -> None:
     """Bring the schema up to a revision; two at once both end well."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     typer.echo(f"the database is at revision {asyncio.run(commands.upgrade(revision=revision))}")
 
@@ -33,7 +33,7 @@ def downgrade(
     revision: Annotated[str, typer.Argument(help="The revision to go down to, or base.")], x: Extra = None
 ) -> None:
     """Bring the schema down to a revision; refuses to drop tables that hold rows."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     reached = asyncio.run(commands.downgrade(revision=revision, drop_data=_drops_data(x)))
     typer.echo(f"the database is at revision {reached}" if reached else "the database holds no tables of graphjobs now")
@@ -42,7 +42,7 @@ def downgrade(
 @app.command()
 def current() -> None:
     """Tell the revision the database is at."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     typer.echo(asyncio.run(commands.current()) or "none")
 
@@ -50,7 +50,7 @@ def current() -> None:
 @app.command()
 def history() -> None:
     """List the revisions there are, oldest first."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     for revision in commands.history():
         typer.echo(f"{revision.revision}  {revision.summary}")
@@ -59,7 +59,7 @@ def history() -> None:
 @app.command()
 def check() -> None:
     """Compare the database with the declared tables; exits 1 where they differ."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     asyncio.run(commands.check())
     typer.echo("the database is what this code declares")
@@ -72,7 +72,7 @@ def sql(
     x: Extra = None,
 ) -> None:
     """Print a migration as SQL, for psql -v ON_ERROR_STOP=1."""
-    from graphjobs.database.migrations.commands import commands
+    from graphjobs.database.migrations import commands
 
     typer.echo(commands.sql(revisions, down=down, drop_data=_drops_data(x)), nl=False)
 

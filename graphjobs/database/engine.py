@@ -53,7 +53,7 @@ async def url_of(settings: Settings) -> str:
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    from graphjobs.database.embedded.server import server  # locks files as Unix does; elsewhere a URL needs none of it
+    from graphjobs.database.embedded import server  # locks files as Unix does; elsewhere a URL needs none of it
 
     return await asyncio.to_thread(server.ensure_running, settings.data_dir)
 

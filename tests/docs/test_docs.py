@@ -20,7 +20,7 @@ from graphjobs import (
 )
 from graphjobs.cli import app
 from graphjobs.cli.exits import Exit
-from graphjobs.database.migrations.commands import commands
+from graphjobs.database.migrations import commands
 from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS
 from graphjobs.settings import Settings

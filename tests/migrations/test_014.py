@@ -10,7 +10,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from graphjobs.database.migrations.commands import commands
+from graphjobs.database.migrations import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings

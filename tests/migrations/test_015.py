@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from graphjobs.database.migrations.commands import commands
+from graphjobs.database.migrations import commands
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
 from tests.migrations.programs import ask, dump

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetColumnComment
 
 from graphjobs import SchemaOutOfDate, open_storage
-from graphjobs.database.migrations.commands import commands
+from graphjobs.database.migrations import commands
 from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings

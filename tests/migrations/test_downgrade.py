@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from graphjobs.database.migrations.commands import commands
+from graphjobs.database.migrations import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from graphjobs import open_storage, testing, upgrade
-from graphjobs.database.migrations.commands import alembic_env, commands
+from graphjobs.database.migrations import alembic_env, commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, SchemaOutOfDate
 from graphjobs.settings import Settings

@@ -1,6 +1,6 @@
 """The environment migrations run in: what env.py does, under the database's migration lock; chooses no revision.
 
-`alembic` from a shell and `graphjobs.database.migrations.commands` both come through here, so both take the lock, create the
+`alembic` from a shell and the commands of this package both come through here, so both take the lock, create the
 schema where it is missing, and wait for no lock of a table longer than the lock time-out.
 """
 

@@ -170,7 +170,7 @@ def _config(*, drop_data: bool = False, output: io.StringIO | None = None) -> Co
 def _revisions_folder() -> Path:
     """The repository's own folder when run from it: a copy in the package would be stale there."""
     here = Path(__file__).resolve().parent
-    repository = here.parents[1]
+    repository = here.parents[2]
     return repository / "alembic" if (repository / "alembic.ini").is_file() else here / "alembic"
 
 
