@@ -32,7 +32,7 @@ test: $(READY) ## set up, and run all tests on a real database
 	$(IN_MEMORY) $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-oldest: $(READY) ## tests of all that meets the server on PostgreSQL 15, and behind pgbouncer; both must be installed
-	$(IN_MEMORY) $(BIN)/python -m tests.oldest $(SIDE_BY_SIDE)
+	$(IN_MEMORY) $(BIN)/python -m tests.run_oldest_supported $(SIDE_BY_SIDE)
 
 check: $(READY) ## format, lint, import contracts, types, docs
 	$(BIN)/ruff format --check .

@@ -14,11 +14,11 @@ from rich.console import Console
 from benchmarks.backfill import LEGEND as LEGEND_OF_BACKFILL
 from benchmarks.backfill import backfill
 from benchmarks.claims import claims
-from benchmarks.contestants import LEGEND
+from benchmarks.competitors import LEGEND
+from benchmarks.job_lifecycle import LEGEND as LEGEND_OF_LIFE
+from benchmarks.job_lifecycle import life
 from benchmarks.leases import LEGEND as LEGEND_OF_LEASES
 from benchmarks.leases import leases
-from benchmarks.life import LEGEND as LEGEND_OF_LIFE
-from benchmarks.life import life
 from benchmarks.lists import lists
 from benchmarks.measure import Figure, Pace
 from benchmarks.pages import pages

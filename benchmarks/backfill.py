@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from benchmarks.copying import copy_rows, write_rows
-from benchmarks.count_backfill import COUNT
+from benchmarks.copy_baseline import copy_rows, write_rows
 from benchmarks.dumping import write_dump
+from benchmarks.killed_backfill import COUNT
 from benchmarks.measure import BenchmarkError, Figure, compared
 from benchmarks.seeding import emptied, settled
 from benchmarks.suite import Bench
@@ -171,7 +171,7 @@ class _Moves:
 
     async def _weighed(self, dump: Path, *options: str) -> list[dict[str, Any]]:
         arguments = (str(self._limit), "backfill", str(dump), "--json", *options)
-        program = _HERE.with_name("weigh_backfill.py")
+        program = _HERE.with_name("backfill_memory.py")
         async with _started(program, *arguments, env=self._environment, stdout=PIPE, stderr=PIPE) as process:
             output, said = await process.communicate()
         if process.returncode:
@@ -181,7 +181,7 @@ class _Moves:
     @asynccontextmanager
     async def _counting(self) -> AsyncIterator[Process]:
         self._count.write_bytes(bytes(COUNT.size))
-        program = _HERE.with_name("count_backfill.py")
+        program = _HERE.with_name("killed_backfill.py")
         async with _started(program, str(self._whole), str(self._count), env=self._environment) as process:
             yield process
 

@@ -1,4 +1,4 @@
-"""The bare driver as a contestant, through its own pool and through one held connection."""
+"""The bare driver as a competitor, through its own pool and through one held connection."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy import Executable
 from typing_extensions import override
 
-from benchmarks.contestants import HELD, POOL, POOL_SIZE, Contestant
+from benchmarks.competitors import HELD, POOL, POOL_SIZE, Contestant
 from benchmarks.measure import Call
 from graphjobs.database.executor import compiled
 from graphjobs.graph_jobs.models import GraphBuildJob

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from benchmarks.contestants import GRAPHJOBS, POOL, POOL_SIZE
+from benchmarks.competitors import GRAPHJOBS, POOL, POOL_SIZE
 from benchmarks.driver import Connection, held_connection
 from benchmarks.measure import BenchmarkError, Figure, compared
 from benchmarks.run_pages import run_pages

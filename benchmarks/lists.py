@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from benchmarks import contestants
-from benchmarks.contestants import Graphjobs
+from benchmarks import competitors
+from benchmarks.competitors import Graphjobs
 from benchmarks.measure import Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import jobs_of, store, store_many
 from benchmarks.suite import Bench
@@ -24,7 +24,7 @@ async def lists(bench: Bench) -> list[Figure]:
     await store(bench.url, jobs_of(_FEW, _FEW_ROWS))
     await store_many(bench.url, _MANY, bench.many_rows)
     figures: list[Figure] = []
-    async with contestants.graphjobs(bench.url) as jobs:
+    async with competitors.graphjobs(bench.url) as jobs:
         for callers in (1, 16):
             bench.say(f"list of {_LISTED} without a status, {callers} caller{'s' if callers > 1 else ''}")
             figures += await _timed(bench, jobs, callers)

@@ -1,4 +1,4 @@
-"""Paired timing: contestants take turns in short slices, and a ratio is taken within each round; knows no database.
+"""Paired timing: competitors take turns in short slices, and a ratio is taken within each round; knows no database.
 
 The machine is shared and noisy. What slows a round down slows all of its slices alike, so the ratio of two slices of
 one round says more than two medians do: the median of those ratios is what targets are held against.
@@ -29,9 +29,9 @@ class Pace:
     """How long to measure.
 
     Attributes:
-        rounds: how often each contestant has its turn, at least 2.
+        rounds: how often each competitor has its turn, at least 2.
         slice_seconds: about how long a turn takes.
-        warm_up_seconds: how long each contestant runs before the first round, at least.
+        warm_up_seconds: how long each competitor runs before the first round, at least.
     """
 
     rounds: int
@@ -45,17 +45,17 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One contestant at one operation.
+    """One competitor at one operation.
 
     Attributes:
-        contestant: its name in the table.
+        competitor: its name in the table.
         prepare: gives so many calls for each caller. Not timed.
         done: tells from an answer whether the operation did what it should.
         stock: awaited before `prepare` with the same number: stores what so many calls for each caller use up. Not
             timed. None where they use up nothing.
     """
 
-    contestant: str
+    competitor: str
     prepare: Callable[[int], list[list[Call]]]
     done: Callable[[object], bool] = bool
     stock: Callable[[int], Awaitable[None]] | None = None
@@ -63,10 +63,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one contestant's time compares with another's, round by round.
+    """How one competitor's time compares with another's, round by round.
 
     Attributes:
-        of: the contestant above the line.
+        of: the competitor above the line.
         against: the one below it.
         median: of the rounds' ratios.
         low: a tenth of the rounds were below.
@@ -100,7 +100,7 @@ class Figure:
     Attributes:
         operation: what was done, "get".
         callers: how many did it at once.
-        contestant: who did it.
+        competitor: who did it.
         median: of the rounds, in `unit`.
         ratios: how that compares, the one to show in the table first.
         unit: of `median`; microseconds an operation are wall time divided by operations, of all callers together.
@@ -110,7 +110,7 @@ class Figure:
 
     operation: str
     callers: int
-    contestant: str
+    competitor: str
     median: float
     ratios: tuple[Ratio, ...] = ()
     unit: str = "µs/op"
@@ -120,20 +120,20 @@ class Figure:
     def of(
         cls,
         times: "Times",
-        contestant: str,
+        competitor: str,
         *,
         operation: str,
         callers: int,
         ratios: tuple[Ratio, ...] = (),
     ) -> Self:
-        """Makes one of a contestant's times, as `paired` gives them."""
-        median, cpu = statistics.median(times.wall[contestant]), statistics.median(times.cpu[contestant])
-        return cls(operation, callers, contestant, median, ratios, cpu=cpu)
+        """Makes one of a competitor's times, as `paired` gives them."""
+        median, cpu = statistics.median(times.wall[competitor]), statistics.median(times.cpu[competitor])
+        return cls(operation, callers, competitor, median, ratios, cpu=cpu)
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """For each contestant its microseconds an operation, one figure a round, the rounds in step.
+    """For each competitor its microseconds an operation, one figure a round, the rounds in step.
 
     Attributes:
         wall: by the clock on the wall, divided by the operations of all callers together.
@@ -145,18 +145,18 @@ class Times:
 
 
 async def paired(entries: Sequence[Entry], pace: Pace, order: random.Random) -> Times:
-    """Times the contestants in turns, in another order each round.
+    """Times the competitors in turns, in another order each round.
 
     Raises:
         BenchmarkError: an operation did not do what it should.
     """
-    sizes = {entry.contestant: await _warmed_up(entry, pace) for entry in entries}
+    sizes = {entry.competitor: await _warmed_up(entry, pace) for entry in entries}
     times = Times({name: [] for name in sizes}, {name: [] for name in sizes})
     for _ in range(pace.rounds):
         for entry in order.sample(entries, len(entries)):
-            wall_seconds, cpu_seconds, calls = await _slice(entry, sizes[entry.contestant])
-            times.wall[entry.contestant].append(wall_seconds / calls * _MICROSECONDS)
-            times.cpu[entry.contestant].append(cpu_seconds / calls * _MICROSECONDS)
+            wall_seconds, cpu_seconds, calls = await _slice(entry, sizes[entry.competitor])
+            times.wall[entry.competitor].append(wall_seconds / calls * _MICROSECONDS)
+            times.cpu[entry.competitor].append(cpu_seconds / calls * _MICROSECONDS)
     gc.unfreeze()
     return times
 
@@ -169,7 +169,7 @@ def ratio(
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> Ratio:
-    """Compares two contestants of one `paired` run, round by round."""
+    """Compares two competitors of one `paired` run, round by round."""
     return compared(times.wall[of], times.wall[against], of=of, against=against, at_most=at_most, at_least=at_least)
 
 
@@ -189,7 +189,7 @@ def compared(
 
 
 async def _warmed_up(entry: Entry, pace: Pace) -> int:
-    """Runs a contestant until connections are open, plans are made and caches are warm; gives a slice's size."""
+    """Runs a competitor until connections are open, plans are made and caches are warm; gives a slice's size."""
     each, spent = 4, 0.0
     while True:
         seconds, _, _ = await _slice(entry, each)
@@ -223,4 +223,4 @@ async def _caller(entry: Entry, calls: Sequence[Call]) -> None:
     done = entry.done
     for call in calls:
         if not done(await call()):
-            raise BenchmarkError(f"{entry.contestant}: an operation did not do what it should: {call}")
+            raise BenchmarkError(f"{entry.competitor}: an operation did not do what it should: {call}")

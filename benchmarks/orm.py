@@ -1,4 +1,4 @@
-"""An ORM session as most people write it, as a contestant; it shares the declared tables with graphjobs, and no SQL."""
+"""An ORM session as most people write it, as a competitor; it shares the declared tables with graphjobs, and no SQL."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from typing_extensions import override
 
-from benchmarks.contestants import ORM, POOL_SIZE, Contestant
+from benchmarks.competitors import ORM, POOL_SIZE, Contestant
 from benchmarks.measure import Call
 from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.status import GraphJobStatus

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from benchmarks.contestants import POOL_SIZE
+from benchmarks.competitors import POOL_SIZE
 from benchmarks.measure import Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import SHARED_CORRELATION, created_at_of, store_mixed
 from benchmarks.suite import Bench

@@ -19,7 +19,7 @@ def print_conditions(console: Console, conditions: Mapping[str, str]) -> None:
 
 def print_suite(console: Console, title: str, figures: Sequence[Figure], legend: Mapping[str, str]) -> None:
     """Prints one suite's figures, a section for each operation, and who did what."""
-    headings = ("operation", "callers>", "contestant", "median>", "unit", "of it CPU>", "ratio>", "p10..p90", "against")
+    headings = ("operation", "callers>", "competitor", "median>", "unit", "of it CPU>", "ratio>", "p10..p90", "against")
     table = _table(title, headings)
     before = None
     for figure in figures:
@@ -30,7 +30,7 @@ def print_suite(console: Console, title: str, figures: Sequence[Figure], legend:
         table.add_row(
             figure.operation if section != before else "",
             str(figure.callers) if section != before else "",
-            figure.contestant,
+            figure.competitor,
             f"{figure.median:,.0f}",
             figure.unit,
             f"{figure.cpu:,.0f}" if figure.cpu is not None else "",
@@ -38,7 +38,7 @@ def print_suite(console: Console, title: str, figures: Sequence[Figure], legend:
         )
         before = section
     console.print(table)
-    took_part = {figure.contestant for figure in figures}
+    took_part = {figure.competitor for figure in figures}
     _print_pairs(console, {name: text for name, text in legend.items() if name in took_part})
 
 

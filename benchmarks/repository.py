@@ -8,8 +8,8 @@ from typing import Final, Protocol, cast
 import asyncpg
 from typing_extensions import override
 
-from benchmarks import contestants, driver, orm
-from benchmarks.contestants import GRAPHJOBS, HELD, ORM, POOL, Contestant
+from benchmarks import competitors, driver, orm
+from benchmarks.competitors import GRAPHJOBS, HELD, ORM, POOL, Contestant
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import jobs_of, queued_job, settled, store
 from benchmarks.suite import Bench
@@ -38,7 +38,7 @@ class Operation(Protocol):
 
     name: str
 
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
         """Prepares so many calls for each caller."""
         ...
 
@@ -69,8 +69,8 @@ class Get(_Reading):
         self._next = 0
 
     @override
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
-        return [[contestant.get(self._drawn()) for _ in range(each)] for _ in range(callers)]
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
+        return [[competitor.get(self._drawn()) for _ in range(each)] for _ in range(callers)]
 
     def _drawn(self) -> GraphBuildJob:
         # A stride of a prime walks through all of them, and not along the table's pages.
@@ -88,8 +88,8 @@ class List(_Reading):
     name = f"list of {_LISTED}"
 
     @override
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
-        call = contestant.newest(_TENANT, GraphJobStatus.COMPLETED, _LISTED)
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
+        call = competitor.newest(_TENANT, GraphJobStatus.COMPLETED, _LISTED)
         return [[call] * each for _ in range(callers)]
 
     @override
@@ -106,15 +106,15 @@ class Replace(Operation):
         self._owned = owned  # as they are in the table once every call that was prepared is made
 
     @override
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
-        return [[self._swap(contestant, owned, turn) for turn in range(each)] for owned in self._owned[:callers]]
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
+        return [[self._swap(competitor, owned, turn) for turn in range(each)] for owned in self._owned[:callers]]
 
-    def _swap(self, contestant: Contestant, owned: list[GraphBuildJob], turn: int) -> Call:
+    def _swap(self, competitor: Contestant, owned: list[GraphBuildJob], turn: int) -> Call:
         place = turn % len(owned)
         job = owned[place]
         started = job.status is GraphJobStatus.RUNNING
         owned[place] = job.requeue() if started else job.start(at=datetime.now(UTC))
-        return contestant.try_replace(owned[place], job.status)
+        return competitor.try_replace(owned[place], job.status)
 
     @override
     def done(self, answer: object) -> bool:
@@ -139,12 +139,12 @@ class Insert(Operation):
         self._prepared = 0
 
     @override
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
-        return [[self._insert(contestant) for _ in range(each)] for _ in range(callers)]
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
+        return [[self._insert(competitor) for _ in range(each)] for _ in range(callers)]
 
-    def _insert(self, contestant: Contestant) -> Call:
+    def _insert(self, competitor: Contestant) -> Call:
         self._prepared += 1
-        return contestant.insert(queued_job(self._tenant, self._prepared))
+        return competitor.insert(queued_job(self._tenant, self._prepared))
 
     @override
     def done(self, answer: object) -> bool:
@@ -171,7 +171,7 @@ async def repository(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
         everybody: list[Contestant] = [
             await stack.enter_async_context(driver.bare_pool(bench.url)),
-            await stack.enter_async_context(contestants.graphjobs(bench.url)),
+            await stack.enter_async_context(competitors.graphjobs(bench.url)),
             await stack.enter_async_context(orm.orm_session(bench.url)),
         ]
         held = await stack.enter_async_context(driver.held_connection(bench.url))
@@ -187,10 +187,10 @@ async def repository(bench: Bench) -> list[Figure]:
 
 
 async def _timed(bench: Bench, operation: Operation, taking_part: Sequence[Contestant], callers: int) -> list[Figure]:
-    def prepared(contestant: Contestant) -> Callable[[int], list[list[Call]]]:
-        return lambda each: operation.calls(contestant, callers, each)
+    def prepared(competitor: Contestant) -> Callable[[int], list[list[Call]]]:
+        return lambda each: operation.calls(competitor, callers, each)
 
-    entries = [Entry(contestant.name, prepared(contestant), operation.done) for contestant in taking_part]
+    entries = [Entry(competitor.name, prepared(competitor), operation.done) for competitor in taking_part]
     times = await paired(entries, bench.pace, bench.order)
     ratios = {
         GRAPHJOBS: (ratio(times, GRAPHJOBS, POOL, at_most=SLOWER_AT_MOST),),
@@ -202,7 +202,7 @@ async def _timed(bench: Bench, operation: Operation, taking_part: Sequence[Conte
     }
     return [
         Figure.of(
-            times, contestant.name, operation=operation.name, callers=callers, ratios=ratios.get(contestant.name, ())
+            times, competitor.name, operation=operation.name, callers=callers, ratios=ratios.get(competitor.name, ())
         )
-        for contestant in taking_part
+        for competitor in taking_part
     ]

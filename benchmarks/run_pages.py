@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from benchmarks.contestants import POOL_SIZE
+from benchmarks.competitors import POOL_SIZE
 from benchmarks.measure import Call, Figure
 from benchmarks.pages import by_size
 from benchmarks.run_seeding import POLICY, Spread, store_mixed_runs

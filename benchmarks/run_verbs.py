@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from benchmarks.contestants import GRAPHJOBS, POOL, POOL_SIZE
+from benchmarks.competitors import GRAPHJOBS, POOL, POOL_SIZE
 from benchmarks.driver import Connection, Pool, bare_pool, held_connection
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, Pace, paired, ratio
 from benchmarks.run_seeding import (
@@ -127,11 +127,11 @@ class _Verb:
 
     name: str
 
-    def calls(self, contestant: Contestant, callers: int, each: int) -> list[list[Call]]:
+    def calls(self, competitor: Contestant, callers: int, each: int) -> list[list[Call]]:
         """Prepares so many calls for each caller."""
-        return [[self.call(contestant, caller) for _ in range(each)] for caller in range(callers)]
+        return [[self.call(competitor, caller) for _ in range(each)] for caller in range(callers)]
 
-    def call(self, contestant: Contestant, caller: int) -> Call:
+    def call(self, competitor: Contestant, caller: int) -> Call:
         """Prepares a caller's next call."""
         raise NotImplementedError
 
@@ -157,9 +157,9 @@ class _Insert(_Verb):
         self._prepared = 0
 
     @override
-    def call(self, contestant: Contestant, caller: int) -> Call:
+    def call(self, competitor: Contestant, caller: int) -> Call:
         self._prepared += 1
-        return contestant.insert(pending_run(self._tenant, self._prepared))
+        return competitor.insert(pending_run(self._tenant, self._prepared))
 
     @override
     async def verify(self, connection: Connection) -> bool:
@@ -177,8 +177,8 @@ class _Find(_Verb):
         self._numbers = count(0, 7_919)
 
     @override
-    def call(self, contestant: Contestant, caller: int) -> Call:
-        return contestant.find(self._tenant, name_of(self._tenant, next(self._numbers) % _ROWS))
+    def call(self, competitor: Contestant, caller: int) -> Call:
+        return competitor.find(self._tenant, name_of(self._tenant, next(self._numbers) % _ROWS))
 
 
 class _Replace(_Verb):
@@ -202,8 +202,8 @@ class _Replace(_Verb):
         )
 
     @override
-    def call(self, contestant: Contestant, caller: int) -> Call:
-        return contestant.replace(self._ready.pop().complete(at=datetime.now(UTC)))
+    def call(self, competitor: Contestant, caller: int) -> Call:
+        return competitor.replace(self._ready.pop().complete(at=datetime.now(UTC)))
 
     @override
     async def verify(self, connection: Connection) -> bool:
@@ -230,8 +230,8 @@ class _Renew(_Verb):
         return [run for held in self._held for run in held]
 
     @override
-    def call(self, contestant: Contestant, caller: int) -> Call:
-        return contestant.renew(self._held[caller][next(self._next) % _HELD_OF_CALLER])
+    def call(self, competitor: Contestant, caller: int) -> Call:
+        return competitor.renew(self._held[caller][next(self._next) % _HELD_OF_CALLER])
 
     @override
     def done(self, answer: object) -> bool:
@@ -279,16 +279,16 @@ async def run_verbs(bench: Bench, pace: Pace) -> list[Figure]:
 
 
 async def _timed(bench: Bench, pace: Pace, verb: _Verb, both: Sequence[Contestant], callers: int) -> list[Figure]:
-    def prepared(contestant: Contestant) -> Callable[[int], list[list[Call]]]:
-        return lambda each: verb.calls(contestant, callers, each)
+    def prepared(competitor: Contestant) -> Callable[[int], list[list[Call]]]:
+        return lambda each: verb.calls(competitor, callers, each)
 
     entries = [
-        Entry(contestant.name, prepared(contestant), verb.done, lambda each: verb.stock(each * callers))
-        for contestant in both
+        Entry(competitor.name, prepared(competitor), verb.done, lambda each: verb.stock(each * callers))
+        for competitor in both
     ]
     times = await paired(entries, pace, bench.order)
     ratios = {GRAPHJOBS: (ratio(times, GRAPHJOBS, POOL, at_most=SLOWER_AT_MOST),)}
     return [
-        Figure.of(times, contestant.name, operation=verb.name, callers=callers, ratios=ratios.get(contestant.name, ()))
-        for contestant in both
+        Figure.of(times, competitor.name, operation=verb.name, callers=callers, ratios=ratios.get(competitor.name, ()))
+        for competitor in both
     ]

@@ -10,7 +10,7 @@ import asyncpg
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from benchmarks.contestants import POOL_SIZE
+from benchmarks.competitors import POOL_SIZE
 from benchmarks.driver import held_connection
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import queued_job, settled, store

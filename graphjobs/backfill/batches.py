@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position
-from graphjobs.backfill.identities import LegacyUuids
-from graphjobs.backfill.mapping import Refused, map_document
-from graphjobs.backfill.quarantine import Entry, Opened, document_id_of, entry_of, opened
-from graphjobs.backfill.sources import Source
-from graphjobs.backfill.staging import StagedRow, row_of
-from graphjobs.backfill.standings import Standing
-from graphjobs.backfill.told import Change
+from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position
+from graphjobs.backfill.extract.sources import Source
+from graphjobs.backfill.load.comparison import Standing
+from graphjobs.backfill.load.staging import StagedRow, row_of
+from graphjobs.backfill.quarantine.entries import Entry, Opened, document_id_of, entry_of, opened
+from graphjobs.backfill.transform.diagnostics import Change
+from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.mapping import Refused, map_document
 
 DOCUMENTS_MAX: Final = 1_000
 """How many entries of a source are written at once."""

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from bson import json_util
 
-from graphjobs.backfill import scans
-from graphjobs.backfill.documents import document_of
-from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
-from graphjobs.backfill.scans import Scan
+from graphjobs.backfill import export_sql
+from graphjobs.backfill.export_sql import Scan
+from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.transactions import snapshot
+from graphjobs.backfill.transform.reverse_mapping import document_of
 from graphjobs.core.event_log import Event
 from graphjobs.database.executor import Executor, Row, to_its_end
 from graphjobs.errors import ConfigurationError, CorruptRow
@@ -40,10 +40,10 @@ _PAGE_ROWS: Final = 1_000
 
 _READ: Final[Mapping[str, tuple[Scan, Callable[[Row], GraphJob | PolicyRunJob | Event]]]] = MappingProxyType(
     {
-        JOBS: (scans.JOBS, any_job_of),
-        RUNS: (scans.RUNS, run_of),
-        EVENTS: (scans.EVENTS, job_event_of),
-        RUN_EVENTS: (scans.RUN_EVENTS, run_event_of),
+        JOBS: (export_sql.JOBS, any_job_of),
+        RUNS: (export_sql.RUNS, run_of),
+        EVENTS: (export_sql.EVENTS, job_event_of),
+        RUN_EVENTS: (export_sql.RUN_EVENTS, run_event_of),
     }
 )
 

@@ -8,7 +8,7 @@ import typer
 from graphjobs.cli import database, policy, quarantine, web
 from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
-from graphjobs.cli.exits import exit_code
+from graphjobs.cli.exit_codes import exit_code
 from graphjobs.cli.export import export
 from graphjobs.cli.worker import worker
 from graphjobs.errors import GraphJobsError

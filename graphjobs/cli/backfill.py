@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from graphjobs.backfill.extended import Part, require_mongo
-from graphjobs.backfill.sources import Source, misspelt
-from graphjobs.cli import moved
-from graphjobs.cli.exits import Exit
+from graphjobs.backfill.extract.records import Part, require_mongo
+from graphjobs.backfill.extract.sources import Source, misspelt
+from graphjobs.cli import backfill_output
+from graphjobs.cli.exit_codes import Exit
+from graphjobs.cli.output import print_lines
 from graphjobs.cli.progress import reading
-from graphjobs.cli.tables import print_lines
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
-    from graphjobs.backfill.quarantine_files import Written
-    from graphjobs.backfill.run import Report
-    from graphjobs.backfill.survey import Survey
-    from graphjobs.backfill.verification import Comparison
+    from graphjobs.backfill.dry_run import Survey
+    from graphjobs.backfill.quarantine.files import Written
+    from graphjobs.backfill.runner import Report
+    from graphjobs.backfill.verify import Comparison
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def backfill(
     if dry_run and verify:
         raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
     require_mongo()
-    from graphjobs.backfill.apart import collect_seldom  # with what the extra brings
+    from graphjobs.backfill.parallel_mapping import collect_seldom  # with what the extra brings
 
     collect_seldom()
     if dry_run:
@@ -81,7 +81,7 @@ def backfill(
         # Before anything is told: who reads that may be gone.
         written = asyncio.run(_write_quarantine(quarantine, source))
         _tell_report(report, as_json=as_json)
-        moved.tell_aside(written)
+        backfill_output.tell_aside(written)
         waiting = sum(report.waiting.values())
         if waiting:
             names = ", ".join(str(path) for path in written.files.values())
@@ -92,7 +92,7 @@ def backfill(
 
 
 async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
-    from graphjobs.backfill.survey import survey  # with what the extra brings
+    from graphjobs.backfill.dry_run import survey  # with what the extra brings
 
     def told(whole: "Survey") -> tuple[int, Callable[[], str]]:
         return whole.documents, lambda: f"{whole.changed:,} changed, {whole.refused:,} cannot come"
@@ -104,8 +104,8 @@ async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
 
 
 async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
-    from graphjobs.backfill.quarantine_files import check_folder
-    from graphjobs.backfill.run import run_backfill
+    from graphjobs.backfill.quarantine.files import check_folder
+    from graphjobs.backfill.runner import run_backfill
 
     def told(report: "Report") -> tuple[int, Callable[[], str]]:
         counts = report.counts
@@ -121,16 +121,16 @@ async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
 
 
 async def _write_quarantine(folder: Path, source: str) -> "Written":
-    from graphjobs.backfill.quarantine_files import write_quarantine
+    from graphjobs.backfill.quarantine.files import write_quarantine
 
     async with open_storage() as storage:
         return await write_quarantine(storage, folder, read=Path(source))
 
 
 async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
-    from graphjobs.backfill import quarantine_rows
+    from graphjobs.backfill.quarantine import store
     from graphjobs.backfill.transactions import snapshot
-    from graphjobs.backfill.verification import verify
+    from graphjobs.backfill.verify import verify
 
     def told(comparison: "Comparison") -> tuple[int, Callable[[], str]]:
         different = comparison.differences.total()
@@ -145,7 +145,7 @@ async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int
 
         comparison = await _reading(place, work, told)
         async with snapshot(storage, readonly=True) as executor:
-            return comparison, sum((await quarantine_rows.waiting(executor)).values())
+            return comparison, sum((await store.waiting(executor)).values())
 
 
 async def _reading(
@@ -153,7 +153,7 @@ async def _reading(
     work: Callable[[Source, Callable[[Any, Part], None]], Coroutine[Any, Any, T]],
     told: Callable[[Any], tuple[int, Callable[[], str]]],
 ) -> T:
-    from graphjobs.backfill.apart import open_apart
+    from graphjobs.backfill.parallel_mapping import open_apart
 
     async with open_apart(place) as source:
         for name, collection in misspelt(place).items():
@@ -168,25 +168,25 @@ async def _reading(
 
 def _tell_survey(whole: "Survey", *, as_json: bool) -> None:
     if as_json:
-        print_lines(moved.records_of_survey(whole))
+        print_lines(backfill_output.records_of_survey(whole))
     else:
-        moved.print_survey(whole)
+        backfill_output.print_survey(whole)
     if whole.refused:
         _fail(f"{whole.refused:,} of {whole.documents:,} documents cannot come")
 
 
 def _tell_report(report: "Report", *, as_json: bool) -> None:
     if as_json:
-        print_lines(moved.records_of_report(report))
+        print_lines(backfill_output.records_of_report(report))
     else:
-        moved.print_report(report)
+        backfill_output.print_report(report)
 
 
 def _tell_comparison(comparison: "Comparison", waiting: int, *, as_json: bool) -> None:
     if as_json:
-        print_lines(moved.records_of_comparison(comparison))
+        print_lines(backfill_output.records_of_comparison(comparison))
     else:
-        moved.print_comparison(comparison)
+        backfill_output.print_comparison(comparison)
     if not comparison.holds:
         number = sum(count for each, count in comparison.differences.items() if not each.is_expected)
         _fail(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from graphjobs.cli.exits import Exit
+from graphjobs.cli.exit_codes import Exit
 from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.errors import ConfigurationError
 from graphjobs.settings import Settings

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from graphjobs.cli.exits import Exit
+from graphjobs.cli.exit_codes import Exit
 from graphjobs.core.json_values import thawed
 from graphjobs.demo.policy import Policy, PolicyError, read_policy, shipped_policy
 from graphjobs.demo.sbom import shipped_sboms

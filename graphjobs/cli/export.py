@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphjobs.backfill.extended import COLLECTIONS, require_mongo
-from graphjobs.cli.exits import Exit
+from graphjobs.backfill.extract.records import COLLECTIONS, require_mongo
+from graphjobs.cli.exit_codes import Exit
+from graphjobs.cli.output import print_lines, print_table
 from graphjobs.cli.progress import exporting
-from graphjobs.cli.tables import print_lines, print_table
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic_core import from_json
 
-from graphjobs.cli.tables import print_lines, print_table
+from graphjobs.cli.output import print_lines, print_table
 from graphjobs.core.fields import require_name
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import InvalidJob, JobNotFound

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, T
 from rich.text import Text
 from typing_extensions import override
 
-from graphjobs.backfill.extended import Part
-from graphjobs.backfill.sources import Source
+from graphjobs.backfill.extract.records import Part
+from graphjobs.backfill.extract.sources import Source
 
 if TYPE_CHECKING:
     from graphjobs.backfill.export import Exported

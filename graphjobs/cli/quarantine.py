@@ -7,15 +7,15 @@ from uuid import UUID
 
 import typer
 
-from graphjobs.backfill.extended import COLLECTIONS, require_mongo
-from graphjobs.cli.exits import Exit
-from graphjobs.cli.moved import tell_aside
-from graphjobs.cli.tables import print_lines, print_table, print_texts
+from graphjobs.backfill.extract.records import COLLECTIONS, require_mongo
+from graphjobs.cli.backfill_output import tell_aside
+from graphjobs.cli.exit_codes import Exit
+from graphjobs.cli.output import print_lines, print_table, print_texts
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
-    from graphjobs.backfill.quarantine import Entry
-    from graphjobs.backfill.quarantine_files import Written
+    from graphjobs.backfill.quarantine.entries import Entry
+    from graphjobs.backfill.quarantine.files import Written
 
 app = typer.Typer(help="What could not come from MongoDB: look, mend, give up.", no_args_is_help=True)
 
@@ -78,29 +78,29 @@ def discard(
 
 
 async def _list(limit: int) -> "tuple[list[Entry], int]":
-    from graphjobs.backfill import quarantine_rows
+    from graphjobs.backfill.quarantine import store
     from graphjobs.backfill.transactions import snapshot
 
     entries: list[Entry] = []
     async with open_storage() as storage, snapshot(storage, readonly=True) as executor:
         for collection in COLLECTIONS:
             left, after = limit, _BEFORE_ALL
-            while left and (page := await quarantine_rows.heads(executor, collection, after, limit=min(left, _PAGE))):
+            while left and (page := await store.heads(executor, collection, after, limit=min(left, _PAGE))):
                 entries += page
                 left, after = left - len(page), page[-1].id
-        return entries, sum((await quarantine_rows.waiting(executor)).values())
+        return entries, sum((await store.waiting(executor)).values())
 
 
 async def _write(folder: Path) -> "Written":
-    from graphjobs.backfill.quarantine_files import write_quarantine
+    from graphjobs.backfill.quarantine.files import write_quarantine
 
     async with open_storage() as storage:
         return await write_quarantine(storage, folder)
 
 
 async def _discard(ids: list[UUID]) -> int:
-    from graphjobs.backfill import quarantine_rows
+    from graphjobs.backfill.quarantine import store
     from graphjobs.backfill.transactions import transaction
 
     async with open_storage() as storage, transaction(storage) as executor:
-        return await quarantine_rows.settle(executor, ids)
+        return await store.settle(executor, ids)

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from graphjobs.cli.exits import Exit
+from graphjobs.cli.exit_codes import Exit
 from graphjobs.storage import open_storage
 from graphjobs.worker import GraphJobWorker, WorkerOptions
 from graphjobs.worker.handler_loading import load_handlers, open_handlers

@@ -13,16 +13,16 @@ from graphjobs.web.app import (
     use_policy_runs,
     use_storage,
 )
-from graphjobs.web.authentication import Caller, authenticated
+from graphjobs.web.auth import Caller, authenticated
 from graphjobs.web.dependencies import (
     graph_job_service,
     graph_job_store,
     policy_run_repository,
     policy_run_service,
 )
-from graphjobs.web.graphs import graph_routes
-from graphjobs.web.health import health_routes
-from graphjobs.web.policies import policy_routes
+from graphjobs.web.routes.graphs import graph_routes
+from graphjobs.web.routes.health import health_routes
+from graphjobs.web.routes.policies import policy_routes
 
 __all__ = [
     "Caller",

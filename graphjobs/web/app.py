@@ -14,10 +14,10 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
-from graphjobs.web.graphs import graph_routes
-from graphjobs.web.health import health_routes
-from graphjobs.web.policies import policy_routes
 from graphjobs.web.problems import Problem, answer_problem
+from graphjobs.web.routes.graphs import graph_routes
+from graphjobs.web.routes.health import health_routes
+from graphjobs.web.routes.policies import policy_routes
 from graphjobs.web.tokens import TokenFile
 
 

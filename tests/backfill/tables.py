@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graphjobs.backfill.identities import LegacyUuids
-from graphjobs.backfill.run import Report, run_backfill
-from graphjobs.backfill.sources import open_source
-from graphjobs.backfill.verification import Comparison, verify
+from graphjobs.backfill.extract.sources import open_source
+from graphjobs.backfill.runner import Report, run_backfill
+from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.verify import Comparison, verify
 from graphjobs.storage import Storage
-from tests.migrations.programs import ask
+from tests.migrations.cli_tools import ask
 
 TABLES = ("graph_jobs", "policy_runs", "graph_job_events", "policy_run_events")
 

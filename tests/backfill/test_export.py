@@ -16,17 +16,17 @@ from bson import Int64
 from graphjobs import GraphJobEvent, GraphJobStatus, open_storage
 from graphjobs.backfill import export as exports
 from graphjobs.backfill.export import Exported, export
-from graphjobs.backfill.extended import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
-from graphjobs.backfill.mapping import Mapped, map_document
+from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
+from graphjobs.backfill.transform.mapping import Mapped, map_document
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.backfill.dumps import Fate, Maker
-from tests.backfill.reading import documents_in
+from tests.backfill.source_helpers import documents_in
 from tests.builders import build_job, overlay_job, policy_run
-from tests.migrations.programs import Done, ask, beside_python, environment, many_graphjobs, run_on_terminal
+from tests.migrations.cli_tools import Done, ask, beside_python, environment, many_graphjobs, run_on_terminal
 
 Command: TypeAlias = Callable[..., Done]
 

@@ -14,9 +14,9 @@ from pymongo import AsyncMongoClient
 from testcontainers.community.mongodb import MongoDbContainer
 
 from graphjobs import ConfigurationError
-from graphjobs.backfill.sources import open_source
+from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.reading import document_of, documents_in, found_in, outline
+from tests.backfill.source_helpers import document_of, documents_in, found_in, outline
 
 # One of each type that BSON orders differently: a plain comparison finds none but those of its own.
 MIXED: list[Any] = [

@@ -11,14 +11,14 @@ from bson import Decimal128, Int64, ObjectId
 from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.extended import loads
-from graphjobs.backfill.quarantine_files import write_quarantine
+from graphjobs.backfill.extract.records import loads
+from graphjobs.backfill.quarantine.files import write_quarantine
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event
 from tests.backfill.tables import backfilled, compared, rows_of, state, waiting
-from tests.migrations.programs import Done, ask, beside_python, environment, many_graphjobs, run
+from tests.migrations.cli_tools import Done, ask, beside_python, environment, many_graphjobs, run
 
 Command: TypeAlias = Callable[..., Done]
 

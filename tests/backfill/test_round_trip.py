@@ -18,17 +18,17 @@ from sqlalchemy import text
 
 from graphjobs import GraphJobEvent, open_storage
 from graphjobs.backfill.export import export
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS
-from graphjobs.backfill.staging import row_of
+from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
+from graphjobs.backfill.load.loader import write
+from graphjobs.backfill.load.staging import row_of
 from graphjobs.backfill.transactions import transaction
-from graphjobs.backfill.writing import write
 from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.policy_runs.models import PolicyRunEvent
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.backfill.tables import TABLES, backfilled, compared, state, waiting
-from tests.migrations.programs import ask, environment
+from tests.migrations.cli_tools import ask, environment
 from tests.unit.backfill.values import STORED_TIMES, events, graph_jobs, policy_runs
 
 _VERSIONS = st.datetimes(datetime(1, 1, 3), datetime(2026, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001

@@ -17,11 +17,11 @@ import pytest
 from bson import ObjectId
 
 from graphjobs import GraphJobStatus, open_storage
-from graphjobs.backfill import batches, run
-from graphjobs.backfill.apart import open_apart
-from graphjobs.backfill.extended import Found, Part, Position
-from graphjobs.backfill.run import Report, run_backfill
-from graphjobs.backfill.sources import Source, open_source
+from graphjobs.backfill import batches, runner
+from graphjobs.backfill.extract.records import Found, Part, Position
+from graphjobs.backfill.extract.sources import Source, open_source
+from graphjobs.backfill.parallel_mapping import open_apart
+from graphjobs.backfill.runner import Report, run_backfill
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -30,7 +30,7 @@ from tests.backfill.documents import AT, ID, JOB_ID, LATER, build, event, overla
 from tests.backfill.documents import run as policy_run
 from tests.backfill.dumps import Dirt, Fate, Made
 from tests.backfill.tables import backfilled, compared, rows_of, state, waiting
-from tests.migrations.programs import ask
+from tests.migrations.cli_tools import ask
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ class _Troubled:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches, and short waits."""
     monkeypatch.setattr(batches, "DOCUMENTS_MAX", 50)
-    monkeypatch.setattr(run, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "_WAIT_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("small")

@@ -19,7 +19,7 @@ from graphjobs import (
     PolicyRunStatus,
 )
 from graphjobs.cli import app
-from graphjobs.cli.exits import Exit
+from graphjobs.cli.exit_codes import Exit
 from graphjobs.database.migrations import commands
 from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from graphjobs.settings import Settings
-from tests.faults.watch import Watch, watching
+from tests.faults.backend_monitor import Watch, watching
 
 
 @pytest_asyncio.fixture

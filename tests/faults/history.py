@@ -21,7 +21,7 @@ from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
-from tests.faults.suspend import Cancel, cancelled_at
+from tests.faults.cancel_at_await import Cancel, cancelled_at
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 _JOBS: Final = 4

@@ -18,8 +18,8 @@ from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
-from tests.faults.suspend import Cancel, cancelled_at
-from tests.faults.watch import Watch, checked_out, engines, warmed, with_settings
+from tests.faults.backend_monitor import Watch, checked_out, engines, warmed, with_settings
+from tests.faults.cancel_at_await import Cancel, cancelled_at
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 

@@ -25,7 +25,7 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 from tests.faults import loop_client
-from tests.faults.watch import Connection, Watch, checked_out, engines, url_of, warmed, with_settings
+from tests.faults.backend_monitor import Connection, Watch, checked_out, engines, url_of, warmed, with_settings
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 TENANT = "acme"

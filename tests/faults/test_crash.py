@@ -13,8 +13,8 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 from tests.faults import crash_client
+from tests.faults.backend_monitor import Watch, url_of
 from tests.faults.crash_client import steps
-from tests.faults.watch import Watch, url_of
 
 QUEUED = GraphJobStatus.QUEUED
 TENANT = "acme"

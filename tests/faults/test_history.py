@@ -9,6 +9,7 @@ from graphjobs import DatabaseUnavailable, open_storage
 from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
+from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.history import (
     History,
     Swap,
@@ -19,7 +20,6 @@ from tests.faults.history import (
     swap_with_event,
     update_of_store,
 )
-from tests.faults.watch import Watch, checked_out, with_settings
 
 TENANT = "acme"
 

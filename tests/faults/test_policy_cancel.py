@@ -19,8 +19,8 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
-from tests.faults.suspend import Cancel, cancelled_at
-from tests.faults.watch import Watch, checked_out, with_settings
+from tests.faults.backend_monitor import Watch, checked_out, with_settings
+from tests.faults.cancel_at_await import Cancel, cancelled_at
 
 _S = PolicyRunStatus
 MINUTE: Final = timedelta(minutes=1)

@@ -42,8 +42,8 @@ from graphjobs.policy_runs.status import TRANSITIONS
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import policy_run
-from tests.faults.suspend import Cancel, cancelled_at
-from tests.faults.watch import Watch, checked_out, with_settings
+from tests.faults.backend_monitor import Watch, checked_out, with_settings
+from tests.faults.cancel_at_await import Cancel, cancelled_at
 
 _S = PolicyRunStatus
 TENANT: Final = "acme"

@@ -30,9 +30,9 @@ from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
-from tests.faults.proxy import Fault, Wire
-from tests.faults.suspend import Cancel, cancelled_at
-from tests.faults.watch import Watch, checked_out, url_of, with_settings
+from tests.faults.backend_monitor import Watch, checked_out, url_of, with_settings
+from tests.faults.cancel_at_await import Cancel, cancelled_at
+from tests.faults.faulty_proxy import Fault, Wire
 
 _S = PolicyRunStatus
 MINUTE: Final = timedelta(minutes=1)

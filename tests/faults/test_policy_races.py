@@ -23,7 +23,7 @@ from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
-from tests.faults.watch import Watch
+from tests.faults.backend_monitor import Watch
 
 _S = PolicyRunStatus
 MINUTE: Final = timedelta(minutes=1)

@@ -16,8 +16,8 @@ from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
-from tests.faults.proxy import Fault, FaultProxy
-from tests.faults.watch import Watch, checked_out, url_of, warmed, with_settings
+from tests.faults.backend_monitor import Watch, checked_out, url_of, warmed, with_settings
+from tests.faults.faulty_proxy import Fault, FaultProxy
 
 QUEUED = GraphJobStatus.QUEUED
 STATEMENT_TIMEOUT, MARGIN = 0.3, 0.2

@@ -12,7 +12,7 @@ from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
-from tests.faults.watch import Watch, with_settings
+from tests.faults.backend_monitor import Watch, with_settings
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 

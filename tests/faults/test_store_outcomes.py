@@ -26,9 +26,9 @@ from graphjobs.database import executor as executor_room
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
-from tests.faults.proxy import Fault, Wire
-from tests.faults.suspend import Cancel, cancelled_at
-from tests.faults.watch import DEADLINE_SECONDS, Watch, checked_out, url_of, with_settings
+from tests.faults.backend_monitor import DEADLINE_SECONDS, Watch, checked_out, url_of, with_settings
+from tests.faults.cancel_at_await import Cancel, cancelled_at
+from tests.faults.faulty_proxy import Fault, Wire
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 Result = GraphJobUpdateResult[GraphBuildJob]

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from graphjobs import testing
+import pytest_graphjobs
 from graphjobs.database.embedded.server import throwaway_cluster
 from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
-from tests.migrations.programs import Done, ask, dump, many_graphjobs, psql
+from tests.migrations.cli_tools import Done, ask, dump, many_graphjobs, psql
 
 Command: TypeAlias = Callable[..., Done]
 
@@ -43,7 +43,7 @@ def graphjobs() -> Iterator[Command]:
 @pytest.fixture
 def empty_url(graphjobs_server_url: str) -> Iterator[str]:
     """The URL of a database without so much as a schema."""
-    with testing._database(graphjobs_server_url, "") as url:
+    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
         yield url
 
 

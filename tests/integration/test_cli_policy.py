@@ -12,7 +12,7 @@ from graphjobs import PolicyRunJob, PolicyRunStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
-from tests.migrations.programs import Done, ask, many_graphjobs
+from tests.migrations.cli_tools import Done, ask, many_graphjobs
 
 Command: TypeAlias = Callable[..., Done]
 

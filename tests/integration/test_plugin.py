@@ -1,4 +1,4 @@
-"""`graphjobs.testing`, the pytest plugin, in runs of somebody else's: an empty folder and a file of tests."""
+"""`pytest_graphjobs`, the pytest plugin, in runs of somebody else's: an empty folder and a file of tests."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.migrations.programs import Done, ask, environment, run
+from tests.migrations.cli_tools import Done, ask, environment, run
 
 _JOBS = """
 import pytest

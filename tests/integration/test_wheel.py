@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from graphjobs import testing
+import pytest_graphjobs
 from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
-from tests.migrations.programs import REPOSITORY, Done, ask, environment, many_graphjobs, run
+from tests.migrations.cli_tools import REPOSITORY, Done, ask, environment, many_graphjobs, run
 
 _UPGRADE_IN_A_LOOP = """
 import asyncio, json
@@ -92,7 +92,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 @pytest.fixture
 def empty_url(graphjobs_server_url: str) -> Iterator[str]:
     """The URL of a database without so much as a schema."""
-    with testing._database(graphjobs_server_url, "") as url:
+    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
         yield url
 
 

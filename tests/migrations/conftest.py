@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from graphjobs import testing
+import pytest_graphjobs
 from graphjobs.settings import Settings
 
 
 @pytest.fixture
 def empty_url(graphjobs_server_url: str) -> Iterator[str]:
     """The URL of a database of this test's own, without so much as a schema."""
-    with testing._database(graphjobs_server_url, "") as url:
+    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
         yield url
 
 

@@ -14,7 +14,7 @@ from graphjobs.database.migrations import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
-from tests.migrations.programs import REPOSITORY, alembic, ask, dump
+from tests.migrations.cli_tools import REPOSITORY, alembic, ask, dump
 
 # Migration 014 as the plan has it: its columns and indexes, and whatever names PostgreSQL gives the constraints.
 BY_HAND = """

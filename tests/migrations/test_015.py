@@ -7,8 +7,8 @@ import pytest
 from graphjobs.database.migrations import commands
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
-from tests.migrations.programs import ask, dump
-from tests.migrations.sessions import session, until_waiting
+from tests.migrations.blocking_sessions import session, until_waiting
+from tests.migrations.cli_tools import ask, dump
 
 _BEFORE = "014_graph_jobs"
 _INSERT = """

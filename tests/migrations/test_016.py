@@ -12,7 +12,7 @@ from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
 from tests.builders import build_job
-from tests.migrations.programs import ask, dump, psql
+from tests.migrations.cli_tools import ask, dump, psql
 
 _BEFORE = "015_correlation_index"
 _OF_GRAPHS = ("graph_jobs", "graph_job_events")

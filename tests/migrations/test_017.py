@@ -9,7 +9,7 @@ from graphjobs.database.migrations import commands
 from graphjobs.database.schema import Base
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
-from tests.migrations.programs import ask, dump, psql
+from tests.migrations.cli_tools import ask, dump, psql
 
 _BEFORE = "016_policy_runs"
 _TABLES = ("backfill_checkpoints", "backfill_quarantine")

@@ -9,8 +9,8 @@ from graphjobs.database.migrations import commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
-from tests.migrations.programs import Done, alembic, ask, dump, psql
-from tests.migrations.sessions import session, until_refused_a_lock, until_waiting
+from tests.migrations.blocking_sessions import session, until_refused_a_lock, until_waiting
+from tests.migrations.cli_tools import Done, alembic, ask, dump, psql
 
 _INSERT_JOB = """
 INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) VALUES (gen_random_uuid(), 't', 0, 0, '{}')

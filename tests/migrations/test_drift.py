@@ -3,7 +3,7 @@
 import pytest
 
 from graphjobs.database.schema import Base
-from tests.migrations.programs import Done, alembic, ask
+from tests.migrations.cli_tools import Done, alembic, ask
 from tests.snapshots.statements import modules
 
 

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from graphjobs import open_storage, testing, upgrade
+import pytest_graphjobs
+from graphjobs import open_storage, upgrade
 from graphjobs.database.migrations import alembic_env, commands
 from graphjobs.database.schema import REVISION
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, SchemaOutOfDate
 from graphjobs.settings import Settings
-from tests.migrations.programs import alembic, ask, dump, graphjobs, psql
-from tests.migrations.sessions import Session, session, until, until_refused_a_lock, until_waiting
+from tests.migrations.blocking_sessions import Session, session, until, until_refused_a_lock, until_waiting
+from tests.migrations.cli_tools import alembic, ask, dump, graphjobs, psql
 
 _VERSION = "SELECT version_num FROM scheduler.graphjobs_schema_version"
 _EXISTS = "SELECT to_regclass('scheduler.graph_jobs') IS NOT NULL"
@@ -75,8 +76,8 @@ async def test_two_upgrades_at_once_both_end_well(
 def test_upgrades_of_two_databases_at_once_in_one_process_both_end_well(graphjobs_server_url: str) -> None:
     """Alembic keeps the running migration in module globals: two threads would break each other."""
     with (
-        testing._database(graphjobs_server_url, "") as one,
-        testing._database(graphjobs_server_url, "") as other,
+        pytest_graphjobs._database(graphjobs_server_url, "") as one,
+        pytest_graphjobs._database(graphjobs_server_url, "") as other,
         ThreadPoolExecutor(2) as threads,
     ):
         loads = [Settings.load(database_url=url) for url in (one, other)]

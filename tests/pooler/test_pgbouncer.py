@@ -35,8 +35,8 @@ from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
-from graphjobs.testing import run
 from graphjobs.worker import JobContext
+from pytest_graphjobs import run
 from tests.builders import AT, build_job, overlay_job, policy_run
 
 _S = GraphJobStatus

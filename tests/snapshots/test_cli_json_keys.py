@@ -11,7 +11,7 @@ import pytest
 from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.builders import policy_run
-from tests.migrations.programs import Done, ask, many_graphjobs
+from tests.migrations.cli_tools import Done, ask, many_graphjobs
 from tests.snapshots.interfaces import CLI_KEYS
 
 Command: TypeAlias = Callable[..., Done]

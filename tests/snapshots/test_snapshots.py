@@ -1,6 +1,6 @@
 """The committed texts are what the code gives, and the committed SQL is valid as it stands."""
 
-from tests.migrations.programs import psql
+from tests.migrations.cli_tools import psql
 from tests.snapshots.interfaces import OPENAPI, PUBLIC_NAMES, openapi_text, public_names_text
 from tests.snapshots.statements import SQL_FOLDER, rendered_statements
 

@@ -12,7 +12,7 @@ from graphjobs import GraphJobStatus, open_storage
 from graphjobs.settings import Settings
 from graphjobs.web import Caller, authenticated, create_app, use_storage
 from tests.builders import AT, build_job
-from tests.faults.watch import checked_out, watching, with_settings
+from tests.faults.backend_monitor import checked_out, watching, with_settings
 from tests.web.server import serving
 
 _CLIENTS = 300

@@ -27,8 +27,8 @@ from graphjobs.web import (
     use_storage,
 )
 from tests.builders import AT
-from tests.web.answers import problem
 from tests.web.memory import MemoryGraphJobStore
+from tests.web.problem_assertions import problem
 from tests.web.requests import build_request, policy_request
 
 _WRITER = frozenset({"graph:read", "graph:write", "policy:read", "policy:run"})

@@ -24,12 +24,12 @@ from graphjobs import (
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.web import Caller, authenticated, bodies, create_app, use_policy_runs, use_storage
-from graphjobs.web.policies import OutsideStatus
+from graphjobs.web import Caller, authenticated, create_app, request_bodies, use_policy_runs, use_storage
+from graphjobs.web.routes.policies import OutsideStatus
 from tests.builders import AT, policy_run
-from tests.migrations.programs import ask
-from tests.web.answers import fields, problem
+from tests.migrations.cli_tools import ask
 from tests.web.conftest import Client
+from tests.web.problem_assertions import fields, problem
 from tests.web.requests import policy_request
 from tests.web.server import serving
 
@@ -418,7 +418,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
 ) -> None:
     """408 after the time-out, and the run goes on."""
     where = (await client.post("/policy/runs", json=policy_request())).headers["location"]
-    monkeypatch.setattr(bodies, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "_READ_SECONDS", 0.05)
 
     async def stuck() -> Any:
         yield b"{"

@@ -20,14 +20,14 @@ from graphjobs import (
 from graphjobs.database.schema import REVISION
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.web import Caller, authenticated, bodies, create_app, use_graph_job_store, use_storage
+from graphjobs.web import Caller, authenticated, create_app, request_bodies, use_graph_job_store, use_storage
 from graphjobs.web.tokens import TokenFile
 from tests.builders import AT, build_job, overlay_job
-from tests.migrations.programs import ask
-from tests.web.answers import fields as fields_of
-from tests.web.answers import problem
+from tests.migrations.cli_tools import ask
 from tests.web.conftest import Client
 from tests.web.memory import MemoryGraphJobStore
+from tests.web.problem_assertions import fields as fields_of
+from tests.web.problem_assertions import problem
 from tests.web.requests import build_request, overlay_request
 
 _MIB = 1_048_576
@@ -360,7 +360,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """408 after the time-out, and nothing was added."""
-    monkeypatch.setattr(bodies, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "_READ_SECONDS", 0.05)
 
     async def stuck() -> Any:
         yield b"{"

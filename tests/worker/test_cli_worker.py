@@ -17,7 +17,7 @@ from graphjobs import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
-from tests.migrations.programs import run_on_terminal
+from tests.migrations.cli_tools import run_on_terminal
 
 _S = GraphJobStatus
 _COMMAND = Path(sys.executable).with_name("graphjobs")

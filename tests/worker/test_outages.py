@@ -29,8 +29,8 @@ from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobCo
 from graphjobs.worker import base_worker as worker_room
 from graphjobs.worker.completer import Writer
 from tests.builders import build_job, policy_run
-from tests.faults.proxy import Fault, Wire
-from tests.faults.watch import url_of, with_settings
+from tests.faults.backend_monitor import url_of, with_settings
+from tests.faults.faulty_proxy import Fault, Wire
 
 _S = GraphJobStatus
 _SOON = timedelta(milliseconds=20)

@@ -1,4 +1,4 @@
--- graphjobs.backfill.ledger._ADVANCE
+-- graphjobs.backfill.checkpoints._ADVANCE
 --   $1 reached TEXT
 --   $2 figures TEXT
 --   $3 source_part TEXT

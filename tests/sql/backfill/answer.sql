@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._ANSWER
+-- graphjobs.backfill.quarantine.store._ANSWER
 --   $1 ids UUID[]
 --   $2 begun TIMESTAMP WITH TIME ZONE
 PREPARE backfill_answer AS

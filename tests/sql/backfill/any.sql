@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._ANY
+-- graphjobs.backfill.quarantine.store._ANY
 --   $1 collection_name TEXT
 PREPARE backfill_any AS
 SELECT scheduler.backfill_quarantine.id

@@ -1,4 +1,4 @@
--- graphjobs.backfill.ledger._BEGIN
+-- graphjobs.backfill.checkpoints._BEGIN
 --   $1 source_part TEXT
 --   $2 part_name TEXT
 --   $3 collection_name TEXT

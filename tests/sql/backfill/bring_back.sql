@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._BRING_BACK
+-- graphjobs.backfill.quarantine.store._BRING_BACK
 --   $1 olds UUID[]
 --   $2 news UUID[]
 PREPARE backfill_bring_back AS

@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._COUNT
+-- graphjobs.backfill.quarantine.store._COUNT
 PREPARE backfill_count AS
 SELECT scheduler.backfill_quarantine.collection, count(*) AS count_1
 FROM scheduler.backfill_quarantine

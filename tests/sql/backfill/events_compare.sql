@@ -1,4 +1,4 @@
--- graphjobs.backfill.logged.EVENTS.compare
+-- graphjobs.backfill.load.event_sql.EVENTS.compare
 --   $1 given_ordinal INTEGER[]
 --   $2 given_id BIGINT[]
 --   $3 given_job_id UUID[]

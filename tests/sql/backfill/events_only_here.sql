@@ -1,4 +1,4 @@
--- graphjobs.backfill.logged.EVENTS.only_here
+-- graphjobs.backfill.load.event_sql.EVENTS.only_here
 --   $1 limit_rows INTEGER
 PREPARE backfill_events_only_here AS
 SELECT scheduler.graph_job_events.id, scheduler.graph_job_events.tenant_id, 0, scheduler.graph_job_events.status

@@ -1,4 +1,4 @@
--- graphjobs.backfill.scans.EVENTS.page
+-- graphjobs.backfill.export_sql.EVENTS.page
 --   $1 from_key BIGINT
 --   $2 limit_rows BIGINT
 PREPARE backfill_events_page AS

@@ -1,2 +1,2 @@
--- graphjobs.backfill.scans.EVENTS.plan
+-- graphjobs.backfill.export_sql.EVENTS.plan
 EXPLAIN (FORMAT JSON) SELECT FROM scheduler.graph_job_events;

@@ -1,4 +1,4 @@
--- graphjobs.backfill.ledger._FINISH
+-- graphjobs.backfill.checkpoints._FINISH
 --   $1 reached TEXT
 --   $2 figures TEXT
 --   $3 source_part TEXT

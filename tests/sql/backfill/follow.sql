@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._FOLLOW
+-- graphjobs.backfill.quarantine.store._FOLLOW
 --   $1 olds UUID[]
 --   $2 news UUID[]
 PREPARE backfill_follow AS

@@ -1,4 +1,4 @@
--- graphjobs.backfill.ledger._GO_ON
+-- graphjobs.backfill.checkpoints._GO_ON
 --   $1 reached TEXT
 --   $2 figures TEXT
 --   $3 source_part TEXT

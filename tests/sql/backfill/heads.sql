@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._HEADS
+-- graphjobs.backfill.quarantine.store._HEADS
 --   $1 collection_name TEXT
 --   $2 after_entry UUID
 --   $3 limit_rows INTEGER

@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._HELD
+-- graphjobs.backfill.quarantine.store._HELD
 --   $1 ids UUID[]
 PREPARE backfill_held AS
 SELECT scheduler.backfill_quarantine.id, scheduler.backfill_quarantine.settled_at IS NULL OR scheduler.backfill_quarantine.replaced_by IS NOT NULL AS anon_1

@@ -1,4 +1,4 @@
--- graphjobs.backfill.keyed.JOBS.add
+-- graphjobs.backfill.load.job_and_run_sql.JOBS.add
 --   $1 ceiling TIMESTAMP WITH TIME ZONE
 --   $2 given_ordinal INTEGER[]
 --   $3 given_id UUID[]

@@ -1,4 +1,4 @@
--- graphjobs.backfill.scans.JOBS.page
+-- graphjobs.backfill.export_sql.JOBS.page
 --   $1 from_key UUID
 --   $2 limit_rows BIGINT
 PREPARE backfill_jobs_page AS

@@ -1,2 +1,2 @@
--- graphjobs.backfill.scans.JOBS.plan
+-- graphjobs.backfill.export_sql.JOBS.plan
 EXPLAIN (FORMAT JSON) SELECT FROM scheduler.graph_jobs;

@@ -1,2 +1,2 @@
--- graphjobs.backfill.keyed.JOBS.prepare
+-- graphjobs.backfill.load.job_and_run_sql.JOBS.prepare
 CREATE TEMPORARY TABLE backfill_seen_graph_jobs (id uuid PRIMARY KEY) ON COMMIT DROP;

@@ -1,4 +1,4 @@
--- graphjobs.backfill.keyed.JOBS.verify
+-- graphjobs.backfill.load.job_and_run_sql.JOBS.verify
 --   $1 given_ordinal INTEGER[]
 --   $2 given_id UUID[]
 --   $3 given_tenant_id TEXT[]

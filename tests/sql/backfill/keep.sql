@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._KEEP
+-- graphjobs.backfill.quarantine.store._KEEP
 --   $1 ids UUID[]
 --   $2 collections TEXT[]
 --   $3 document_ids UUID[]

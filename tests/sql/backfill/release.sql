@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._RELEASE
+-- graphjobs.backfill.quarantine.store._RELEASE
 --   $1 ids UUID[]
 PREPARE backfill_release AS
 UPDATE scheduler.backfill_quarantine

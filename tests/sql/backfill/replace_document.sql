@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._REPLACE_DOCUMENT
+-- graphjobs.backfill.quarantine.store._REPLACE_DOCUMENT
 --   $1 olds UUID[]
 --   $2 news UUID[]
 --   $3 begun TIMESTAMP WITH TIME ZONE

@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._REPLACE_ENTRY
+-- graphjobs.backfill.quarantine.store._REPLACE_ENTRY
 --   $1 olds UUID[]
 --   $2 news UUID[]
 --   $3 begun TIMESTAMP WITH TIME ZONE

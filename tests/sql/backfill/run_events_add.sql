@@ -1,4 +1,4 @@
--- graphjobs.backfill.logged.RUN_EVENTS.add
+-- graphjobs.backfill.load.event_sql.RUN_EVENTS.add
 --   $1 given_ordinal INTEGER[]
 --   $2 given_id BIGINT[]
 --   $3 given_job_id UUID[]

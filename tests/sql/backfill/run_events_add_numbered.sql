@@ -1,4 +1,4 @@
--- graphjobs.backfill.logged.RUN_EVENTS.add_numbered
+-- graphjobs.backfill.load.event_sql.RUN_EVENTS.add_numbered
 --   $1 given_ordinal INTEGER[]
 --   $2 given_id BIGINT[]
 --   $3 given_job_id UUID[]

@@ -1,2 +1,2 @@
--- graphjobs.backfill.logged.RUN_EVENTS.lock
+-- graphjobs.backfill.load.event_sql.RUN_EVENTS.lock
 LOCK TABLE scheduler.policy_run_events IN SHARE ROW EXCLUSIVE MODE;

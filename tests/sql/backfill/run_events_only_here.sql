@@ -1,4 +1,4 @@
--- graphjobs.backfill.logged.RUN_EVENTS.only_here
+-- graphjobs.backfill.load.event_sql.RUN_EVENTS.only_here
 --   $1 limit_rows INTEGER
 PREPARE backfill_run_events_only_here AS
 SELECT scheduler.policy_run_events.id, scheduler.policy_run_events.tenant_id, 0, scheduler.policy_run_events.status

@@ -1,4 +1,4 @@
--- graphjobs.backfill.scans.RUN_EVENTS.page
+-- graphjobs.backfill.export_sql.RUN_EVENTS.page
 --   $1 from_key BIGINT
 --   $2 limit_rows BIGINT
 PREPARE backfill_run_events_page AS

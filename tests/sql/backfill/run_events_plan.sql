@@ -1,2 +1,2 @@
--- graphjobs.backfill.scans.RUN_EVENTS.plan
+-- graphjobs.backfill.export_sql.RUN_EVENTS.plan
 EXPLAIN (FORMAT JSON) SELECT FROM scheduler.policy_run_events;

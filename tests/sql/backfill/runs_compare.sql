@@ -1,4 +1,4 @@
--- graphjobs.backfill.keyed.RUNS.compare
+-- graphjobs.backfill.load.job_and_run_sql.RUNS.compare
 --   $1 ceiling TIMESTAMP WITH TIME ZONE
 --   $2 given_ordinal INTEGER[]
 --   $3 given_id UUID[]

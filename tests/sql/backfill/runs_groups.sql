@@ -1,4 +1,4 @@
--- graphjobs.backfill.keyed.RUNS.groups
+-- graphjobs.backfill.load.job_and_run_sql.RUNS.groups
 PREPARE backfill_runs_groups AS
 SELECT scheduler.policy_runs.tenant_id, 0, scheduler.policy_runs.status, count(*) AS count_1, CAST(sum(CAST(hash_record_extended(row(scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.run_id, scheduler.policy_runs.policy_id, scheduler.policy_runs.mode, scheduler.policy_runs.priority, scheduler.policy_runs.status, scheduler.policy_runs.attempts, scheduler.policy_runs.queued_at, scheduler.policy_runs.available_at, scheduler.policy_runs.last_attempt_at, scheduler.policy_runs.last_error, scheduler.policy_runs.submitted_at, scheduler.policy_runs.completed_at, scheduler.policy_runs.lease_owner, scheduler.policy_runs.lease_expires_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason, scheduler.policy_runs.canceled_at, scheduler.policy_runs.payload, scheduler.policy_runs.created_at), 0) AS NUMERIC)) AS TEXT) AS sum_1
 FROM scheduler.policy_runs

@@ -1,4 +1,4 @@
--- graphjobs.backfill.keyed.RUNS.only_here
+-- graphjobs.backfill.load.job_and_run_sql.RUNS.only_here
 --   $1 limit_rows INTEGER
 PREPARE backfill_runs_only_here AS
 SELECT scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, 0, scheduler.policy_runs.status

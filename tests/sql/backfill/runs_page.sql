@@ -1,4 +1,4 @@
--- graphjobs.backfill.scans.RUNS.page
+-- graphjobs.backfill.export_sql.RUNS.page
 --   $1 from_key UUID
 --   $2 limit_rows BIGINT
 PREPARE backfill_runs_page AS

@@ -1,2 +1,2 @@
--- graphjobs.backfill.scans.RUNS.plan
+-- graphjobs.backfill.export_sql.RUNS.plan
 EXPLAIN (FORMAT JSON) SELECT FROM scheduler.policy_runs;

@@ -1,4 +1,4 @@
--- graphjobs.backfill.quarantine_rows._SETTLE
+-- graphjobs.backfill.quarantine.store._SETTLE
 --   $1 ids UUID[]
 PREPARE backfill_settle AS
 UPDATE scheduler.backfill_quarantine

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobEvent, GraphJobStatus, InvalidJob
-from graphjobs.backfill.documents import document_of
-from graphjobs.backfill.extended import EVENTS, JOBS, RUN_EVENTS, RUNS, decoder
-from graphjobs.backfill.mapping import Mapped, MappedValue, map_document
+from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, decoder
+from graphjobs.backfill.transform.mapping import Mapped, MappedValue, map_document
+from graphjobs.backfill.transform.reverse_mapping import document_of
 from graphjobs.policy_runs.models import PolicyRunEvent
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event, overlay, run

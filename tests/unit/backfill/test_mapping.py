@@ -7,7 +7,7 @@ import pytest
 from bson import Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.mapping import Mapped, map_document
+from graphjobs.backfill.transform.mapping import Mapped, map_document
 from tests.backfill.documents import ABSENT, AT, ID, JOB_ID, LAST, LATER, build, overlay
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphOverlayJob
-from graphjobs.backfill.identities import LegacyUuids, legacy_id_of, legacy_reference_of, old_id_uuid
-from graphjobs.backfill.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.legacy_ids import LegacyUuids, legacy_id_of, legacy_reference_of, old_id_uuid
+from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
 from tests.backfill.documents import ABSENT, ID, JOB_ID, build, event, overlay, run
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")

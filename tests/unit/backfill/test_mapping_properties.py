@@ -18,8 +18,8 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graphjobs.backfill.identities import legacy_id_of, legacy_reference_of
-from graphjobs.backfill.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.legacy_ids import legacy_id_of, legacy_reference_of
+from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
 from tests.backfill.documents import AT, ID, JOB_ID, LAST, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"

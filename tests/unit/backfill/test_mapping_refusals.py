@@ -10,7 +10,7 @@ from bson.binary import Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"

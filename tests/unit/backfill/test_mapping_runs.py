@@ -8,8 +8,8 @@ import pytest
 from bson import Int64, ObjectId
 from bson.binary import Binary, UuidRepresentation
 
-from graphjobs.backfill.identities import old_id_uuid
-from graphjobs.backfill.mapping import Mapped, map_document
+from graphjobs.backfill.transform.legacy_ids import old_id_uuid
+from graphjobs.backfill.transform.mapping import Mapped, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LAST, LATER, event, run
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")

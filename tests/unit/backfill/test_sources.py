@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
-from graphjobs.backfill import sources
-from graphjobs.backfill.extended import END, Found, Position
-from graphjobs.backfill.sources import open_source
+from graphjobs.backfill.extract import sources
+from graphjobs.backfill.extract.records import END, Found, Position
+from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.reading import as_read, document_of, documents_in, found_in, outline
+from tests.backfill.source_helpers import as_read, document_of, documents_in, found_in, outline
 
 STRANGE: dict[str, Any] = as_read(
     {

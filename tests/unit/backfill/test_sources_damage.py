@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
-from graphjobs.backfill import texts
-from graphjobs.backfill.extended import END
+from graphjobs.backfill.extract import json_framing
+from graphjobs.backfill.extract.records import END
 from tests.backfill import dumps
-from tests.backfill.reading import document_of, documents_of, found_in, problem_of, problems_of
+from tests.backfill.source_helpers import document_of, documents_of, found_in, problem_of, problems_of
 
 DOCUMENTS: list[dict[str, Any]] = [{"_id": str(number), "text": "}{\n" * number} for number in range(5)]
 
@@ -222,7 +222,7 @@ async def test_a_text_too_large_to_be_a_document_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     """Its beginning is kept, and reading goes on after it."""
-    monkeypatch.setattr(texts, "JSON_SIZE_MAX", 1024 * 1024)
+    monkeypatch.setattr(json_framing, "JSON_SIZE_MAX", 1024 * 1024)
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(content % (b"y" * 5_000_000))
     found = await found_in(path)

@@ -9,9 +9,9 @@ import traceback
 import pytest
 
 from graphjobs import ConfigurationError, DatabaseUnavailable
-from graphjobs.backfill import live
-from graphjobs.backfill.live import LiveSource
-from graphjobs.backfill.sources import open_source
+from graphjobs.backfill.extract import mongo_source
+from graphjobs.backfill.extract.mongo_source import LiveSource
+from graphjobs.backfill.extract.sources import open_source
 
 # In two, for a traceback shows the lines of this file.
 PASSWORD = "hu" + "sh"
@@ -54,7 +54,7 @@ async def test_a_name_tells_hosts_and_database_and_no_password() -> None:
         ("mongodb://host/scheduler.graph_jobs", "host/scheduler"),
         ("mongodb://u%40:p%2Fhush@[::1]:1/scheduler", "[::1]:1/scheduler"),
     ):
-        client, name = live._client(address)
+        client, name = mongo_source._client(address)
         try:
             assert expected == name
             assert "hush" not in repr(LiveSource(name, client["scheduler"], ()))
@@ -106,9 +106,9 @@ async def test_a_server_that_hangs_up_is_told_within_its_time_out() -> None:
 
 async def test_our_own_time_out_holds_where_the_address_names_none() -> None:
     """Ten seconds, and not pymongo's thirty."""
-    client, _ = live._client("mongodb://host/scheduler")
+    client, _ = mongo_source._client("mongodb://host/scheduler")
     assert 10 == client.options.server_selection_timeout
     await client.close()
-    client, _ = live._client("mongodb://host/scheduler?serverSelectionTimeoutMS=300")
+    client, _ = mongo_source._client("mongodb://host/scheduler?serverSelectionTimeoutMS=300")
     assert 0.3 == client.options.server_selection_timeout
     await client.close()

@@ -9,7 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob, PolicyRunJob
-from graphjobs.backfill.identities import old_id_uuid
+from graphjobs.backfill.transform.legacy_ids import old_id_uuid
 from graphjobs.core.fields import METADATA_ENTRIES_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs
 from graphjobs.policy_runs.status import PolicyRunStatus

@@ -1,0 +1,164 @@
+"""The suite of a job's whole life: queued, running, completed, by a worker whose handlers do nothing; and its memory.
+
+A backlog is drained by each competitor in turns. The legend tells what each of them writes.
+"""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from benchmarks.measure import BenchmarkError, Figure, Ratio, compared
+from benchmarks.other_queues import PgQueuer, Procrastinate, pgqueuer, procrastination
+from benchmarks.seeding import emptied, queued_job, settled, store
+from benchmarks.suite import Bench
+from graphjobs.database.schema import SCHEMA
+from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.settings import Settings
+from graphjobs.storage import Storage, open_storage
+from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
+
+PGQUEUER: Final = "PgQueuer"
+PROCRASTINATE: Final = "Procrastinate"
+OURS: Final = "graphjobs"
+AHEAD_AT_LEAST: Final = 1.0
+"""Of PgQueuer at the same batch."""
+TIMES_PROCRASTINATE_AT_LEAST: Final = 20.0
+GROWS_AT_MOST: Final = 1.1
+"""A worker's memory after 100,000 jobs, as against after 20,000."""
+
+LEGEND: Final = {
+    OURS: "GraphJobWorker over jobs of four tenants: claim and end, two swaps and two events a job; GraphBuildJob in "
+    "and BuildResult out; concurrency ten times the batch of 10, four times that of 100",
+    PGQUEUER: "QueueManager.run in drain mode, batch_size as given (10 is its default); it deletes the job, and keeps "
+    "a line of its log for each status",
+    PROCRASTINATE: "run_worker_async at concurrency 16, for some seconds of the same backlog; a trigger writes its log",
+}
+
+_BACKLOG: Final = 20_000
+_BACKLOG_QUICK: Final = 4_000
+_CONCURRENCY: Final = {10: 100, 100: 400}
+_TENANTS: Final = 4
+_PROCRASTINATE_CONCURRENCY: Final = 16
+_PROCRASTINATE_SECONDS: Final = 4.0
+_ROUNDS: Final = 4
+_ROUNDS_QUICK: Final = 2
+_MEMORY_JOBS: Final = 100_000
+_UNIT: Final = "jobs/s"
+
+
+async def _nothing(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+    return BuildResult("graph")
+
+
+class _Ours:
+    """Our worker, on tables that hold the backlog and nothing else."""
+
+    def __init__(self, url: str, storage: Storage, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._url, self._storage, self._connection = url, storage, connection
+
+    async def fill(self, number: int) -> None:
+        await emptied(self._url)
+        await store(self._url, (queued_job(f"tenant-{one % _TENANTS}", one) for one in range(number)))
+
+    async def drain(self, number: int, *, batch: int) -> float:
+        options = WorkerOptions(batch=batch, concurrency=_CONCURRENCY[batch])
+        worker = GraphJobWorker(self._storage, build=_nothing, options=options)
+        started = time.perf_counter()
+        await worker.run(until_empty=True)
+        seconds = time.perf_counter() - started
+        events = await self._connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.graph_job_events")
+        if (worker.counts.completed, events) != (number, 2 * number):
+            raise BenchmarkError(f"graphjobs did {worker.counts.completed} of {number} jobs, with {events} events")
+        return number / seconds
+
+
+async def life(bench: Bench) -> list[Figure]:
+    """Times the draining of a backlog by each in turns, and weighs a worker of ours before and after many jobs."""
+    quick = bench.many_rows < 1_000_000  # as --quick says it
+    backlog, rounds = (_BACKLOG_QUICK, _ROUNDS_QUICK) if quick else (_BACKLOG, _ROUNDS)
+    speeds: dict[str, list[float]] = {}
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_storage(Settings.load(database_url=bench.url)))
+        connection = await asyncpg.connect(bench.url)
+        stack.push_async_callback(connection.close)
+        ours = _Ours(bench.url, storage, connection)
+        theirs = await stack.enter_async_context(pgqueuer(bench.url))
+        slow = await stack.enter_async_context(procrastination(bench.url))
+        bench.say(f"a backlog of {backlog:,} for each")
+        await slow.fill(backlog)
+        for turn in range(rounds):
+            bench.say(f"round {turn + 1} of {rounds}")
+            for name, run in bench.order.sample(
+                sorted(_competitors(ours, theirs, slow, bench.url, backlog).items()), 5
+            ):
+                speeds.setdefault(name, []).append(await run())
+    figures = _figures(speeds)
+    bench.say(f"memory over {_MEMORY_JOBS:,} jobs")
+    figures += await _memory(bench)
+    return figures
+
+
+def _competitors(
+    ours: _Ours, theirs: PgQueuer, slow: Procrastinate, url: str, backlog: int
+) -> dict[str, Callable[[], Awaitable[float]]]:
+    async def drained(who: _Ours | PgQueuer, batch: int) -> float:
+        await who.fill(backlog)
+        await settled(url)
+        return await who.drain(backlog, batch=batch)
+
+    async def worked() -> float:
+        await settled(url)
+        return await slow.work(seconds=_PROCRASTINATE_SECONDS, concurrency=_PROCRASTINATE_CONCURRENCY)
+
+    return {
+        **{f"{OURS} {batch}": lambda batch=batch: drained(ours, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
+        **{f"{PGQUEUER} {batch}": lambda batch=batch: drained(theirs, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
+        PROCRASTINATE: worked,
+    }
+
+
+def _figures(speeds: dict[str, list[float]]) -> list[Figure]:
+    def against(name: str, other: str, at_least: float | None) -> Ratio:
+        return compared(speeds[name], speeds[other], of=OURS, against=other, at_least=at_least)
+
+    figures = []
+    for batch, concurrency in _CONCURRENCY.items():
+        name, other = f"{OURS} {batch}", f"{PGQUEUER} {batch}"
+        ratios = (
+            against(name, other, AHEAD_AT_LEAST),
+            against(name, PROCRASTINATE, TIMES_PROCRASTINATE_AT_LEAST if batch == max(_CONCURRENCY) else None),
+        )
+        operation = f"life, batch {batch}"
+        ours, theirs = statistics.median(speeds[name]), statistics.median(speeds[other])
+        figures += [
+            Figure(operation, concurrency, OURS, ours, ratios, unit=_UNIT),
+            Figure(operation, concurrency, PGQUEUER, theirs, unit=_UNIT),
+        ]
+    median = statistics.median(speeds[PROCRASTINATE])
+    return [*figures, Figure("life", _PROCRASTINATE_CONCURRENCY, PROCRASTINATE, median, unit=_UNIT)]
+
+
+async def _memory(bench: Bench) -> list[Figure]:
+    """Weighs a worker's process after each 10,000 jobs."""
+    await emptied(bench.url)
+    await store(bench.url, (queued_job(f"memory-{one % _TENANTS}", one) for one in range(_MEMORY_JOBS)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__).with_name("worker_memory.py")), bench.url, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    weights = [float(line) for line in told.split()]
+    if process.returncode or len(weights) != _MEMORY_JOBS // 10_000:
+        raise BenchmarkError("the worker whose memory is measured did not do its jobs")
+    early, late = weights[1:3], weights[-2:]
+    ratio = compared(late, early, of="at 100,000", against="at 20,000", at_most=GROWS_AT_MOST)
+    return [
+        Figure("memory", 1, "at 20,000", statistics.median(early), unit="MB"),
+        Figure("memory", 1, "at 100,000", statistics.median(late), (ratio,), unit="MB"),
+    ]

@@ -1,0 +1,1 @@
+"""Reading sources: files and MongoDB, as records with their position."""

@@ -1,0 +1,1 @@
+"""Writing mapped documents into the tables, and comparing them with stored rows."""

@@ -1,0 +1,1 @@
+"""Documents that cannot be imported: entries, rows and files."""

@@ -1,0 +1,1 @@
+"""Mapping documents to values, and values back to documents."""

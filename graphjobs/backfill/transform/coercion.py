@@ -1,0 +1,164 @@
+"""Reads the forms that a word, a time, a number or JSON may have in BSON; knows no document and no job."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Never
+from uuid import UUID
+
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from graphjobs.backfill.transform.diagnostics import Refusal, found
+from graphjobs.core.json_values import JSON_BYTES_MAX, JSON_DEPTH_MAX
+
+UUID_BYTES: Final = 16
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_WORD_LENGTH_MAX: Final = 64
+_TIME_LENGTH_MAX: Final = 64
+_DIGITS_MAX: Final = 18
+_DOCUMENT_LENGTH_MAX: Final = 1_048_576
+_MICROSECOND_DIGITS: Final = 6
+
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:[.,]([0-9]+))?"
+    r"([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+)
+
+
+def folded(word: str) -> str:
+    """Gives a word as we spell words: `SbomVersion`, as .NET spells its own, is sbom-version."""
+    return _HUMP.sub("-", word).lower() if len(word) <= _WORD_LENGTH_MAX and word.isascii() else ""
+
+
+def time_of(value: object) -> tuple[datetime, tuple[str, ...]] | None:
+    """Reads a time or its ISO 8601 text, and says what was changed; None where it is none of the years 0001 to 9999."""
+    try:
+        if isinstance(value, datetime):
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC), ()
+        if isinstance(value, DatetimeMS):
+            return _EPOCH + timedelta(milliseconds=int(value)), ()
+        return _time_of_text(value) if type(value) is str and len(value) <= _TIME_LENGTH_MAX else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time_of_text(text: str) -> tuple[datetime, tuple[str, ...]] | None:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    day, clock, fraction, offset = match.groups()
+    digits = (fraction or "0")[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0")
+    seconds = "" if clock.count(":") > 1 else ":00"
+    if seconds and fraction:
+        return None
+    time = datetime.fromisoformat(f"{day}T{clock}{seconds}.{digits}{(offset or 'Z').upper()}").astimezone(UTC)
+    codes = () if offset else ("taken as UTC",)
+    cut = (fraction or "")[_MICROSECOND_DIGITS:].strip("0")
+    return time, (*codes, "cut to microseconds") if cut else codes
+
+
+def in_milliseconds(time: datetime) -> datetime:
+    """Gives a time as MongoDB keeps it."""
+    return time.replace(microsecond=time.microsecond // 1_000 * 1_000)
+
+
+def whole_of(value: object) -> tuple[int | None, str]:
+    """Gives the whole number that something is without loss, and what it was."""
+    if type(value) is Int64:
+        return int(value), "was a 64-bit number"
+    if type(value) is float and value.is_integer() and abs(value) < 10**_DIGITS_MAX:
+        return int(value), "was a float"
+    if type(value) is str and _WHOLE.fullmatch(value):
+        return int(value), "was text"
+    if type(value) is Decimal128:
+        number = value.to_decimal()
+        if number.is_finite() and number == int(number):
+            return int(number), "was a decimal"
+    return None, ""
+
+
+def document_of_text(text: str) -> dict[str, Any] | None:
+    """Reads the JSON text of an object; None where it is none."""
+    if len(text) > _DOCUMENT_LENGTH_MAX:
+        return None
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def plain_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Makes JSON of BSON, its keys sorted, and says what was changed; bounded in depth and number.
+
+    Raises:
+        Refusal: it is too deep or too large, or holds what JSON has no form for.
+    """
+    plain = _Plain(field)
+    return plain.document(value, 0), tuple(sorted(plain.codes))
+
+
+def json_text(value: object, field: str) -> str:
+    """Makes the text of JSON of whatever BSON holds; bounded as `plain_json` is.
+
+    Raises:
+        Refusal: it is too deep or too large, or holds what JSON has no form for.
+    """
+    plain, _ = plain_json({"value": value}, field)
+    try:
+        return json.dumps(plain["value"], ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise Refusal(field, "it should hold numbers that JSON can, and neither NaN nor infinity") from None
+
+
+class _Plain:
+    def __init__(self, field: str) -> None:
+        self.codes: set[str] = set()
+        self._field = field
+        self._left = JSON_BYTES_MAX  # each item takes a byte at least
+
+    def document(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        self._spend(value, depth)
+        for key in value:
+            if type(key) is not str:
+                self._refuse(key)
+        return {key: self._item(value[key], depth + 1) for key in sorted(value)}
+
+    def _spend(self, items: Mapping[Any, Any] | list[Any], depth: int) -> None:
+        self._left -= len(items) + 1
+        if depth > JSON_DEPTH_MAX or self._left < 0:
+            self._refuse(items)
+
+    def _refuse(self, value: object) -> Never:
+        limits = f"JSON of at most {JSON_BYTES_MAX:,} bytes and {JSON_DEPTH_MAX} levels"
+        raise Refusal(self._field, f"it should be {limits}, and nothing in it {found(value)}")
+
+    def _item(self, value: object, depth: int) -> object:
+        if value is None or type(value) in (str, bool, int, float):
+            return value
+        if isinstance(value, Mapping):
+            return self.document(value, depth)
+        if isinstance(value, list):
+            self._spend(value, depth)
+            return [self._item(item, depth + 1) for item in value]
+        if isinstance(value, Int64):
+            return int(value)
+        if isinstance(value, datetime):
+            read = time_of(value)
+            if read is None:
+                self._refuse(value)
+            self.codes.add("a time as text")
+            return read[0].isoformat().replace("+00:00", "Z")
+        if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == UUID_BYTES:
+            value = value.as_uuid()
+        if isinstance(value, ObjectId | UUID):
+            self.codes.add("an id as text")
+            return str(value)
+        return self._refuse(value)
