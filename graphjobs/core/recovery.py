@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Select
 
-from graphjobs.core.results import Ended, Rescued, Sighting
+from graphjobs.core.results import FinishResult, RescueResult, StalledItem
 from graphjobs.database.executor import Executor, Params, Row, find_out
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 
@@ -39,14 +39,14 @@ def versions_of(rows: Iterable[Row]) -> dict[UUID, datetime]:
     return {UUID(int=row[0].int): row[1] for row in rows}
 
 
-def sighted(rows: Iterable[Row]) -> tuple[Sighting, ...]:
+def sighted(rows: Iterable[Row]) -> tuple[StalledItem, ...]:
     """Reads sightings from rows of id, tenant, version, attempts, and how many attempts were given back."""
-    return tuple(Sighting(UUID(int=row[0].int), *list(row)[1:]) for row in rows)
+    return tuple(StalledItem(UUID(int=row[0].int), *list(row)[1:]) for row in rows)
 
 
-def rescued_of(taken: Sequence[UUID], failed: Collection[UUID]) -> Rescued:
+def rescued_of(taken: Sequence[UUID], failed: Collection[UUID]) -> RescueResult:
     """Tells those that wait again from those that were to fail, of what a rescue has taken."""
-    return Rescued(
+    return RescueResult(
         tuple(job_id for job_id in taken if job_id not in failed),
         tuple(job_id for job_id in taken if job_id in failed),
     )
@@ -60,7 +60,7 @@ async def with_the_missing(
     ended: Mapping[UUID, datetime],
     missing: Collection[UUID],
     look: Whereabouts,
-) -> Ended:
+) -> FinishResult:
     """Tells those that were lost from those that only were somebody's for a moment, by a later look.
 
     Args:
@@ -76,13 +76,13 @@ async def with_the_missing(
         OutcomeUnknown: some have ended, and the others could not be looked up.
     """
     if not missing:
-        return Ended(ended, {})
+        return FinishResult(ended, {})
     try:
         earlier = await _landed(executor, find_moves, params, asked_before) if asked_before is not None else None
         versions = {**ended, **versions_of(earlier or ())}
         found = await look()
         lost = {job_id: place for job_id, place in found.items() if place is not None and job_id not in versions}
-        return Ended(versions, lost, frozenset(job_id for job_id in missing if job_id not in {*versions, *lost}))
+        return FinishResult(versions, lost, frozenset(job_id for job_id in missing if job_id not in {*versions, *lost}))
     except DatabaseUnavailable as error:
         unsure = str(error)
     # Not "nothing was changed", as that would say.

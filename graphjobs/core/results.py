@@ -16,13 +16,13 @@ ATTEMPTS_MAX: Final = 99_999
 BATCH_MAX: Final = 1_000
 """The most jobs, or tenants, that one call takes."""
 
-SILENCE_MAX: Final = timedelta(days=1)
+LEASE_MAX: Final = timedelta(days=1)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class StalledItem:
     """Something under way as it was seen: whoever finds it at the same version later knows that nothing has moved it.
 
     Attributes:
@@ -37,11 +37,11 @@ class Sighting:
     tenant_id: str
     version: datetime | None
     attempts: int | None
-    given_back: int = 0
+    released: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed:
+class HeartbeatResult:
     """What a heartbeat found.
 
     Attributes:
@@ -54,7 +54,7 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FinishResult:
     """What came of endings.
 
     Attributes:
@@ -70,7 +70,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescued:
+class RescueResult:
     """What a rescue did.
 
     Attributes:
@@ -82,24 +82,24 @@ class Rescued:
     failed: tuple[UUID, ...]
 
 
-def no_attempt_left(sighting: Sighting, attempts_max: int) -> str | None:
+def exhausted_reason(sighting: StalledItem, attempts_max: int) -> str | None:
     """Says why a job fails that gave no sign of life; None where it may be tried again."""
     if sighting.attempts is None:
         return "its worker gave no sign of life, and its row does not tell the attempt, so it cannot be tried again"
-    if sighting.attempts - sighting.given_back < attempts_max:
+    if sighting.attempts - sighting.released < attempts_max:
         return None
-    but = f", of which {sighting.given_back} were given back in order" if sighting.given_back else ""
+    but = f", of which {sighting.released} were given back in order" if sighting.given_back else ""
     return (
         f"its worker gave no sign of life at attempt {sighting.attempts}{but}, and {attempts_max} are the most it gets"
     )
 
 
-def actor_of(actor: str | None) -> str | None:
+def check_actor(actor: str | None) -> str | None:
     """Lets who does it pass, or nobody."""
     return None if actor is None else require_name(actor, "actor")
 
 
-def require_attempts_max(attempts_max: object) -> int:
+def check_attempts_max(attempts_max: object) -> int:
     """Lets the most attempts pass.
 
     Raises:
@@ -110,18 +110,18 @@ def require_attempts_max(attempts_max: object) -> int:
     raise InvalidJob(f"attempts_max: it should be a whole number from 1 to {ATTEMPTS_MAX}", field="attempts_max")
 
 
-def require_wait(wait: object, field: str) -> timedelta:
+def check_wait(wait: object, field: str) -> timedelta:
     """Lets a wait pass.
 
     Raises:
         InvalidJob: it is no timedelta of more than zero, up to a day.
     """
-    if isinstance(wait, timedelta) and timedelta(0) < wait <= SILENCE_MAX:
+    if isinstance(wait, timedelta) and timedelta(0) < wait <= LEASE_MAX:
         return wait
     raise InvalidJob(f"{field}: it should be a timedelta of more than zero, up to a day", field=field)
 
 
-def listed_name(name: object, field: str) -> str:
+def check_stored_tenant(name: object, field: str) -> str:
     """Lets a tenant pass as the database lists it. Rows written by hand have any name; they are to be set aside.
 
     Raises:
@@ -132,7 +132,7 @@ def listed_name(name: object, field: str) -> str:
     raise InvalidJob(f"{field}: it should be text as the database holds it, without NUL", field=field)
 
 
-def few(items: Iterable[T], field: str) -> list[T]:
+def check_batch(items: Iterable[T], field: str) -> list[T]:
     """Lets a list pass that one statement can take.
 
     Raises:
@@ -146,27 +146,27 @@ def few(items: Iterable[T], field: str) -> list[T]:
     return taken
 
 
-def each_once(items: list[T], id_of: Callable[[T], UUID], field: str) -> list[T]:
+def check_unique(items: list[T], id_of: Callable[[T], UUID], field: str) -> list[T]:
     """Lets a list pass in which each job is there once."""
     if len({id_of(item) for item in items}) < len(items):
         raise InvalidJob(f"{field}: each job should be there once", field=field)
     return items
 
 
-def require_kind(value: object, kind: type[T], field: str) -> T:
+def check_item_type(value: object, kind: type[T], field: str) -> T:
     """Lets an item of a list pass."""
     if isinstance(value, kind):
         return value
     raise InvalidJob(f"{field}: it should hold only {kind.__name__}s, not {type(value).__name__}", field=field)
 
 
-def sightings_of(sightings: Iterable[Sighting]) -> list[Sighting]:
+def check_stalled(sightings: Iterable[StalledItem]) -> list[StalledItem]:
     """Lets sightings pass: few enough for one statement, each job once."""
-    given = [require_kind(sighting, Sighting, "sightings") for sighting in few(sightings, "sightings")]
-    return each_once(given, lambda sighting: sighting.job_id, "sightings")
+    given = [check_item_type(sighting, StalledItem, "sightings") for sighting in check_batch(sightings, "sightings")]
+    return check_unique(given, lambda sighting: sighting.job_id, "sightings")
 
 
-def keys_of(keys: Iterable[tuple[UUID, str]]) -> dict[str, object]:
+def key_params(keys: Iterable[tuple[UUID, str]]) -> dict[str, object]:
     """The binds that find jobs by id and tenant."""
     given = list(keys)
     return {"jobs": [job_id for job_id, _ in given], "whose": sorted({tenant_id for _, tenant_id in given})}

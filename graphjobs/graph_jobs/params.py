@@ -6,7 +6,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import require_name
-from graphjobs.core.results import Sighting, each_once, few, keys_of, listed_name, require_kind
+from graphjobs.core.results import StalledItem, check_unique, check_batch, key_params, check_stored_tenant, check_item_type
 from graphjobs.core.transitions import RESCUED, Move, entry_of, json_of
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.attempt_results import Ending
@@ -33,7 +33,7 @@ def tenants_of(tenants: str | Iterable[str], limit: int) -> tuple[str, ...]:
     """Lets the tenants of a claim pass: one, or as many as get a share each."""
     if isinstance(tenants, str):
         return (require_name(tenants, "tenants"),)
-    named = tuple(listed_name(tenant, "tenants") for tenant in few(tenants, "tenants"))
+    named = tuple(check_stored_tenant(tenant, "tenants") for tenant in check_batch(tenants, "tenants"))
     if len(named) > limit or len(set(named)) < len(named):
         raise InvalidJob(f"tenants: each should be there once, and no more than limit, {limit}", field="tenants")
     return named
@@ -41,13 +41,13 @@ def tenants_of(tenants: str | Iterable[str], limit: int) -> tuple[str, ...]:
 
 def jobs_of(jobs: Iterable[AnyJob]) -> list[AnyJob]:
     """Lets jobs pass: few enough for one statement, each once."""
-    return each_once([require_job(job) for job in few(jobs, "jobs")], lambda job: job.id, "jobs")
+    return check_unique([require_job(job) for job in check_batch(jobs, "jobs")], lambda job: job.id, "jobs")
 
 
 def endings_of(endings: Iterable[Ending]) -> list[Ending]:
     """Lets endings pass: few enough for one statement, each job once."""
-    given = [require_kind(ending, Ending, "endings") for ending in few(endings, "endings")]
-    return each_once(given, lambda ending: ending.job.id, "endings")
+    given = [check_item_type(ending, Ending, "endings") for ending in check_batch(endings, "endings")]
+    return check_unique(given, lambda ending: ending.job.id, "endings")
 
 
 def shares_of(tenants: Sequence[str], limit: int) -> dict[str, object]:
@@ -59,7 +59,7 @@ def shares_of(tenants: Sequence[str], limit: int) -> dict[str, object]:
 def renewal_of(jobs: Sequence[AnyJob]) -> dict[str, object]:
     """The binds that renew jobs."""
     return {
-        **keys_of((job.id, job.tenant_id) for job in jobs),
+        **key_params((job.id, job.tenant_id) for job in jobs),
         "tenants": [job.tenant_id for job in jobs],
         "attempts": [job.attempts for job in jobs],
     }
@@ -76,7 +76,7 @@ def ends_of(endings: Sequence[Ending], named: UUID, actor: str | None) -> dict[s
     pairs = [(ending.job, job) for ending in endings for job in ending.following]
     if not pairs:
         return binds
-    each_once(pairs, lambda pair: pair[1].id, "following")
+    check_unique(pairs, lambda pair: pair[1].id, "following")
     columns = [columns_of(job) for _, job in pairs]
     return {
         **binds,
@@ -102,7 +102,7 @@ def _entries(endings: Sequence[Ending], named: UUID, actor: str | None) -> list[
 
 
 def takings_of(
-    sightings: Sequence[Sighting],
+    sightings: Sequence[StalledItem],
     reasons: Sequence[str | None],
     named: UUID,
     actor: str | None,
@@ -113,7 +113,7 @@ def takings_of(
     targets = [_S.QUEUED if reason is None else _S.FAILED for reason in reasons]
     told = list(zip(sightings, targets, reasons, strict=True))
     return {
-        **keys_of((sighting.job_id, sighting.tenant_id) for sighting in sightings),
+        **key_params((sighting.job_id, sighting.tenant_id) for sighting in sightings),
         "tenants": [sighting.tenant_id for sighting in sightings],
         "versions": [sighting.version for sighting in sightings],
         "targets": [target.code for target in targets],

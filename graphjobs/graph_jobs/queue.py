@@ -15,17 +15,17 @@ from graphjobs.core.notifications import send_notice
 from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, with_the_missing
 from graphjobs.core.results import (
     BATCH_MAX,
-    Ended,
-    Renewed,
-    Rescued,
-    Sighting,
-    actor_of,
-    keys_of,
-    listed_name,
-    no_attempt_left,
-    require_attempts_max,
-    require_wait,
-    sightings_of,
+    FinishResult,
+    HeartbeatResult,
+    RescueResult,
+    StalledItem,
+    check_actor,
+    key_params,
+    check_stored_tenant,
+    exhausted_reason,
+    check_attempts_max,
+    check_wait,
+    check_stalled,
 )
 from graphjobs.core.transitions import entry_of, transition_named
 from graphjobs.database.executor import Executor, InSession, Row, find_out
@@ -103,13 +103,13 @@ class GraphJobQueue(Protocol):
         """
         ...
 
-    async def renew(self, jobs: Iterable[AnyJob]) -> Renewed:
+    async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
         """Tells that up to 1,000 running jobs are alive: raises their versions, changes and logs nothing else."""
         ...
 
     async def end(
         self, endings: Iterable[Ending], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
+    ) -> FinishResult:
         """Ends up to 1,000 attempts: completed, failed or given back, as one statement, with what follows from them.
 
         Fenced: a job that no longer runs at the attempt given is left as it is, and told as lost. It waits for nobody:
@@ -135,7 +135,7 @@ class GraphJobQueue(Protocol):
         silence: timedelta,
         after: str = "",
         limit: int = BATCH_MAX,
-    ) -> tuple[tuple[Sighting, ...], str]:
+    ) -> tuple[tuple[StalledItem, ...], str]:
         """Lists running jobs that have given no sign of life for so long, by the database's clock.
 
         That alone does not tell that a worker has died: nobody could renew while the database was away. See them, wait
@@ -153,7 +153,7 @@ class GraphJobQueue(Protocol):
         """
         ...
 
-    async def rescue(self, sightings: Iterable[Sighting], *, attempts_max: int, actor: str | None = None) -> Rescued:
+    async def rescue(self, sightings: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None) -> RescueResult:
         """Queues up to 1,000 jobs again that are still as they were seen; those of too many attempts are failed.
 
         A job that was renewed, ended or claimed since is not touched, nor one whose row somebody holds.
@@ -199,7 +199,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
         params = {
             "kind": kind_of(kind).code,
             "expected": status_of(status, "status").code,
-            "after_tenant": listed_name(after, "after"),
+            "after_tenant": check_stored_tenant(after, "after"),
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
         }
         return tuple(row[0] for row in await self._executor.rows(acquire.TENANTS_WITH, params))
@@ -214,7 +214,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
         after: str = "",
         actor: str | None = None,
     ) -> Claimed:
-        code, most, who = kind_of(kind).code, require_limit(limit, limit_max=BATCH_MAX), actor_of(actor)
+        code, most, who = kind_of(kind).code, require_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
         if tenants is None:
             served = await self.tenants_with(kind, after=after, limit=most)
         else:
@@ -234,22 +234,22 @@ class PostgresGraphJobQueue(GraphJobQueue):
         return Claimed(tuple(jobs), tuple(error for _, error in strange), served[-1])
 
     @override
-    async def renew(self, jobs: Iterable[AnyJob]) -> Renewed:
+    async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
         held = jobs_of(jobs)
         if not held:
-            return Renewed({}, frozenset())
+            return HeartbeatResult({}, frozenset())
         rows = await self._executor.rows(finish.RENEW_JOBS, renewal_of(held))
         found = versions_of(rows)
         lost = frozenset(job.id for job in held if job.id not in found)
-        return Renewed({job_id: version for job_id, version in found.items() if version is not None}, lost)
+        return HeartbeatResult({job_id: version for job_id, version in found.items() if version is not None}, lost)
 
     @override
     async def end(
         self, endings: Iterable[Ending], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
-        given, who, named = endings_of(endings), actor_of(actor), transition_named(transition_id)
+    ) -> FinishResult:
+        given, who, named = endings_of(endings), check_actor(actor), transition_named(transition_id)
         if not given:
-            return Ended({}, {})
+            return FinishResult({}, {})
         params = ends_of(given, named, who)
         statement = finish.END_JOBS_AND_ADD if "parents" in params else finish.END_JOBS
         rows = await moved(self._executor, statement, finish.FIND_MOVES, params, named)
@@ -276,11 +276,11 @@ class PostgresGraphJobQueue(GraphJobQueue):
         silence: timedelta,
         after: str = "",
         limit: int = BATCH_MAX,
-    ) -> tuple[tuple[Sighting, ...], str]:
+    ) -> tuple[tuple[StalledItem, ...], str]:
         code, most, quiet = (
             kind_of(kind).code,
             require_limit(limit, limit_max=BATCH_MAX),
-            require_wait(silence, "silence"),
+            check_wait(silence, "silence"),
         )
         if tenant_id is None:
             looked_at = await self.tenants_with(kind, _S.RUNNING, after=after, limit=most)
@@ -293,10 +293,10 @@ class PostgresGraphJobQueue(GraphJobQueue):
         return sighted(rows), looked_at[-1]
 
     @override
-    async def rescue(self, sightings: Iterable[Sighting], *, attempts_max: int, actor: str | None = None) -> Rescued:
-        most = require_attempts_max(attempts_max)
-        given, who = sightings_of(sightings), actor_of(actor)
-        reasons = [no_attempt_left(sighting, most) for sighting in given]
+    async def rescue(self, sightings: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None) -> RescueResult:
+        most = check_attempts_max(attempts_max)
+        given, who = check_stalled(sightings), check_actor(actor)
+        reasons = [exhausted_reason(sighting, most) for sighting in given]
         taken = await self._take(given, reasons, who, rescued=True)
         await send_notice(self._executor, wanted=self._notify and None in reasons)
         return rescued_of(
@@ -304,7 +304,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
         )
 
     async def _take(
-        self, sightings: Sequence[Sighting], reasons: Sequence[str | None], actor: str | None, *, rescued: bool = False
+        self, sightings: Sequence[StalledItem], reasons: Sequence[str | None], actor: str | None, *, rescued: bool = False
     ) -> tuple[UUID, ...]:
         """Takes jobs from whoever ran them, if they still are as they were seen: failed for a reason, else queued."""
         if not sightings:
@@ -314,7 +314,7 @@ class PostgresGraphJobQueue(GraphJobQueue):
         rows = await moved(self._executor, finish.TAKE_JOBS, finish.FIND_MOVES, params, named)
         return tuple(versions_of(rows))
 
-    async def _set_aside(self, strange: Sequence[tuple[Sighting, CorruptRow]], actor: str | None) -> None:
+    async def _set_aside(self, strange: Sequence[tuple[StalledItem, CorruptRow]], actor: str | None) -> None:
         """Fails what was claimed and cannot be read, so that it neither runs for ever nor comes again."""
         try:
             await self._take([sighting for sighting, _ in strange], [str(error) for _, error in strange], actor)
@@ -329,22 +329,22 @@ class PostgresGraphJobQueue(GraphJobQueue):
         return await self._executor.rows(acquire.FIND_CLAIM, {**whose, "transition": str(named)}) or None
 
     async def _whereabouts(self, missing: Sequence[AnyJob]) -> dict[UUID, str | None]:
-        rows = await self._executor.rows(finish.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
+        rows = await self._executor.rows(finish.STATES_OF, key_params((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): (row[2], row[3]) for row in rows}
         running = _S.RUNNING.code
         states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
         return {job.id: None if state == (running, job.attempts) else _whereabouts(job, state) for job, state in states}
 
 
-def _read(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[Sighting, CorruptRow]]]:
+def _read(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:
     """Reads what was claimed; what cannot be read harms no other."""
     jobs: list[AnyJob] = []
-    strange: list[tuple[Sighting, CorruptRow]] = []
+    strange: list[tuple[StalledItem, CorruptRow]] = []
     for row in rows:
         try:
             jobs.append(any_job_of(row))
         except CorruptRow as error:
-            strange.append((Sighting(UUID(int=row[0].int), row[1], row[6], None), error))
+            strange.append((StalledItem(UUID(int=row[0].int), row[1], row[6], None), error))
     return jobs, strange
 
 

@@ -8,7 +8,7 @@ from typing import Final, Self
 from uuid import UUID
 
 from graphjobs.core.fields import clean_error
-from graphjobs.core.results import Sighting, each_once, few, require_kind
+from graphjobs.core.results import StalledItem, check_unique, check_batch, check_item_type
 from graphjobs.core.transitions import RESCUED, entry_of
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.policy_runs.models import PolicyRunJob
@@ -159,17 +159,17 @@ class RenewedRuns:
 
 def leased_of(jobs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
     """Lets runs pass that are leased: few enough for one statement, each once."""
-    given = [require_run(job) for job in few(jobs, "jobs")]
+    given = [require_run(job) for job in check_batch(jobs, "jobs")]
     for job in given:
         if job.lease_owner is None:
             raise InvalidJob(f"jobs: run {job.run_id!r} is {job.status}, so nobody leases it", field="jobs")
-    return each_once(given, lambda job: job.id, "jobs")
+    return check_unique(given, lambda job: job.id, "jobs")
 
 
 def run_endings_of(endings: Iterable[RunEnding]) -> list[RunEnding]:
     """Lets endings pass: few enough for one statement, each run once."""
-    given = [require_kind(ending, RunEnding, "endings") for ending in few(endings, "endings")]
-    return each_once(given, lambda ending: ending.job.id, "endings")
+    given = [check_item_type(ending, RunEnding, "endings") for ending in check_batch(endings, "endings")]
+    return check_unique(given, lambda ending: ending.job.id, "endings")
 
 
 def held_of(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
@@ -199,7 +199,7 @@ def ends_of(endings: Sequence[RunEnding], named: UUID, actor: str | None) -> dic
 
 
 def takings_of(
-    sightings: Sequence[Sighting],
+    sightings: Sequence[StalledItem],
     targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
     named: UUID,
     actor: str | None,

@@ -16,17 +16,17 @@ from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, wit
 from graphjobs.core.results import (
     ATTEMPTS_MAX,
     BATCH_MAX,
-    Ended,
-    Rescued,
-    Sighting,
-    actor_of,
-    keys_of,
-    listed_name,
-    no_attempt_left,
-    require_attempts_max,
-    require_kind,
-    require_wait,
-    sightings_of,
+    FinishResult,
+    RescueResult,
+    StalledItem,
+    check_actor,
+    key_params,
+    check_stored_tenant,
+    exhausted_reason,
+    check_attempts_max,
+    check_item_type,
+    check_wait,
+    check_stalled,
 )
 from graphjobs.core.transitions import entry_of, transition_named
 from graphjobs.database.executor import Executor, InSession, Row, find_out
@@ -110,7 +110,7 @@ class PolicyRunQueue(Protocol):
 
     async def end(
         self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
+    ) -> FinishResult:
         """Ends up to 1,000 leases as one statement: submitted, failed, given back or canceled.
 
         Fenced, and it waits for nobody, as `GraphJobQueue.end`; asked again with the same transition id it ends nothing
@@ -122,7 +122,7 @@ class PolicyRunQueue(Protocol):
         """
         ...
 
-    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[Sighting, ...]:
+    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
         """Lists leases that have run out by the database's clock, the longest ago first.
 
         That alone does not tell that their holders have died: nobody could renew while the database was away. See them,
@@ -136,12 +136,12 @@ class PolicyRunQueue(Protocol):
 
     async def rescue(
         self,
-        sightings: Iterable[Sighting],
+        sightings: Iterable[StalledItem],
         *,
         attempts_max: int,
         backoff: RetryBackoff | None = None,
         actor: str | None = None,
-    ) -> Rescued:
+    ) -> RescueResult:
         """Makes up to 1,000 runs pending again that are still as they were seen; those of too many attempts are failed.
 
         A run that was renewed, ended or leased since is not touched, nor one whose row somebody holds. One whose end
@@ -188,11 +188,11 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         tenant_id: str | None = None,
         after: LeaseTurns | None = None,
     ) -> LeasedRuns:
-        named, turns = uuid7(), LeaseTurns() if after is None else require_kind(after, LeaseTurns, "after")
+        named, turns = uuid7(), LeaseTurns() if after is None else check_item_type(after, LeaseTurns, "after")
         params: dict[str, object] = {
             "owner": require_name(owner, "owner"),
-            "lease_length": require_wait(duration, "duration"),
-            "attempts_max": require_attempts_max(attempts_max),
+            "lease_length": check_wait(duration, "duration"),
+            "attempts_max": check_attempts_max(attempts_max),
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
             "entry": entry_of(_S.PENDING, _S.DISPATCHING, named, owner),
             # So that a share smaller than eight has its turn, too; the id is as good as a die.
@@ -211,7 +211,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
 
     @override
     async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
-        held, length = leased_of(jobs), require_wait(duration, "duration")
+        held, length = leased_of(jobs), check_wait(duration, "duration")
         if not held:
             return RenewedRuns(())
         rows = await self._executor.rows(finish.RENEW_RUNS, {**held_of(held), "lease_length": length})
@@ -233,10 +233,10 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
     @override
     async def end(
         self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
-        given, who, named = run_endings_of(endings), actor_of(actor), transition_named(transition_id)
+    ) -> FinishResult:
+        given, who, named = run_endings_of(endings), check_actor(actor), transition_named(transition_id)
         if not given:
-            return Ended({}, {})
+            return FinishResult({}, {})
         params = ends_of(given, named, who)
         rows = await moved(self._executor, finish.END_RUNS, finish.FIND_MOVES, params, named)
         versions = versions_of(rows)
@@ -254,7 +254,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         )
 
     @override
-    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[Sighting, ...]:
+    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
         params = {
             "tenant": None if tenant_id is None else require_name(tenant_id, "tenant_id"),
             "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
@@ -265,19 +265,19 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
     @override
     async def rescue(
         self,
-        sightings: Iterable[Sighting],
+        sightings: Iterable[StalledItem],
         *,
         attempts_max: int,
         backoff: RetryBackoff | None = None,
         actor: str | None = None,
-    ) -> Rescued:
-        most, waits = require_attempts_max(attempts_max), RetryBackoff() if backoff is None else backoff
+    ) -> RescueResult:
+        most, waits = check_attempts_max(attempts_max), RetryBackoff() if backoff is None else backoff
         if not isinstance(waits, RetryBackoff):
             raise InvalidJob("backoff: it should be a RetryBackoff", field="backoff")
-        given, who = sightings_of(sightings), actor_of(actor)
+        given, who = check_stalled(sightings), check_actor(actor)
         targets = []
         for sighting in given:
-            reason = no_attempt_left(sighting, most)
+            reason = exhausted_reason(sighting, most)
             if reason is None:
                 told = "its dispatcher gave no sign of life until its lease ran out"
                 targets.append((_S.PENDING, told, waits.after(sighting.attempts or 1)))
@@ -293,11 +293,11 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         last: set[UUID] = set()
         unreadable: list[CorruptRow] = []
         exhausted: list[UUID] = []
-        aside: list[tuple[Sighting, str]] = []
+        aside: list[tuple[StalledItem, str]] = []
         for row in rows:
             *columns, tries, _, _ = row
             key, version = UUID(int=row[0].int), columns[-1]
-            sighting = Sighting(key, row[1], version, row[7])
+            sighting = StalledItem(key, row[1], version, row[7])
             try:
                 run = run_of(columns)
             except CorruptRow as error:
@@ -318,7 +318,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         turns = LeaseTurns(emergency or before.emergency, others or before.others)
         return LeasedRuns(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), turns)
 
-    async def _set_aside(self, aside: Sequence[tuple[Sighting, str]], owner: str) -> None:
+    async def _set_aside(self, aside: Sequence[tuple[StalledItem, str]], owner: str) -> None:
         """Fails what was leased and is not to be dispatched, so that it neither stays nor comes again."""
         targets = [(_S.FAILED, reason, _NO_DELAY) for _, reason in aside]
         try:
@@ -331,7 +331,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
 
     async def _take(
         self,
-        sightings: Sequence[Sighting],
+        sightings: Sequence[StalledItem],
         targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
         actor: str | None,
         *,
@@ -348,7 +348,7 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         return await self._executor.rows(acquire.FIND_LEASE, {**params, "transition": str(named)}) or None
 
     async def _whereabouts(self, missing: Sequence[PolicyRunJob]) -> dict[UUID, str | None]:
-        rows = await self._executor.rows(finish.STATES_OF, keys_of((job.id, job.tenant_id) for job in missing))
+        rows = await self._executor.rows(finish.STATES_OF, key_params((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): tuple(row)[2:] for row in rows}
         states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
         held = _S.DISPATCHING.code
@@ -360,8 +360,8 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
 
 def _binds_of(turns: LeaseTurns) -> dict[str, object]:
     return {
-        "after_urgent": listed_name(turns.emergency, "after.emergency"),
-        "after_tenant": listed_name(turns.others, "after.others"),
+        "after_urgent": check_stored_tenant(turns.emergency, "after.emergency"),
+        "after_tenant": check_stored_tenant(turns.others, "after.others"),
     }
 
 

@@ -20,7 +20,7 @@ from graphjobs.core.pagination import (
     readable_of,
     require_event_id,
 )
-from graphjobs.core.results import actor_of
+from graphjobs.core.results import check_actor
 from graphjobs.core.transitions import Logged, Move, UpdateOutcome, UpdateResult, transition_named
 from graphjobs.database.executor import find_out
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
@@ -172,7 +172,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
 
     @override
     async def insert(self, job: PolicyRunJob, *, actor: str | None = None) -> PolicyRunJob:
-        move = Move.adding(require_run(job), transition_named(None), actor_of(actor))
+        move = Move.adding(require_run(job), transition_named(None), check_actor(actor))
         try:
             rows = await self._executor.rows(single.INSERT_RUN, {**columns_of(job), "entry": move.entry})
         except OutcomeUnknown as lost:
@@ -211,7 +211,7 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
-        named, who = transition_named(transition_id), actor_of(actor)
+        named, who = transition_named(transition_id), check_actor(actor)
         owner = None if expected_lease_owner is None else require_name(expected_lease_owner, "expected_lease_owner")
         try:
             source = source_of(require_run(job), owner)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.results import Ended
+from graphjobs.core.results import FinishResult
 from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Queue(Protocol):
     """Where ends are written."""
 
-    async def end(self, endings: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> Ended:
+    async def end(self, endings: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> FinishResult:
         """Ends attempts, many in one statement; see `GraphJobQueue.end`."""
         ...
 
@@ -120,7 +120,7 @@ class Writer(Generic[J, E]):
             # Whoever has those rows may be the first try: only by its own id will it be known again.
             await asyncio.sleep(_BUSY_SECONDS)
 
-    async def _tell(self, endings: Sequence[E], ended: Ended) -> None:
+    async def _tell(self, endings: Sequence[E], ended: FinishResult) -> None:
         for ending in endings:
             if ending.job.id in ended.busy:
                 self._put_back(ending, ending)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.core.results import Rescued, Sighting
+from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -139,14 +139,14 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
         looks = [partial(self._stalled, kind) for kind in self._handlers.kinds]
         return Rescuer(looks, self._rescue, self.options, self._tally, self._woken.set)
 
-    async def _stalled(self, kind: GraphJobType) -> tuple[Sighting, ...]:
+    async def _stalled(self, kind: GraphJobType) -> tuple[StalledItem, ...]:
         options, after = self.options, self._looked_to.get(kind, "")
         seen, self._looked_to[kind] = await self._queue.stalled(
             options.tenant, kind, silence=options.lease, after=after
         )
         return seen
 
-    async def _rescue(self, sightings: Sequence[Sighting]) -> Rescued:
+    async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
         options = self.options
         return await self._queue.rescue(sightings, attempts_max=options.attempts_max, actor=options.name)
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
 from graphjobs.core.fields import require_name
-from graphjobs.core.results import ATTEMPTS_MAX, BATCH_MAX, SILENCE_MAX
+from graphjobs.core.results import ATTEMPTS_MAX, BATCH_MAX, LEASE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
 
 CONCURRENCY_MAX: Final = 10_000
@@ -29,7 +29,7 @@ _BOUNDS: Final = {
     "batch": _Bounds(1, BATCH_MAX),
     "attempts_max": _Bounds(1, ATTEMPTS_MAX),
     "poll": _Bounds(10 * _MILLISECOND, timedelta(hours=1)),
-    "lease": _Bounds(timedelta(seconds=1), SILENCE_MAX),
+    "lease": _Bounds(timedelta(seconds=1), LEASE_MAX),
     "time_limit": _Bounds(_MILLISECOND, timedelta(days=7)),
     "grace": _Bounds(timedelta(0), timedelta(days=1)),
 }

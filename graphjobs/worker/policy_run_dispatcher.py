@@ -10,7 +10,7 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.core.results import Rescued, Sighting
+from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import ConfigurationError, JobConflict
 from graphjobs.policy_runs.attempt_results import LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.models import PolicyRunJob
@@ -180,10 +180,10 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
     def _rescuer(self) -> Rescuer:
         return Rescuer([self._expired], self._rescue, self.options, self._tally, self._woken.set)
 
-    async def _expired(self) -> tuple[Sighting, ...]:
+    async def _expired(self) -> tuple[StalledItem, ...]:
         return await self._runs.expired(tenant_id=self.options.tenant)
 
-    async def _rescue(self, sightings: Sequence[Sighting]) -> Rescued:
+    async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
         options = self.options
         return await self._runs.rescue(
             sightings, attempts_max=options.attempts_max, backoff=options.backoff, actor=options.name

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from graphjobs.core.results import Rescued, Sighting
+from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import GraphJobsError
 from graphjobs.worker.options import WorkerOptions, batches_of, jittered
 from graphjobs.worker.stats import Tally
@@ -31,12 +31,12 @@ class Rescuer:
         requeued: called where something was queued again.
     """
 
-    looks: Sequence[Callable[[], Awaitable[Sequence[Sighting]]]]
-    take: Callable[[Sequence[Sighting]], Awaitable[Rescued]]
+    looks: Sequence[Callable[[], Awaitable[Sequence[StalledItem]]]]
+    take: Callable[[Sequence[StalledItem]], Awaitable[RescueResult]]
     options: WorkerOptions
     counts: Tally
     requeued: Callable[[], None]
-    _seen: dict[UUID, Sighting] = field(default_factory=dict)
+    _seen: dict[UUID, StalledItem] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Looks for ever, twice a lease; between two looks a live job is renewed at least once."""
@@ -49,7 +49,7 @@ class Rescuer:
                 except GraphJobsError as error:
                     _log.warning("no stopped jobs could be looked for: %s", error)
 
-    async def taken_of(self, seen: Sequence[Sighting]) -> None:
+    async def taken_of(self, seen: Sequence[StalledItem]) -> None:
         """Takes what was seen before and has not moved since; remembers what is seen for the first time."""
         unmoved = []
         for sighting in seen:
@@ -63,7 +63,7 @@ class Rescuer:
             rescued = await self.take(batch)
             self._tell(rescued, {sighting.job_id: sighting for sighting in batch})
 
-    def _tell(self, rescued: Rescued, seen: Mapping[UUID, Sighting]) -> None:
+    def _tell(self, rescued: RescueResult, seen: Mapping[UUID, StalledItem]) -> None:
         self.counts.rescued += len(rescued.requeued)
         self.counts.rescued_to_fail += len(rescued.failed)
         for job_id in rescued.requeued:
@@ -74,5 +74,5 @@ class Rescuer:
             self.requeued()
 
 
-def _about(sighting: Sighting) -> dict[str, object]:
+def _about(sighting: StalledItem) -> dict[str, object]:
     return {"job": str(sighting.job_id), "tenant": sighting.tenant_id, "attempts": sighting.attempts}

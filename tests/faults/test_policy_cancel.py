@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import PolicyRunJob, PolicyRunStatus, open_storage
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
@@ -61,7 +61,7 @@ CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
     "expired": (lambda runs, scene: runs.expired(tenant_id=scene.tenant), {}),
     "rescue": (
         lambda runs, scene: runs.rescue(
-            [Sighting(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
+            [StalledItem(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
         ),
         {"held": ("pending", 3)},
     ),

@@ -31,7 +31,7 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
-from graphjobs.core.results import Ended, Sighting
+from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateResult
 from graphjobs.database.executor import ended
 from graphjobs.policy_runs.attempt_results import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
@@ -93,7 +93,7 @@ class Worker:
         self._storage, self._reader, self._runs, self._history = storage, reader, runs, history
         self._choose = random.Random(number)  # noqa: S311  # no secret
         self._held: list[PolicyRunJob] = []
-        self._sightings: list[Sighting] = []
+        self._sightings: list[StalledItem] = []
 
     async def work(self, until: float) -> None:
         """Does one thing after another."""
@@ -165,7 +165,7 @@ class Worker:
         for run_id in runs:
             known = told
             if answer is not None:
-                assert isinstance(answer, Ended)
+                assert isinstance(answer, FinishResult)
                 known = Told.LANDED if run_id in answer.versions else Told.LOST
             self._history.told[str(named), run_id] = known
             if self._choose.random() < 0.7:  # else it goes on with what is no longer its own
@@ -372,7 +372,7 @@ class EventInASecondStatement(Mistaken):
     @override
     async def end(
         self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
+    ) -> FinishResult:
         versions: dict[UUID, datetime] = {}
         for end in (given := list(endings)):
             rows = await self._sql(
@@ -399,7 +399,7 @@ class EventInASecondStatement(Mistaken):
                     version=version,
                     payload=json.dumps({**told, "transitionId": str(transition_id)}),
                 )
-        return Ended(versions, {end.job.id: "elsewhere" for end in given if end.job.id not in versions})
+        return FinishResult(versions, {end.job.id: "elsewhere" for end in given if end.job.id not in versions})
 
 
 class LeaseThatReadsAndThenWrites(Mistaken):
@@ -440,7 +440,7 @@ class CancelIsLost(Mistaken):
     @override
     async def end(
         self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> Ended:
+    ) -> FinishResult:
         given = list(endings)
         ending = asyncio.ensure_future(super().end(given, actor=actor, transition_id=transition_id))
         try:
@@ -448,7 +448,7 @@ class CancelIsLost(Mistaken):
         except asyncio.CancelledError:
             # Whether the cancel or the end comes first is chance; here it always is the end.
             await ended(ending)
-            return Ended({}, {end.job.id: "it was cancelled" for end in given})
+            return FinishResult({}, {end.job.id: "it was cancelled" for end in given})
 
 
 async def noticed(settings: Settings, watch: Watch, repository: Repository) -> bool:

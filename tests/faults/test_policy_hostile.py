@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
 from graphjobs.core.fields import clean_error
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.database.executor import InSession
 from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
@@ -176,7 +176,7 @@ async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_oth
 
     renewed = await runs.renew(held, MINUTE)
     answers = await runs.end([RunEnding.submitted(ended), RunEnding.submitted(sound)])
-    sighting = Sighting(stopped.id, tenant, renewed.runs[0].updated_at, 1)
+    sighting = StalledItem(stopped.id, tenant, renewed.runs[0].updated_at, 1)
     rescued = await runs.rescue([sighting], attempts_max=3)
     # What was asked for is something else now: the swap is lost, and what is there cannot be told.
     with pytest.raises(CorruptRow, match=str(moved.id)):
@@ -361,7 +361,7 @@ NOWHERE: Final = PostgresPolicyRunRepository(NoDatabase())
 SERVICE: Final = PolicyRunService(NOWHERE)
 PENDING: Final = policy_run()
 HELD: Final = policy_run().lease(at=AT, owner="A", until=AT)
-SEEN: Final = Sighting(HELD.id, HELD.tenant_id, AT, 1)
+SEEN: Final = StalledItem(HELD.id, HELD.tenant_id, AT, 1)
 
 NAME: Final = "text of 1 to 256 characters, UTF-8 clean, without control characters"
 DAY: Final = "a timedelta of more than zero, up to a day"
@@ -602,7 +602,7 @@ async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str
     for call in (
         storage.policy_runs.renew(held, MINUTE),
         storage.policy_runs.end(RunEnding.submitted(run) for run in held),
-        storage.policy_runs.rescue((Sighting(run.id, tenant, AT, 1) for run in held), attempts_max=3),
+        storage.policy_runs.rescue((StalledItem(run.id, tenant, AT, 1) for run in held), attempts_max=3),
     ):
         with pytest.raises(InvalidJob, match="at most 1000"):
             await call

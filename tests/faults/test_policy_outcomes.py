@@ -20,7 +20,7 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
-from graphjobs.core.results import Ended, Sighting
+from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateOutcome, UpdateResult
 from graphjobs.database import executor as executor_room
 from graphjobs.policy_runs import queue as queue_room
@@ -101,9 +101,9 @@ async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
     return [event.status.value for event in await storage.policy_runs.events(run.tenant_id, run.id)]
 
 
-def seen(run: PolicyRunJob) -> Sighting:
+def seen(run: PolicyRunJob) -> StalledItem:
     """The run as a rescuer has seen it."""
-    return Sighting(run.id, run.tenant_id, run.updated_at, run.attempts)
+    return StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts)
 
 
 async def ask_for_the_end(storage: Storage, run: PolicyRunJob) -> PolicyRunJob:
@@ -343,7 +343,7 @@ class Ending:
     how: str
     transition: uuid.UUID = field(default_factory=uuid.uuid4)
 
-    async def of(self, runs: PolicyRunRepository) -> Ended:
+    async def of(self, runs: PolicyRunRepository) -> FinishResult:
         """Asks for it."""
         ending = {
             "submitted": RunEnding.submitted(self.run),
@@ -352,13 +352,13 @@ class Ending:
         }[self.how]
         return await runs.end([ending], transition_id=self.transition)
 
-    async def require_applied_once(self, storage: Storage, *answers: Ended) -> None:
+    async def require_applied_once(self, storage: Storage, *answers: FinishResult) -> None:
         """Asserts that all answers, and one more, tell of the one end that row and log hold."""
         found = await now(storage, self.run)
         assert (self.how, None) == (found.status, found.lease_owner)
         assert ["pending", "dispatching", self.how] == await statuses(storage, self.run)
         for answer in (*answers, await self.of(storage.policy_runs)):
-            assert Ended({self.run.id: found.updated_at}, {}) == answer
+            assert FinishResult({self.run.id: found.updated_at}, {}) == answer
 
     async def require_not_applied(self, storage: Storage) -> None:
         """Asserts that neither row nor log knows it."""
@@ -456,7 +456,7 @@ async def test_a_rescue_whose_answer_is_lost_is_told_what_it_did(
     """Which wait again, which failed, and neither what was not touched."""
     stopped, spent, lively = [await leased(storage, tenant) for _ in range(3)]
     await storage.policy_runs.renew([lively], MINUTE)
-    sightings = [seen(stopped), Sighting(spent.id, tenant, spent.updated_at, 9), seen(lively)]
+    sightings = [seen(stopped), StalledItem(spent.id, tenant, spent.updated_at, 9), seen(lively)]
     wire.fault = Fault.DROP_REPLY
     answer = await wired.rescue(sightings, attempts_max=3)
     assert 1 == wire.hit

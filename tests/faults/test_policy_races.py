@@ -16,7 +16,7 @@ from graphjobs import (
     PolicyRunJob,
     PolicyRunStatus,
 )
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome, UpdateResult
 from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
@@ -79,9 +79,9 @@ async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
     return [event.status.value for event in await storage.policy_runs.events(run.tenant_id, run.id)]
 
 
-def seen(run: PolicyRunJob) -> Sighting:
+def seen(run: PolicyRunJob) -> StalledItem:
     """The run as a rescuer has seen it."""
-    return Sighting(run.id, run.tenant_id, run.updated_at, run.attempts)
+    return StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts)
 
 
 def ids(answer: LeasedRuns) -> list[Any]:

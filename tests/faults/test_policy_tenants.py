@@ -11,7 +11,7 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import InvalidJob, JobAlreadyExists, JobNotFound, PolicyRunJob, PolicyRunStatus
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.policy_runs.attempt_results import RunEnding
 from graphjobs.policy_runs.repository import PolicyRunRepository
@@ -103,7 +103,7 @@ VERBS: Final[dict[str, Verb]] = {
     "lease": lambda runs, thief, _run: runs.lease("B", MINUTE, attempts_max=9, limit=99, tenant_id=thief),
     "expired": lambda runs, thief, _run: runs.expired(tenant_id=thief),
     "rescue": lambda runs, thief, run: runs.rescue(
-        [Sighting(run.id, thief, run.updated_at, run.attempts)], attempts_max=1
+        [StalledItem(run.id, thief, run.updated_at, run.attempts)], attempts_max=1
     ),
     "get of the service": lambda runs, thief, run: PolicyRunService(runs).get(thief, run.run_id),
     "list of the service": lambda runs, thief, _run: PolicyRunService(runs).list(thief),
@@ -171,7 +171,7 @@ async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
     taken = stolen(scene.thief, scene.held)
 
     renewed = await scene.runs.renew([taken, own], MINUTE)
-    sightings = [Sighting(scene.run_out.id, scene.thief, scene.run_out.updated_at, 1)]
+    sightings = [StalledItem(scene.run_out.id, scene.thief, scene.run_out.updated_at, 1)]
     rescued = await scene.runs.rescue(sightings, attempts_max=3)
     ended = await scene.runs.end([RunEnding.submitted(taken), RunEnding.submitted(own)])
 
@@ -193,7 +193,7 @@ async def test_two_leases_of_one_statement_cannot_be_ended_under_each_others_ten
     renewed = await scene.runs.renew(crossed, MINUTE)
     ended = await scene.runs.end(map(RunEnding.submitted, crossed))
     rescued = await scene.runs.rescue(
-        [Sighting(run.id, run.tenant_id, run.updated_at, run.attempts) for run in crossed], attempts_max=3
+        [StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts) for run in crossed], attempts_max=3
     )
 
     ids = frozenset(run.id for run in crossed)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from graphjobs import GraphJobStatus
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob
@@ -44,9 +44,9 @@ async def statuses(storage: Storage, job: AnyJob) -> list[str]:
     return [event.status.value for event in await storage.graph_jobs.events(job.tenant_id, job.id)]
 
 
-def seen(job: AnyJob) -> Sighting:
+def seen(job: AnyJob) -> StalledItem:
     """The job as a rescuer has seen it."""
-    return Sighting(job.id, job.tenant_id, job.updated_at, job.attempts)
+    return StalledItem(job.id, job.tenant_id, job.updated_at, job.attempts)
 
 
 def completed(job: AnyJob) -> Ending:

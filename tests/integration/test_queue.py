@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, GraphJobsError, GraphJobStatus, IllegalTransition, InvalidJob
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob
@@ -464,7 +464,7 @@ async def test_another_tenants_job_cannot_be_ended(way: Way, tenant: str) -> Non
 
     ended = await way.queue.end([Ending.failed(forged, "taken")])
     renewed = await way.queue.renew([forged])
-    rescued = await way.queue.rescue([Sighting(job.id, forged.tenant_id, job.updated_at, job.attempts)], attempts_max=3)
+    rescued = await way.queue.rescue([StalledItem(job.id, forged.tenant_id, job.updated_at, job.attempts)], attempts_max=3)
 
     assert {} == ended.versions
     assert {job.id} == renewed.lost
@@ -585,7 +585,7 @@ async def test_a_stopped_job_is_queued_again(way: Way, tenant: str) -> None:
     seen, _ = await way.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
     if way.session is not None:  # within one transaction no time passes
         assert () == seen
-        seen = (Sighting(job.id, tenant, job.updated_at, job.attempts),)
+        seen = (StalledItem(job.id, tenant, job.updated_at, job.attempts),)
     rescued = await way.queue.rescue(seen, attempts_max=3, actor="worker 4")
 
     assert ((job.id,), ()) == (rescued.requeued, rescued.failed)
@@ -598,7 +598,7 @@ async def test_a_stopped_job_is_queued_again(way: Way, tenant: str) -> None:
 async def test_a_job_that_stopped_at_its_last_attempt_fails_with_a_reason(way: Way, tenant: str) -> None:
     """One sentence, in the job and in its log."""
     job = await way.claimed(build_job(tenant))
-    seen = Sighting(job.id, tenant, job.updated_at, job.attempts)
+    seen = StalledItem(job.id, tenant, job.updated_at, job.attempts)
 
     rescued = await way.queue.rescue([seen], attempts_max=1)
 
@@ -620,7 +620,7 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(alone: Way, t
     for _ in range(2):
         await asyncio.sleep(0.001)
         seen, _ = await alone.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
-        assert [4] == [sighting.given_back for sighting in seen]
+        assert [4] == [sighting.released for sighting in seen]
         rescued = await alone.queue.rescue(seen, attempts_max=2)
         stops.append((len(rescued.requeued), len(rescued.failed)))
         await alone.queue.claim(tenant, _BUILD, limit=1)

@@ -28,7 +28,7 @@ from graphjobs import (
     WorkerOptions,
     open_storage,
 )
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.database.engine import connect
 from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
@@ -216,7 +216,7 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
     async with open_storage(pooled) as storage:
         await storage.graph_jobs.add_many(build_job(tenant) for _ in range(40))
         (stopped,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-        seen = Sighting(stopped.id, tenant, stopped.updated_at, stopped.attempts)
+        seen = StalledItem(stopped.id, tenant, stopped.updated_at, stopped.attempts)
         assert (stopped.id,) == (await storage.graph_job_queue.rescue([seen], attempts_max=3)).requeued
         options = WorkerOptions(tenant=tenant, concurrency=6, batch=5, poll=timedelta(milliseconds=20))
         workers = [GraphJobWorker(storage, build=build, overlay=overlay, options=options) for _ in range(3)]
@@ -234,7 +234,7 @@ async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
     (first,) = (await runs.lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
     (renewed,) = (await runs.renew([first], minute)).runs
     assert () == await runs.expired(tenant_id=tenant)
-    seen = Sighting(run.id, tenant, renewed.updated_at, renewed.attempts)
+    seen = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
     soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
     assert (run.id,) == (await runs.rescue([seen], attempts_max=3, backoff=soon)).requeued
     assert {run.id} == (await runs.renew([first], minute)).lost
@@ -291,7 +291,7 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         await asyncio.gather(*(dispatcher(runs, f"dispatcher {number}") for number in range(5)))
         await asyncio.wait([cancelled])
         left = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
-        seen = [Sighting(run.id, tenant, run.updated_at, run.attempts) for run in left]
+        seen = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in left]
         soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
         rescued = await runs.rescue(seen, attempts_max=9, backoff=soon)
         await dispatcher(runs, "the last")

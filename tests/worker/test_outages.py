@@ -20,7 +20,7 @@ from graphjobs import (
     PolicyRunJob,
     open_storage,
 )
-from graphjobs.core.results import Sighting
+from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import Ending
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.settings import Settings
@@ -53,7 +53,7 @@ async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]
             await storage.graph_jobs.add(build_job("nobody"))
             (job,) = (await storage.graph_job_queue.claim("nobody", "build", limit=1)).jobs
             await storage.graph_job_queue.renew([job])
-            await storage.graph_job_queue.rescue([Sighting(job.id, "nobody", None, 1)], attempts_max=3)
+            await storage.graph_job_queue.rescue([StalledItem(job.id, "nobody", None, 1)], attempts_max=3)
             await storage.graph_job_queue.end([Ending.failed(job, "warmed up")])
         yield storage
 
