@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.measure import BenchmarkError, Figure, compared
 from benchmarks.seeding import emptied, settled, store_queued
 from benchmarks.suite import Bench
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
@@ -61,7 +61,7 @@ async def _timed(bench: Bench, queue: GraphJobQueue, whose: dict[str, str | None
             if len(claimed.jobs) != _CLAIMED:
                 raise BenchmarkError(f"a claim of {_CLAIMED} took {len(claimed.jobs)}")
             cursors[name] = claimed.cursor
-            await queue.end([Ending.given_back(job) for job in claimed.jobs])
+            await queue.end([AttemptResult.released(job) for job in claimed.jobs])
             if turn >= _WARM_UP:
                 times[name].append(seconds * 1e6)
     return times

@@ -30,7 +30,7 @@ class _Driver(Contestant):
 
     @override
     def get(self, job: GraphBuildJob) -> Call:
-        return self.call(single.GET_JOB, {"job": job.id, "tenant": job.tenant_id, "kind": job.type.code})
+        return self.call(single.GET_JOB, {"p_job_id": job.id, "p_tenant_id": job.tenant_id, "p_type": job.type.code})
 
     @override
     def insert(self, job: GraphBuildJob) -> Call:
@@ -39,13 +39,20 @@ class _Driver(Contestant):
     @override
     def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         begins = job.status is GraphJobStatus.RUNNING
-        fence = {"expected": expected.code, "expected_attempts": job.attempts - 1 if begins else job.attempts}
+        fence = {
+            "p_expected_status": expected.code,
+            "p_expected_attempts": job.attempts - 1 if begins else job.attempts,
+        }
         return self.call(single.REPLACE_JOB, _written(job) | fence)
 
     @override
     def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
-        chosen: _Arguments = {"tenant": tenant_id, "kind": GraphBuildJob.type.code, "expected": status.code}
-        return self.call(lists.LIST_JOBS_OF_STATUS, chosen | {"limit_rows": limit})
+        chosen: _Arguments = {
+            "p_tenant_id": tenant_id,
+            "p_type": GraphBuildJob.type.code,
+            "p_expected_status": status.code,
+        }
+        return self.call(lists.LIST_JOBS_BY_STATUS, chosen | {"p_limit": limit})
 
     def call(self, statement: Executable, arguments: Mapping[str, object]) -> Call:
         """Prepares one of our statements, of whatever room: its text and its arguments are ready."""
@@ -55,13 +62,13 @@ class _Driver(Contestant):
 
 def _written(job: GraphBuildJob) -> _Arguments:
     return {
-        "job": job.id,
-        "tenant": job.tenant_id,
-        "kind": job.type.code,
-        "target": job.status.code,
-        "document": job.to_json(),
-        "created": job.created_at,
-        "correlation": job.correlation_id,
+        "p_job_id": job.id,
+        "p_tenant_id": job.tenant_id,
+        "p_type": job.type.code,
+        "p_status": job.status.code,
+        "p_payload": job.to_json(),
+        "p_created_at": job.created_at,
+        "p_correlation_id": job.correlation_id,
     }
 
 

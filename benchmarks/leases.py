@@ -16,7 +16,7 @@ from benchmarks.seeding import emptied, settled
 from benchmarks.suite import Bench
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.database.schema import SCHEMA
-from graphjobs.policy_runs.attempt_results import LeaseTurns, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult, TenantCursors
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunPriority
 from graphjobs.settings import Settings
@@ -115,7 +115,7 @@ class _Leases:
         """Gives microseconds a lease, by whose it is."""
         bench = self._bench
         times: dict[str, list[float]] = {name: [] for name in whose}
-        turns = dict.fromkeys(whose, LeaseTurns())
+        turns = dict.fromkeys(whose, TenantCursors())
         for turn in range(_WARM_UP + _TIMES_A_ROUND * bench.pace.rounds):
             if turn % _SWEPT_EACH == 0:
                 await settled(bench.url)
@@ -125,7 +125,7 @@ class _Leases:
                     times[name].append(seconds * 1e6)
         return times
 
-    async def _lease(self, tenant_id: str | None, after: LeaseTurns) -> tuple[float, LeaseTurns]:
+    async def _lease(self, tenant_id: str | None, after: TenantCursors) -> tuple[float, TenantCursors]:
         started = time.perf_counter()
         leased = await self._runs.lease(
             OWNER, LEASED_FOR, attempts_max=ATTEMPTS_MAX, limit=_LEASED, tenant_id=tenant_id, after=after
@@ -133,7 +133,7 @@ class _Leases:
         seconds = time.perf_counter() - started
         if len(leased.runs) != _LEASED:
             raise BenchmarkError(f"a lease of {_LEASED} took {len(leased.runs)}")
-        await self._runs.end([RunEnding.given_back(run) for run in leased.runs])
+        await self._runs.end([LeaseResult.released(run) for run in leased.runs])
         # Given back, a run waits anew; each lease is to meet the same queue, and in it what is overdue.
         await self._connection.execute(_AS_BEFORE, [run.id for run in leased.runs])
-        return seconds, leased.turns
+        return seconds, leased.cursors

@@ -9,7 +9,7 @@ from benchmarks.competitors import POOL_SIZE
 from benchmarks.measure import Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import SHARED_CORRELATION, created_at_of, store_mixed
 from benchmarks.suite import Bench
-from graphjobs.core.pagination import BoundedCount, Position
+from graphjobs.core.pagination import BoundedCount, PageKey
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore
@@ -29,9 +29,9 @@ _FILTERS: Final[dict[str, GraphJobQuery]] = {
     "all": GraphJobQuery(limit=_LISTED),
     "type": GraphJobQuery(limit=_LISTED, type=GraphJobType.OVERLAY),
     "status": GraphJobQuery(limit=_LISTED, statuses=(GraphJobStatus.COMPLETED,)),
-    "statuses": GraphJobQuery(limit=_LISTED, statuses=_TWO),
+    "p_statuses": GraphJobQuery(limit=_LISTED, statuses=_TWO),
     "type+statuses": GraphJobQuery(limit=_LISTED, type=GraphJobType.OVERLAY, statuses=_TWO),
-    "correlation": GraphJobQuery(limit=_LISTED, correlation_id=SHARED_CORRELATION),
+    "p_correlation_id": GraphJobQuery(limit=_LISTED, correlation_id=SHARED_CORRELATION),
 }
 _TIMES: Final = "times"
 """One more filter, whose range is of the tenant: the middle half of its rows."""
@@ -75,8 +75,8 @@ def _query(filtered: str, rows: int) -> GraphJobQuery:
 
 def _from_middle(query: GraphJobQuery, tenant: str, rows: int) -> GraphJobQuery:
     """The page that whoever walked half of the tenant's rows asks for next."""
-    found_last = Position(created_at_of(rows // 2), UUID(int=0))
-    return query.changed(cursor=query.cursor_after(tenant, found_last))
+    found_last = PageKey(created_at_of(rows // 2), UUID(int=0))
+    return query.replace(cursor=query.cursor_after(tenant, found_last))
 
 
 def _page(jobs: GraphJobStore, tenant: str, query: GraphJobQuery) -> Call:

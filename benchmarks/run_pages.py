@@ -11,7 +11,7 @@ from benchmarks.measure import Call, Figure
 from benchmarks.pages import by_size
 from benchmarks.run_seeding import POLICY, Spread, store_mixed_runs
 from benchmarks.suite import Bench
-from graphjobs.core.pagination import BoundedCount, Position
+from graphjobs.core.pagination import BoundedCount, PageKey
 from graphjobs.policy_runs.filters import PolicyRunCollection, PolicyRunMetrics, PolicyRunQuery
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
@@ -27,10 +27,10 @@ _ROUNDS_FOR_REFERENCE: Final = 10
 _TWO: Final = (PolicyRunStatus.PENDING, PolicyRunStatus.DISPATCHING)
 _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "none": {},
-    "policy": {"policy_id": POLICY},
+    "p_policy_id": {"policy_id": POLICY},
     "mode": {"mode": PolicyRunMode.INCREMENTAL},
-    "statuses": {"statuses": _TWO},
-    "all three": {"policy_id": POLICY, "mode": PolicyRunMode.INCREMENTAL, "statuses": _TWO},
+    "p_statuses": {"p_statuses": _TWO},
+    "all three": {"policy_id": POLICY, "mode": PolicyRunMode.INCREMENTAL, "p_statuses": _TWO},
 }
 _LATER: Final = "after"
 """One more filter, `queued_after`, whose time is of the tenant: the newest three quarters of its rows."""
@@ -73,7 +73,7 @@ def _filter(filtered: str, rows: int, at: Spread) -> dict[str, Any]:
 
 def _from_middle(runs: PolicyRunRepository, tenant: str, asked: dict[str, Any], at: datetime) -> Call:
     """The page that whoever walked half of the tenant's rows asks for next."""
-    cursor = PolicyRunQuery(**asked).cursor_after(tenant, Position(at, UUID(int=0)))
+    cursor = PolicyRunQuery(**asked).cursor_after(tenant, PageKey(at, UUID(int=0)))
     return partial(runs.list, tenant, limit=_LISTED, cursor=cursor, **asked)
 
 

@@ -13,6 +13,8 @@ from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunRow
 
+Status = PolicyRunStatus
+
 OWNER: Final = "dispatcher-1@bench"
 """Who leases what is dispatching."""
 
@@ -21,8 +23,14 @@ LEASED_FOR: Final = timedelta(hours=8)
 
 TABLE: Final = PolicyRunRow.__tablename__
 _BETWEEN: Final = timedelta(milliseconds=2_741)
-_S = PolicyRunStatus
-_STATUSES: Final = (*[_S.PENDING] * 2, _S.DISPATCHING, _S.SUBMITTED, *[_S.COMPLETED] * 4, _S.FAILED, _S.CANCELED)
+_STATUSES: Final = (
+    *[Status.PENDING] * 2,
+    Status.DISPATCHING,
+    Status.SUBMITTED,
+    *[Status.COMPLETED] * 4,
+    Status.FAILED,
+    Status.CANCELED,
+)
 """A tenant's runs go through these in turn; through modes and policies, too, whose numbers are coprime with theirs."""
 
 _MODES: Final = tuple(PolicyRunMode)
@@ -79,7 +87,7 @@ def pending_run(tenant_id: str, number: int, *, queued_at: datetime | None = Non
         inputs=_INPUTS,
         queued_at=at,
     )
-    return request.run(run_id=name_of(tenant_id, number), available_at=at, created_at=at, updated_at=at)
+    return request.to_run(run_id=name_of(tenant_id, number), available_at=at, created_at=at, updated_at=at)
 
 
 def run_in(status: PolicyRunStatus, tenant_id: str, number: int, *, queued_at: datetime | None = None) -> PolicyRunJob:
@@ -88,24 +96,24 @@ def run_in(status: PolicyRunStatus, tenant_id: str, number: int, *, queued_at: d
     leased_at = run.queued_at + timedelta(seconds=3)
     ended_at = leased_at + timedelta(seconds=42)
     match status:
-        case _S.PENDING:
+        case Status.PENDING:
             return run
-        case _S.CANCELED:
+        case Status.CANCELED:
             return run.request_cancellation(at=leased_at, reason="superseded by a newer version of the policy")
     leased = run.lease(at=leased_at, owner=OWNER, until=datetime.now(UTC) + LEASED_FOR)
     match status:
-        case _S.DISPATCHING:
+        case Status.DISPATCHING:
             return leased
-        case _S.FAILED:
+        case Status.FAILED:
             return leased.fail(at=ended_at, error="TimeoutError: the engine did not answer within 30 seconds")
     submitted = leased.submit(at=leased_at)
-    return submitted.complete(at=ended_at) if status is _S.COMPLETED else submitted
+    return submitted.complete(at=ended_at) if status is Status.COMPLETED else submitted
 
 
 def record_of(run: PolicyRunJob) -> tuple[object, ...]:
     """A run as a record of the table, in the order of `COLUMNS`."""
     coded = {"mode": run.mode.code, "priority": run.priority.code, "status": run.status.code}
-    given = {**coded, "payload": run.details_json()}
+    given = {**coded, "payload": run.payload_json()}
     return tuple(given[name] if name in given else getattr(run, name) for name in COLUMNS)
 
 
@@ -176,7 +184,7 @@ class _Pattern(NamedTuple):
 
     @classmethod
     def of(cls, run: PolicyRunJob) -> Self:
-        first, second, last = texts_around(run.details_json(), str(run.correlation_id), f"{0:040x}")
+        first, second, last = texts_around(run.payload_json(), str(run.correlation_id), f"{0:040x}")
         return cls(record_of(run), run.updated_at - run.queued_at, (first, second, last))
 
     def record(

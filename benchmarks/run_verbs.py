@@ -25,12 +25,12 @@ from benchmarks.run_seeding import (
 )
 from benchmarks.seeding import settled
 from benchmarks.suite import Bench
-from graphjobs.core.transitions import Move
+from graphjobs.core.transitions import Transition
 from graphjobs.database.schema import SCHEMA
-from graphjobs.policy_runs.attempt_results import RenewedRuns, held_of
+from graphjobs.policy_runs.attempt_results import LeaseHeartbeatResult, lease_params
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.repository import PolicyRunRepository
-from graphjobs.policy_runs.row_mapping import columns_of, source_of, swap_of
+from graphjobs.policy_runs.row_mapping import infer_source_status, run_params, swap_params
 from graphjobs.policy_runs.sql import finish, single
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow
@@ -104,22 +104,22 @@ class _Bare(Contestant):
 
     @override
     def insert(self, run: PolicyRunJob) -> Call:
-        entry = Move.adding(run, uuid7(), None).entry
-        return self._pool.call(single.INSERT_RUN, {**columns_of(run), "entry": entry})
+        entry = Transition.for_insert(run, uuid7(), None).event_payload
+        return self._pool.call(single.INSERT_RUN, {**run_params(run), "p_event_payload": entry})
 
     @override
     def find(self, tenant_id: str, run_id: str) -> Call:
-        return self._pool.call(single.FIND_RUN, {"tenant": tenant_id, "name": run_id})
+        return self._pool.call(single.GET_RUN_BY_RUN_ID, {"p_tenant_id": tenant_id, "p_run_id": run_id})
 
     @override
     def replace(self, run: PolicyRunJob) -> Call:
-        source = source_of(run, None)
-        entry = Move.of(run, source, run.to_json(), uuid7(), None).entry
-        return self._pool.call(single.MOVE_RUN, {**swap_of(run, source, None), "entry": entry})
+        source = infer_source_status(run, None)
+        entry = Transition.for_update(run, source, run.to_json(), uuid7(), None).event_payload
+        return self._pool.call(single.TRANSITION_RUN, {**swap_params(run, source, None), "p_event_payload": entry})
 
     @override
     def renew(self, run: PolicyRunJob) -> Call:
-        return self._pool.call(finish.RENEW_RUNS, {**held_of([run]), "lease_length": LEASED_FOR})
+        return self._pool.call(finish.RENEW_RUNS, {**lease_params([run]), "p_lease_duration": LEASED_FOR})
 
 
 class _Verb:
@@ -235,7 +235,7 @@ class _Renew(_Verb):
 
     @override
     def done(self, answer: object) -> bool:
-        if isinstance(answer, RenewedRuns):
+        if isinstance(answer, LeaseHeartbeatResult):
             return len(answer.runs) == 1
         return isinstance(answer, list) and answer[0][1] is not None  # its version, which a busy row does not tell
 

@@ -15,11 +15,11 @@ from benchmarks.driver import held_connection
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
 from benchmarks.seeding import queued_job, settled, store
 from benchmarks.suite import Bench
-from graphjobs.core.transitions import Move
+from graphjobs.core.transitions import Transition
 from graphjobs.database.executor import compiled
 from graphjobs.database.schema import SCHEMA
 from graphjobs.graph_jobs.models import GraphBuildJob
-from graphjobs.graph_jobs.row_mapping import swap_of
+from graphjobs.graph_jobs.row_mapping import swap_params
 from graphjobs.graph_jobs.sql import single
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.store import GraphJobUpdateResult
@@ -97,8 +97,8 @@ class _ByHand(Mover):
 
     @override
     def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        form, binds = compiled(single.REPLACE_JOB), swap_of(job, expected, None)
-        entry = Move.of(job, expected, str(binds["document"]), uuid7(), None).entry
+        form, binds = compiled(single.REPLACE_JOB), swap_params(job, expected, None)
+        entry = Transition.for_update(job, expected, str(binds["p_payload"]), uuid7(), None).event_payload
         swap, log = [binds[name] for name in form.binds], (job.id, job.tenant_id, job.status.code, entry)
         return partial(self._move, form.sql, swap, log)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
@@ -22,7 +22,7 @@ async def main(url: str) -> None:
     async def nothing(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
         return BuildResult("graph")
 
-    def weigh(_ending: Ending) -> None:
+    def weigh(_ending: AttemptResult) -> None:
         nonlocal ended
         ended += 1
         if ended % _EACH == 0:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graphjobs.graph_jobs.service import GraphJobService
     from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
     from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
-    from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
+    from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
     from graphjobs.policy_runs.filters import PolicyRunCollection, PolicyRunMetrics
     from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
     from graphjobs.policy_runs.repository import PolicyRunRepository
@@ -81,7 +81,7 @@ else:
         "PolicyRunService": "graphjobs.policy_runs.service",
         "PolicyRunStatus": "graphjobs.policy_runs.status",
         "RetryBackoff": "graphjobs.policy_runs.attempt_results",
-        "RunEnding": "graphjobs.policy_runs.attempt_results",
+        "LeaseResult": "graphjobs.policy_runs.attempt_results",
         "WorkerOptions": "graphjobs.worker",
         "open_storage": "graphjobs.storage",
         "upgrade": "graphjobs.database.migrations.commands",
@@ -122,6 +122,7 @@ __all__ = [
     "JobAlreadyExists",
     "JobConflict",
     "JobNotFound",
+    "LeaseResult",
     "OutcomeUnknown",
     "OverlayResult",
     "PolicyRunCollection",
@@ -139,7 +140,6 @@ __all__ = [
     "PolicyRunService",
     "PolicyRunStatus",
     "RetryBackoff",
-    "RunEnding",
     "SchemaOutOfDate",
     "WorkerOptions",
     "open_storage",

@@ -10,8 +10,8 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from graphjobs.core.notifications import CHANNEL
-from graphjobs.database.engine import autocommit_engine, transactional_engine, url_of
-from graphjobs.database.executor import Database, to_its_end
+from graphjobs.database.engine import autocommit_engine, resolve_url, transactional_engine
+from graphjobs.database.executor import AutocommitExecutor, run_to_completion
 from graphjobs.database.listener import listen
 from graphjobs.database.schema_version import require_revision
 from graphjobs.errors import SchemaOutOfDate
@@ -38,7 +38,7 @@ class Storage:
         policy_runs: policy runs with their log and their queue; `policy_runs.using(session)` inside a session.
     """
 
-    database: Database
+    database: AutocommitExecutor
     graph_jobs: GraphJobStore
     graph_job_queue: GraphJobQueue
     graph_job_repository: GraphJobRepository
@@ -61,7 +61,7 @@ class Storage:
         self.database.require_own_loop()
         return self._sessions()
 
-    async def listen(self, heard: Callable[[], None]) -> None:
+    async def listen(self, on_notify: Callable[[], None]) -> None:
         """Calls `heard` whenever something may have been queued, until it is cancelled; on a connection of its own.
 
         Only storages whose settings say `notify` tell of what they queue, and a notice can be lost: it may save a wait,
@@ -70,7 +70,7 @@ class Storage:
         Raises:
             ConfigurationError: a pooler in transaction mode is in between.
         """
-        await self._listen(heard)
+        await self._listen(on_notify)
 
 
 @asynccontextmanager
@@ -89,11 +89,11 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
         SchemaOutOfDate: the database is at an earlier revision: run `graphjobs db upgrade`.
     """
     given = settings or Settings.load()
-    url = await url_of(given)
+    url = await resolve_url(given)
     alone = autocommit_engine(url, given)
     transactional = transactional_engine(url, given)
     try:
-        database = Database(alone, given)
+        database = AutocommitExecutor(alone, given)
         try:
             await require_revision(database)
         except SchemaOutOfDate:
@@ -113,7 +113,7 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
             _listen=partial(listen, url, given, CHANNEL),
         )
     finally:
-        await to_its_end(_dispose((alone, transactional), given))
+        await run_to_completion(_dispose((alone, transactional), given))
 
 
 async def _dispose(engines: tuple[AsyncEngine, ...], settings: Settings) -> None:

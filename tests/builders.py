@@ -39,4 +39,4 @@ def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
     """A pending policy run that has been available since a fixed time."""
     asked = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
     times = dict.fromkeys(("created_at", "available_at", "updated_at"), AT)
-    return run_request(tenant_id, **{"queued_at": AT, **asked}).run(**{**times, **fields})
+    return run_request(tenant_id, **{"queued_at": AT, **asked}).to_run(**{**times, **fields})

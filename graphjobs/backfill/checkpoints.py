@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from graphjobs.backfill.tables import BackfillCheckpointRow
 from graphjobs.database.executor import Executor
-from graphjobs.database.sql_expressions import readable
+from graphjobs.database.sql_expressions import null_if_unrepresentable
 
 _LOCK_KEY: Final = int.from_bytes(b"backfill")
 _CHECKPOINTS: Final = cast("Table", BackfillCheckpointRow.__table__)
@@ -35,8 +35,8 @@ _LOCK: Final = select(func.pg_advisory_xact_lock(literal_column(str(_LOCK_KEY)))
 _READ: Final = select(
     _CHECKPOINTS.c.position,
     _CHECKPOINTS.c.counts,
-    readable(_CHECKPOINTS.c.created_at),
-    readable(_CHECKPOINTS.c.finished_at),
+    null_if_unrepresentable(_CHECKPOINTS.c.created_at),
+    null_if_unrepresentable(_CHECKPOINTS.c.finished_at),
 ).where(_CHECKPOINTS.c.fingerprint == _text("source_part"))
 
 _begin: Final = insert(_CHECKPOINTS).values(
@@ -65,7 +65,7 @@ _ADVANCE: Final = (
 _GO_ON: Final = _ADVANCE.returning(_CHECKPOINTS.c.position)
 _FINISH: Final = _ADVANCE.values(finished_at=func.now()).returning(_CHECKPOINTS.c.position)
 
-_CEILING: Final = select(readable(func.min(_CHECKPOINTS.c.first_begun_at)))
+_CEILING: Final = select(null_if_unrepresentable(func.min(_CHECKPOINTS.c.first_begun_at)))
 """When the first backfill of this database was begun."""
 
 
@@ -133,29 +133,29 @@ async def lock(executor: Executor) -> None:
     Raises:
         DatabaseUnavailable: another one held it for longer than the lock time-out.
     """
-    await executor.rows(_LOCK, {})
+    await executor.fetch_all(_LOCK, {})
 
 
 async def checkpoint(executor: Executor, fingerprint: str) -> Checkpoint | None:
     """Tells where a part stands; None where it was never begun."""
-    rows = await executor.rows(_READ, {"source_part": fingerprint})
+    rows = await executor.fetch_all(_READ, {"source_part": fingerprint})
     return Checkpoint(rows[0][0], Counts.from_json(rows[0][1]), rows[0][2], rows[0][3]) if rows else None
 
 
 async def begin(executor: Executor, fingerprint: str, *, name: str, collection: str, position: str) -> None:
     """Notes that a part is begun, or begun anew."""
     binds = {"source_part": fingerprint, "part_name": name, "collection_name": collection, "reached": position}
-    await executor.rows(_BEGIN, {**binds, "figures": Counts().to_json()})
+    await executor.fetch_all(_BEGIN, {**binds, "figures": Counts().to_json()})
 
 
 async def advance(executor: Executor, fingerprint: str, position: str, counts: Counts, *, finished: bool) -> None:
     """Notes how far a part has come, with what it tells of."""
     binds = {"source_part": fingerprint, "reached": position, "figures": counts.to_json()}
-    await executor.rows(_FINISH if finished else _GO_ON, binds)
+    await executor.fetch_all(_FINISH if finished else _GO_ON, binds)
 
 
 async def ceiling(executor: Executor) -> datetime | None:
     """Gives the latest version that a backfill writes here; what services write is later. None before the first one."""
-    rows = await executor.rows(_CEILING, {})
+    rows = await executor.fetch_all(_CEILING, {})
     begun: datetime | None = rows[0][0]
     return None if begun is None else begun - timedelta(microseconds=1)

@@ -21,14 +21,14 @@ from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, RUN_EV
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.backfill.transform.reverse_mapping import document_of
 from graphjobs.core.event_log import Event
-from graphjobs.database.executor import Executor, Row, to_its_end
+from graphjobs.database.executor import Executor, Row, run_to_completion
 from graphjobs.errors import ConfigurationError, CorruptRow
 from graphjobs.graph_jobs.models import GraphJob
-from graphjobs.graph_jobs.row_mapping import any_job_of
-from graphjobs.graph_jobs.row_mapping import event_of as job_event_of
+from graphjobs.graph_jobs.row_mapping import any_job_from_row
+from graphjobs.graph_jobs.row_mapping import event_from_row as job_event_of
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.row_mapping import event_of as run_event_of
-from graphjobs.policy_runs.row_mapping import run_of
+from graphjobs.policy_runs.row_mapping import event_from_row as run_event_of
+from graphjobs.policy_runs.row_mapping import run_from_row
 from graphjobs.storage import Storage
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ _PAGE_ROWS: Final = 1_000
 
 _READ: Final[Mapping[str, tuple[Scan, Callable[[Row], GraphJob | PolicyRunJob | Event]]]] = MappingProxyType(
     {
-        JOBS: (export_sql.JOBS, any_job_of),
-        RUNS: (export_sql.RUNS, run_of),
+        JOBS: (export_sql.JOBS, any_job_from_row),
+        RUNS: (export_sql.RUNS, run_from_row),
         EVENTS: (export_sql.EVENTS, job_event_of),
         RUN_EVENTS: (export_sql.RUN_EVENTS, run_event_of),
     }
@@ -88,7 +88,7 @@ async def export(
         await _in_thread(files.open)
         async with snapshot(storage, readonly=True) as executor:
             for scan, _ in _READ.values():
-                ((plan,),) = await executor.rows(scan.plan, {})
+                ((plan,),) = await executor.fetch_all(scan.plan, {})
                 exported.guess += plan[0]["Plan"]["Plan Rows"]
             for collection in COLLECTIONS:
                 await _write(executor, collection, files, exported, told)
@@ -104,12 +104,12 @@ async def _write(
     scan, _ = _READ[collection]
     key, exported.table = scan.first, collection
     while True:
-        rows = await executor.rows(scan.page, {"from_key": key, "limit_rows": _PAGE_ROWS})
+        rows = await executor.fetch_all(scan.page, {"from_key": key, "limit_rows": _PAGE_ROWS})
         page = await _in_thread(_page_of, collection, rows, files)
         exported.documents[collection] += page.documents
         if page.unreadable:
             keys = [row.row_id for row in page.unreadable]
-            texts = await executor.rows(scan.texts, {"row_keys": keys})
+            texts = await executor.fetch_all(scan.texts, {"row_keys": keys})
             await _in_thread(files.write, UNREADABLE, _unreadable_lines(collection, page.unreadable, texts))
             exported.unreadable[collection] += len(keys)
         told(exported)
@@ -232,7 +232,7 @@ class _Files:
 async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Waits for what a thread does, also if cancelled meanwhile: the thread cannot be, and holds the files."""
     try:
-        return await to_its_end(asyncio.to_thread(work, *arguments))
+        return await run_to_completion(asyncio.to_thread(work, *arguments))
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         told = f"the files of an export cannot be written: {name}{error.strerror}; name another folder"

@@ -24,7 +24,7 @@ from graphjobs.backfill.load.loader import write
 from graphjobs.backfill.quarantine import store
 from graphjobs.backfill.transactions import transaction
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
-from graphjobs.database.executor import Executor, ended
+from graphjobs.database.executor import Executor, wait_ignoring_cancel
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 from graphjobs.storage import Storage
 
@@ -292,7 +292,7 @@ class _Writer:
         finally:
             if self._task is not None:
                 self._task.cancel()
-                await ended(self._task)
+                await wait_ignoring_cancel(self._task)
 
     async def _drain(self) -> None:
         task = self._task

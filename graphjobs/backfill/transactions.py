@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from graphjobs.database.error_translation import translated
-from graphjobs.database.executor import InSession
+from graphjobs.database.error_translation import translate_error
+from graphjobs.database.executor import SessionExecutor
 from graphjobs.storage import Storage
 
 
 @asynccontextmanager
-async def transaction(storage: Storage) -> AsyncIterator[InSession]:
+async def transaction(storage: Storage) -> AsyncIterator[SessionExecutor]:
     """Begins a transaction that is committed at the end, and vanishes with what is raised within.
 
     Raises:
@@ -22,7 +22,7 @@ async def transaction(storage: Storage) -> AsyncIterator[InSession]:
             begun = True
             yield storage.database.using(session)
     except Exception as error:
-        failure = translated(error, ambiguous=begun)
+        failure = translate_error(error, ambiguous=begun)
         if failure is None or failure is error:
             raise
     else:
@@ -31,7 +31,7 @@ async def transaction(storage: Storage) -> AsyncIterator[InSession]:
 
 
 @asynccontextmanager
-async def snapshot(storage: Storage, *, readonly: bool) -> AsyncIterator[InSession]:
+async def snapshot(storage: Storage, *, readonly: bool) -> AsyncIterator[SessionExecutor]:
     """Begins a transaction that always sees what was there when it began, and is rolled back at the end.
 
     Raises:
@@ -44,7 +44,7 @@ async def snapshot(storage: Storage, *, readonly: bool) -> AsyncIterator[InSessi
             await session.connection(execution_options=options)
             yield storage.database.using(session)
     except Exception as error:
-        failure = translated(error, ambiguous=False)
+        failure = translate_error(error, ambiguous=False)
         if failure is None or failure is error:
             raise
     else:

@@ -161,7 +161,7 @@ async def verify(
     async with snapshot(storage, readonly=False) as executor:
         ceiling = await checkpoints.ceiling(executor) or datetime.now(UTC)
         for part in source.parts:
-            await executor.rows(_on(part.collection).prepare, {})
+            await executor.fetch_all(_on(part.collection).prepare, {})
         for part in source.parts:
             async with aclosing(batches_of(source, part, legacy_uuids, Position())) as batches:
                 async for batch in batches:
@@ -187,7 +187,7 @@ async def _compare(executor: Executor, batch: Batch, comparison: Comparison, cei
     for wave in waves([each.row for each in batch.coming]):
         coming = [batch.coming[each] for each in wave]
         binds = binds_of(batch.collection, [each.row for each in coming]) | {CEILING.key: ceiling}
-        for ordinal, code, digest, first in await executor.rows(_on(batch.collection).verify, binds):
+        for ordinal, code, digest, first in await executor.fetch_all(_on(batch.collection).verify, binds):
             row, standing = coming[ordinal].row, Standing(code)
             kind = column_of(collection, row, "type") if collection == JOBS else 0
             whose, status = column_of(collection, row, "tenant_id"), column_of(collection, row, "status")
@@ -214,14 +214,14 @@ async def _compare(executor: Executor, batch: Batch, comparison: Comparison, cei
 async def _look(executor: Executor, collection: str, comparison: Comparison) -> None:
     """Adds what the tables hold, and names what of it the source does not, if there can be any."""
     equal = True
-    for tenant, kind, status, number, digest in await executor.rows(_on(collection).groups, {}):
+    for tenant, kind, status, number, digest in await executor.fetch_all(_on(collection).groups, {}):
         group = _group(collection, tenant, kind, status)
         side = comparison.here.setdefault(group, Side())
         side.add(int(digest), number)
         equal = equal and comparison.source.get(group) == side
     if equal:
         return
-    after_all = await executor.rows(_on(collection).only_here, {"limit_rows": NAMED_MAX})
+    after_all = await executor.fetch_all(_on(collection).only_here, {"limit_rows": NAMED_MAX})
     for key, tenant, kind, status in after_all:
         comparison.differs(Difference.ONLY_HERE, _group(collection, tenant, kind, status), key)
 

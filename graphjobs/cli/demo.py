@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from graphjobs.cli.exit_codes import Exit
-from graphjobs.core.json_values import thawed
+from graphjobs.core.json_values import to_plain_json
 from graphjobs.demo.policy import Policy, PolicyError, read_policy, shipped_policy
 from graphjobs.demo.sbom import shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.errors import ConfigurationError
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
@@ -65,7 +65,7 @@ async def _run(console: Console, paths: list[Path], policy: Policy, workers: int
         with bar:
             task = bar.add_task("", total=2 * len(paths))
 
-            def advance(ending: Ending) -> None:
+            def advance(ending: AttemptResult) -> None:
                 # A build that failed gets no overlay.
                 failed_build = isinstance(ending.job, GraphBuildJob) and ending.status is GraphJobStatus.FAILED
                 name = ending.job.metadata.get("sbom", "")
@@ -108,7 +108,7 @@ def _history_table(job: Job, events: list[GraphJobEvent]) -> Table:
     for heading in ("event", "at (UTC)", "from", "to", "actor", "more"):
         table.add_column(heading, overflow="fold")
     for event in events:
-        payload: dict[str, Any] = thawed(event.payload)
+        payload: dict[str, Any] = to_plain_json(event.payload)
         source, target, actor = (Text(str(payload.pop(key, ""))) for key in ("from", "to", "actor"))
         at = event.created_at.strftime("%H:%M:%S.%f")
         # What the last move found stands in the job itself.

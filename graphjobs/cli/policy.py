@@ -12,7 +12,7 @@ import typer
 from pydantic_core import from_json
 
 from graphjobs.cli.output import print_lines, print_table
-from graphjobs.core.fields import require_name
+from graphjobs.core.fields import check_name
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import InvalidJob, JobNotFound
 from graphjobs.policy_runs.filters import PolicyRunQuery
@@ -26,7 +26,7 @@ app = typer.Typer(help="Policy runs: ask for them, look at them, end them.", no_
 
 _ACTOR: Final = "cli"
 _FILE_BYTES_MAX: Final = 1_048_576
-_WORDS: Final = tuple(dict.fromkeys(status.outside for status in PolicyRunStatus))
+_WORDS: Final = tuple(dict.fromkeys(status.public_status for status in PolicyRunStatus))
 _OPTIONS: Final = {"policy_id": "--policy", "sbom_set": "--sbom", "statuses": "--status", "tenant_id": "--tenant"}
 """Options that are not spelt as the field they fill."""
 
@@ -87,7 +87,7 @@ def submit(
             inputs=inputs,
         )
     run = asyncio.run(_submit(request))
-    _tell(run, f"{run.run_id} is {run.status.outside}", as_json=as_json)
+    _tell(run, f"{run.run_id} is {run.status.public_status}", as_json=as_json)
 
 
 async def _submit(request: PolicyRunRequest) -> PolicyRunJob:
@@ -136,7 +136,15 @@ async def _list(tenant: str, query: PolicyRunQuery, *, as_json: bool) -> None:
     print_table(
         headings,
         (
-            (run.run_id, run.policy_id, run.mode, run.priority, run.status.outside, run.attempts, _at(run.queued_at))
+            (
+                run.run_id,
+                run.policy_id,
+                run.mode,
+                run.priority,
+                run.status.public_status,
+                run.attempts,
+                _at(run.queued_at),
+            )
             for run in page.runs
         ),
     )
@@ -197,7 +205,7 @@ def cancel(
     with _options_named(run_id="RUN_ID"):
         run = asyncio.run(_cancel(tenant, run_id, reason))
     asked = "" if run.status.is_final else ", and its end is asked for"
-    _tell(run, f"{run.run_id} is {run.status.outside}{asked}", as_json=as_json)
+    _tell(run, f"{run.run_id} is {run.status.public_status}{asked}", as_json=as_json)
 
 
 async def _cancel(tenant: str, run_id: str, reason: str | None) -> PolicyRunJob:
@@ -214,10 +222,10 @@ def retry(
 ) -> None:
     """Ask again for what a run that has ended was asked for: a new run, that names the old one."""
     if new is not None:
-        require_name(new, "--run-id")
+        check_name(new, "--run-id")
     with _options_named(run_id="RUN_ID"):
         run = asyncio.run(_retry(tenant, run_id, new))
-    _tell(run, f"{run.run_id} is {run.status.outside}, in place of {run_id}", as_json=as_json)
+    _tell(run, f"{run.run_id} is {run.status.public_status}, in place of {run_id}", as_json=as_json)
 
 
 async def _retry(tenant: str, run_id: str, new: str | None) -> PolicyRunJob:
@@ -289,7 +297,7 @@ def _statuses(words: Iterable[str]) -> tuple[PolicyRunStatus, ...]:
     asked = set(words)
     if unknown := asked - set(_WORDS):
         raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(_WORDS)}", param_hint="--status")
-    return tuple(status for status in PolicyRunStatus if status.outside in asked)
+    return tuple(status for status in PolicyRunStatus if status.public_status in asked)
 
 
 def _time(text: str | None, field: str) -> datetime | None:
@@ -308,7 +316,7 @@ def _time(text: str | None, field: str) -> datetime | None:
 def _record(run: PolicyRunJob) -> dict[str, Any]:
     """Gives a run as JSON, its status by the word of the outside, as it is asked for and shown everywhere here."""
     told = run.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
-    return {**told, "status": run.status.outside}
+    return {**told, "status": run.status.public_status}
 
 
 def _tell(run: PolicyRunJob, sentence: str, *, as_json: bool) -> None:

@@ -12,11 +12,11 @@ from sqlalchemy import CTE, BigInteger, Select, Table, Text, Uuid, bindparam, fu
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from graphjobs.core.fields import Id, Json, Name, UtcTime, Value
-from graphjobs.core.json_values import thawed
-from graphjobs.core.state_machine import CodedStatus
+from graphjobs.core.fields import FrozenModel, Id, Json, Name, UtcTime
+from graphjobs.core.json_values import to_plain_json
+from graphjobs.core.state_machine import StatusEnum
 from graphjobs.database.executor import Row
-from graphjobs.database.sql_expressions import readable
+from graphjobs.database.sql_expressions import null_if_unrepresentable
 from graphjobs.errors import CorruptRow
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
@@ -26,7 +26,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Event(Value):
+class Event(FrozenModel):
     """One entry of a log. For a move, the payload tells from, to, attempts, transition id, actor and error.
 
     `id` is the database's to give.
@@ -41,13 +41,13 @@ class Event(Value):
 
     def payload_json(self) -> str:
         """Gives the payload alone, as it is stored."""
-        return json.dumps(thawed(self.payload), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(to_plain_json(self.payload), ensure_ascii=False, separators=(",", ":"))
 
 
 E = TypeVar("E", bound=Event)
 
 
-def event_of(kind: type[E], statuses: type[CodedStatus], table: str, row: Row) -> E:
+def event_from_row(kind: type[E], statuses: type[StatusEnum], table: str, row: Row) -> E:
     """Reads an event of a row, in the order of `event_columns`.
 
     Raises:
@@ -68,20 +68,20 @@ def event_of(kind: type[E], statuses: type[CodedStatus], table: str, row: Row) -
     raise CorruptRow(table, event_id, problem)
 
 
-def entered(events: Table, entries: Select[Any], name: str) -> CTE:
+def insert_events(events: Table, rows: Select[Any], name: str) -> CTE:
     """Writes entries, in the order of `LOG_COLUMNS`; gives their ids."""
-    return insert(events).from_select(LOG_COLUMNS, entries).returning(events.c.id).cte(name)
+    return insert(events).from_select(LOG_COLUMNS, rows).returning(events.c.id).cte(name)
 
 
 def find_transition(events: Table) -> Select[Any]:
     """Finds the events of the moves of one job that were given an id: id, payload, and the version each left."""
     return (
-        select(events.c.id, as_type(events.c.payload, Text), readable(events.c.created_at))
+        select(events.c.id, as_type(events.c.payload, Text), null_if_unrepresentable(events.c.created_at))
         .where(
-            events.c.job_id == bindparam("job", type_=Uuid),
-            events.c.tenant_id == bindparam("tenant", type_=Text),
+            events.c.job_id == bindparam("p_job_id", type_=Uuid),
+            events.c.tenant_id == bindparam("p_tenant_id", type_=Text),
             events.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
-            == bindparam("transition", type_=Text),
+            == bindparam("p_transition_id", type_=Text),
         )
         # By the index's own order: by id, the planner would walk the log of all jobs for a move that is not there.
         .order_by(events.c.created_at.desc())
@@ -97,7 +97,7 @@ def event_columns(events: Table) -> Select[Any]:
         events.c.tenant_id,
         events.c.status,
         as_type(events.c.payload, Text),
-        readable(events.c.created_at),
+        null_if_unrepresentable(events.c.created_at),
     )
 
 
@@ -108,20 +108,20 @@ def list_events(events: Table) -> Select[Any]:
     return (
         event_columns(events)
         .where(
-            events.c.job_id == bindparam("job", type_=Uuid),
-            events.c.tenant_id == bindparam("tenant", type_=Text),
-            number > bindparam("after_event", type_=BigInteger),
+            events.c.job_id == bindparam("p_job_id", type_=Uuid),
+            events.c.tenant_id == bindparam("p_tenant_id", type_=Text),
+            number > bindparam("p_after_event_id", type_=BigInteger),
         )
         .order_by(number)
-        .limit(bindparam("limit_rows", type_=BigInteger))
+        .limit(bindparam("p_limit", type_=BigInteger))
     )
 
 
-def find_moves(events: Table) -> Select[Any]:
+def find_transitioned(events: Table) -> Select[Any]:
     """Finds the events of a statement that moved many jobs: job, and the version it left."""
-    return select(events.c.job_id, readable(events.c.created_at)).where(
-        events.c.job_id == func.any(bindparam("jobs", type_=ARRAY(Uuid))),
-        events.c.tenant_id == func.any(bindparam("whose", type_=ARRAY(Text))),
+    return select(events.c.job_id, null_if_unrepresentable(events.c.created_at)).where(
+        events.c.job_id == func.any(bindparam("p_job_ids", type_=ARRAY(Uuid))),
+        events.c.tenant_id == func.any(bindparam("p_distinct_tenant_ids", type_=ARRAY(Text))),
         events.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'"))
-        == bindparam("transition", type_=Text),
+        == bindparam("p_transition_id", type_=Text),
     )

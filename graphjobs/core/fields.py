@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from graphjobs.core.json_values import frozen_json, thawed
+from graphjobs.core.json_values import freeze_json, to_plain_json
 from graphjobs.errors import InvalidJob
 
 NAME_LENGTH_MAX: Final = 256
@@ -66,15 +66,15 @@ _LINES: Final = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class BoundedText:
     """Text of 1 to `length_max` characters, UTF-8 clean, no control characters; `lines` lets tab and newline pass."""
 
     length_max: int
-    lines: bool = False
+    multiline: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         pattern, spared = (
-            (r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", " but tab and newline") if self.lines else (_NO_CONTROL, "")
+            (r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", " but tab and newline") if self.multiline else (_NO_CONTROL, "")
         )
         return core_schema.custom_error_schema(
             core_schema.str_schema(min_length=1, max_length=self.length_max, pattern=pattern, strict=True),
@@ -145,7 +145,7 @@ def _to_utc(value: datetime) -> datetime:
         raise PydanticCustomError("time", "A time should lie in the years 0001 to 9999, also in UTC") from None
 
 
-def _listed(value: object) -> object:
+def _bounded_list(value: object) -> object:
     """People give any iterable where names are asked for; a string is none, and nothing endless is followed."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping | list | tuple):
         return [item for item, _ in zip(value, range(NAMES_MAX + 1), strict=False)]
@@ -165,8 +165,8 @@ def _in_utf8(text: object) -> object:
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
-Name: TypeAlias = Annotated[str, Text(NAME_LENGTH_MAX)]
-ErrorText: TypeAlias = Annotated[str, Text(ERROR_LENGTH_MAX, lines=True)]
+Name: TypeAlias = Annotated[str, BoundedText(NAME_LENGTH_MAX)]
+ErrorText: TypeAlias = Annotated[str, BoundedText(ERROR_LENGTH_MAX, multiline=True)]
 Reason: TypeAlias = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX), BeforeValidator(_in_utf8)]
 """Any text of why something failed, as it comes from outside; `clean_error` makes an error of it."""
 Id: TypeAlias = Annotated[UUID, _Uuid()]
@@ -175,23 +175,23 @@ Digest: TypeAlias = Annotated[
     str,
     Pattern(r"^sha256:[0-9a-f]{64}$", "A digest should be 'sha256:' and 64 hexadecimal digits in lower case"),
 ]
-Names: TypeAlias = Annotated[
+NameSet: TypeAlias = Annotated[
     tuple[Name, ...],
     Field(strict=False, max_length=NAMES_MAX),
-    BeforeValidator(_listed),
+    BeforeValidator(_bounded_list),
     AfterValidator(_sorted_names),
 ]
 """A set of names, sorted and unique, as a tuple."""
 Metadata: TypeAlias = Annotated[
-    Mapping[Name, Annotated[str, Text(METADATA_VALUE_LENGTH_MAX, lines=True)]],
+    Mapping[Name, Annotated[str, BoundedText(METADATA_VALUE_LENGTH_MAX, multiline=True)]],
     Field(max_length=METADATA_ENTRIES_MAX),
     AfterValidator(_sorted_mapping),
     PlainSerializer(dict, return_type=dict[str, str]),
 ]
 Json: TypeAlias = Annotated[
     JsonObject,
-    AfterValidator(frozen_json),
-    PlainSerializer(thawed, return_type=dict[str, Any]),
+    AfterValidator(freeze_json),
+    PlainSerializer(to_plain_json, return_type=dict[str, Any]),
 ]
 """Any JSON object: at most 64 KiB, 32 levels, numbers finite and integers of 64 bits."""
 
@@ -199,7 +199,7 @@ Json: TypeAlias = Annotated[
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
-def require_name(value: object, field: str) -> str:
+def check_name(value: object, field: str) -> str:
     """Lets a tenant, an id or a key pass, as an argument of a call.
 
     Raises:
@@ -212,7 +212,7 @@ def require_name(value: object, field: str) -> str:
     raise InvalidJob(f"{field}: {problem}", field=field)
 
 
-def require_limit(value: object, *, limit_max: int) -> int:
+def check_limit(value: object, *, limit_max: int) -> int:
     """Lets the bound of a list pass.
 
     Raises:
@@ -223,7 +223,7 @@ def require_limit(value: object, *, limit_max: int) -> int:
     raise InvalidJob(f"limit: it should be a whole number from 1 to {limit_max}", field="limit")
 
 
-def id_or_none(value: object, field: str) -> UUID | None:
+def parse_id(value: object, field: str) -> UUID | None:
     """Reads an id given as a UUID or as its text; None for text that is no UUID, which nothing is found under.
 
     Raises:
@@ -236,7 +236,7 @@ def id_or_none(value: object, field: str) -> UUID | None:
     raise InvalidJob(f"{field}: it should be a UUID or its text, not {type(value).__name__}", field=field)
 
 
-class Value(BaseModel):
+class FrozenModel(BaseModel):
     """A frozen value that checks itself when it is made, raises `InvalidJob`, and speaks camelCase JSON.
 
     Strict: nothing is coerced silently (no bool for a number, no naive time, no unknown field).
@@ -259,7 +259,7 @@ class Value(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                invalid = invalid_job(error)
+                invalid = from_validation_error(error)
             else:
                 return
             raise invalid
@@ -277,7 +277,7 @@ class Value(BaseModel):
         try:
             value: Self = cls.__pydantic_validator__.validate_json(text, by_alias=True, by_name=False)
         except ValidationError as error:
-            invalid = invalid_job(error)
+            invalid = from_validation_error(error)
         else:
             return value
         raise invalid
@@ -286,7 +286,7 @@ class Value(BaseModel):
         """Gives the payload; the same value always gives the same text. Fields that are None are left out."""
         return self.__pydantic_serializer__.to_json(self, by_alias=True, exclude_none=True).decode()
 
-    def changed(self, **fields: Any) -> Self:
+    def replace(self, **fields: Any) -> Self:
         """Gives a new value with these fields changed, checked as a whole.
 
         Raises:
@@ -296,10 +296,10 @@ class Value(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, but what is changed is checked; `deep` copies nothing, for nothing here can change."""
-        return self.changed(**update) if update else self
+        return self.replace(**update) if update else self
 
 
-def invalid_job(error: ValidationError) -> InvalidJob:
+def from_validation_error(error: ValidationError) -> InvalidJob:
     """Puts what pydantic found wrong into our own words: the fields and their limits, and never the input."""
     problems = [
         (".".join(_part(part) for part in found["loc"]), found["msg"])
@@ -312,10 +312,10 @@ def invalid_job(error: ValidationError) -> InvalidJob:
 
 def _part(part: object) -> str:
     """A field's name, which may be anybody's own where it is a key."""
-    return clean_error(str(part)[:_PART_LENGTH_MAX]) if part != "" else ""
+    return sanitize_error(str(part)[:_PART_LENGTH_MAX]) if part != "" else ""
 
 
-def clean_error(text: str) -> str:
+def sanitize_error(text: str) -> str:
     """Makes any text fit the field `error`: cut in the middle to 4,000 characters, control characters replaced.
 
     Head and tail stay, for the last line of a traceback says most.
@@ -327,7 +327,7 @@ def clean_error(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
 
 
-def broken(rule: str) -> PydanticCustomError:
+def invariant_error(rule: str) -> PydanticCustomError:
     """Gives the error of an invariant that does not hold, as a validator raises it."""
     # The rule stands in a value of its own: pydantic would read braces in a template.
     return PydanticCustomError("invariant", "{rule}", {"rule": rule})

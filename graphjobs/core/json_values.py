@@ -14,20 +14,20 @@ JSON_DEPTH_MAX: Final = 32
 JSON_INTEGER_MAX: Final = 2**63 - 1
 _WRITTEN_OUT_FROM: Final = 1e16
 """From here on a float is written with an exponent, and without a point."""
-_json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_dump_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def frozen_json(value: Mapping[str, Any]) -> object:
+def freeze_json(value: Mapping[str, Any]) -> object:
     """Lets JSON of at most 64 KiB pass, frozen."""
     frozen = _frozen(value)
     try:
-        text = _json_of(value)
+        text = _dump_json(value)
     except TypeError:  # frozen before, or of other kinds of mappings
-        text = _json_of(thawed(frozen))
+        text = _dump_json(to_plain_json(frozen))
     if len(text) * 4 <= JSON_BYTES_MAX:  # no character takes more
         return frozen
     # As it was frozen: JSONB writes a short 1e300 out, and what was let in has to come back.
-    size = len(_json_of(thawed(frozen)).encode())
+    size = len(_dump_json(to_plain_json(frozen)).encode())
     if size > JSON_BYTES_MAX:
         raise PydanticCustomError("json", f"JSON should take at most {JSON_BYTES_MAX} bytes, not {size}")
     return frozen
@@ -40,14 +40,14 @@ def _frozen(value: object, depth: int = 0) -> object:
     # What most of JSON is made of goes first, by its very type: a row's is read each time the row is.
     kind = type(value)
     if kind is str:
-        return _storable(value)  # type: ignore[arg-type]  # it is
+        return _check_storable(value)  # type: ignore[arg-type]  # it is
     if value is None or kind is bool:
         return value
     match value:
         case dict() | Mapping():
             if not all(isinstance(key, str) for key in value):
                 raise PydanticCustomError("json", "the keys of a JSON object should be text")
-            return immutabledict({_storable(key): _frozen(item, depth + 1) for key, item in value.items()})
+            return immutabledict({_check_storable(key): _frozen(item, depth + 1) for key, item in value.items()})
         case list() | tuple():
             return tuple([_frozen(item, depth + 1) for item in value])
         case int():
@@ -55,14 +55,14 @@ def _frozen(value: object, depth: int = 0) -> object:
         case float():
             if not math.isfinite(value):
                 raise PydanticCustomError("json", "a JSON number should be finite")
-            return value if abs(value) < _WRITTEN_OUT_FROM else _written_out(value)
+            return value if abs(value) < _WRITTEN_OUT_FROM else _as_jsonb_integer(value)
         case str():
             # str() of an enum member, say, would be another type after a round trip.
-            return _storable(str(value))
+            return _check_storable(str(value))
     raise PydanticCustomError("json", "JSON is text, numbers, true, false, null, lists and objects")
 
 
-def _written_out(value: float) -> float | int:
+def _as_jsonb_integer(value: float) -> float | int:
     """Gives the number as JSONB gives it back: it writes large ones out, and then they are whole numbers."""
     whole = int(Decimal(repr(value)))
     return whole if abs(whole) <= JSON_INTEGER_MAX else value
@@ -83,7 +83,7 @@ def _large_number(value: int) -> float:
     raise PydanticCustomError("json", "a JSON integer should fit 64 bits")
 
 
-def _storable(text: str) -> str:
+def _check_storable(text: str) -> str:
     """JSONB takes neither NUL nor a lone surrogate."""
     surrogate = not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
     if surrogate or "\0" in text:
@@ -91,10 +91,10 @@ def _storable(text: str) -> str:
     return text
 
 
-def thawed(value: Any) -> Any:
+def to_plain_json(value: Any) -> Any:
     """Gives frozen JSON as plain dicts and lists again, as `json.dumps` takes them."""
     if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in value.items()}
+        return {key: to_plain_json(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [thawed(item) for item in value]
+        return [to_plain_json(item) for item in value]
     return value

@@ -7,21 +7,21 @@ from typing import Any, Final
 
 from sqlalchemy import Select, func, literal_column, select
 
-from graphjobs.database.executor import Executor, InSession
+from graphjobs.database.executor import Executor, SessionExecutor
 from graphjobs.errors import GraphJobsError
 
 CHANNEL: Final = "graphjobs_queued"
 
-SEND_NOTICE: Final[Select[Any]] = select(func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''")))
+NOTIFY_QUEUED: Final[Select[Any]] = select(func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''")))
 """Sends a notice, delivered when the transaction commits. It carries nothing: who hears it looks."""
 
 
-async def send_notice(executor: Executor, *, wanted: bool) -> None:
+async def notify_queued(executor: Executor, *, enabled: bool) -> None:
     """Sends a notice, if it is wanted. One that cannot be sent is no error: polling finds what is queued."""
-    if not wanted:
+    if not enabled:
         return
     try:
-        await executor.rows(SEND_NOTICE, {})
+        await executor.fetch_all(NOTIFY_QUEUED, {})
     except GraphJobsError:
-        if isinstance(executor, InSession):  # the caller's transaction has failed with it
+        if isinstance(executor, SessionExecutor):  # the caller's transaction has failed with it
             raise

@@ -24,31 +24,31 @@ COUNT_MAX: Final = 10_000
 
 CURSOR_LENGTH_MAX: Final = 256
 
-FIRST_MOMENT: Final = datetime(1, 1, 2, tzinfo=UTC)
-LAST_MOMENT: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
+TIMESTAMP_MIN: Final = datetime(1, 1, 2, tzinfo=UTC)
+TIMESTAMP_MAX: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
 LAST_ID: Final = UUID(int=2**128 - 1)
 
 T = TypeVar("T")
 
 
-class Position(NamedTuple):
+class PageKey(NamedTuple):
     """Where a page begins: after this time and id, newest first."""
 
     at: datetime
     id: UUID
 
 
-NEWEST: Final = Position(LAST_MOMENT, LAST_ID)
+FIRST_PAGE: Final = PageKey(TIMESTAMP_MAX, LAST_ID)
 """No entry is after the last time and id, so this is where the first page begins."""
 
 
-def cursor_of(filters: Sequence[object], position: Position) -> str:
+def encode_cursor(filters: Sequence[object], key: PageKey) -> str:
     """Gives the cursor of the page that begins after a position; it is bound to what the list filters by."""
-    parts = [_digest(filters), position.at.isoformat(), position.id.hex]
+    parts = [_digest(filters), key.at.isoformat(), key.id.hex]
     return base64.urlsafe_b64encode(to_json(parts)).rstrip(b"=").decode()
 
 
-def position_of(filters: Sequence[object], cursor: str, *, names: str) -> Position:
+def decode_cursor(filters: Sequence[object], cursor: str, *, names: str) -> PageKey:
     """Reads a cursor.
 
     Args:
@@ -62,7 +62,7 @@ def position_of(filters: Sequence[object], cursor: str, *, names: str) -> Positi
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         digest, time, entry = from_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-        position = Position(datetime.fromisoformat(time).astimezone(UTC), UUID(hex=entry))
+        position = PageKey(datetime.fromisoformat(time).astimezone(UTC), UUID(hex=entry))
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
         raise InvalidJob("cursor: it should be the next_cursor of the page before, unchanged", field="cursor") from None
     if digest != _digest(filters):
@@ -94,15 +94,15 @@ class BoundedCount:
     exact: bool = True
 
     @classmethod
-    def of(cls, found: int, cap: int) -> Self:
+    def from_count(cls, count: int, cap: int) -> Self:
         """Gives the count of what a statement found that looked for one more than the cap."""
-        return cls(min(found, cap), exact=found <= cap)
+        return cls(min(count, cap), exact=count <= cap)
 
     def __str__(self) -> str:
         return f"{self.value}" if self.exact else f"more than {self.value}"
 
 
-class Readable(tuple[T, ...]):
+class PartialList(tuple[T, ...]):
     """What could be read of a list, in its order.
 
     Attributes:
@@ -118,7 +118,7 @@ class Readable(tuple[T, ...]):
         return listed
 
 
-def readable_of(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:
+def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
     """Reads what can be read; a row that cannot be harms no other."""
     items: list[T] = []
     unreadable: list[CorruptRow] = []
@@ -127,25 +127,25 @@ def readable_of(read: Callable[[Row], T], rows: Sequence[Row]) -> Readable[T]:
             items.append(read(row))
         except CorruptRow as error:
             unreadable.append(error)
-    return Readable(items, unreadable)
+    return PartialList(items, unreadable)
 
 
-def page_of(
-    read: Callable[[Row], T], rows: Sequence[Row], limit: int, position: Callable[[Row], Position]
-) -> tuple[Readable[T], Position | None]:
+def paginate(
+    read: Callable[[Row], T], rows: Sequence[Row], limit: int, key_of: Callable[[Row], PageKey]
+) -> tuple[PartialList[T], PageKey | None]:
     """Gives a page, and where the next one begins; None where there is none.
 
     Args:
         read: reads a row.
         rows: one more than the page holds, where there are more.
         limit: the most the page holds.
-        position: gives that of a row.
+        key_of: gives that of a row.
     """
     shown = rows[:limit]
-    return readable_of(read, shown), position(shown[-1]) if len(rows) > limit else None
+    return read_rows(read, shown), key_of(shown[-1]) if len(rows) > limit else None
 
 
-def require_event_id(after: Any) -> int:
+def check_event_id(after: Any) -> int:
     """Lets the event a log is to go on after pass.
 
     Raises:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from graphjobs.core.fields import require_name
+from graphjobs.core.fields import check_name
 from graphjobs.errors import InvalidJob
 
 ATTEMPTS_MAX: Final = 99_999
@@ -82,21 +82,21 @@ class RescueResult:
     failed: tuple[UUID, ...]
 
 
-def exhausted_reason(sighting: StalledItem, attempts_max: int) -> str | None:
+def exhausted_reason(stalled: StalledItem, attempts_max: int) -> str | None:
     """Says why a job fails that gave no sign of life; None where it may be tried again."""
-    if sighting.attempts is None:
+    if stalled.attempts is None:
         return "its worker gave no sign of life, and its row does not tell the attempt, so it cannot be tried again"
-    if sighting.attempts - sighting.released < attempts_max:
+    if stalled.attempts - stalled.released < attempts_max:
         return None
-    but = f", of which {sighting.released} were given back in order" if sighting.given_back else ""
+    but = f", of which {stalled.released} were given back in order" if stalled.released else ""
     return (
-        f"its worker gave no sign of life at attempt {sighting.attempts}{but}, and {attempts_max} are the most it gets"
+        f"its worker gave no sign of life at attempt {stalled.attempts}{but}, and {attempts_max} are the most it gets"
     )
 
 
 def check_actor(actor: str | None) -> str | None:
     """Lets who does it pass, or nobody."""
-    return None if actor is None else require_name(actor, "actor")
+    return None if actor is None else check_name(actor, "actor")
 
 
 def check_attempts_max(attempts_max: object) -> int:
@@ -160,13 +160,16 @@ def check_item_type(value: object, kind: type[T], field: str) -> T:
     raise InvalidJob(f"{field}: it should hold only {kind.__name__}s, not {type(value).__name__}", field=field)
 
 
-def check_stalled(sightings: Iterable[StalledItem]) -> list[StalledItem]:
+def check_stalled(stalled: Iterable[StalledItem]) -> list[StalledItem]:
     """Lets sightings pass: few enough for one statement, each job once."""
-    given = [check_item_type(sighting, StalledItem, "sightings") for sighting in check_batch(sightings, "sightings")]
-    return check_unique(given, lambda sighting: sighting.job_id, "sightings")
+    given = [check_item_type(sighting, StalledItem, "stalled") for sighting in check_batch(stalled, "stalled")]
+    return check_unique(given, lambda sighting: sighting.job_id, "stalled")
 
 
 def key_params(keys: Iterable[tuple[UUID, str]]) -> dict[str, object]:
     """The binds that find jobs by id and tenant."""
     given = list(keys)
-    return {"jobs": [job_id for job_id, _ in given], "whose": sorted({tenant_id for _, tenant_id in given})}
+    return {
+        "p_job_ids": [job_id for job_id, _ in given],
+        "p_distinct_tenant_ids": sorted({tenant_id for _, tenant_id in given}),
+    }

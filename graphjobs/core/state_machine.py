@@ -7,7 +7,7 @@ from typing import Self
 from graphjobs.errors import IllegalTransition
 
 
-class CodedWord(StrEnum):
+class CodedEnum(StrEnum):
     """A word on the wire that a SMALLINT column stores as a number."""
 
     code: int
@@ -20,7 +20,7 @@ class CodedWord(StrEnum):
         return member
 
     @classmethod
-    def from_word(cls, word: object) -> Self:
+    def parse(cls, word: object) -> Self:
         """Gives the member of a word on the wire, or the member itself.
 
         Raises:
@@ -47,11 +47,11 @@ class CodedWord(StrEnum):
         raise ValueError(f"{code} is no code of {cls.__name__}")
 
 
-class CodedStatus(CodedWord):
+class StatusEnum(CodedEnum):
     """Where something stands, and what it may become. Each kind of status says what it is of, and which moves are."""
 
     @classmethod
-    def of(cls) -> str:
+    def entity_name(cls) -> str:
         """What stands there, for people: "graph job"."""
         raise NotImplementedError
 
@@ -65,13 +65,13 @@ class CodedStatus(CodedWord):
         """True where no move leads on."""
         return not self.transitions()[self]
 
-    def require_move_to(self, target: Self, *, only_from: Self | None = None) -> None:
-        """Lets a legal move pass; with `only_from`, a move that one status alone can make.
+    def require_transition(self, target: Self, *, from_status: Self | None = None) -> None:
+        """Lets a legal move pass; with `from_status`, a move that one status alone can make.
 
         Raises:
             IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
         """
         followers = self.transitions()[self]
-        if target not in followers or (only_from is not None and self is not only_from):
+        if target not in followers or (from_status is not None and self is not from_status):
             legal = (status for status in type(self) if status in followers)
-            raise IllegalTransition(self, target, legal=legal, what=self.of())
+            raise IllegalTransition(self, target, legal=legal, what=self.entity_name())

@@ -13,17 +13,17 @@ from uuid import UUID
 from pydantic_core import from_json
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.fields import require_name
+from graphjobs.core.fields import check_name
 from graphjobs.errors import InvalidJob
 
-json_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+dump_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Gives JSON as it is stored, of plain values."""
 
 RESCUED: Final = "rescued"
 """In the payload of an event: it was taken from somebody who gave no sign of life."""
 
 
-class Moving(Protocol):
+class Transitionable(Protocol):
     """What moves: it stands somewhere, has had attempts, and may say why the last one failed."""
 
     @property
@@ -46,7 +46,7 @@ class Moving(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Moving)
+T = TypeVar("T", bound=Transitionable)
 
 
 class UpdateOutcome(StrEnum):
@@ -91,53 +91,55 @@ class UpdateResult(Generic[T]):
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-class Logged(NamedTuple):
+class RecordedTransition(NamedTuple):
     """What a move left behind: the version, its event, and what that tells where it was looked up."""
 
     version: datetime
     event_id: int
-    told: Mapping[str, Any] = _NOTHING
+    payload: Mapping[str, Any] = _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transition:
     """One move of one job: its id, and what its event tells."""
 
     transition_id: UUID
-    told: Mapping[str, object]
+    payload: Mapping[str, object]
 
     @classmethod
-    def adding(cls, job: Moving, transition_id: UUID, actor: str | None) -> Self:
+    def for_insert(cls, job: Transitionable, transition_id: UUID, actor: str | None) -> Self:
         """The addition of a job; its id alone says which."""
-        return cls._telling({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
+        return cls._build({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
 
     @classmethod
-    def of(cls, job: Moving, expected: str, document: str, transition_id: UUID, actor: str | None) -> Self:
+    def for_update(
+        cls, job: Transitionable, expected: str, payload_json: str, transition_id: UUID, actor: str | None
+    ) -> Self:
         """A move to `job`; the digest of its document tells it from another one under the same id."""
-        digest = hashlib.sha256(document.encode()).hexdigest()[:32]
+        digest = hashlib.sha256(payload_json.encode()).hexdigest()[:32]
         told = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
-        return cls._telling(told, job, transition_id, actor)
+        return cls._build(told, job, transition_id, actor)
 
     @classmethod
-    def _telling(cls, told: dict[str, object], job: Moving, transition_id: UUID, actor: str | None) -> Self:
-        told["transitionId"] = str(transition_id)
+    def _build(cls, payload: dict[str, object], job: Transitionable, transition_id: UUID, actor: str | None) -> Self:
+        payload["transitionId"] = str(transition_id)
         if actor is not None:
-            told["actor"] = require_name(actor, "actor")
+            payload["actor"] = check_name(actor, "actor")
         if job.error is not None:
-            told["error"] = job.error
-        return cls(transition_id, told)
+            payload["error"] = job.error
+        return cls(transition_id, payload)
 
     @property
-    def entry(self) -> str:
+    def event_payload(self) -> str:
         """The event's payload, as it is stored."""
-        return json_of(self.told)
+        return dump_json(self.payload)
 
-    def answer(self, job: T, logged: Logged) -> UpdateResult[T]:
+    def to_result(self, job: T, recorded: RecordedTransition) -> UpdateResult[T]:
         """What the move's caller is told, the first time and each time after."""
-        stored = job.stored(updated_at=logged.version)
-        return UpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, logged.event_id)
+        stored = job.stored(updated_at=recorded.version)
+        return UpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, recorded.event_id)
 
-    def among(self, events: Iterable[tuple[str, Logged]]) -> Logged | None:
+    def match_recorded(self, events: Iterable[tuple[str, RecordedTransition]]) -> RecordedTransition | None:
         """Finds this very move among the events that have its id; None where there are none.
 
         Args:
@@ -149,8 +151,8 @@ class Move:
         others = False
         for payload, logged in events:
             told = from_json(payload)
-            if all(told.get(name) == self.told.get(name) for name in ("from", "to", "attempts", "digest")):
-                return logged._replace(told=told)
+            if all(told.get(name) == self.payload.get(name) for name in ("from", "to", "attempts", "digest")):
+                return logged._replace(payload=told)
             others = True
         if others:
             raise InvalidJob(
@@ -160,7 +162,7 @@ class Move:
         return None
 
 
-def transition_named(transition_id: UUID | None) -> UUID:
+def ensure_transition_id(transition_id: UUID | None) -> UUID:
     """Gives a move's id: the caller's, or a new one.
 
     Raises:
@@ -173,7 +175,7 @@ def transition_named(transition_id: UUID | None) -> UUID:
     raise InvalidJob("transition_id: it should be a UUID", field="transition_id")
 
 
-def entry_of(source: str, target: str, transition_id: UUID, actor: str | None, **told: object) -> str:
+def event_payload(source: str, target: str, transition_id: UUID, actor: str | None, **told: object) -> str:
     """Gives the payload of an event; what is None is left out."""
     given = {"from": source, "to": target, **told, "transitionId": str(transition_id), "actor": actor}
-    return json_of({name: value for name, value in given.items() if value is not None})
+    return dump_json({name: value for name, value in given.items() if value is not None})

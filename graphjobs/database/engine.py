@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from graphjobs.database.error_translation import translated
+from graphjobs.database.error_translation import translate_error
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
 
@@ -45,7 +45,7 @@ def server_settings(settings: Settings) -> dict[str, str]:
     }
 
 
-async def url_of(settings: Settings) -> str:
+async def resolve_url(settings: Settings) -> str:
     """Gives the URL to connect to: the one that is set, or the embedded server's, which is started if need be.
 
     Raises:
@@ -58,7 +58,7 @@ async def url_of(settings: Settings) -> str:
     return await asyncio.to_thread(server.ensure_running, settings.data_dir)
 
 
-class _Connection(asyncpg.Connection):
+class _GracefulConnection(asyncpg.Connection):
     """The driver's connection, which lets a close that is under way come to its end.
 
     A close first asks the server to end what runs. SQLAlchemy, cancelled a second time while it waits for that, drops
@@ -98,7 +98,7 @@ async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Co
         # A pooler in transaction mode refuses unknown settings, and shares its connections' prepared statements.
         "server_settings": {} if pooled else server_settings(settings),
         "statement_cache_size": 0 if pooled else 100,
-        "connection_class": _Connection,
+        "connection_class": _GracefulConnection,
     }
     try:
         return await asyncpg.connect(url, **{**arguments, **overrides})
@@ -112,13 +112,13 @@ async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Co
 def _connect_failure(error: Exception, url: str) -> GraphJobsError | None:
     match error:
         case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
-            return DatabaseUnavailable(f"no PostgreSQL answers at {place(url)}: start it, or check the URL")
+            return DatabaseUnavailable(f"no PostgreSQL answers at {safe_location(url)}: start it, or check the URL")
         case asyncpg.InterfaceError() | ValueError() | OverflowError():
             return ConfigurationError("GRAPHJOBS_DATABASE_URL cannot be used: it is no URL that libpq would take")
-    return translated(error, ambiguous=False)
+    return translate_error(error, ambiguous=False)
 
 
-def place(url: str) -> str:
+def safe_location(url: str) -> str:
     """Says where a URL points to, for people: host, port and database, never the user or the password."""
     try:
         parts = urlsplit(url)

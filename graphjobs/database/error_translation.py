@@ -44,7 +44,7 @@ _OF_THE_SERVER: Final = ("53", "58", "XX")
 """Classes of what befalls the server itself: resources, the system, its own insides."""
 
 
-def translated(error: BaseException, *, ambiguous: bool) -> GraphJobsError | None:
+def translate_error(error: BaseException, *, ambiguous: bool) -> GraphJobsError | None:
     """Gives the error to raise instead, or None where it is none of ours to translate.
 
     Args:

@@ -19,16 +19,16 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
-from graphjobs.database.error_translation import translated
+from graphjobs.database.error_translation import translate_error
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, OutcomeUnknown
 from graphjobs.settings import Settings
 
 Params: TypeAlias = Mapping[str, object]
 T = TypeVar("T")
 
-_SETTLE_SECONDS: Final = 5.0
-_FIND_OUT_SECONDS: Final = 15.0
-_LOOK_EVERY_SECONDS: Final = 0.1
+_DRAIN_SECONDS: Final = 5.0
+_RESOLVE_SECONDS: Final = 15.0
+_PROBE_EVERY_SECONDS: Final = 0.1
 _DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -43,7 +43,7 @@ class Row(Protocol):
 class Executor(Protocol):
     """Runs statements; each room that has SQL is given one, and cares not which."""
 
-    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Runs one statement and gives all its rows, each as its columns in order; none where it gives none.
 
         Raises:
@@ -53,7 +53,7 @@ class Executor(Protocol):
         """
         ...
 
-    def using(self, session: AsyncSession) -> "InSession":
+    def using(self, session: AsyncSession) -> "SessionExecutor":
         """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
 
         Raises:
@@ -84,7 +84,7 @@ def compiled(statement: Executable) -> _Compiled:
     return _Compiled(form.string, tuple(form.positiontup or ()), writes)
 
 
-class Database:
+class AutocommitExecutor:
     """The executor that runs each statement alone, as its own transaction: autocommit, in one round trip.
 
     It serves the event loop it was made in, as its connections do.
@@ -95,7 +95,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._pooler = settings.pooler == "transaction"
 
-    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Runs one statement as its own transaction; see `Executor.rows`."""
         self.require_own_loop()
         form = compiled(statement)
@@ -103,14 +103,14 @@ class Database:
         try:
             if self._pooler:
                 sent = True
-                return await uninterrupted(self._rows_through_pooler(statement, params))
+                return await cancel_then_wait(self._fetch_all_through_pooler(statement, params))
             pooled = self._idle_connection() or await self._engine.raw_connection()
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
                 sent, backend = True, driver.get_server_pid()
                 return await driver.fetch(form.sql, *[params[name] for name in form.binds])
             except asyncio.CancelledError:
-                await to_its_end(_settle(driver))
+                await run_to_completion(_drain_cancelled(driver))
                 raise
             except TimeoutError:
                 # Our own time-out, later than the server's: nobody answers there, and the next caller shall not wait.
@@ -119,7 +119,7 @@ class Database:
             finally:
                 pooled.close()  # synchronous, so that no cancel can come between
         except Exception as error:
-            failure = translated(error, ambiguous=sent and form.writes)
+            failure = translate_error(error, ambiguous=sent and form.writes)
             if failure is None:
                 raise
             if isinstance(failure, OutcomeUnknown):
@@ -145,33 +145,33 @@ class Database:
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError("the storage belongs to another event loop: open one in each loop")
 
-    async def _rows_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def _fetch_all_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
         """An explicit transaction: the pooler gives its server's connection for the length of one, and no longer."""
         async with self._engine.begin() as connection:
             return (await connection.execute(statement, params)).all()
 
-    def using(self, session: AsyncSession) -> "InSession":
+    def using(self, session: AsyncSession) -> "SessionExecutor":
         """Gives the executor of a session; see `Executor.using`."""
-        return _of_session(session)
+        return _session_executor(session)
 
 
-class InSession:
+class SessionExecutor:
     """The executor that runs inside a session's transaction, and leaves its end to the session's owner."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Runs one statement within the transaction; see `Executor.rows`."""
         try:
-            return await uninterrupted(self._rows(statement, params))
+            return await cancel_then_wait(self._fetch_all(statement, params))
         except Exception as error:
-            failure = translated(error, ambiguous=False)
+            failure = translate_error(error, ambiguous=False)
             if failure is None:
                 raise
         raise failure
 
-    async def _rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def _fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         connection = await self._session.connection()
         raw = connection.sync_connection.connection.dbapi_connection  # type: ignore[union-attr]
         # An engine can be told apart early, in using(); a connection with an option of its own only here.
@@ -180,9 +180,9 @@ class InSession:
         result = await connection.execute(statement, params)
         return result.all() if result.returns_rows else ()
 
-    def using(self, session: AsyncSession) -> "InSession":
+    def using(self, session: AsyncSession) -> "SessionExecutor":
         """Gives the executor of another session; see `Executor.using`."""
-        return _of_session(session)
+        return _session_executor(session)
 
 
 _AUTOCOMMIT: Final = (
@@ -191,13 +191,13 @@ _AUTOCOMMIT: Final = (
 )
 
 
-def _of_session(session: AsyncSession) -> InSession:
-    if _bound_to_autocommit(session):
+def _session_executor(session: AsyncSession) -> SessionExecutor:
+    if _is_autocommit_session(session):
         raise ConfigurationError(_AUTOCOMMIT)
-    return InSession(session)
+    return SessionExecutor(session)
 
 
-def _bound_to_autocommit(session: AsyncSession) -> bool:
+def _is_autocommit_session(session: AsyncSession) -> bool:
     try:
         bind = session.get_bind()
     except exc.UnboundExecutionError:  # bound by mapper: known once it is connected
@@ -209,11 +209,11 @@ def _bound_to_autocommit(session: AsyncSession) -> bool:
 _FIND_BACKEND: Final[Select[Any]] = (
     select(literal_column("1"))
     .select_from(table("pg_stat_activity", schema="pg_catalog"))
-    .where(column("pid") == bindparam("backend", type_=Integer))
+    .where(column("pid") == bindparam("p_backend_pid", type_=Integer))
 )
 
 
-async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], Awaitable[T | None]]) -> T:
+async def resolve_outcome(lost: OutcomeUnknown, executor: Executor, probe: Callable[[], Awaitable[T | None]]) -> T:
     """Finds out whether a write landed whose answer was lost. What is not there is believed only at its end.
 
     As long as the server's side of the lost connection runs, the write may still wait there, for a lock or for its
@@ -222,7 +222,7 @@ async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], 
     Args:
         lost: what the write raised.
         executor: runs on another connection.
-        look: gives what the write would have left, or None where it is not there.
+        probe: gives what the write would have left, or None where it is not there.
 
     Returns:
         What `look` found.
@@ -231,47 +231,49 @@ async def find_out(lost: OutcomeUnknown, executor: Executor, look: Callable[[], 
         DatabaseUnavailable: the write never landed, and never will.
         OutcomeUnknown: that could not be told within 15 seconds.
     """
-    deadline = asyncio.get_running_loop().time() + _FIND_OUT_SECONDS
+    deadline = asyncio.get_running_loop().time() + _RESOLVE_SECONDS
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 # Before the look: what ended after it could have landed in between.
-                ended = lost.backend is not None and not await executor.rows(_FIND_BACKEND, {"backend": lost.backend})
-                found = await look()
+                ended = lost.backend is not None and not await executor.fetch_all(
+                    _FIND_BACKEND, {"p_backend_pid": lost.backend}
+                )
+                found = await probe()
         except (DatabaseUnavailable, TimeoutError):
             found, ended = None, False
         if found is not None:
             return found
         if ended:
             raise DatabaseUnavailable("the connection ended before the write was done; nothing was changed, try again")
-        if asyncio.get_running_loop().time() + _LOOK_EVERY_SECONDS > deadline:
+        if asyncio.get_running_loop().time() + _PROBE_EVERY_SECONDS > deadline:
             raise lost
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
 
-async def _settle(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _drain_cancelled(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Waits for the server to be done with a cancelled statement, so that the connection goes back idle.
 
     The driver asks the server to end what runs, and waits for that before its next statement. Cancelled between the
     answer to a prepare and its use it has sent no Sync, and the server would hold the table's lock until the next one.
     """
     try:
-        await driver.execute("", timeout=_SETTLE_SECONDS)
+        await driver.execute("", timeout=_DRAIN_SECONDS)
     except Exception:  # noqa: BLE001  # whatever keeps it from settling, it is not given to anybody again
         driver.terminate()
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
     """Awaits work that no cancel may end; the cancel goes on afterwards. For short work that bounds itself."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await ended(task)
+        await wait_ignoring_cancel(task)
         raise
 
 
-async def ended(task: "asyncio.Future[Any]") -> None:
+async def wait_ignoring_cancel(task: "asyncio.Future[Any]") -> None:
     """Waits for a task, however often that is cancelled: anyio repeats a cancel at each turn of the loop."""
     while not task.done():
         try:
@@ -282,7 +284,7 @@ async def ended(task: "asyncio.Future[Any]") -> None:
         task.exception()  # looked at, so that the loop does not complain of it
 
 
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+async def cancel_then_wait(work: Coroutine[Any, Any, T]) -> T:
     """Awaits work that a cancel may end, but not leave half done.
 
     The work runs as a task of its own. A cancel is handed to it once, its end is waited for, and the cancel goes on.
@@ -293,5 +295,5 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
-        await ended(task)
+        await wait_ignoring_cancel(task)
         raise

@@ -16,7 +16,7 @@ _AGAIN_AT_MOST_SECONDS: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-async def listen(url: str, settings: Settings, channel: str, heard: Callable[[], None]) -> None:
+async def listen(url: str, settings: Settings, channel: str, on_notify: Callable[[], None]) -> None:
     """Calls `heard` at each notice on a channel, and each time it begins to listen: some may have been missed.
 
     Goes on until it is cancelled, and connects anew whenever the connection ends; one that has died silently is found
@@ -34,8 +34,8 @@ async def listen(url: str, settings: Settings, channel: str, heard: Callable[[],
         try:
             connection = await connect(url, settings)
             try:
-                await connection.add_listener(channel, lambda *_: heard())
-                heard()
+                await connection.add_listener(channel, lambda *_: on_notify())
+                on_notify()
                 wait = _AGAIN_AFTER_SECONDS
                 while True:
                     await asyncio.sleep(_ALIVE_EVERY_SECONDS)

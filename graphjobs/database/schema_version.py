@@ -23,7 +23,7 @@ async def require_revision(executor: Executor) -> str:
         SchemaOutOfDate: it is at an earlier one, or at none.
     """
     try:
-        rows = await executor.rows(_READ_REVISION, {})
+        rows = await executor.fetch_all(_READ_REVISION, {})
     except SchemaOutOfDate:
         rows = []
     found: str | None = rows[0][0] if rows else None

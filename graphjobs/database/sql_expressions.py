@@ -22,16 +22,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.sql.selectable import NamedFromClause
 
-AFTER: Final = bindparam("after_tenant", type_=Text)
+AFTER_TENANT: Final = bindparam("p_after_tenant_id", type_=Text)
 """The tenant that a circle of tenants begins after."""
 
 
-def readable(time: ColumnElement[datetime]) -> ColumnElement[datetime | None]:
+def null_if_unrepresentable(time: ColumnElement[datetime]) -> ColumnElement[datetime | None]:
     """Gives NULL for a time that Python cannot hold: one such row, written by hand, would end every page with it."""
     return case((time.between(text("'0001-01-02 00:00:00+00'"), text("'9999-12-30 23:59:59.999999+00'")), time))
 
 
-def rising(version: ColumnElement[datetime]) -> ColumnElement[datetime]:
+def next_version(version: ColumnElement[datetime]) -> ColumnElement[datetime]:
     """Gives the version a write makes of one: now() can go backwards between writers, and the version must not."""
     return func.greatest(func.now(), version + text("interval '1 microsecond'"))
 
@@ -42,14 +42,14 @@ def utc_text(time: ColumnElement[Any]) -> ColumnElement[str]:
     return func.to_char(func.timezone(literal_column("'utc'"), time), form)
 
 
-def unnested(name: str, *columns: tuple[str, Any, str]) -> NamedFromClause:
+def unnest_params(name: str, *columns: tuple[str, Any, str]) -> NamedFromClause:
     """Arrays that are given, as rows: a bind, the type of its items, and the column's name, for each."""
     binds = [bindparam(bind, type_=ARRAY(kind)) for bind, kind, _ in columns]
     named = [column(column_name, kind) for _, kind, column_name in columns]
     return func.unnest(*binds).table_valued(*named).render_derived(name)
 
 
-def merged(*parts: ColumnElement[Any]) -> ColumnElement[Any]:
+def jsonb_merge(*parts: ColumnElement[Any]) -> ColumnElement[Any]:
     """Merges JSON objects; what comes later wins."""
     whole = parts[0]
     for part in parts[1:]:
@@ -61,12 +61,12 @@ NextTenant = Callable[[Callable[[ColumnElement[str]], ColumnElement[bool]]], Col
 """Gives the first tenant that meets a condition, as a scalar; one descent of an index."""
 
 
-def circle(
+def rotating_tenants(
     name: str,
     next_tenant: NextTenant,
     has_work: Callable[[CTE], ColumnElement[bool]],
     *,
-    after: ColumnElement[str] = AFTER,
+    after: ColumnElement[str] = AFTER_TENANT,
     only_if: ColumnElement[bool] | None = None,
 ) -> CompoundSelect[Any]:
     """Lists tenants in a circle from after one: a step from one to the next, however many rows a tenant has.
@@ -78,12 +78,12 @@ def circle(
         after: the tenant to begin after.
         only_if: nothing is looked at where this is not so.
     """
-    onwards = _walk(f"{name}_onwards", next_tenant, has_work, only_if, lambda tenant: tenant > after)
-    around = _walk(f"{name}_around", next_tenant, has_work, only_if, lambda tenant: tenant <= after)
+    onwards = _skip_scan(f"{name}_onwards", next_tenant, has_work, only_if, lambda tenant: tenant > after)
+    around = _skip_scan(f"{name}_around", next_tenant, has_work, only_if, lambda tenant: tenant <= after)
     return union_all(onwards, around)
 
 
-def _walk(
+def _skip_scan(
     name: str,
     next_tenant: NextTenant,
     has_work: Callable[[CTE], ColumnElement[bool]],

@@ -19,7 +19,7 @@ from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph
 from graphjobs.demo.policy import Policy, evaluate
 from graphjobs.demo.sbom import Sbom, SbomError, fingerprint, read_sbom
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.storage import Storage
@@ -63,7 +63,12 @@ class Demo:
     """
 
     def __init__(
-        self, storage: Storage, policy: Policy, *, workers: int, on_ended: Callable[[Ending], None] = lambda _end: None
+        self,
+        storage: Storage,
+        policy: Policy,
+        *,
+        workers: int,
+        on_ended: Callable[[AttemptResult], None] = lambda _end: None,
     ) -> None:
         self._storage = storage
         self._policy = policy
@@ -99,12 +104,12 @@ class Demo:
                 continue
 
     def _worker(self, number: int, tenant: str) -> GraphJobWorker:
-        def ended(ending: Ending) -> None:
+        def ended(ending: AttemptResult) -> None:
             # What a run that was killed left queued is done too; it is none of this run's report.
             if ending.job.correlation_id != self._report.run:
                 return
             self._report.done[number] += 1
-            self._expected += len(ending.following)
+            self._expected += len(ending.followups)
             self._on_ended(ending)
             if sum(self._report.done) == self._expected:
                 self._all_ended.set()
@@ -180,7 +185,7 @@ class Demo:
             while query is not None:
                 page = await self._storage.graph_jobs.get_jobs(tenant, query)
                 found += page.jobs
-                query = query.changed(cursor=page.next_cursor) if page.next_cursor else None
+                query = query.replace(cursor=page.next_cursor) if page.next_cursor else None
         return sorted(found, key=lambda job: (job.updated_at or job.created_at, job.id))
 
 

@@ -8,27 +8,27 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.core.fields import Name, Text, UtcTime, Value
+from graphjobs.core.fields import BoundedText, FrozenModel, Name, UtcTime
 from graphjobs.core.pagination import (
     CURSOR_LENGTH_MAX,
-    FIRST_MOMENT,
+    FIRST_PAGE,
     LAST_ID,
-    LAST_MOMENT,
-    NEWEST,
     PAGE_DEFAULT,
     PAGE_MAX,
+    TIMESTAMP_MAX,
+    TIMESTAMP_MIN,
     BoundedCount,
-    Position,
+    PageKey,
     as_tuple,
-    cursor_of,
-    position_of,
+    decode_cursor,
+    encode_cursor,
 )
 from graphjobs.errors import CorruptRow
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 
-class GraphJobQuery(Value):
+class GraphJobQuery(FrozenModel):
     """Which jobs of a tenant a page holds, newest first: `created_at DESC, id DESC`.
 
     Every filter is one that an index carries. A correlation id cannot be combined with a type or statuses, for no index
@@ -54,7 +54,7 @@ class GraphJobQuery(Value):
     created_from: UtcTime | None = None
     created_to: UtcTime | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
-    cursor: Annotated[str, Text(CURSOR_LENGTH_MAX)] | None = None
+    cursor: Annotated[str, BoundedText(CURSOR_LENGTH_MAX)] | None = None
 
     @model_validator(mode="after")
     def _has_an_index(self) -> Self:
@@ -71,9 +71,9 @@ class GraphJobQuery(Value):
     @property
     def earliest(self) -> datetime:
         """The earliest time a job of this query can have."""
-        return max(self.created_from or FIRST_MOMENT, FIRST_MOMENT)
+        return max(self.created_from or TIMESTAMP_MIN, TIMESTAMP_MIN)
 
-    def start(self, tenant_id: str) -> Position:
+    def page_key(self, tenant_id: str) -> PageKey:
         """Gives the position this page begins after: the cursor's, or the end of the range.
 
         Raises:
@@ -81,16 +81,16 @@ class GraphJobQuery(Value):
         """
         if self.cursor is not None:
             names = "type, statuses, correlation_id and times"
-            return position_of(self._filters(tenant_id), self.cursor, names=names)
+            return decode_cursor(self._filters(tenant_id), self.cursor, names=names)
         if self.created_to is None:
-            return NEWEST
+            return FIRST_PAGE
         # Times have microseconds, so this is the last one before the end. No id is after the last one.
-        end = max(self.created_to, FIRST_MOMENT) - timedelta(microseconds=1)
-        return Position(min(end, LAST_MOMENT), LAST_ID)
+        end = max(self.created_to, TIMESTAMP_MIN) - timedelta(microseconds=1)
+        return PageKey(min(end, TIMESTAMP_MAX), LAST_ID)
 
-    def cursor_after(self, tenant_id: str, position: Position) -> str:
+    def cursor_after(self, tenant_id: str, key: PageKey) -> str:
         """Gives the cursor of the page that begins after a position; it is bound to this query and tenant."""
-        return cursor_of(self._filters(tenant_id), position)
+        return encode_cursor(self._filters(tenant_id), key)
 
     def _filters(self, tenant_id: str) -> list[object]:
         return [

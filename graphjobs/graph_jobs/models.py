@@ -16,27 +16,27 @@ from graphjobs.core.event_log import Event
 from graphjobs.core.fields import (
     Digest,
     ErrorText,
+    FrozenModel,
     Id,
     Metadata,
     Name,
-    Names,
+    NameSet,
     UtcTime,
-    Value,
-    broken,
-    clean_error,
+    invariant_error,
+    sanitize_error,
 )
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
-_S = GraphJobStatus
+Status = GraphJobStatus
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class GraphJob(Value):
+class GraphJob(FrozenModel):
     """What build and overlay jobs have in common: whose it is, where it stands, and the moves.
 
     A move is pure: it gives a new value and stores nothing. It raises `IllegalTransition` where the transition table
@@ -49,7 +49,7 @@ class GraphJob(Value):
 
     id: Id = Field(default_factory=uuid7)
     tenant_id: Name
-    status: Annotated[GraphJobStatus, Field(strict=False)] = GraphJobStatus.QUEUED
+    status: Annotated[GraphJobStatus, Field(strict=False)] = Status.QUEUED
     attempts: Annotated[int, Field(ge=0, le=ATTEMPTS_MAX)] = 0
     correlation_id: Name | None = None
     created_at: UtcTime = Field(default_factory=_now)
@@ -84,27 +84,33 @@ class GraphJob(Value):
         return hash((type(self), self.id))
 
     @model_validator(mode="after")
-    def _hold_invariants(self) -> Self:
+    def _check_invariants(self) -> Self:
         # Times are not compared with one another: the clocks that made them differ.
         status = self.status
-        if status is _S.RUNNING or status is _S.COMPLETED:
+        if status is Status.RUNNING or status is Status.COMPLETED:
             if self.started_at is None:
-                raise broken(f"a {status} job should have started_at")
+                raise invariant_error(f"a {status} job should have started_at")
             if self.attempts < 1:
-                raise broken(f"a {status} job should have attempts of 1 or more")
+                raise invariant_error(f"a {status} job should have attempts of 1 or more")
         if status.is_final and self.completed_at is None:
-            raise broken(f"a {status} job should have completed_at")
+            raise invariant_error(f"a {status} job should have completed_at")
         if self.completed_at is not None and not status.is_final:
-            raise broken(f"a {status} job should not have completed_at")
-        if status is _S.FAILED and self.error is None:
-            raise broken("a failed job should have an error")
-        if status is _S.COMPLETED and self.error is not None:
-            raise broken("a completed job should not have an error")
+            raise invariant_error(f"a {status} job should not have completed_at")
+        if status is Status.FAILED and self.error is None:
+            raise invariant_error("a failed job should have an error")
+        if status is Status.COMPLETED and self.error is not None:
+            raise invariant_error("a completed job should not have an error")
         return self
 
     def start(self, *, at: datetime) -> Self:
         """Queued to running: the next attempt begins."""
-        return self._moved(_S.RUNNING, only_from=_S.QUEUED, attempts=self.attempts + 1, started_at=at, error=None)
+        return self._transition(
+            Status.RUNNING,
+            from_status=Status.QUEUED,
+            attempts=self.attempts + 1,
+            started_at=at,
+            error=None,
+        )
 
     def requeue(self, *, at: datetime | None = None) -> Self:
         """Running to queued: given back, or rescued. `started_at` stays, of the attempt that was.
@@ -112,24 +118,24 @@ class GraphJob(Value):
         Every move takes `at`; no field of the payload holds this one, the row's `updated_at` tells.
         """
         del at
-        return self._moved(_S.QUEUED, only_from=_S.RUNNING)
+        return self._transition(Status.QUEUED, from_status=Status.RUNNING)
 
     def fail(self, *, at: datetime, error: str) -> Self:
         """Queued or running to failed. The text is cleaned and cut, never refused: a traceback is welcome."""
-        return self._moved(_S.FAILED, completed_at=at, error=clean_error(error))
+        return self._transition(Status.FAILED, completed_at=at, error=sanitize_error(error))
 
     def cancel(self, *, at: datetime) -> Self:
         """Queued or running to canceled."""
-        return self._moved(_S.CANCELED, completed_at=at)
+        return self._transition(Status.CANCELED, completed_at=at)
 
-    def _moved(self, target: GraphJobStatus, *, only_from: GraphJobStatus | None = None, **fields: Any) -> Self:
-        self.status.require_move_to(target, only_from=only_from)
+    def _transition(self, target: GraphJobStatus, *, from_status: GraphJobStatus | None = None, **fields: Any) -> Self:
+        self.status.require_transition(target, from_status=from_status)
         version = self.updated_at if target is self.status else None
-        return self.changed(status=target, updated_at=version, **fields)
+        return self.replace(status=target, updated_at=version, **fields)
 
-    def _kept(self, status: GraphJobStatus, fields: Mapping[str, Any]) -> Self:
-        return self._moved(
-            status, only_from=status, **{name: value for name, value in fields.items() if value is not None}
+    def _update_in_place(self, status: GraphJobStatus, fields: Mapping[str, Any]) -> Self:
+        return self._transition(
+            status, from_status=status, **{name: value for name, value in fields.items() if value is not None}
         )
 
 
@@ -148,7 +154,7 @@ class GraphBuildJob(GraphJob):
 
     def edit(self, *, correlation_id: str | None = None, metadata: Mapping[str, str] | None = None) -> Self:
         """Changes a job that is still queued; None leaves a field as it is."""
-        return self._kept(_S.QUEUED, {"correlation_id": correlation_id, "metadata": metadata})
+        return self._update_in_place(Status.QUEUED, {"correlation_id": correlation_id, "metadata": metadata})
 
     def renew(
         self,
@@ -159,11 +165,11 @@ class GraphBuildJob(GraphJob):
     ) -> Self:
         """Notes progress of a running job; None leaves a field as it is. No field holds `at`, as with `requeue`."""
         del at
-        return self._kept(_S.RUNNING, {"cartographer_job_id": cartographer_job_id, "metadata": metadata})
+        return self._update_in_place(Status.RUNNING, {"cartographer_job_id": cartographer_job_id, "metadata": metadata})
 
     def complete(self, *, at: datetime, graph_snapshot_id: str) -> Self:
         """Running to completed, with the graph that was built."""
-        return self._moved(_S.COMPLETED, completed_at=at, graph_snapshot_id=graph_snapshot_id, error=None)
+        return self._transition(Status.COMPLETED, completed_at=at, graph_snapshot_id=graph_snapshot_id, error=None)
 
 
 class GraphOverlayJob(GraphJob):
@@ -176,7 +182,7 @@ class GraphOverlayJob(GraphJob):
     build_job_id: Id | None = None
     overlay_kind: Literal["policy", "advisory", "vex"]
     overlay_key: Name
-    subjects: Names = ()
+    subjects: NameSet = ()
     trigger: Literal["policy", "advisory", "vex", "sbom-version", "manual"]
 
     def edit(
@@ -187,16 +193,18 @@ class GraphOverlayJob(GraphJob):
         subjects: Iterable[str] | None = None,
     ) -> Self:
         """Changes a job that is still queued; None leaves a field as it is."""
-        return self._kept(_S.QUEUED, {"correlation_id": correlation_id, "metadata": metadata, "subjects": subjects})
+        return self._update_in_place(
+            Status.QUEUED, {"correlation_id": correlation_id, "metadata": metadata, "subjects": subjects}
+        )
 
     def renew(self, *, at: datetime | None = None, metadata: Mapping[str, str] | None = None) -> Self:
         """Notes progress of a running job; None leaves a field as it is. No field holds `at`, as with `requeue`."""
         del at
-        return self._kept(_S.RUNNING, {"metadata": metadata})
+        return self._update_in_place(Status.RUNNING, {"metadata": metadata})
 
     def complete(self, *, at: datetime) -> Self:
         """Running to completed."""
-        return self._moved(_S.COMPLETED, completed_at=at, error=None)
+        return self._transition(Status.COMPLETED, completed_at=at, error=None)
 
 
 class GraphJobEvent(Event):

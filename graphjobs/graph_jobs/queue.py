@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.fields import require_limit, require_name
-from graphjobs.core.notifications import send_notice
-from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, with_the_missing
+from graphjobs.core.fields import check_limit, check_name
+from graphjobs.core.notifications import notify_queued
+from graphjobs.core.recovery import rescue_result, resolve_missing, run_transition, stalled_from_rows, versions_by_id
 from graphjobs.core.results import (
     BATCH_MAX,
     FinishResult,
@@ -20,32 +20,33 @@ from graphjobs.core.results import (
     RescueResult,
     StalledItem,
     check_actor,
-    key_params,
-    check_stored_tenant,
-    exhausted_reason,
     check_attempts_max,
-    check_wait,
     check_stalled,
+    check_stored_tenant,
+    check_wait,
+    exhausted_reason,
+    key_params,
 )
-from graphjobs.core.transitions import entry_of, transition_named
-from graphjobs.database.executor import Executor, InSession, Row, find_out
+from graphjobs.core.transitions import ensure_transition_id, event_payload
+from graphjobs.database.executor import Executor, Row, SessionExecutor, resolve_outcome
 from graphjobs.errors import CorruptRow, GraphJobsError, OutcomeUnknown
-from graphjobs.graph_jobs.attempt_results import Claimed, Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult, ClaimResult
 from graphjobs.graph_jobs.params import (
-    endings_of,
-    ends_of,
-    jobs_of,
-    kind_of,
-    renewal_of,
-    shares_of,
-    takings_of,
-    tenants_of,
+    check_jobs,
+    check_results,
+    check_tenants,
+    finish_params,
+    heartbeat_params,
+    parse_type,
+    take_over_params,
+    tenant_share_params,
 )
-from graphjobs.graph_jobs.row_mapping import AnyJob, any_job_of, status_of
+from graphjobs.graph_jobs.row_mapping import AnyJob, any_job_from_row, parse_status
 from graphjobs.graph_jobs.sql import acquire, finish
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +61,7 @@ class GraphJobQueue(Protocol):
     async def tenants_with(
         self,
         kind: GraphJobType | str,
-        status: GraphJobStatus | str = GraphJobStatus.QUEUED,
+        status: GraphJobStatus | str = Status.QUEUED,
         *,
         after: str = "",
         limit: int = BATCH_MAX,
@@ -83,7 +84,7 @@ class GraphJobQueue(Protocol):
         limit: int,
         after: str = "",
         actor: str | None = None,
-    ) -> Claimed:
+    ) -> ClaimResult:
         """Starts the oldest queued jobs: they run from now on, at one attempt more, and are the caller's.
 
         No two claims take the same job, and none waits for another. Of one tenant the oldest come first; of jobs that
@@ -108,7 +109,7 @@ class GraphJobQueue(Protocol):
         ...
 
     async def end(
-        self, endings: Iterable[Ending], *, actor: str | None = None, transition_id: UUID | None = None
+        self, results: Iterable[AttemptResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
         """Ends up to 1,000 attempts: completed, failed or given back, as one statement, with what follows from them.
 
@@ -117,7 +118,7 @@ class GraphJobQueue(Protocol):
         transition id ends nothing twice, and answers the same.
 
         Args:
-            endings: how they end.
+            results: how they end.
             actor: who ends them.
             transition_id: names these very moves; one is made if none is given.
 
@@ -132,7 +133,7 @@ class GraphJobQueue(Protocol):
         tenant_id: str | None,
         kind: GraphJobType | str,
         *,
-        silence: timedelta,
+        lease: timedelta,
         after: str = "",
         limit: int = BATCH_MAX,
     ) -> tuple[tuple[StalledItem, ...], str]:
@@ -144,7 +145,7 @@ class GraphJobQueue(Protocol):
         Args:
             tenant_id: whose jobs; None means everybody's.
             kind: build or overlay.
-            silence: how long, up to a day.
+            lease: how long, up to a day.
             after: the cursor of the call before.
             limit: the most jobs, and the most tenants to look at.
 
@@ -153,13 +154,15 @@ class GraphJobQueue(Protocol):
         """
         ...
 
-    async def rescue(self, sightings: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None) -> RescueResult:
+    async def rescue(
+        self, stalled: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None
+    ) -> RescueResult:
         """Queues up to 1,000 jobs again that are still as they were seen; those of too many attempts are failed.
 
         A job that was renewed, ended or claimed since is not touched, nor one whose row somebody holds.
 
         Args:
-            sightings: what `stalled` gave.
+            stalled: what `stalled` gave.
             attempts_max: a job that has had so many attempts fails, 1 to 99,999; those that were given back in order do
                 not count.
             actor: who rescues.
@@ -191,18 +194,18 @@ class PostgresGraphJobQueue(GraphJobQueue):
     async def tenants_with(
         self,
         kind: GraphJobType | str,
-        status: GraphJobStatus | str = GraphJobStatus.QUEUED,
+        status: GraphJobStatus | str = Status.QUEUED,
         *,
         after: str = "",
         limit: int = BATCH_MAX,
     ) -> tuple[str, ...]:
         params = {
-            "kind": kind_of(kind).code,
-            "expected": status_of(status, "status").code,
-            "after_tenant": check_stored_tenant(after, "after"),
-            "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
+            "p_type": parse_type(kind).code,
+            "p_status": parse_status(status, "status").code,
+            "p_after_tenant_id": check_stored_tenant(after, "after"),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
         }
-        return tuple(row[0] for row in await self._executor.rows(acquire.TENANTS_WITH, params))
+        return tuple(row[0] for row in await self._executor.fetch_all(acquire.LIST_TENANTS_WITH_STATUS, params))
 
     @override
     async def claim(
@@ -213,58 +216,58 @@ class PostgresGraphJobQueue(GraphJobQueue):
         limit: int,
         after: str = "",
         actor: str | None = None,
-    ) -> Claimed:
-        code, most, who = kind_of(kind).code, require_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
+    ) -> ClaimResult:
+        code, most, who = parse_type(kind).code, check_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
         if tenants is None:
             served = await self.tenants_with(kind, after=after, limit=most)
         else:
-            served = tenants_of(tenants, most)
+            served = check_tenants(tenants, most)
         if not served:
-            return Claimed((), cursor=after)
+            return ClaimResult((), cursor=after)
         named = uuid7()
-        whose = {**shares_of(served, most), "kind": code}
-        entry = entry_of(_S.QUEUED, _S.RUNNING, named, who)
+        whose = {**tenant_share_params(served, most), "p_type": code}
+        entry = event_payload(Status.QUEUED, Status.RUNNING, named, who)
         try:
-            rows = await self._executor.rows(acquire.CLAIM_JOBS, {**whose, "entry": entry})
+            rows = await self._executor.fetch_all(acquire.CLAIM_JOBS, {**whose, "p_event_payload": entry})
         except OutcomeUnknown as lost:
-            rows = await find_out(lost, self._executor, lambda: self._taken(whose, named))
-        jobs, strange = _read(rows)
+            rows = await resolve_outcome(lost, self._executor, lambda: self._find_claimed(whose, named))
+        jobs, strange = _split_unreadable(rows)
         if strange:
-            await self._set_aside(strange, who)
-        return Claimed(tuple(jobs), tuple(error for _, error in strange), served[-1])
+            await self._fail_unreadable(strange, who)
+        return ClaimResult(tuple(jobs), tuple(error for _, error in strange), served[-1])
 
     @override
     async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
-        held = jobs_of(jobs)
+        held = check_jobs(jobs)
         if not held:
             return HeartbeatResult({}, frozenset())
-        rows = await self._executor.rows(finish.RENEW_JOBS, renewal_of(held))
-        found = versions_of(rows)
+        rows = await self._executor.fetch_all(finish.RENEW_JOBS, heartbeat_params(held))
+        found = versions_by_id(rows)
         lost = frozenset(job.id for job in held if job.id not in found)
         return HeartbeatResult({job_id: version for job_id, version in found.items() if version is not None}, lost)
 
     @override
     async def end(
-        self, endings: Iterable[Ending], *, actor: str | None = None, transition_id: UUID | None = None
+        self, results: Iterable[AttemptResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
-        given, who, named = endings_of(endings), check_actor(actor), transition_named(transition_id)
+        given, who, named = check_results(results), check_actor(actor), ensure_transition_id(transition_id)
         if not given:
             return FinishResult({}, {})
-        params = ends_of(given, named, who)
-        statement = finish.END_JOBS_AND_ADD if "parents" in params else finish.END_JOBS
-        rows = await moved(self._executor, statement, finish.FIND_MOVES, params, named)
-        versions = versions_of(rows)
-        queued = any(ending.status is _S.QUEUED or ending.following for ending in given)
-        await send_notice(self._executor, wanted=self._notify and queued)
+        params = finish_params(given, named, who)
+        statement = finish.FINISH_JOBS_WITH_FOLLOWUPS if "p_parent_ids" in params else finish.FINISH_JOBS
+        rows = await run_transition(self._executor, statement, finish.FIND_TRANSITIONED, params, named)
+        versions = versions_by_id(rows)
+        queued = any(ending.status is Status.QUEUED or ending.followups for ending in given)
+        await notify_queued(self._executor, enabled=self._notify and queued)
         missing = [ending.job for ending in given if ending.job.id not in versions]
-        return await with_the_missing(
+        return await resolve_missing(
             self._executor,
-            finish.FIND_MOVES,
+            finish.FIND_TRANSITIONED,
             params,
             transition_id,
             versions,
             [job.id for job in missing],
-            lambda: self._whereabouts(missing),
+            lambda: self._find_states(missing),
         )
 
     @override
@@ -273,87 +276,98 @@ class PostgresGraphJobQueue(GraphJobQueue):
         tenant_id: str | None,
         kind: GraphJobType | str,
         *,
-        silence: timedelta,
+        lease: timedelta,
         after: str = "",
         limit: int = BATCH_MAX,
     ) -> tuple[tuple[StalledItem, ...], str]:
         code, most, quiet = (
-            kind_of(kind).code,
-            require_limit(limit, limit_max=BATCH_MAX),
-            check_wait(silence, "silence"),
+            parse_type(kind).code,
+            check_limit(limit, limit_max=BATCH_MAX),
+            check_wait(lease, "lease"),
         )
         if tenant_id is None:
-            looked_at = await self.tenants_with(kind, _S.RUNNING, after=after, limit=most)
+            looked_at = await self.tenants_with(kind, Status.RUNNING, after=after, limit=most)
         else:
-            looked_at = (require_name(tenant_id, "tenant_id"),)
+            looked_at = (check_name(tenant_id, "tenant_id"),)
         if not looked_at:
             return (), after
-        params = {**shares_of(looked_at, most), "kind": code, "silence": quiet}
-        rows = await self._executor.rows(acquire.STALLED_JOBS, params)
-        return sighted(rows), looked_at[-1]
+        params = {**tenant_share_params(looked_at, most), "p_type": code, "p_lease": quiet}
+        rows = await self._executor.fetch_all(acquire.LIST_STALLED_JOBS, params)
+        return stalled_from_rows(rows), looked_at[-1]
 
     @override
-    async def rescue(self, sightings: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None) -> RescueResult:
+    async def rescue(
+        self, stalled: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None
+    ) -> RescueResult:
         most = check_attempts_max(attempts_max)
-        given, who = check_stalled(sightings), check_actor(actor)
+        given, who = check_stalled(stalled), check_actor(actor)
         reasons = [exhausted_reason(sighting, most) for sighting in given]
-        taken = await self._take(given, reasons, who, rescued=True)
-        await send_notice(self._executor, wanted=self._notify and None in reasons)
-        return rescued_of(
+        taken = await self._take_over(given, reasons, who, rescued=True)
+        await notify_queued(self._executor, enabled=self._notify and None in reasons)
+        return rescue_result(
             taken, {seen.job_id for seen, reason in zip(given, reasons, strict=True) if reason is not None}
         )
 
-    async def _take(
-        self, sightings: Sequence[StalledItem], reasons: Sequence[str | None], actor: str | None, *, rescued: bool = False
+    async def _take_over(
+        self, stalled: Sequence[StalledItem], reasons: Sequence[str | None], actor: str | None, *, rescued: bool = False
     ) -> tuple[UUID, ...]:
         """Takes jobs from whoever ran them, if they still are as they were seen: failed for a reason, else queued."""
-        if not sightings:
+        if not stalled:
             return ()
         named = uuid7()
-        params = takings_of(sightings, reasons, named, actor, rescued=rescued)
-        rows = await moved(self._executor, finish.TAKE_JOBS, finish.FIND_MOVES, params, named)
-        return tuple(versions_of(rows))
+        params = take_over_params(stalled, reasons, named, actor, rescued=rescued)
+        rows = await run_transition(self._executor, finish.TAKE_OVER_JOBS, finish.FIND_TRANSITIONED, params, named)
+        return tuple(versions_by_id(rows))
 
-    async def _set_aside(self, strange: Sequence[tuple[StalledItem, CorruptRow]], actor: str | None) -> None:
+    async def _fail_unreadable(self, unreadable: Sequence[tuple[StalledItem, CorruptRow]], actor: str | None) -> None:
         """Fails what was claimed and cannot be read, so that it neither runs for ever nor comes again."""
         try:
-            await self._take([sighting for sighting, _ in strange], [str(error) for _, error in strange], actor)
+            await self._take_over(
+                [sighting for sighting, _ in unreadable], [str(error) for _, error in unreadable], actor
+            )
         except GraphJobsError:
-            if isinstance(self._executor, InSession):
+            if isinstance(self._executor, SessionExecutor):
                 raise  # the caller's transaction is broken, and nothing was taken
             # What could be read must not be lost for it; a rescue will fail these.
-            _log.warning("%s jobs that cannot be read were claimed, and could not be failed yet", len(strange))
+            _log.warning("%s jobs that cannot be read were claimed, and could not be failed yet", len(unreadable))
 
-    async def _taken(self, whose: Mapping[str, object], named: UUID) -> Sequence[Row] | None:
+    async def _find_claimed(self, tenant_ids: Mapping[str, object], transition_id: UUID) -> Sequence[Row] | None:
         """Looks for the jobs of a claim whose answer was lost."""
-        return await self._executor.rows(acquire.FIND_CLAIM, {**whose, "transition": str(named)}) or None
+        return (
+            await self._executor.fetch_all(
+                acquire.FIND_CLAIMED_JOBS, {**tenant_ids, "p_transition_id": str(transition_id)}
+            )
+            or None
+        )
 
-    async def _whereabouts(self, missing: Sequence[AnyJob]) -> dict[UUID, str | None]:
-        rows = await self._executor.rows(finish.STATES_OF, key_params((job.id, job.tenant_id) for job in missing))
+    async def _find_states(self, missing: Sequence[AnyJob]) -> dict[UUID, str | None]:
+        rows = await self._executor.fetch_all(finish.GET_STATES, key_params((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): (row[2], row[3]) for row in rows}
-        running = _S.RUNNING.code
+        running = Status.RUNNING.code
         states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
-        return {job.id: None if state == (running, job.attempts) else _whereabouts(job, state) for job, state in states}
+        return {
+            job.id: None if state == (running, job.attempts) else _explain_lost(job, state) for job, state in states
+        }
 
 
-def _read(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:
+def _split_unreadable(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:
     """Reads what was claimed; what cannot be read harms no other."""
     jobs: list[AnyJob] = []
     strange: list[tuple[StalledItem, CorruptRow]] = []
     for row in rows:
         try:
-            jobs.append(any_job_of(row))
+            jobs.append(any_job_from_row(row))
         except CorruptRow as error:
             strange.append((StalledItem(UUID(int=row[0].int), row[1], row[6], None), error))
     return jobs, strange
 
 
-def _whereabouts(job: AnyJob, state: tuple[int, int | None] | None) -> str:
+def _explain_lost(job: AnyJob, state: tuple[int, int | None] | None) -> str:
     if state is None:
         return f"tenant {job.tenant_id!r} has no such job"
     code, attempts = state
     try:
-        status: str = GraphJobStatus.from_code(code)
+        status: str = Status.from_code(code)
     except ValueError:
         status = f"of status {code}, which is none"
     return f"attempt {job.attempts} does not run any more: a later look found the job {status} at attempt {attempts}"

@@ -5,19 +5,19 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.core.fields import id_or_none, require_limit, require_name
-from graphjobs.core.pagination import PAGE_MAX, Readable, readable_of, require_event_id
+from graphjobs.core.fields import check_limit, check_name, parse_id
+from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
 from graphjobs.database.executor import Executor
 from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.row_mapping import (
     Job,
-    columns_of,
-    event_of,
-    job_of,
-    require_job,
-    status_of,
-    swap_of,
+    check_job,
+    event_from_row,
+    job_from_row,
+    job_params,
+    parse_status,
+    swap_params,
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus
@@ -75,7 +75,7 @@ class GraphJobRepository(Protocol):
 
     async def list_build_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> Readable[GraphBuildJob]:
+    ) -> PartialList[GraphBuildJob]:
         """Lists a tenant's newest build jobs, `created_at` then `id` descending; of one status, or of all.
 
         Args:
@@ -90,7 +90,7 @@ class GraphJobRepository(Protocol):
 
     async def list_overlay_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> Readable[GraphOverlayJob]:
+    ) -> PartialList[GraphOverlayJob]:
         """As `list_build_jobs`, for overlay jobs."""
         ...
 
@@ -107,7 +107,7 @@ class GraphJobRepository(Protocol):
 
     async def list_events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[GraphJobEvent]:
+    ) -> PartialList[GraphJobEvent]:
         """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
 
         Args:
@@ -131,7 +131,7 @@ class PostgresGraphJobRepository(GraphJobRepository):
 
     @override
     async def insert(self, job: Job) -> Job:
-        rows = await self._executor.rows(single.INSERT_JOB, columns_of(require_job(job)))
+        rows = await self._executor.fetch_all(single.INSERT_JOB, job_params(check_job(job)))
         if not rows:
             raise JobAlreadyExists(job.id)
         return job.stored(updated_at=rows[0][0])
@@ -155,72 +155,76 @@ class PostgresGraphJobRepository(GraphJobRepository):
     @override
     async def list_build_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> Readable[GraphBuildJob]:
+    ) -> PartialList[GraphBuildJob]:
         return await self._list(GraphBuildJob, tenant_id, status, limit)
 
     @override
     async def list_overlay_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> Readable[GraphOverlayJob]:
+    ) -> PartialList[GraphOverlayJob]:
         return await self._list(GraphOverlayJob, tenant_id, status, limit)
 
     @override
     async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
         if not isinstance(event, GraphJobEvent):
             raise InvalidJob("event: it should be a GraphJobEvent", field="event")
-        rows = await self._executor.rows(
+        rows = await self._executor.fetch_all(
             single.APPEND_EVENT,
             {
-                "job": event.job_id,
-                "tenant": event.tenant_id,
-                "target": event.status.code,
-                "document": event.payload_json(),
-                "created": event.created_at,
+                "p_job_id": event.job_id,
+                "p_tenant_id": event.tenant_id,
+                "p_status": event.status.code,
+                "p_payload": event.payload_json(),
+                "p_created_at": event.created_at,
             },
         )
         if not rows:
             raise JobNotFound(event.tenant_id, event.job_id)
-        return event.changed(id=rows[0][0])
+        return event.replace(id=rows[0][0])
 
     @override
     async def list_events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[GraphJobEvent]:
+    ) -> PartialList[GraphJobEvent]:
         params = {
-            "tenant": require_name(tenant_id, "tenant_id"),
-            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
+            "p_tenant_id": check_name(tenant_id, "tenant_id"),
+            "p_limit": check_limit(limit, limit_max=PAGE_MAX),
         }
-        begin = require_event_id(after)
-        job = id_or_none(job_id, "job_id")
+        begin = check_event_id(after)
+        job = parse_id(job_id, "job_id")
         if job is None:
-            return Readable()
-        rows = await self._executor.rows(single.LIST_EVENTS, {**params, "job": job, "after_event": begin})
-        return readable_of(event_of, rows)
+            return PartialList()
+        rows = await self._executor.fetch_all(
+            single.LIST_EVENTS, {**params, "p_job_id": job, "p_after_event_id": begin}
+        )
+        return read_rows(event_from_row, rows)
 
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
         if not isinstance(job, kind):
             raise InvalidJob(f"job: it should be a {kind.__name__}, not {type(job).__name__}", field="job")
-        swap = swap_of(job, expected, None)
-        statement = single.EDIT_JOB if "seen" in swap else single.REPLACE_JOB
-        return bool(await self._executor.rows(statement, swap))
+        swap = swap_params(job, expected, None)
+        statement = single.REPLACE_JOB_AT_VERSION if "p_expected_version" in swap else single.REPLACE_JOB
+        return bool(await self._executor.fetch_all(statement, swap))
 
     async def _get(self, kind: type[Job], tenant_id: str, job_id: UUID | str) -> Job | None:
-        params = {"tenant": require_name(tenant_id, "tenant_id"), "kind": kind.type.code}
-        job = id_or_none(job_id, "job_id")
+        params = {"p_tenant_id": check_name(tenant_id, "tenant_id"), "p_type": kind.type.code}
+        job = parse_id(job_id, "job_id")
         if job is None:
             return None
-        rows = await self._executor.rows(single.GET_JOB, {**params, "job": job})
-        return job_of(kind, rows[0]) if rows else None
+        rows = await self._executor.fetch_all(single.GET_JOB, {**params, "p_job_id": job})
+        return job_from_row(kind, rows[0]) if rows else None
 
-    async def _list(self, kind: type[Job], tenant_id: str, status: GraphJobStatus | None, limit: int) -> Readable[Job]:
+    async def _list(
+        self, kind: type[Job], tenant_id: str, status: GraphJobStatus | None, limit: int
+    ) -> PartialList[Job]:
         params = {
-            "tenant": require_name(tenant_id, "tenant_id"),
-            "kind": kind.type.code,
-            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
+            "p_tenant_id": check_name(tenant_id, "tenant_id"),
+            "p_type": kind.type.code,
+            "p_limit": check_limit(limit, limit_max=PAGE_MAX),
         }
         if status is None:
-            rows = await self._executor.rows(lists.LIST_JOBS, params)
+            rows = await self._executor.fetch_all(lists.LIST_JOBS, params)
         else:
-            params["expected"] = status_of(status, "status").code
-            rows = await self._executor.rows(lists.LIST_JOBS_OF_STATUS, params)
-        return readable_of(lambda row: job_of(kind, row), rows)
+            params["p_status"] = parse_status(status, "status").code
+            rows = await self._executor.fetch_all(lists.LIST_JOBS_BY_STATUS, params)
+        return read_rows(lambda row: job_from_row(kind, row), rows)

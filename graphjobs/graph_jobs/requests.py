@@ -8,22 +8,22 @@ from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.core.fields import Digest, Id, Metadata, Name, Names, Reason, Value
+from graphjobs.core.fields import Digest, FrozenModel, Id, Metadata, Name, NameSet, Reason
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.row_mapping import AnyJob
 
-_IDS = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
+_ID_NAMESPACE = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
 
 
-def id_of_key(tenant_id: str, key: str) -> UUID:
+def idempotent_id(tenant_id: str, key: str) -> UUID:
     """Gives the id of the job a tenant asks for under a key: always the same, so that two at once make one job."""
     # Neither holds a control character, so the two cannot run into one another.
-    return uuid5(_IDS, f"{tenant_id}\n{key}")
+    return uuid5(_ID_NAMESPACE, f"{tenant_id}\n{key}")
 
 
-class GraphBuildRequest(Value):
+class GraphBuildRequest(FrozenModel):
     """Asks for the dependency graph of one version of one SBOM."""
 
     sbom_id: Name
@@ -33,29 +33,29 @@ class GraphBuildRequest(Value):
     correlation_id: Name | None = None
     metadata: Metadata = Field(default_factory=immutabledict)
 
-    def job(self, tenant_id: str, **fields: Any) -> GraphBuildJob:
+    def to_job(self, tenant_id: str, **fields: Any) -> GraphBuildJob:
         """Gives the queued job this asks for."""
         return GraphBuildJob(tenant_id=tenant_id, **self.__dict__, **fields)
 
 
-class GraphOverlayRequest(Value):
+class GraphOverlayRequest(FrozenModel):
     """Asks for findings to be laid over a built graph."""
 
     graph_snapshot_id: Name
     build_job_id: Id | None = None
     overlay_kind: Literal["policy", "advisory", "vex"]
     overlay_key: Name
-    subjects: Names = ()
+    subjects: NameSet = ()
     trigger: Literal["policy", "advisory", "vex", "sbom-version", "manual"] = "manual"
     correlation_id: Name | None = None
     metadata: Metadata = Field(default_factory=immutabledict)
 
-    def job(self, tenant_id: str, **fields: Any) -> GraphOverlayJob:
+    def to_job(self, tenant_id: str, **fields: Any) -> GraphOverlayJob:
         """Gives the queued job this asks for."""
         return GraphOverlayJob(tenant_id=tenant_id, **self.__dict__, **fields)
 
 
-class GraphJobCompletion(Value):
+class GraphJobCompletion(FrozenModel):
     """Tells that a running job is done or has failed.
 
     Attributes:
@@ -74,12 +74,12 @@ class GraphJobCompletion(Value):
     attempts: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX)] | None = None
 
     @model_validator(mode="after")
-    def _fits_its_status(self) -> Self:
+    def _check_status_fields(self) -> Self:
         if (self.status == "failed") != (self.error is not None):
             raise PydanticCustomError("completion", "a failed job needs an error, a completed one takes none")
         return self
 
-    def ended(self, job: AnyJob, *, at: datetime) -> AnyJob:
+    def apply_to(self, job: AnyJob, *, at: datetime) -> AnyJob:
         """Gives the job as it ends.
 
         Raises:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
-from graphjobs.core.event_log import event_of as log_entry_of
+from graphjobs.core.event_log import event_from_row as log_entry_of
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
@@ -14,40 +14,40 @@ AnyJob: TypeAlias = GraphBuildJob | GraphOverlayJob
 Job = TypeVar("Job", bound=GraphJob)
 
 
-def columns_of(job: GraphJob) -> dict[str, object]:
+def job_params(job: GraphJob) -> dict[str, object]:
     """The binds that write a job: its columns and its payload, from one value, so that they never disagree."""
     return {
-        "job": job.id,
-        "tenant": job.tenant_id,
-        "kind": job.type.code,
-        "target": job.status.code,
-        "document": job.to_json(),
-        "created": job.created_at,
-        "correlation": job.correlation_id,
+        "p_job_id": job.id,
+        "p_tenant_id": job.tenant_id,
+        "p_type": job.type.code,
+        "p_status": job.status.code,
+        "p_payload": job.to_json(),
+        "p_created_at": job.created_at,
+        "p_correlation_id": job.correlation_id,
     }
 
 
-def swap_of(job: GraphJob, expected: object, seen: datetime | None) -> dict[str, object]:
+def swap_params(job: GraphJob, expected: object, expected_version: datetime | None) -> dict[str, object]:
     """The binds that swap a job in: its columns, the status and attempts it follows from, and where compared `seen`.
 
     Args:
         job: the job as it shall be.
         expected: the status it moves from.
-        seen: the version it moves from; None means that of the job, for a move that keeps the status.
+        expected_version: the version it moves from; None means that of the job, for a move that keeps the status.
 
     Raises:
         IllegalTransition: no job may go from `expected` to `job.status`.
     """
-    source = status_of(expected, "expected")
-    source.require_move_to(job.status)
+    source = parse_status(expected, "expected")
+    source.require_transition(job.status)
     begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
     binds = {
-        **columns_of(job),
-        "expected": source.code,
-        "expected_attempts": job.attempts - 1 if begins else job.attempts,
+        **job_params(job),
+        "p_expected_status": source.code,
+        "p_expected_attempts": job.attempts - 1 if begins else job.attempts,
     }
-    if seen is not None:
-        return {**binds, "seen": _require_version(seen)}
+    if expected_version is not None:
+        return {**binds, "p_expected_version": _check_version(expected_version)}
     if job.status is not source:
         return binds
     if job.updated_at is None:
@@ -55,29 +55,29 @@ def swap_of(job: GraphJob, expected: object, seen: datetime | None) -> dict[str,
             "updated_at: a swap that keeps the status compares the version; change a job that was read",
             field="updated_at",
         )
-    return {**binds, "seen": job.updated_at}
+    return {**binds, "p_expected_version": job.updated_at}
 
 
-def _require_version(seen: object) -> datetime:
-    if isinstance(seen, datetime) and seen.tzinfo is not None:
-        return seen
-    raise InvalidJob("seen: it should be the updated_at of a job that was read", field="seen")
+def _check_version(expected_version: object) -> datetime:
+    if isinstance(expected_version, datetime) and expected_version.tzinfo is not None:
+        return expected_version
+    raise InvalidJob("expected_version: it should be the updated_at of a job that was read", field="expected_version")
 
 
-def status_of(value: object, field: str) -> GraphJobStatus:
+def parse_status(value: object, field: str) -> GraphJobStatus:
     """Reads a status given by its word, as an argument of a call.
 
     Raises:
         InvalidJob: it is none.
     """
     try:
-        return GraphJobStatus.from_word(value)
+        return GraphJobStatus.parse(value)
     except ValueError:
         words = ", ".join(GraphJobStatus)
     raise InvalidJob(f"{field}: it should be one of {words}", field=field)
 
 
-def require_job(job: Job) -> Job:
+def check_job(job: Job) -> Job:
     """Lets a job of either kind pass, as an argument of a call.
 
     Raises:
@@ -88,7 +88,7 @@ def require_job(job: Job) -> Job:
     raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
 
 
-def job_of(kind: type[Job], row: Row) -> Job:
+def job_from_row(kind: type[Job], row: Row) -> Job:
     """Reads a job of a row, in the order of `statements.GET_JOB`."""
     job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
     try:
@@ -103,15 +103,15 @@ def job_of(kind: type[Job], row: Row) -> Job:
     raise CorruptRow("graph_jobs", UUID(int=job_id.int), problem)
 
 
-def any_job_of(row: Row) -> AnyJob:
+def any_job_from_row(row: Row) -> AnyJob:
     """Reads a job of a row, as the kind its column says."""
     if row[2] == GraphJobType.BUILD.code:
-        return job_of(GraphBuildJob, row)
+        return job_from_row(GraphBuildJob, row)
     if row[2] == GraphJobType.OVERLAY.code:
-        return job_of(GraphOverlayJob, row)
+        return job_from_row(GraphOverlayJob, row)
     raise CorruptRow("graph_jobs", UUID(int=row[0].int), f"its type, {row[2]}, is none")
 
 
-def event_of(row: Row) -> GraphJobEvent:
+def event_from_row(row: Row) -> GraphJobEvent:
     """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
     return log_entry_of(GraphJobEvent, GraphJobStatus, "graph_job_events", row)

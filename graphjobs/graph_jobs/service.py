@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID, uuid5
 
-from graphjobs.core.fields import id_or_none, require_name
-from graphjobs.database.executor import to_its_end
+from graphjobs.core.fields import check_name, parse_id
+from graphjobs.database.executor import run_to_completion
 from graphjobs.errors import (
     ConfigurationError,
     IdempotencyConflict,
@@ -19,7 +19,7 @@ from graphjobs.errors import (
 )
 from graphjobs.graph_jobs.filters import OverlayLag
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, id_of_key
+from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, idempotent_id
 from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.store import GraphJobStore
@@ -31,8 +31,8 @@ LAG_WINDOW: Final = timedelta(hours=24)
 """The window of `overlay_lag` where none is given."""
 
 _OBSERVER_SECONDS: Final = 10.0
-_LOOKS_MAX: Final = 8
-_NOBODY: Final = UUID(int=0)
+_CAS_RETRIES_MAX: Final = 8
+_NIL_ID: Final = UUID(int=0)
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class GraphJobService:
         self._store = store
         self._observers = tuple(observers)
         self._now = now
-        if self._observers and not store.commits_alone:
+        if self._observers and not store.is_autocommit:
             raise ConfigurationError("observers hear of what is committed: give them a store that is in no session")
 
     async def request_build(
@@ -85,7 +85,7 @@ class GraphJobService:
             IdempotencyConflict: the key was used for another request.
         """
         return await self._add(
-            _require(request, GraphBuildRequest, "request").job, tenant_id, request.to_json(), key, actor
+            _require(request, GraphBuildRequest, "request").to_job, tenant_id, request.to_json(), key, actor
         )
 
     async def request_overlay(
@@ -93,7 +93,7 @@ class GraphJobService:
     ) -> GraphOverlayJob:
         """As `request_build`, for an overlay job. A tenant's keys are one set for both kinds."""
         return await self._add(
-            _require(request, GraphOverlayRequest, "request").job, tenant_id, request.to_json(), key, actor
+            _require(request, GraphOverlayRequest, "request").to_job, tenant_id, request.to_json(), key, actor
         )
 
     async def complete(self, tenant_id: str, completion: GraphJobCompletion, *, actor: str | None = None) -> AnyJob:
@@ -109,7 +109,7 @@ class GraphJobService:
             JobConflict: the job does not run, or another attempt does.
         """
         given = _require(completion, GraphJobCompletion, "completion")
-        return await to_its_end(self._complete(tenant_id, given, actor))
+        return await run_to_completion(self._complete(tenant_id, given, actor))
 
     async def cancel(self, tenant_id: str, job_id: UUID | str, *, actor: str | None = None) -> AnyJob:
         """Cancels a job that is queued or running.
@@ -121,7 +121,7 @@ class GraphJobService:
             JobNotFound: the tenant has no such job.
             JobConflict: the job is completed or failed.
         """
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_CAS_RETRIES_MAX):
             job = await self._read(tenant_id, job_id)
             if job.status is GraphJobStatus.CANCELED:
                 return job
@@ -129,22 +129,22 @@ class GraphJobService:
                 raise JobConflict(
                     f"the job is {job.status} already, so it cannot be canceled", job_id=job.id, status=job.status
                 )
-            ended = await self._end(job, job.cancel(at=self._now()), actor)
+            ended = await self._finish(job, job.cancel(at=self._now()), actor)
             if ended is not None:
                 return ended
-        raise _too_busy(job)
+        raise _contention_error(job)
 
     async def overlay_lag(self, tenant_id: str, *, window: timedelta = LAG_WINDOW) -> OverlayLag:
         """Tells how far behind a tenant's overlays are; see `GraphJobStore.overlay_lag`."""
         return await self._store.overlay_lag(tenant_id, window=window)
 
     async def _add(
-        self, job_of: Callable[..., Job], tenant_id: str, request: str, key: str | None, actor: str | None
+        self, to_job: Callable[..., Job], tenant_id: str, request: str, key: str | None, actor: str | None
     ) -> Job:
         if key is None:
-            return await self._store.add(job_of(tenant_id), actor=actor)
-        job_id = id_of_key(require_name(tenant_id, "tenant_id"), require_name(key, "key"))
-        job = job_of(tenant_id, id=job_id)
+            return await self._store.add(to_job(tenant_id), actor=actor)
+        job_id = idempotent_id(check_name(tenant_id, "tenant_id"), check_name(key, "key"))
+        job = to_job(tenant_id, id=job_id)
         try:
             # The addition is named by its request: the same one is found again, another is not.
             return await self._store.add(job, transition_id=uuid5(job_id, f"{job.type}\n{request}"), actor=actor)
@@ -153,7 +153,7 @@ class GraphJobService:
         raise IdempotencyConflict(key)
 
     async def _complete(self, tenant_id: str, completion: GraphJobCompletion, actor: str | None) -> AnyJob:
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_CAS_RETRIES_MAX):
             job = await self._read(tenant_id, completion.job_id)
             if job.status.is_final:
                 return job
@@ -167,31 +167,31 @@ class GraphJobService:
                     job_id=job.id,
                     status=job.status,
                 )
-            ended = await self._end(job, completion.ended(job, at=self._now()), actor)
+            ended = await self._finish(job, completion.apply_to(job, at=self._now()), actor)
             if ended is not None:
-                await self._tell(ended)
+                await self._notify_observers(ended)
                 return ended
-        raise _too_busy(job)
+        raise _contention_error(job)
 
     async def _read(self, tenant_id: str, job_id: UUID | str) -> AnyJob:
         job = await self._store.get_job(tenant_id, job_id)
         if job is None:
-            raise JobNotFound(tenant_id, id_or_none(job_id, "job_id") or _NOBODY)
+            raise JobNotFound(tenant_id, parse_id(job_id, "job_id") or _NIL_ID)
         return job
 
-    async def _end(self, job: AnyJob, ended: AnyJob, actor: str | None) -> AnyJob | None:
+    async def _finish(self, job: AnyJob, finished: AnyJob, actor: str | None) -> AnyJob | None:
         """Ends a job as it was read; None where it has changed since, by a heartbeat perhaps, and should be read again.
 
         The version is compared, for progress that was noted in between would else be lost.
         """
-        result = await self._store.update(ended, expected=job.status, seen=job.updated_at, actor=actor)
+        result = await self._store.update(finished, expected=job.status, expected_version=job.updated_at, actor=actor)
         return result.job if result.applied else None
 
-    async def _tell(self, job: AnyJob) -> None:
+    async def _notify_observers(self, job: AnyJob) -> None:
         """Lets the observers hear; each is a task of its own, so that none can end another, or us."""
         if not self._observers:
             return
-        tasks = [asyncio.ensure_future(_heard(observer, job)) for observer in self._observers]
+        tasks = [asyncio.ensure_future(_run_observer(observer, job)) for observer in self._observers]
         _, late = await asyncio.wait(tasks, timeout=_OBSERVER_SECONDS)
         for task in late:
             task.cancel()
@@ -200,7 +200,7 @@ class GraphJobService:
             )
 
 
-async def _heard(observer: Observer, job: AnyJob) -> None:
+async def _run_observer(observer: Observer, job: AnyJob) -> None:
     try:
         await observer(job)
     except Exception:  # noqa: BLE001  # whatever it raises, the job is ended
@@ -213,7 +213,7 @@ def _require(value: object, kind: type[Given], field: str) -> Given:
     raise InvalidJob(f"{field}: it should be a {kind.__name__}, not {type(value).__name__}", field=field)
 
 
-def _too_busy(job: AnyJob) -> JobConflict:
+def _contention_error(job: AnyJob) -> JobConflict:
     return JobConflict(
-        f"the job changed {_LOOKS_MAX} times while it was looked at; ask again", job_id=job.id, status=job.status
+        f"the job changed {_CAS_RETRIES_MAX} times while it was looked at; ask again", job_id=job.id, status=job.status
     )

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from graphjobs.core.state_machine import CodedStatus, CodedWord
+from graphjobs.core.state_machine import CodedEnum, StatusEnum
 
 
-class GraphJobType(CodedWord):
+class GraphJobType(CodedEnum):
     """The two kinds of graph job. Source of the codes: migration 014."""
 
     BUILD = "build", 0
     OVERLAY = "overlay", 1
 
 
-class GraphJobStatus(CodedStatus):
+class GraphJobStatus(StatusEnum):
     """Where a graph job stands. Source of the codes: migration 014."""
 
     QUEUED = "queued", 0
@@ -23,7 +23,7 @@ class GraphJobStatus(CodedStatus):
     CANCELED = "canceled", 4
 
     @classmethod
-    def of(cls) -> str:
+    def entity_name(cls) -> str:
         """What stands there: a graph job."""
         return "graph job"
 
@@ -33,15 +33,23 @@ class GraphJobStatus(CodedStatus):
         return TRANSITIONS
 
 
-_S = GraphJobStatus
-
 TRANSITIONS: Mapping[GraphJobStatus, frozenset[GraphJobStatus]] = MappingProxyType(
     {
-        _S.QUEUED: frozenset({_S.QUEUED, _S.RUNNING, _S.FAILED, _S.CANCELED}),
-        _S.RUNNING: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.CANCELED, _S.QUEUED}),
-        _S.COMPLETED: frozenset(),
-        _S.FAILED: frozenset(),
-        _S.CANCELED: frozenset(),
+        GraphJobStatus.QUEUED: frozenset(
+            {GraphJobStatus.QUEUED, GraphJobStatus.RUNNING, GraphJobStatus.FAILED, GraphJobStatus.CANCELED}
+        ),
+        GraphJobStatus.RUNNING: frozenset(
+            {
+                GraphJobStatus.RUNNING,
+                GraphJobStatus.COMPLETED,
+                GraphJobStatus.FAILED,
+                GraphJobStatus.CANCELED,
+                GraphJobStatus.QUEUED,
+            }
+        ),
+        GraphJobStatus.COMPLETED: frozenset(),
+        GraphJobStatus.FAILED: frozenset(),
+        GraphJobStatus.CANCELED: frozenset(),
     }
 )
 """Each status and what it may become. A move to the same status changes the job, not its status."""

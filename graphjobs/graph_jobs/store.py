@@ -8,11 +8,11 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
-from graphjobs.core.fields import id_or_none, require_name
-from graphjobs.core.notifications import send_notice
-from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, Position, Readable, page_of
-from graphjobs.core.transitions import Logged, Move, UpdateOutcome, UpdateResult, transition_named
-from graphjobs.database.executor import Executor, InSession, find_out
+from graphjobs.core.fields import check_name, parse_id
+from graphjobs.core.notifications import notify_queued
+from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PageKey, PartialList, paginate
+from graphjobs.core.transitions import RecordedTransition, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
+from graphjobs.database.executor import Executor, SessionExecutor, resolve_outcome
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
@@ -20,12 +20,12 @@ from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.graph_jobs.row_mapping import (
     AnyJob,
     Job,
-    any_job_of,
-    columns_of,
-    job_of,
-    require_job,
-    status_of,
-    swap_of,
+    any_job_from_row,
+    check_job,
+    job_from_row,
+    job_params,
+    parse_status,
+    swap_params,
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -51,7 +51,7 @@ class GraphJobStore(Protocol):
     """
 
     @property
-    def commits_alone(self) -> bool:
+    def is_autocommit(self) -> bool:
         """True where each call is its own transaction; False inside a session's."""
         ...
 
@@ -125,7 +125,7 @@ class GraphJobStore(Protocol):
 
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[GraphJobEvent]:
+    ) -> PartialList[GraphJobEvent]:
         """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
 
         Args:
@@ -141,7 +141,7 @@ class GraphJobStore(Protocol):
         job: Job,
         *,
         expected: GraphJobStatus,
-        seen: datetime | None = None,
+        expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
@@ -158,7 +158,8 @@ class GraphJobStore(Protocol):
         Args:
             job: the job as it shall be, made by one of its moves.
             expected: the status it moves from.
-            seen: the version the move was made from. None means `job.updated_at` for a move that keeps the status, and
+            expected_version: the version the move was made from. None means `job.updated_at` for a move that keeps the
+                status, and
                 any version for one that changes it.
             transition_id: names this very move; one is made if none is given.
             actor: who moves it, for the event.
@@ -199,8 +200,8 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @property
     @override
-    def commits_alone(self) -> bool:
-        return not isinstance(self._executor, InSession)
+    def is_autocommit(self) -> bool:
+        return not isinstance(self._executor, SessionExecutor)
 
     @override
     def using(self, session: AsyncSession) -> Self:
@@ -208,16 +209,18 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
-        move = Move.adding(require_job(job), transition_named(transition_id), actor)
+        move = Transition.for_insert(check_job(job), ensure_transition_id(transition_id), actor)
         try:
-            rows = await self._executor.rows(single.ADD_JOB, {**columns_of(job), "entry": move.entry})
+            rows = await self._executor.fetch_all(
+                single.INSERT_JOB_WITH_EVENT, {**job_params(job), "p_event_payload": move.event_payload}
+            )
         except OutcomeUnknown as lost:
-            logged = await find_out(lost, self._executor, lambda: self._landed(job, move))
+            logged = await resolve_outcome(lost, self._executor, lambda: self._find_applied(job, move))
             return job.stored(updated_at=logged.version)
         if rows:
-            await self._tell_queued(job.status)
+            await self._notify_queued(job.status)
             return job.stored(updated_at=rows[0][0])
-        if await self._find(job, move) is not None:
+        if await self._find_transition(job, move) is not None:
             now = await self._get(type(job), job)
             if now is not None:
                 return now
@@ -225,33 +228,35 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def add_many(self, jobs: Iterable[AnyJob], *, actor: str | None = None) -> tuple[AnyJob, ...]:
-        given = _require_jobs(jobs)
+        given = _check_jobs(jobs)
         if not given:
             return ()
-        entries = [Move.adding(job, transition_named(None), actor).entry for job in given]
-        columns = [columns_of(job) for job in given]
-        rows = await self._executor.rows(
-            single.ADD_JOBS,
+        entries = [Transition.for_insert(job, ensure_transition_id(None), actor).event_payload for job in given]
+        columns = [job_params(job) for job in given]
+        rows = await self._executor.fetch_all(
+            single.INSERT_JOBS_WITH_EVENTS,
             {
-                "tenant": given[0].tenant_id,
-                "jobs": [job.id for job in given],
-                "kinds": [of_job["kind"] for of_job in columns],
-                "targets": [of_job["target"] for of_job in columns],
-                "documents": [of_job["document"] for of_job in columns],
-                "times": [job.created_at for job in given],
-                "correlations": [job.correlation_id for job in given],
-                "entries": entries,
+                "p_tenant_id": given[0].tenant_id,
+                "p_job_ids": [job.id for job in given],
+                "p_types": [of_job["p_type"] for of_job in columns],
+                "p_new_statuses": [of_job["p_status"] for of_job in columns],
+                "p_payloads": [of_job["p_payload"] for of_job in columns],
+                "p_created_ats": [job.created_at for job in given],
+                "p_correlation_ids": [job.correlation_id for job in given],
+                "p_event_payloads": entries,
             },
         )
         versions = {UUID(int=row[0].int): row[1] for row in rows}
-        await self._tell_queued(*(job.status for job in given))
+        await self._notify_queued(*(job.status for job in given))
         return tuple(job.stored(updated_at=versions[job.id]) for job in given if job.id in versions)
 
     @override
     async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
-        tenant, job = require_name(tenant_id, "tenant_id"), id_or_none(job_id, "job_id")
-        rows = await self._executor.rows(single.GET_ANY_JOB, {"tenant": tenant, "job": job}) if job else ()
-        return any_job_of(rows[0]) if rows else None
+        tenant, job = check_name(tenant_id, "tenant_id"), parse_id(job_id, "job_id")
+        rows = (
+            await self._executor.fetch_all(single.GET_ANY_JOB, {"p_tenant_id": tenant, "p_job_id": job}) if job else ()
+        )
+        return any_job_from_row(rows[0]) if rows else None
 
     @override
     async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
@@ -263,11 +268,11 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
-        tenant, asked = require_name(tenant_id, "tenant_id"), _require_query(query)
+        tenant, asked = check_name(tenant_id, "tenant_id"), _check_query(query)
         # One more than asked for tells whether there are more.
-        binds = lists.binds_of(tenant, asked, limit=asked.limit + 1)
-        rows = await self._executor.rows(lists.shape_of(asked).page, binds)
-        page, last = page_of(any_job_of, rows, asked.limit, lambda row: Position(row[4], UUID(int=row[0].int)))
+        binds = lists.list_params(tenant, asked, limit=asked.limit + 1)
+        rows = await self._executor.fetch_all(lists.statements_for(asked).page, binds)
+        page, last = paginate(any_job_from_row, rows, asked.limit, lambda row: PageKey(row[4], UUID(int=row[0].int)))
         return GraphJobCollection(tuple(page), asked.cursor_after(tenant, last) if last else None, page.unreadable)
 
     @override
@@ -277,15 +282,15 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def count(self, tenant_id: str, query: GraphJobQuery | None = None) -> BoundedCount:
-        tenant, asked = require_name(tenant_id, "tenant_id"), _require_query(query)
-        binds = lists.binds_of(tenant, asked.changed(cursor=None), limit=COUNT_MAX + 1)
-        rows = await self._executor.rows(lists.shape_of(asked).counted, binds)
-        return BoundedCount.of(rows[0][0], COUNT_MAX)
+        tenant, asked = check_name(tenant_id, "tenant_id"), _check_query(query)
+        binds = lists.list_params(tenant, asked.replace(cursor=None), limit=COUNT_MAX + 1)
+        rows = await self._executor.fetch_all(lists.statements_for(asked).bounded_count, binds)
+        return BoundedCount.from_count(rows[0][0], COUNT_MAX)
 
     @override
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[GraphJobEvent]:
+    ) -> PartialList[GraphJobEvent]:
         return await self._repository.list_events(tenant_id, job_id, after=after, limit=limit)
 
     @override
@@ -294,39 +299,42 @@ class PostgresGraphJobStore(GraphJobStore):
         job: Job,
         *,
         expected: GraphJobStatus,
-        seen: datetime | None = None,
+        expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        source, named = status_of(expected, "expected"), transition_named(transition_id)
+        source, named = parse_status(expected, "expected"), ensure_transition_id(transition_id)
         try:
-            swap = swap_of(require_job(job), source, seen)
+            swap = swap_params(check_job(job), source, expected_version)
         except IllegalTransition as error:
             return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
-        move = Move.of(job, source, str(swap["document"]), named, actor)
-        statement = single.MOVE_JOB_SEEN if "seen" in swap else single.MOVE_JOB
+        move = Transition.for_update(job, source, str(swap["p_payload"]), named, actor)
+        statement = single.TRANSITION_JOB_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_JOB
         try:
-            rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
+            rows = await self._executor.fetch_all(statement, {**swap, "p_event_payload": move.event_payload})
         except OutcomeUnknown as lost:
-            return move.answer(job, await find_out(lost, self._executor, lambda: self._landed(job, move)))
+            return move.to_result(
+                job, await resolve_outcome(lost, self._executor, lambda: self._find_applied(job, move))
+            )
         if rows:
             if job.status is not source:
-                await self._tell_queued(job.status)
-            return move.answer(job, Logged(*rows[0]))
-        logged = await self._find(job, move)
-        return move.answer(job, logged) if logged else await self._lost(job, source, move)
+                await self._notify_queued(job.status)
+            return move.to_result(job, RecordedTransition(*rows[0]))
+        logged = await self._find_transition(job, move)
+        return move.to_result(job, logged) if logged else await self._conflict_result(job, source, move)
 
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
-        tenant = require_name(tenant_id, "tenant_id")
+        tenant = check_name(tenant_id, "tenant_id")
         if not isinstance(window, timedelta) or not timedelta(0) < window <= _WINDOW_MAX:
             raise InvalidJob("window: it should be a timedelta of more than zero, up to 366 days", field="window")
-        params = {"tenant": tenant, "window_length": window, "limit_rows": COUNT_MAX + 1}
-        (row,) = await self._executor.rows(lists.OVERLAY_LAG, params)
+        params = {"p_tenant_id": tenant, "p_window": window, "p_limit": COUNT_MAX + 1}
+        (row,) = await self._executor.fetch_all(lists.OVERLAY_LAG, params)
         *counts, oldest, p50, p95, completed = row
         return OverlayLag(
             counts={
-                status: BoundedCount.of(found, COUNT_MAX) for status, found in zip(GraphJobStatus, counts, strict=True)
+                status: BoundedCount.from_count(found, COUNT_MAX)
+                for status, found in zip(GraphJobStatus, counts, strict=True)
             },
             oldest_queued=None if oldest is None else max(oldest, 0.0),
             p50=p50,
@@ -335,17 +343,19 @@ class PostgresGraphJobStore(GraphJobStore):
             window=window,
         )
 
-    async def _tell_queued(self, *statuses: GraphJobStatus) -> None:
-        await send_notice(self._executor, wanted=self._notify and GraphJobStatus.QUEUED in statuses)
+    async def _notify_queued(self, *statuses: GraphJobStatus) -> None:
+        await notify_queued(self._executor, enabled=self._notify and GraphJobStatus.QUEUED in statuses)
 
     async def _get(self, kind: type[Job], job: Job) -> Job | None:
         """Reads a job as it now is."""
-        rows = await self._executor.rows(
-            single.GET_JOB, {"tenant": job.tenant_id, "job": job.id, "kind": kind.type.code}
+        rows = await self._executor.fetch_all(
+            single.GET_JOB, {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_type": kind.type.code}
         )
-        return job_of(kind, rows[0]) if rows else None
+        return job_from_row(kind, rows[0]) if rows else None
 
-    async def _lost(self, job: Job, expected: GraphJobStatus, move: "Move") -> GraphJobUpdateResult[Job]:
+    async def _conflict_result(
+        self, job: Job, expected: GraphJobStatus, move: "Transition"
+    ) -> GraphJobUpdateResult[Job]:
         """A later look tells a job that is elsewhere from one that is not there."""
         now = await self._get(type(job), job)
         if now is None:
@@ -357,27 +367,27 @@ class PostgresGraphJobStore(GraphJobStore):
         )
         return GraphJobUpdateResult(UpdateOutcome.CONFLICT, move.transition_id, now, reason=reason)
 
-    async def _landed(self, job: GraphJob, move: "Move") -> "Logged | None":
+    async def _find_applied(self, job: GraphJob, move: "Transition") -> "RecordedTransition | None":
         """Looks for a move whose answer was lost; another one under its id does not say that it will not land yet."""
         try:
-            return await self._find(job, move)
+            return await self._find_transition(job, move)
         except InvalidJob:
             return None
 
-    async def _find(self, job: GraphJob, move: "Move") -> "Logged | None":
+    async def _find_transition(self, job: GraphJob, move: "Transition") -> "RecordedTransition | None":
         """Looks a move up in the log, by its id; see `Move.among`."""
-        rows = await self._executor.rows(
+        rows = await self._executor.fetch_all(
             single.FIND_TRANSITION,
-            {"tenant": job.tenant_id, "job": job.id, "transition": str(move.transition_id)},
+            {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_transition_id": str(move.transition_id)},
         )
-        return move.among((told, Logged(version, event_id)) for event_id, told, version in rows)
+        return move.match_recorded((told, RecordedTransition(version, event_id)) for event_id, told, version in rows)
 
 
-def _require_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
+def _check_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
     """Lets what `add_many` takes pass: jobs of one tenant, few enough for one statement, each id once."""
     if not isinstance(jobs, Iterable):
         raise InvalidJob("jobs: it should be jobs, as a list", field="jobs")
-    given = [require_job(job) for job, _ in zip(jobs, range(ADD_MANY_MAX + 1), strict=False)]
+    given = [check_job(job) for job, _ in zip(jobs, range(ADD_MANY_MAX + 1), strict=False)]
     if len(given) > ADD_MANY_MAX:
         raise InvalidJob(f"jobs: add_many takes at most {ADD_MANY_MAX} at once", field="jobs")
     if len({job.tenant_id for job in given}) > 1:
@@ -387,7 +397,7 @@ def _require_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
     return given
 
 
-def _require_query(query: object) -> GraphJobQuery:
+def _check_query(query: object) -> GraphJobQuery:
     if query is None:
         return GraphJobQuery()
     if isinstance(query, GraphJobQuery):

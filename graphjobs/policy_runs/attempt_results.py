@@ -7,18 +7,19 @@ from datetime import timedelta
 from typing import Final, Self
 from uuid import UUID
 
-from graphjobs.core.fields import clean_error
-from graphjobs.core.results import StalledItem, check_unique, check_batch, check_item_type
-from graphjobs.core.transitions import RESCUED, entry_of
+from graphjobs.core.fields import sanitize_error
+from graphjobs.core.results import StalledItem, check_batch, check_item_type, check_unique
+from graphjobs.core.transitions import RESCUED, event_payload
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.row_mapping import require_run
+from graphjobs.policy_runs.row_mapping import check_run
 from graphjobs.policy_runs.status import PolicyRunStatus
+
+Status = PolicyRunStatus
 
 DELAY_MAX: Final = timedelta(days=7)
 """The longest an attempt may be put off."""
 
-_S = PolicyRunStatus
 _NO_DELAY: Final = timedelta(0)
 
 
@@ -57,7 +58,7 @@ class RetryBackoff:
 
 
 @dataclass(frozen=True, slots=True)
-class RunEnding:
+class LeaseResult:
     """How one lease of a run ends. Made by `submitted`, `failed`, `given_back` and `canceled`.
 
     Attributes:
@@ -75,15 +76,15 @@ class RunEnding:
     @classmethod
     def submitted(cls, job: PolicyRunJob) -> Self:
         """Dispatching to submitted: whoever runs it has taken it."""
-        return cls._of(job, _S.SUBMITTED)
+        return cls._build(job, Status.SUBMITTED)
 
     @classmethod
     def failed(cls, job: PolicyRunJob, error: str) -> Self:
         """Dispatching to failed. The text is cleaned and cut, never refused."""
-        return cls._of(job, _S.FAILED, clean_error(error))
+        return cls._build(job, Status.FAILED, sanitize_error(error))
 
     @classmethod
-    def given_back(cls, job: PolicyRunJob, *, delay: timedelta = _NO_DELAY, error: str | None = None) -> Self:
+    def released(cls, job: PolicyRunJob, *, delay: timedelta = _NO_DELAY, error: str | None = None) -> Self:
         """Dispatching to pending: somebody else may lease it, after a delay.
 
         Args:
@@ -93,23 +94,23 @@ class RunEnding:
         """
         if not isinstance(delay, timedelta) or not _NO_DELAY <= delay <= DELAY_MAX:
             raise InvalidJob("delay: it should be a timedelta of zero or more, up to seven days", field="delay")
-        return cls._of(job, _S.PENDING, None if error is None else clean_error(error), delay)
+        return cls._build(job, Status.PENDING, None if error is None else sanitize_error(error), delay)
 
     @classmethod
     def canceled(cls, job: PolicyRunJob) -> Self:
         """Dispatching to canceled: its end was asked for."""
-        return cls._of(job, _S.CANCELED)
+        return cls._build(job, Status.CANCELED)
 
     @classmethod
-    def _of(
+    def _build(
         cls, job: PolicyRunJob, status: PolicyRunStatus, error: str | None = None, delay: timedelta = _NO_DELAY
     ) -> Self:
-        require_run(job).status.require_move_to(status, only_from=_S.DISPATCHING)
+        check_run(job).status.require_transition(status, from_status=Status.DISPATCHING)
         return cls(job, status, error, delay)
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseTurns:
+class TenantCursors:
     """Whose turn it was last, so that the next lease goes on after them: given by each lease, to be given to the next.
 
     Those with emergencies take turns among themselves, or one tenant's emergencies would pass over the others' turns.
@@ -124,7 +125,7 @@ class LeaseTurns:
 
 
 @dataclass(frozen=True, slots=True)
-class LeasedRuns:
+class LeaseBatch:
     """What a lease took.
 
     Attributes:
@@ -136,14 +137,14 @@ class LeasedRuns:
     """
 
     runs: tuple[PolicyRunJob, ...]
-    last: frozenset[UUID] = frozenset()
+    final_attempt_ids: frozenset[UUID] = frozenset()
     exhausted: tuple[UUID, ...] = ()
     unreadable: tuple[CorruptRow, ...] = ()
-    turns: LeaseTurns = LeaseTurns()
+    cursors: TenantCursors = TenantCursors()
 
 
 @dataclass(frozen=True, slots=True)
-class RenewedRuns:
+class LeaseHeartbeatResult:
     """What a heartbeat found.
 
     Attributes:
@@ -157,70 +158,70 @@ class RenewedRuns:
     busy: frozenset[UUID] = frozenset()
 
 
-def leased_of(jobs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
+def check_leased(jobs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
     """Lets runs pass that are leased: few enough for one statement, each once."""
-    given = [require_run(job) for job in check_batch(jobs, "jobs")]
+    given = [check_run(job) for job in check_batch(jobs, "jobs")]
     for job in given:
         if job.lease_owner is None:
             raise InvalidJob(f"jobs: run {job.run_id!r} is {job.status}, so nobody leases it", field="jobs")
     return check_unique(given, lambda job: job.id, "jobs")
 
 
-def run_endings_of(endings: Iterable[RunEnding]) -> list[RunEnding]:
+def check_results(results: Iterable[LeaseResult]) -> list[LeaseResult]:
     """Lets endings pass: few enough for one statement, each run once."""
-    given = [check_item_type(ending, RunEnding, "endings") for ending in check_batch(endings, "endings")]
-    return check_unique(given, lambda ending: ending.job.id, "endings")
+    given = [check_item_type(ending, LeaseResult, "results") for ending in check_batch(results, "results")]
+    return check_unique(given, lambda ending: ending.job.id, "results")
 
 
-def held_of(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
+def lease_params(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
     """The binds that find leases: by run, tenant, owner and attempt."""
     return {
-        "jobs": [job.id for job in jobs],
-        "whose": sorted({job.tenant_id for job in jobs}),
-        "tenants": [job.tenant_id for job in jobs],
-        "tries_held": [job.attempts for job in jobs],
-        "owners": [job.lease_owner for job in jobs],
+        "p_job_ids": [job.id for job in jobs],
+        "p_distinct_tenant_ids": sorted({job.tenant_id for job in jobs}),
+        "p_tenant_ids": [job.tenant_id for job in jobs],
+        "p_lease_attempts": [job.attempts for job in jobs],
+        "p_lease_owners": [job.lease_owner for job in jobs],
     }
 
 
-def ends_of(endings: Sequence[RunEnding], named: UUID, actor: str | None) -> dict[str, object]:
+def finish_params(results: Sequence[LeaseResult], transition_id: UUID, actor: str | None) -> dict[str, object]:
     """The binds that end leases."""
     told = [
-        entry_of(_S.DISPATCHING, end.status, named, actor, attempts=end.job.attempts, error=end.error)
-        for end in endings
+        event_payload(Status.DISPATCHING, end.status, transition_id, actor, attempts=end.job.attempts, error=end.error)
+        for end in results
     ]
     return {
-        **held_of([ending.job for ending in endings]),
-        "targets": [ending.status.code for ending in endings],
-        "delays": [ending.delay for ending in endings],
-        "problems": [ending.error for ending in endings],
-        "entries": told,
+        **lease_params([ending.job for ending in results]),
+        "p_new_statuses": [ending.status.code for ending in results],
+        "p_delays": [ending.delay for ending in results],
+        "p_last_errors": [ending.error for ending in results],
+        "p_event_payloads": told,
     }
 
 
-def takings_of(
-    sightings: Sequence[StalledItem],
+def take_over_params(
+    stalled: Sequence[StalledItem],
     targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
-    named: UUID,
+    transition_id: UUID,
     actor: str | None,
     *,
     rescued: bool,
 ) -> dict[str, object]:
     """The binds that take runs from whoever leased them: where to, why, and how long they wait."""
-    told = list(zip(sightings, targets, strict=True))
+    told = list(zip(stalled, targets, strict=True))
     return {
-        "jobs": [sighting.job_id for sighting in sightings],
-        "whose": sorted({sighting.tenant_id for sighting in sightings}),
-        "tenants": [sighting.tenant_id for sighting in sightings],
-        "versions": [sighting.version for sighting in sightings],
-        "targets": [target.code for target, _, _ in targets],
-        "delays": [delay for _, _, delay in targets],
-        "problems": [reason for _, reason, _ in targets],
-        "entries": [
-            entry_of(
-                _S.DISPATCHING,
+        "p_job_ids": [sighting.job_id for sighting in stalled],
+        "p_distinct_tenant_ids": sorted({sighting.tenant_id for sighting in stalled}),
+        "p_tenant_ids": [sighting.tenant_id for sighting in stalled],
+        "p_versions": [sighting.version for sighting in stalled],
+        "p_new_statuses": [target.code for target, _, _ in targets],
+        "p_delays": [delay for _, _, delay in targets],
+        "p_last_errors": [reason for _, reason, _ in targets],
+        "p_event_payloads": [
+            event_payload(
+                Status.DISPATCHING,
                 target,
-                named,
+                transition_id,
                 actor,
                 attempts=sighting.attempts,
                 error=reason,

@@ -7,18 +7,18 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
 
-from graphjobs.core.fields import Name, Text, UtcTime, Value
+from graphjobs.core.fields import BoundedText, FrozenModel, Name, UtcTime
 from graphjobs.core.pagination import (
     CURSOR_LENGTH_MAX,
-    FIRST_MOMENT,
-    NEWEST,
+    FIRST_PAGE,
     PAGE_DEFAULT,
     PAGE_MAX,
+    TIMESTAMP_MIN,
     BoundedCount,
-    Position,
+    PageKey,
     as_tuple,
-    cursor_of,
-    position_of,
+    decode_cursor,
+    encode_cursor,
 )
 from graphjobs.errors import CorruptRow
 from graphjobs.policy_runs.models import PolicyRunJob
@@ -28,7 +28,7 @@ METRICS_WINDOW: Final = timedelta(hours=24)
 """The window of `metrics` where none is given."""
 
 
-class PolicyRunQuery(Value):
+class PolicyRunQuery(FrozenModel):
     """Which runs of a tenant a page holds, newest first: `queued_at DESC, id DESC`. Any filters go together.
 
     Attributes:
@@ -49,27 +49,27 @@ class PolicyRunQuery(Value):
     ] = ()
     queued_after: UtcTime | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
-    cursor: Annotated[str, Text(CURSOR_LENGTH_MAX)] | None = None
+    cursor: Annotated[str, BoundedText(CURSOR_LENGTH_MAX)] | None = None
 
     @property
     def earliest(self) -> datetime:
         """The time that runs of this query are later than."""
-        return max(self.queued_after or FIRST_MOMENT, FIRST_MOMENT)
+        return max(self.queued_after or TIMESTAMP_MIN, TIMESTAMP_MIN)
 
-    def start(self, tenant_id: str) -> Position:
+    def page_key(self, tenant_id: str) -> PageKey:
         """Gives the position this page begins after.
 
         Raises:
             InvalidJob: the cursor is none, or belongs to another query or tenant.
         """
         if self.cursor is None:
-            return NEWEST
+            return FIRST_PAGE
         names = "policy_id, mode, statuses and queued_after"
-        return position_of(self._filters(tenant_id), self.cursor, names=names)
+        return decode_cursor(self._filters(tenant_id), self.cursor, names=names)
 
-    def cursor_after(self, tenant_id: str, position: Position) -> str:
+    def cursor_after(self, tenant_id: str, key: PageKey) -> str:
         """Gives the cursor of the page that begins after a position; it is bound to this query and tenant."""
-        return cursor_of(self._filters(tenant_id), position)
+        return encode_cursor(self._filters(tenant_id), key)
 
     def _filters(self, tenant_id: str) -> list[object]:
         return ["policy runs", tenant_id, self.policy_id, self.mode, sorted(set(self.statuses)), self.queued_after]

@@ -12,13 +12,24 @@ from pydantic_core import PydanticCustomError
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.event_log import Event
-from graphjobs.core.fields import ErrorText, Id, Json, Metadata, Name, Names, UtcTime, Value, broken, clean_error
-from graphjobs.core.pagination import FIRST_MOMENT, LAST_MOMENT
+from graphjobs.core.fields import (
+    ErrorText,
+    FrozenModel,
+    Id,
+    Json,
+    Metadata,
+    Name,
+    NameSet,
+    UtcTime,
+    invariant_error,
+    sanitize_error,
+)
+from graphjobs.core.pagination import TIMESTAMP_MAX, TIMESTAMP_MIN
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
 
 
 def _now() -> datetime:
@@ -26,7 +37,7 @@ def _now() -> datetime:
 
 
 def _in_range(time: datetime) -> datetime:
-    if FIRST_MOMENT <= time <= LAST_MOMENT:
+    if TIMESTAMP_MIN <= time <= TIMESTAMP_MAX:
         return time
     raise PydanticCustomError("time", "A time should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
 
@@ -35,7 +46,7 @@ StoredTime: TypeAlias = Annotated[UtcTime, AfterValidator(_in_range)]
 """A time that a column holds: no other is one that each program can read."""
 
 
-class PolicyRunInputs(Value):
+class PolicyRunInputs(FrozenModel):
     """What a run evaluates.
 
     Attributes:
@@ -46,14 +57,14 @@ class PolicyRunInputs(Value):
         capture_explain: whether it keeps why it decided as it did.
     """
 
-    sbom_set: Names = ()
+    sbom_set: NameSet = ()
     advisory_cursor: UtcTime | None = None
     vex_cursor: UtcTime | None = None
     environment: Json = Field(default_factory=immutabledict)
     capture_explain: bool = False
 
 
-class _Details(Value):
+class _PayloadFields(FrozenModel):
     policy_version: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     requested_by: Name | None = None
     correlation_id: Name | None = None
@@ -61,7 +72,7 @@ class _Details(Value):
     inputs: PolicyRunInputs = Field(default_factory=PolicyRunInputs)
 
 
-class PolicyRunSpec(_Details):
+class PolicyRunSpec(_PayloadFields):
     """What is to be evaluated, and how: what a request and the run that follows from it have in common.
 
     Attributes:
@@ -80,9 +91,9 @@ class PolicyRunSpec(_Details):
     priority: Annotated[PolicyRunPriority, Field(strict=False)] = PolicyRunPriority.NORMAL
 
     @model_validator(mode="after")
-    def _has_what_its_mode_needs(self) -> Self:
+    def _check_mode_fields(self) -> Self:
         if self.mode is PolicyRunMode.INCREMENTAL and not self.inputs.sbom_set:
-            raise broken("an incremental run should have an inputs.sbomSet that is not empty")
+            raise invariant_error("an incremental run should have an inputs.sbomSet that is not empty")
         return self
 
     def spec(self) -> dict[str, Any]:
@@ -104,7 +115,7 @@ class PolicyRunRequest(PolicyRunSpec):
     run_id: Name | None = None
     queued_at: StoredTime | None = None
 
-    def run(self, **fields: Any) -> "PolicyRunJob":
+    def to_run(self, **fields: Any) -> "PolicyRunJob":
         """Gives the pending run this asks for, made now unless `fields` say otherwise."""
         now = _now()
         job_id = fields.pop("id", None) or uuid7()
@@ -113,13 +124,13 @@ class PolicyRunRequest(PolicyRunSpec):
         return PolicyRunJob(**{**self.spec(), **named, **made, **fields})
 
 
-class PolicyRunDetails(_Details):
+class PolicyRunPayload(_PayloadFields):
     """What the payload of a stored run holds: all that no statement filters, orders or moves by. It never changes."""
 
     schema_version: Literal["scheduler.policy-run-job@1"]
 
 
-_DETAILS: Final = frozenset(PolicyRunDetails.model_fields)
+_PAYLOAD_FIELDS: Final = frozenset(PolicyRunPayload.model_fields)
 
 
 class PolicyRunJob(PolicyRunSpec):
@@ -151,7 +162,7 @@ class PolicyRunJob(PolicyRunSpec):
     id: Id = Field(default_factory=uuid7)
     tenant_id: Name
     run_id: Name
-    status: Annotated[PolicyRunStatus, Field(strict=False)] = PolicyRunStatus.PENDING
+    status: Annotated[PolicyRunStatus, Field(strict=False)] = Status.PENDING
     queued_at: StoredTime = Field(default_factory=_now)
     attempts: Annotated[int, Field(ge=0, le=ATTEMPTS_MAX)] = 0
     last_attempt_at: StoredTime | None = None
@@ -173,10 +184,10 @@ class PolicyRunJob(PolicyRunSpec):
         """Why its last attempt failed, as its log tells."""
         return self.last_error
 
-    def details_json(self) -> str:
+    def payload_json(self) -> str:
         """Gives the payload, as it is stored: what no column holds."""
         return self.__pydantic_serializer__.to_json(
-            self, by_alias=True, exclude_none=True, include=set(_DETAILS)
+            self, by_alias=True, exclude_none=True, include=set(_PAYLOAD_FIELDS)
         ).decode()
 
     def stored(self, *, updated_at: datetime, **columns: Any) -> Self:
@@ -186,40 +197,40 @@ class PolicyRunJob(PolicyRunSpec):
         return twin
 
     @model_validator(mode="after")
-    def _hold_invariants(self) -> Self:
+    def _check_invariants(self) -> Self:
         # Times are not compared with one another: the clocks that made them differ.
         status = self.status
         leased = self.lease_owner is not None
         if leased != (self.lease_expires_at is not None):
-            raise broken("a lease should have both an owner and an end")
-        if leased != (status is _S.DISPATCHING):
-            raise broken(f"a {status} run should {'not ' if leased else ''}have a lease")
-        if status is _S.DISPATCHING and (self.attempts < 1 or self.last_attempt_at is None):
-            raise broken("a dispatching run should have attempts of 1 or more, and last_attempt_at")
-        if status in (_S.SUBMITTED, _S.COMPLETED) and self.submitted_at is None:
-            raise broken(f"a {status} run should have submitted_at")
-        if (self.completed_at is not None) != (status in (_S.COMPLETED, _S.FAILED)):
-            raise broken("completed and failed runs should have completed_at, and only they")
-        if (self.canceled_at is not None) != (status is _S.CANCELED):
-            raise broken("canceled runs should have canceled_at, and only they")
-        if status is _S.FAILED and self.last_error is None:
-            raise broken("a failed run should have last_error")
+            raise invariant_error("a lease should have both an owner and an end")
+        if leased != (status is Status.DISPATCHING):
+            raise invariant_error(f"a {status} run should {'not ' if leased else ''}have a lease")
+        if status is Status.DISPATCHING and (self.attempts < 1 or self.last_attempt_at is None):
+            raise invariant_error("a dispatching run should have attempts of 1 or more, and last_attempt_at")
+        if status in (Status.SUBMITTED, Status.COMPLETED) and self.submitted_at is None:
+            raise invariant_error(f"a {status} run should have submitted_at")
+        if (self.completed_at is not None) != (status in (Status.COMPLETED, Status.FAILED)):
+            raise invariant_error("completed and failed runs should have completed_at, and only they")
+        if (self.canceled_at is not None) != (status is Status.CANCELED):
+            raise invariant_error("canceled runs should have canceled_at, and only they")
+        if status is Status.FAILED and self.last_error is None:
+            raise invariant_error("a failed run should have last_error")
         if self.cancellation_requested != (self.cancellation_requested_at is not None):
-            raise broken("a run whose cancellation was requested should have cancellation_requested_at")
-        if self.cancellation_requested and status is _S.PENDING:
-            raise broken("a pending run whose cancellation was requested should be canceled")
+            raise invariant_error("a run whose cancellation was requested should have cancellation_requested_at")
+        if self.cancellation_requested and status is Status.PENDING:
+            raise invariant_error("a pending run whose cancellation was requested should be canceled")
         return self
 
-    def asked_to_end(self, at: datetime | None, reason: str | None) -> Self:
+    def with_cancellation(self, at: datetime | None, reason: str | None) -> Self:
         """Gives this value as the database holds it, whose end was asked for then, or not."""
         asked = {"cancellation_requested": at is not None, "cancellation_requested_at": at}
         return self.stored(updated_at=self.updated_at, cancellation_reason=reason, **asked)
 
     def lease(self, *, at: datetime, owner: str, until: datetime) -> Self:
         """Pending to dispatching: the next attempt begins, and is the owner's until then."""
-        return self._moved(
-            _S.DISPATCHING,
-            only_from=_S.PENDING,
+        return self._transition(
+            Status.DISPATCHING,
+            from_status=Status.PENDING,
             at=at,
             attempts=self.attempts + 1,
             last_attempt_at=at,
@@ -232,9 +243,9 @@ class PolicyRunJob(PolicyRunSpec):
 
         Every move takes `at`; a run that keeps its status keeps its version, too, for that is what it changes.
         """
-        return self._moved(_S.DISPATCHING, only_from=_S.DISPATCHING, at=at, lease_expires_at=until)
+        return self._transition(Status.DISPATCHING, from_status=Status.DISPATCHING, at=at, lease_expires_at=until)
 
-    def give_back(self, *, at: datetime, available_at: datetime, error: str | None = None) -> Self:
+    def release(self, *, at: datetime, available_at: datetime, error: str | None = None) -> Self:
         """Dispatching to pending: to be leased again, and not before `available_at`; without an error, in order.
 
         Raises:
@@ -244,20 +255,28 @@ class PolicyRunJob(PolicyRunSpec):
             raise InvalidJob(
                 "cancellation_requested: cancel it, for its end was asked for", field="cancellation_requested"
             )
-        told = None if error is None else clean_error(error)
-        return self._unleased(_S.PENDING, only_from=_S.DISPATCHING, at=at, available_at=available_at, last_error=told)
+        told = None if error is None else sanitize_error(error)
+        return self._transition_clearing_lease(
+            Status.PENDING,
+            from_status=Status.DISPATCHING,
+            at=at,
+            available_at=available_at,
+            last_error=told,
+        )
 
     def submit(self, *, at: datetime) -> Self:
         """Dispatching to submitted: whoever runs it has taken it."""
-        return self._unleased(_S.SUBMITTED, only_from=_S.DISPATCHING, at=at, submitted_at=at, last_error=None)
+        return self._transition_clearing_lease(
+            Status.SUBMITTED, from_status=Status.DISPATCHING, at=at, submitted_at=at, last_error=None
+        )
 
     def complete(self, *, at: datetime) -> Self:
         """Submitted to completed."""
-        return self._moved(_S.COMPLETED, only_from=_S.SUBMITTED, at=at, completed_at=at)
+        return self._transition(Status.COMPLETED, from_status=Status.SUBMITTED, at=at, completed_at=at)
 
     def fail(self, *, at: datetime, error: str) -> Self:
         """Dispatching or submitted to failed. The text is cleaned and cut, never refused."""
-        return self._unleased(_S.FAILED, at=at, completed_at=at, last_error=clean_error(error))
+        return self._transition_clearing_lease(Status.FAILED, at=at, completed_at=at, last_error=sanitize_error(error))
 
     def request_cancellation(self, *, at: datetime, reason: str | None = None) -> Self:
         """Asks for the end of a run; a pending one is canceled by it, what its holder has goes on until he asks.
@@ -266,29 +285,33 @@ class PolicyRunJob(PolicyRunSpec):
         """
         if self.cancellation_requested or self.status.is_final:
             return self
-        told = None if reason is None else clean_error(reason)
+        told = None if reason is None else sanitize_error(reason)
         noted: dict[str, Any] = {
             "cancellation_requested": True,
             "cancellation_requested_at": at,
             "cancellation_reason": told,
         }
-        if self.status is _S.PENDING:
-            return self._moved(_S.CANCELED, at=at, canceled_at=at, **noted)
-        return self.changed(**noted)
+        if self.status is Status.PENDING:
+            return self._transition(Status.CANCELED, at=at, canceled_at=at, **noted)
+        return self.replace(**noted)
 
     def cancel(self, *, at: datetime) -> Self:
         """Pending, dispatching or submitted to canceled."""
-        return self._unleased(_S.CANCELED, at=at, canceled_at=at)
+        return self._transition_clearing_lease(Status.CANCELED, at=at, canceled_at=at)
 
-    def _unleased(self, target: PolicyRunStatus, *, at: datetime, only_from: Any = None, **fields: Any) -> Self:
-        return self._moved(target, only_from=only_from, at=at, lease_owner=None, lease_expires_at=None, **fields)
-
-    def _moved(
-        self, target: PolicyRunStatus, *, at: datetime, only_from: PolicyRunStatus | None = None, **fields: Any
+    def _transition_clearing_lease(
+        self, target: PolicyRunStatus, *, at: datetime, from_status: Any = None, **fields: Any
     ) -> Self:
-        self.status.require_move_to(target, only_from=only_from)
+        return self._transition(
+            target, from_status=from_status, at=at, lease_owner=None, lease_expires_at=None, **fields
+        )
+
+    def _transition(
+        self, target: PolicyRunStatus, *, at: datetime, from_status: PolicyRunStatus | None = None, **fields: Any
+    ) -> Self:
+        self.status.require_transition(target, from_status=from_status)
         version = self.updated_at if target is self.status else at
-        return self.changed(status=target, updated_at=version, **fields)
+        return self.replace(status=target, updated_at=version, **fields)
 
 
 class PolicyRunEvent(Event):

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.fields import clean_error, require_limit, require_name
-from graphjobs.core.notifications import send_notice
-from graphjobs.core.recovery import moved, rescued_of, sighted, versions_of, with_the_missing
+from graphjobs.core.fields import check_limit, check_name, sanitize_error
+from graphjobs.core.notifications import notify_queued
+from graphjobs.core.recovery import rescue_result, resolve_missing, run_transition, stalled_from_rows, versions_by_id
 from graphjobs.core.results import (
     ATTEMPTS_MAX,
     BATCH_MAX,
@@ -20,35 +20,36 @@ from graphjobs.core.results import (
     RescueResult,
     StalledItem,
     check_actor,
-    key_params,
-    check_stored_tenant,
-    exhausted_reason,
     check_attempts_max,
     check_item_type,
-    check_wait,
     check_stalled,
+    check_stored_tenant,
+    check_wait,
+    exhausted_reason,
+    key_params,
 )
-from graphjobs.core.transitions import entry_of, transition_named
-from graphjobs.database.executor import Executor, InSession, Row, find_out
+from graphjobs.core.transitions import ensure_transition_id, event_payload
+from graphjobs.database.executor import Executor, Row, SessionExecutor, resolve_outcome
 from graphjobs.errors import CorruptRow, GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.policy_runs.attempt_results import (
-    LeasedRuns,
-    LeaseTurns,
-    RenewedRuns,
+    LeaseBatch,
+    LeaseHeartbeatResult,
+    LeaseResult,
     RetryBackoff,
-    RunEnding,
-    ends_of,
-    held_of,
-    leased_of,
-    run_endings_of,
-    takings_of,
+    TenantCursors,
+    check_leased,
+    check_results,
+    finish_params,
+    lease_params,
+    take_over_params,
 )
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.row_mapping import run_of
+from graphjobs.policy_runs.row_mapping import run_from_row
 from graphjobs.policy_runs.sql import acquire, finish
 from graphjobs.policy_runs.status import PolicyRunStatus
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _NO_DELAY: Final = timedelta(0)
 _EXHAUSTED: Final = "it has had all its attempts: {attempts_max} are the most it gets"
 _log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class PolicyRunQueue(Protocol):
         attempts_max: int,
         limit: int = 1,
         tenant_id: str | None = None,
-        after: LeaseTurns | None = None,
-    ) -> LeasedRuns:
+        after: TenantCursors | None = None,
+    ) -> LeaseBatch:
         """Leases pending runs that are available: they are dispatching now, and the owner's until the lease ends.
 
         No two leases take the same run, and none waits for another. Emergencies go before all: as long as one of
@@ -93,7 +94,7 @@ class PolicyRunQueue(Protocol):
         """
         ...
 
-    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
+    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
         """Lets the leases of up to 1,000 runs last from now for as long again, also one that has run out unnoticed.
 
         Fenced: only who still owns a run at the attempts given can renew it. A holder learns here that the end of a run
@@ -109,7 +110,7 @@ class PolicyRunQueue(Protocol):
         ...
 
     async def end(
-        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+        self, results: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
         """Ends up to 1,000 leases as one statement: submitted, failed, given back or canceled.
 
@@ -136,7 +137,7 @@ class PolicyRunQueue(Protocol):
 
     async def rescue(
         self,
-        sightings: Iterable[StalledItem],
+        stalled: Iterable[StalledItem],
         *,
         attempts_max: int,
         backoff: RetryBackoff | None = None,
@@ -148,7 +149,7 @@ class PolicyRunQueue(Protocol):
         was asked for is canceled, and told among those it would have been else.
 
         Args:
-            sightings: what `expired` gave.
+            stalled: what `expired` gave.
             attempts_max: a run that has had so many attempts fails, 1 to 99,999; those that were given back in order do
                 not count.
             backoff: how long they wait; None means the default.
@@ -186,35 +187,35 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         attempts_max: int,
         limit: int = 1,
         tenant_id: str | None = None,
-        after: LeaseTurns | None = None,
-    ) -> LeasedRuns:
-        named, turns = uuid7(), LeaseTurns() if after is None else check_item_type(after, LeaseTurns, "after")
+        after: TenantCursors | None = None,
+    ) -> LeaseBatch:
+        named, turns = uuid7(), TenantCursors() if after is None else check_item_type(after, TenantCursors, "after")
         params: dict[str, object] = {
-            "owner": require_name(owner, "owner"),
-            "lease_length": check_wait(duration, "duration"),
-            "attempts_max": check_attempts_max(attempts_max),
-            "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
-            "entry": entry_of(_S.PENDING, _S.DISPATCHING, named, owner),
+            "p_lease_owner": check_name(owner, "owner"),
+            "p_lease_duration": check_wait(duration, "duration"),
+            "p_attempts_max": check_attempts_max(attempts_max),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
+            "p_event_payload": event_payload(Status.PENDING, Status.DISPATCHING, named, owner),
             # So that a share smaller than eight has its turn, too; the id is as good as a die.
-            "turn": named.int % acquire.OVERDUE_IN,
-            **_binds_of(turns),
+            "p_rotation_offset": named.int % acquire.OVERDUE_EVERY,
+            **_cursor_params(turns),
         }
         statement = acquire.LEASE_RUNS
         if tenant_id is not None:
-            params["tenant"] = require_name(tenant_id, "tenant_id")
+            params["p_tenant_id"] = check_name(tenant_id, "tenant_id")
             statement = acquire.LEASE_RUNS_OF_TENANT
         try:
-            rows = await self._executor.rows(statement, params)
+            rows = await self._executor.fetch_all(statement, params)
         except OutcomeUnknown as lost:
-            rows = await find_out(lost, self._executor, lambda: self._taken(params, named))
-        return await self._sorted_out(rows, attempts_max, owner, turns)
+            rows = await resolve_outcome(lost, self._executor, lambda: self._find_leased(params, named))
+        return await self._classify_leased(rows, attempts_max, owner, turns)
 
     @override
-    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> RenewedRuns:
-        held, length = leased_of(jobs), check_wait(duration, "duration")
+    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
+        held, length = check_leased(jobs), check_wait(duration, "duration")
         if not held:
-            return RenewedRuns(())
-        rows = await self._executor.rows(finish.RENEW_RUNS, {**held_of(held), "lease_length": length})
+            return LeaseHeartbeatResult(())
+        rows = await self._executor.fetch_all(finish.RENEW_RUNS, {**lease_params(held), "p_lease_duration": length})
         found = {UUID(int=row[0].int): row for row in rows}
         renewed: list[PolicyRunJob] = []
         busy: set[UUID] = set()
@@ -226,46 +227,46 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
                 busy.add(job.id)
                 continue
             _, version, until, asked_at, reason = row
-            renewed.append(job.asked_to_end(asked_at, reason).stored(updated_at=version, lease_expires_at=until))
+            renewed.append(job.with_cancellation(asked_at, reason).stored(updated_at=version, lease_expires_at=until))
         lost = frozenset(job.id for job in held if job.id not in found)
-        return RenewedRuns(tuple(renewed), lost, frozenset(busy))
+        return LeaseHeartbeatResult(tuple(renewed), lost, frozenset(busy))
 
     @override
     async def end(
-        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+        self, results: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
-        given, who, named = run_endings_of(endings), check_actor(actor), transition_named(transition_id)
+        given, who, named = check_results(results), check_actor(actor), ensure_transition_id(transition_id)
         if not given:
             return FinishResult({}, {})
-        params = ends_of(given, named, who)
-        rows = await moved(self._executor, finish.END_RUNS, finish.FIND_MOVES, params, named)
-        versions = versions_of(rows)
-        at_once = any(ending.status is _S.PENDING and ending.delay == _NO_DELAY for ending in given)
-        await send_notice(self._executor, wanted=self._notify and at_once)
+        params = finish_params(given, named, who)
+        rows = await run_transition(self._executor, finish.FINISH_RUNS, finish.FIND_TRANSITIONED, params, named)
+        versions = versions_by_id(rows)
+        at_once = any(ending.status is Status.PENDING and ending.delay == _NO_DELAY for ending in given)
+        await notify_queued(self._executor, enabled=self._notify and at_once)
         missing = [ending.job for ending in given if ending.job.id not in versions]
-        return await with_the_missing(
+        return await resolve_missing(
             self._executor,
-            finish.FIND_MOVES,
+            finish.FIND_TRANSITIONED,
             params,
             transition_id,
             versions,
             [job.id for job in missing],
-            lambda: self._whereabouts(missing),
+            lambda: self._find_states(missing),
         )
 
     @override
     async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
         params = {
-            "tenant": None if tenant_id is None else require_name(tenant_id, "tenant_id"),
-            "limit_rows": require_limit(limit, limit_max=BATCH_MAX),
+            "p_tenant_id": None if tenant_id is None else check_name(tenant_id, "tenant_id"),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
         }
-        rows = await self._executor.rows(acquire.EXPIRED_RUNS, params)
-        return sighted(rows)
+        rows = await self._executor.fetch_all(acquire.LIST_EXPIRED_RUNS, params)
+        return stalled_from_rows(rows)
 
     @override
     async def rescue(
         self,
-        sightings: Iterable[StalledItem],
+        stalled: Iterable[StalledItem],
         *,
         attempts_max: int,
         backoff: RetryBackoff | None = None,
@@ -274,20 +275,22 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         most, waits = check_attempts_max(attempts_max), RetryBackoff() if backoff is None else backoff
         if not isinstance(waits, RetryBackoff):
             raise InvalidJob("backoff: it should be a RetryBackoff", field="backoff")
-        given, who = check_stalled(sightings), check_actor(actor)
+        given, who = check_stalled(stalled), check_actor(actor)
         targets = []
         for sighting in given:
             reason = exhausted_reason(sighting, most)
             if reason is None:
                 told = "its dispatcher gave no sign of life until its lease ran out"
-                targets.append((_S.PENDING, told, waits.after(sighting.attempts or 1)))
+                targets.append((Status.PENDING, told, waits.after(sighting.attempts or 1)))
             else:
-                targets.append((_S.FAILED, reason, _NO_DELAY))
-        taken = await self._take(given, targets, who, rescued=True)
-        failed = {seen.job_id for seen, (target, _, _) in zip(given, targets, strict=True) if target is _S.FAILED}
-        return rescued_of(taken, failed)
+                targets.append((Status.FAILED, reason, _NO_DELAY))
+        taken = await self._take_over(given, targets, who, rescued=True)
+        failed = {seen.job_id for seen, (target, _, _) in zip(given, targets, strict=True) if target is Status.FAILED}
+        return rescue_result(taken, failed)
 
-    async def _sorted_out(self, rows: Sequence[Row], attempts_max: int, owner: str, before: LeaseTurns) -> LeasedRuns:
+    async def _classify_leased(
+        self, rows: Sequence[Row], attempts_max: int, owner: str, before: TenantCursors
+    ) -> LeaseBatch:
         """Reads what was leased; fails what cannot be read or has had all its attempts, which harms no other."""
         runs: list[PolicyRunJob] = []
         last: set[UUID] = set()
@@ -299,10 +302,10 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             key, version = UUID(int=row[0].int), columns[-1]
             sighting = StalledItem(key, row[1], version, row[7])
             try:
-                run = run_of(columns)
+                run = run_from_row(columns)
             except CorruptRow as error:
                 unreadable.append(error)
-                aside.append((sighting, clean_error(str(error))))
+                aside.append((sighting, sanitize_error(str(error))))
                 continue
             # No number is left for the attempt after the last that can be told of.
             if tries > attempts_max or run.attempts >= ATTEMPTS_MAX:
@@ -313,63 +316,70 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
                 last.add(key)
             runs.append(run)
         if aside:
-            await self._set_aside(aside, owner)
+            await self._fail_rejected(aside, owner)
         emergency, others = tuple(rows[0])[-2:] if rows else (None, None)
-        turns = LeaseTurns(emergency or before.emergency, others or before.others)
-        return LeasedRuns(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), turns)
+        turns = TenantCursors(emergency or before.emergency, others or before.others)
+        return LeaseBatch(tuple(runs), frozenset(last), tuple(exhausted), tuple(unreadable), turns)
 
-    async def _set_aside(self, aside: Sequence[tuple[StalledItem, str]], owner: str) -> None:
+    async def _fail_rejected(self, rejected: Sequence[tuple[StalledItem, str]], owner: str) -> None:
         """Fails what was leased and is not to be dispatched, so that it neither stays nor comes again."""
-        targets = [(_S.FAILED, reason, _NO_DELAY) for _, reason in aside]
+        targets = [(Status.FAILED, reason, _NO_DELAY) for _, reason in rejected]
         try:
-            await self._take([sighting for sighting, _ in aside], targets, owner)
+            await self._take_over([sighting for sighting, _ in rejected], targets, owner)
         except GraphJobsError:
-            if isinstance(self._executor, InSession):
+            if isinstance(self._executor, SessionExecutor):
                 raise  # the caller's transaction is broken, and nothing was taken
             # What can be dispatched must not be lost for it; a rescue will fail these.
-            _log.warning("%s policy runs that cannot be dispatched were leased, and not failed yet", len(aside))
+            _log.warning("%s policy runs that cannot be dispatched were leased, and not failed yet", len(rejected))
 
-    async def _take(
+    async def _take_over(
         self,
-        sightings: Sequence[StalledItem],
+        stalled: Sequence[StalledItem],
         targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
         actor: str | None,
         *,
         rescued: bool = False,
     ) -> tuple[UUID, ...]:
-        if not sightings:
+        if not stalled:
             return ()
         named = uuid7()
-        params = takings_of(sightings, targets, named, actor, rescued=rescued)
-        return tuple(versions_of(await moved(self._executor, finish.TAKE_RUNS, finish.FIND_MOVES, params, named)))
+        params = take_over_params(stalled, targets, named, actor, rescued=rescued)
+        return tuple(
+            versions_by_id(
+                await run_transition(self._executor, finish.TAKE_OVER_RUNS, finish.FIND_TRANSITIONED, params, named)
+            )
+        )
 
-    async def _taken(self, params: Mapping[str, object], named: UUID) -> Sequence[Row] | None:
+    async def _find_leased(self, params: Mapping[str, object], transition_id: UUID) -> Sequence[Row] | None:
         """Looks for the runs of a lease whose answer was lost."""
-        return await self._executor.rows(acquire.FIND_LEASE, {**params, "transition": str(named)}) or None
+        return (
+            await self._executor.fetch_all(acquire.FIND_LEASED_RUNS, {**params, "p_transition_id": str(transition_id)})
+            or None
+        )
 
-    async def _whereabouts(self, missing: Sequence[PolicyRunJob]) -> dict[UUID, str | None]:
-        rows = await self._executor.rows(finish.STATES_OF, key_params((job.id, job.tenant_id) for job in missing))
+    async def _find_states(self, missing: Sequence[PolicyRunJob]) -> dict[UUID, str | None]:
+        rows = await self._executor.fetch_all(finish.GET_STATES, key_params((job.id, job.tenant_id) for job in missing))
         found = {(UUID(int=row[0].int), row[1]): tuple(row)[2:] for row in rows}
         states = [(job, found.get((job.id, job.tenant_id))) for job in missing]
-        held = _S.DISPATCHING.code
+        held = Status.DISPATCHING.code
         return {
-            job.id: None if state == (held, job.attempts, job.lease_owner) else _whereabouts(job, state)
+            job.id: None if state == (held, job.attempts, job.lease_owner) else _explain_lost(job, state)
             for job, state in states
         }
 
 
-def _binds_of(turns: LeaseTurns) -> dict[str, object]:
+def _cursor_params(turns: TenantCursors) -> dict[str, object]:
     return {
-        "after_urgent": check_stored_tenant(turns.emergency, "after.emergency"),
-        "after_tenant": check_stored_tenant(turns.others, "after.others"),
+        "p_after_emergency_tenant_id": check_stored_tenant(turns.emergency, "after.emergency"),
+        "p_after_tenant_id": check_stored_tenant(turns.others, "after.others"),
     }
 
 
-def _whereabouts(job: PolicyRunJob, state: tuple[object, ...] | None) -> str:
+def _explain_lost(job: PolicyRunJob, state: tuple[object, ...] | None) -> str:
     if state is None:
         return f"tenant {job.tenant_id!r} has no such run"
     code, attempts, owner = state
-    status = _S.from_code(code)  # type: ignore[arg-type]  # the table's check
+    status = Status.from_code(code)  # type: ignore[arg-type]  # the table's check
     whose = f", of {owner!r}" if owner is not None else ""
     return (
         f"the lease of {job.lease_owner!r} at attempt {job.attempts} is over: a later look found the run {status} at "

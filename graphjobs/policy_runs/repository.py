@@ -7,22 +7,22 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs.core.fields import id_or_none, require_limit, require_name
-from graphjobs.core.notifications import send_notice
+from graphjobs.core.fields import check_limit, check_name, parse_id
+from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import (
     COUNT_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
     BoundedCount,
-    Position,
-    Readable,
-    page_of,
-    readable_of,
-    require_event_id,
+    PageKey,
+    PartialList,
+    check_event_id,
+    paginate,
+    read_rows,
 )
 from graphjobs.core.results import check_actor
-from graphjobs.core.transitions import Logged, Move, UpdateOutcome, UpdateResult, transition_named
-from graphjobs.database.executor import find_out
+from graphjobs.core.transitions import RecordedTransition, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
+from graphjobs.database.executor import resolve_outcome
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.policy_runs.filters import (
     METRICS_WINDOW,
@@ -33,12 +33,20 @@ from graphjobs.policy_runs.filters import (
 )
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue, PostgresPolicyRunQueue
-from graphjobs.policy_runs.row_mapping import columns_of, event_of, require_run, run_of, source_of, swap_of
+from graphjobs.policy_runs.row_mapping import (
+    check_run,
+    event_from_row,
+    infer_source_status,
+    run_from_row,
+    run_params,
+    swap_params,
+)
 from graphjobs.policy_runs.sql import lists, single
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
+Status = PolicyRunStatus
+
 _WINDOW_MAX: Final = timedelta(days=366)
-_S = PolicyRunStatus
 
 
 class PolicyRunRepository(PolicyRunQueue, Protocol):
@@ -146,7 +154,7 @@ class PolicyRunRepository(PolicyRunQueue, Protocol):
 
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[PolicyRunEvent]:
+    ) -> PartialList[PolicyRunEvent]:
         """Lists a run's log in its order, oldest first; empty where the tenant has no such run.
 
         Args:
@@ -172,11 +180,13 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
 
     @override
     async def insert(self, job: PolicyRunJob, *, actor: str | None = None) -> PolicyRunJob:
-        move = Move.adding(require_run(job), transition_named(None), check_actor(actor))
+        move = Transition.for_insert(check_run(job), ensure_transition_id(None), check_actor(actor))
         try:
-            rows = await self._executor.rows(single.INSERT_RUN, {**columns_of(job), "entry": move.entry})
+            rows = await self._executor.fetch_all(
+                single.INSERT_RUN, {**run_params(job), "p_event_payload": move.event_payload}
+            )
         except OutcomeUnknown as lost:
-            return await find_out(lost, self._executor, lambda: self.get_by_run_id(job.tenant_id, job.run_id))
+            return await resolve_outcome(lost, self._executor, lambda: self.get_by_run_id(job.tenant_id, job.run_id))
         if not rows:
             # Somebody else's, committed while we waited for it: only a later look sees it.
             first = await self.get_by_run_id(job.tenant_id, job.run_id)
@@ -185,22 +195,22 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
             return first
         *columns, is_new = rows[0]
         if not is_new:
-            return run_of(columns)
-        await send_notice(self._executor, wanted=self._notify and job.status is _S.PENDING)
+            return run_from_row(columns)
+        await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
         stored = dict(zip(single.COLUMNS, columns, strict=True))
         return job.stored(updated_at=stored["updated_at"], available_at=stored["available_at"])
 
     @override
     async def get(self, tenant_id: str, job_id: UUID | str) -> PolicyRunJob | None:
-        tenant, job = require_name(tenant_id, "tenant_id"), id_or_none(job_id, "job_id")
-        rows = await self._executor.rows(single.GET_RUN, {"tenant": tenant, "job": job}) if job else ()
-        return run_of(rows[0]) if rows else None
+        tenant, job = check_name(tenant_id, "tenant_id"), parse_id(job_id, "job_id")
+        rows = await self._executor.fetch_all(single.GET_RUN, {"p_tenant_id": tenant, "p_job_id": job}) if job else ()
+        return run_from_row(rows[0]) if rows else None
 
     @override
     async def get_by_run_id(self, tenant_id: str, run_id: str) -> PolicyRunJob | None:
-        params = {"tenant": require_name(tenant_id, "tenant_id"), "name": require_name(run_id, "run_id")}
-        rows = await self._executor.rows(single.FIND_RUN, params)
-        return run_of(rows[0]) if rows else None
+        params = {"p_tenant_id": check_name(tenant_id, "tenant_id"), "p_run_id": check_name(run_id, "run_id")}
+        rows = await self._executor.fetch_all(single.GET_RUN_BY_RUN_ID, params)
+        return run_from_row(rows[0]) if rows else None
 
     @override
     async def replace(
@@ -211,25 +221,27 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
-        named, who = transition_named(transition_id), check_actor(actor)
-        owner = None if expected_lease_owner is None else require_name(expected_lease_owner, "expected_lease_owner")
+        named, who = ensure_transition_id(transition_id), check_actor(actor)
+        owner = None if expected_lease_owner is None else check_name(expected_lease_owner, "expected_lease_owner")
         try:
-            source = source_of(require_run(job), owner)
+            source = infer_source_status(check_run(job), owner)
         except IllegalTransition as error:
             return UpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
-        swap = swap_of(job, source, owner)
-        move = Move.of(job, source, job.to_json(), named, who)
-        statement = single.MOVE_RUN_SEEN if "seen" in swap else single.MOVE_RUN
+        swap = swap_params(job, source, owner)
+        move = Transition.for_update(job, source, job.to_json(), named, who)
+        statement = single.TRANSITION_RUN_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_RUN
         try:
-            rows = await self._executor.rows(statement, {**swap, "entry": move.entry})
+            rows = await self._executor.fetch_all(statement, {**swap, "p_event_payload": move.event_payload})
         except OutcomeUnknown as lost:
-            return _answer(job, move, await find_out(lost, self._executor, lambda: self._landed(job, move)))
+            return _recorded_result(
+                job, move, await resolve_outcome(lost, self._executor, lambda: self._find_applied(job, move))
+            )
         if rows:
             version, event_id, asked_at, reason = rows[0]
-            await send_notice(self._executor, wanted=self._notify and job.status is _S.PENDING)
-            return move.answer(job.asked_to_end(asked_at, reason), Logged(version, event_id))
-        found = await self._find(job, move)
-        return _answer(job, move, found) if found else await self._lost(job, source, owner, named)
+            await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
+            return move.to_result(job.with_cancellation(asked_at, reason), RecordedTransition(version, event_id))
+        found = await self._find_transition(job, move)
+        return _recorded_result(job, move, found) if found else await self._conflict_result(job, source, owner, named)
 
     @override
     async def list(
@@ -242,12 +254,12 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         limit: int = PAGE_DEFAULT,
         cursor: str | None = None,
     ) -> PolicyRunCollection:
-        tenant = require_name(tenant_id, "tenant_id")
+        tenant = check_name(tenant_id, "tenant_id")
         asked = _query(policy_id, mode, statuses, queued_after, limit=limit, cursor=cursor)
         # One more than asked for tells whether there are more.
-        binds = lists.binds_of(tenant, asked, limit=asked.limit + 1)
-        rows = await self._executor.rows(lists.shape_of(asked).page, binds)
-        page, last = page_of(run_of, rows, asked.limit, lambda row: Position(row[8], UUID(int=row[0].int)))
+        binds = lists.list_params(tenant, asked, limit=asked.limit + 1)
+        rows = await self._executor.fetch_all(lists.statements_for(asked).page, binds)
+        page, last = paginate(run_from_row, rows, asked.limit, lambda row: PageKey(row[8], UUID(int=row[0].int)))
         return PolicyRunCollection(tuple(page), asked.cursor_after(tenant, last) if last else None, page.unreadable)
 
     @override
@@ -259,80 +271,84 @@ class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
         statuses: Iterable[PolicyRunStatus | str] = (),
         queued_after: datetime | None = None,
     ) -> BoundedCount:
-        tenant, asked = require_name(tenant_id, "tenant_id"), _query(policy_id, mode, statuses, queued_after)
-        rows = await self._executor.rows(
-            lists.shape_of(asked).counted, lists.binds_of(tenant, asked, limit=COUNT_MAX + 1)
+        tenant, asked = check_name(tenant_id, "tenant_id"), _query(policy_id, mode, statuses, queued_after)
+        rows = await self._executor.fetch_all(
+            lists.statements_for(asked).bounded_count, lists.list_params(tenant, asked, limit=COUNT_MAX + 1)
         )
-        return BoundedCount.of(rows[0][0], COUNT_MAX)
+        return BoundedCount.from_count(rows[0][0], COUNT_MAX)
 
     @override
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> Readable[PolicyRunEvent]:
+    ) -> PartialList[PolicyRunEvent]:
         params = {
-            "tenant": require_name(tenant_id, "tenant_id"),
-            "limit_rows": require_limit(limit, limit_max=PAGE_MAX),
-            "after_event": require_event_id(after),
+            "p_tenant_id": check_name(tenant_id, "tenant_id"),
+            "p_limit": check_limit(limit, limit_max=PAGE_MAX),
+            "p_after_event_id": check_event_id(after),
         }
-        job = id_or_none(job_id, "job_id")
+        job = parse_id(job_id, "job_id")
         if job is None:
-            return Readable()
-        return readable_of(event_of, await self._executor.rows(single.LIST_EVENTS, {**params, "job": job}))
+            return PartialList()
+        return read_rows(
+            event_from_row, await self._executor.fetch_all(single.LIST_EVENTS, {**params, "p_job_id": job})
+        )
 
     @override
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
-        tenant = require_name(tenant_id, "tenant_id")
+        tenant = check_name(tenant_id, "tenant_id")
         if not isinstance(window, timedelta) or not timedelta(0) < window <= _WINDOW_MAX:
             raise InvalidJob("window: it should be a timedelta of more than zero, up to 366 days", field="window")
-        most = {"limit_rows": COUNT_MAX + 1, "completed_rows": COUNT_MAX}
-        params = {**lists.cells(), **most, "tenant": tenant, "window_length": window}
-        rows = await self._executor.rows(lists.RUN_METRICS, params)
+        most = {"p_limit": COUNT_MAX + 1, "p_completed_limit": COUNT_MAX}
+        params = {**lists.metric_params(), **most, "p_tenant_id": tenant, "p_window": window}
+        rows = await self._executor.fetch_all(lists.RUN_METRICS, params)
         depths: dict[tuple[PolicyRunMode, PolicyRunPriority], QueueDepth] = {}
         for mode_code, priority_code, number, oldest, *_ in rows:
             cell = (PolicyRunMode.from_code(mode_code), PolicyRunPriority.from_code(priority_code))
             age = None if oldest is None else max(oldest, 0.0)
-            depths[cell] = QueueDepth(BoundedCount.of(number, COUNT_MAX), age)
+            depths[cell] = QueueDepth(BoundedCount.from_count(number, COUNT_MAX), age)
         _, _, _, _, p50, p95, p99, completed = rows[0]
-        queue = {cell: depths[cell] for cell in lists.CELLS}
+        queue = {cell: depths[cell] for cell in lists.METRIC_BUCKETS}
         return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
 
-    async def _lost(
-        self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, named: UUID
+    async def _conflict_result(
+        self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, transition_id: UUID
     ) -> UpdateResult[PolicyRunJob]:
         """A later look tells a run that is elsewhere from one that is not there."""
         now = await self.get(job.tenant_id, job.id)
         if now is None:
             reason = f"tenant {job.tenant_id!r} has no policy run {job.id}"
-            return UpdateResult(UpdateOutcome.NOT_FOUND, named, reason=reason)
+            return UpdateResult(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
         whose = f" of {now.lease_owner!r}" if now.lease_owner else ""
         held = f"{source} of {owner!r}" if owner else str(source)
         reason = (
             f"the run was not {held} any more, or not at the attempts or the version the move was made from, or what "
             f"was asked for is something else; a later look found it {now.status}{whose} at attempts {now.attempts}"
         )
-        return UpdateResult(UpdateOutcome.CONFLICT, named, now, reason=reason)
+        return UpdateResult(UpdateOutcome.CONFLICT, transition_id, now, reason=reason)
 
-    async def _landed(self, job: PolicyRunJob, move: Move) -> Logged | None:
+    async def _find_applied(self, job: PolicyRunJob, move: Transition) -> RecordedTransition | None:
         """Looks for a move whose answer was lost; another one under its id does not say that it will not land yet."""
         try:
-            return await self._find(job, move)
+            return await self._find_transition(job, move)
         except InvalidJob:
             return None
 
-    async def _find(self, job: PolicyRunJob, move: Move) -> Logged | None:
+    async def _find_transition(self, job: PolicyRunJob, move: Transition) -> RecordedTransition | None:
         """Looks a move up in the log, by its id; see `Move.among`."""
-        rows = await self._executor.rows(
+        rows = await self._executor.fetch_all(
             single.FIND_TRANSITION,
-            {"tenant": job.tenant_id, "job": job.id, "transition": str(move.transition_id)},
+            {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_transition_id": str(move.transition_id)},
         )
-        return move.among((told, Logged(version, event_id)) for event_id, told, version in rows)
+        return move.match_recorded((told, RecordedTransition(version, event_id)) for event_id, told, version in rows)
 
 
-def _answer(job: PolicyRunJob, move: Move, logged: Logged) -> UpdateResult[PolicyRunJob]:
+def _recorded_result(job: PolicyRunJob, move: Transition, logged: RecordedTransition) -> UpdateResult[PolicyRunJob]:
     """What the caller of a move is told that was looked up: the same as the first time."""
-    asked_at = logged.told.get(single.ASKED_AT)
-    kept = job.asked_to_end(datetime.fromisoformat(asked_at) if asked_at else None, logged.told.get(single.REASON))
-    return move.answer(kept, logged)
+    asked_at = logged.payload.get(single.CANCELLATION_REQUESTED_AT)
+    kept = job.with_cancellation(
+        datetime.fromisoformat(asked_at) if asked_at else None, logged.payload.get(single.CANCELLATION_REASON)
+    )
+    return move.to_result(kept, logged)
 
 
 def _query(

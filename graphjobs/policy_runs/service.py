@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import model_validator
 
-from graphjobs.core.fields import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, Name, Reason, Value, broken
+from graphjobs.core.fields import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, FrozenModel, Name, Reason, invariant_error
 from graphjobs.core.pagination import PAGE_DEFAULT, BoundedCount
 from graphjobs.errors import IdempotencyConflict, InvalidJob, JobConflict, JobNotFound
 from graphjobs.policy_runs.filters import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
@@ -14,18 +14,19 @@ from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
 
+Status = PolicyRunStatus
+
 RETRY_OF: Final = "retryOf"
 """In the metadata of a run: the name of the one it is a retry of."""
 
-_LOOKS_MAX: Final = 8
-_S = PolicyRunStatus
+_CAS_RETRIES_MAX: Final = 8
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class PolicyRunCompletion(Value):
+class PolicyRunCompletion(FrozenModel):
     """Tells how a submitted run has ended.
 
     Attributes:
@@ -39,12 +40,12 @@ class PolicyRunCompletion(Value):
     error: Reason | None = None
 
     @model_validator(mode="after")
-    def _fits_its_status(self) -> Self:
+    def _check_status_fields(self) -> Self:
         if (self.status == "failed") != (self.error is not None):
-            raise broken("a failed run needs an error, and no other takes one")
+            raise invariant_error("a failed run needs an error, and no other takes one")
         return self
 
-    def ended(self, run: PolicyRunJob, *, at: datetime) -> PolicyRunJob:
+    def apply_to(self, run: PolicyRunJob, *, at: datetime) -> PolicyRunJob:
         """Gives the run as it ends.
 
         Raises:
@@ -87,7 +88,7 @@ class PolicyRunService:
         asked = _require(request, PolicyRunRequest, "request")
         now = self._now()
         made = dict.fromkeys(("created_at", "available_at", "updated_at"), now)
-        run = asked.run(**made, queued_at=asked.queued_at or now)
+        run = asked.to_run(**made, queued_at=asked.queued_at or now)
         found = await self._runs.insert(run, actor=actor)
         # Whoever asks, and under whose name, it is the same that is asked for.
         same = {**found.spec(), "requested_by": None} == {**run.spec(), "requested_by": None}
@@ -144,10 +145,10 @@ class PolicyRunService:
             JobNotFound: the tenant has no such run.
             JobConflict: the run is completed or failed.
         """
-        why = _require_reason(reason)
-        for _ in range(_LOOKS_MAX):
+        why = _check_reason(reason)
+        for _ in range(_CAS_RETRIES_MAX):
             run = await self._read(tenant_id, run_id)
-            if run.status is _S.CANCELED or (run.cancellation_requested and not run.status.is_final):
+            if run.status is Status.CANCELED or (run.cancellation_requested and not run.status.is_final):
                 return run
             if run.status.is_final:
                 raise JobConflict(
@@ -157,7 +158,7 @@ class PolicyRunService:
             result = await self._runs.replace(asked, run.lease_owner, actor=actor)
             if result.job is not None and result.applied:
                 return result.job
-        raise _too_busy(run)
+        raise _contention_error(run)
 
     async def complete(
         self, tenant_id: str, completion: PolicyRunCompletion, *, actor: str | None = None
@@ -174,22 +175,22 @@ class PolicyRunService:
             JobConflict: the run is pending: nobody has taken it, or it has been given back, and is handed over again.
         """
         given = _require(completion, PolicyRunCompletion, "completion")
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_CAS_RETRIES_MAX):
             run = await self._read(tenant_id, given.run_id)
             if run.status.is_final:
                 return run
-            if run.status is _S.PENDING:
+            if run.status is Status.PENDING:
                 raise JobConflict(
                     "the run is pending: it is handed over first, or again, so say it then",
                     job_id=run.id,
                     status=run.status,
                 )
-            early = run.status is _S.DISPATCHING
-            moved = run.submit(at=self._now()) if early else given.ended(run, at=self._now())
+            early = run.status is Status.DISPATCHING
+            moved = run.submit(at=self._now()) if early else given.apply_to(run, at=self._now())
             result = await self._runs.replace(moved, run.lease_owner, actor=actor)
             if result.job is not None and result.applied and not early:
                 return result.job
-        raise _too_busy(run)
+        raise _contention_error(run)
 
     async def retry(
         self, tenant_id: str, run_id: str, *, new_run_id: str | None = None, actor: str | None = None
@@ -225,7 +226,7 @@ class PolicyRunService:
     async def simulate(self, request: PolicyRunRequest, *, actor: str | None = None) -> PolicyRunJob:
         """As `enqueue`, whatever the request's mode: nothing that counts comes of it."""
         return await self.enqueue(
-            _require(request, PolicyRunRequest, "request").changed(mode=PolicyRunMode.SIMULATE), actor=actor
+            _require(request, PolicyRunRequest, "request").replace(mode=PolicyRunMode.SIMULATE), actor=actor
         )
 
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
@@ -245,13 +246,13 @@ def _require(value: Any, kind: type[Any], field: str) -> Any:
     raise InvalidJob(f"{field}: it should be a {kind.__name__}, not {type(value).__name__}", field=field)
 
 
-def _require_reason(reason: object) -> str | None:
+def _check_reason(reason: object) -> str | None:
     if reason is None or (isinstance(reason, str) and len(reason) <= REASON_LENGTH_MAX):
         return reason
     raise InvalidJob(f"reason: it should be text of up to {REASON_LENGTH_MAX:,} characters", field="reason")
 
 
-def _too_busy(run: PolicyRunJob) -> JobConflict:
+def _contention_error(run: PolicyRunJob) -> JobConflict:
     return JobConflict(
-        f"the run changed {_LOOKS_MAX} times while it was looked at; ask again", job_id=run.id, status=run.status
+        f"the run changed {_CAS_RETRIES_MAX} times while it was looked at; ask again", job_id=run.id, status=run.status
     )

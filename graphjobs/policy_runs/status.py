@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from graphjobs.core.state_machine import CodedStatus, CodedWord
+from graphjobs.core.state_machine import CodedEnum, StatusEnum
 
 
-class PolicyRunMode(CodedWord):
+class PolicyRunMode(CodedEnum):
     """What a run evaluates: everything, what has changed, or nothing that counts."""
 
     FULL = "full", 0
@@ -15,7 +15,7 @@ class PolicyRunMode(CodedWord):
     SIMULATE = "simulate", 2
 
 
-class PolicyRunPriority(CodedWord):
+class PolicyRunPriority(CodedEnum):
     """What is leased first; a higher code before a lower one."""
 
     NORMAL = "normal", 0
@@ -23,7 +23,7 @@ class PolicyRunPriority(CodedWord):
     EMERGENCY = "emergency", 2
 
 
-class PolicyRunStatus(CodedStatus):
+class PolicyRunStatus(StatusEnum):
     """Where a policy run stands."""
 
     PENDING = "pending", 0
@@ -34,12 +34,12 @@ class PolicyRunStatus(CodedStatus):
     CANCELED = "canceled", 5
 
     @property
-    def outside(self) -> str:
+    def public_status(self) -> str:
         """The word the outside sees: queued, running, succeeded, failed, canceled."""
         return _OUTSIDE[self]
 
     @classmethod
-    def of(cls) -> str:
+    def entity_name(cls) -> str:
         """What stands there: a policy run."""
         return "policy run"
 
@@ -49,27 +49,35 @@ class PolicyRunStatus(CodedStatus):
         return TRANSITIONS
 
 
-_S = PolicyRunStatus
-
 TRANSITIONS: Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]] = MappingProxyType(
     {
-        _S.PENDING: frozenset({_S.DISPATCHING, _S.CANCELED}),
-        _S.DISPATCHING: frozenset({_S.DISPATCHING, _S.PENDING, _S.SUBMITTED, _S.FAILED, _S.CANCELED}),
-        _S.SUBMITTED: frozenset({_S.SUBMITTED, _S.COMPLETED, _S.FAILED, _S.CANCELED}),
-        _S.COMPLETED: frozenset(),
-        _S.FAILED: frozenset(),
-        _S.CANCELED: frozenset(),
+        PolicyRunStatus.PENDING: frozenset({PolicyRunStatus.DISPATCHING, PolicyRunStatus.CANCELED}),
+        PolicyRunStatus.DISPATCHING: frozenset(
+            {
+                PolicyRunStatus.DISPATCHING,
+                PolicyRunStatus.PENDING,
+                PolicyRunStatus.SUBMITTED,
+                PolicyRunStatus.FAILED,
+                PolicyRunStatus.CANCELED,
+            }
+        ),
+        PolicyRunStatus.SUBMITTED: frozenset(
+            {PolicyRunStatus.SUBMITTED, PolicyRunStatus.COMPLETED, PolicyRunStatus.FAILED, PolicyRunStatus.CANCELED}
+        ),
+        PolicyRunStatus.COMPLETED: frozenset(),
+        PolicyRunStatus.FAILED: frozenset(),
+        PolicyRunStatus.CANCELED: frozenset(),
     }
 )
 """Each status and what it may become. A move to the same status changes the run, not its status."""
 
 _OUTSIDE: Final[Mapping[PolicyRunStatus, str]] = MappingProxyType(
     {
-        _S.PENDING: "queued",
-        _S.DISPATCHING: "running",
-        _S.SUBMITTED: "running",
-        _S.COMPLETED: "succeeded",
-        _S.FAILED: "failed",
-        _S.CANCELED: "canceled",
+        PolicyRunStatus.PENDING: "queued",
+        PolicyRunStatus.DISPATCHING: "running",
+        PolicyRunStatus.SUBMITTED: "running",
+        PolicyRunStatus.COMPLETED: "succeeded",
+        PolicyRunStatus.FAILED: "failed",
+        PolicyRunStatus.CANCELED: "canceled",
     }
 )

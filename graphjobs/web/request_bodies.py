@@ -6,14 +6,14 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Request
 
-from graphjobs.core.fields import Value
+from graphjobs.core.fields import FrozenModel
 from graphjobs.web.auth import Caller, allowed_to
 from graphjobs.web.problems import Problem, schema_of
 
 BODY_BYTES_MAX: Final = 1_048_576
 _READ_SECONDS: Final = 30.0
 
-Body = TypeVar("Body", bound=Value)
+Body = TypeVar("Body", bound=FrozenModel)
 
 
 def body_of(kind: type[Body], scope: str, *, optional: bool = False) -> Callable[..., Coroutine[Any, Any, Body]]:
@@ -74,7 +74,7 @@ def _refused(status: int, kind: str, field: str, problem: str) -> Problem:
     return Problem(status, kind, problem, {"errors": [{"field": field, "problem": problem}]})
 
 
-def documented(kind: type[Value], *, optional: bool = False) -> dict[str, Any]:
+def documented(kind: type[FrozenModel], *, optional: bool = False) -> dict[str, Any]:
     """Gives the OpenAPI description of a body that `body_of` reads."""
     schema = schema_of(kind)
     return {"requestBody": {"required": not optional, "content": {"application/json": {"schema": schema}}}}

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
 
-from graphjobs.core.fields import UtcTime, Value
+from graphjobs.core.fields import FrozenModel, UtcTime
 from graphjobs.errors import CorruptRow
 from graphjobs.web.problems import problems
 
@@ -49,12 +49,14 @@ class Unreadable(Camel):
     reason: str
 
 
-def answered(value: Value, status: int = 200, **headers: str) -> Response:
+def answered(value: FrozenModel, status: int = 200, **headers: str) -> Response:
     """Answers a value, by its own text: FastAPI would validate it once more."""
     return Response(value.to_json(), status, headers=headers, media_type=_JSON)
 
 
-def answered_list(name: str, values: Iterable[Value], unreadable: Iterable[CorruptRow], **members: object) -> Response:
+def answered_list(
+    name: str, values: Iterable[FrozenModel], unreadable: Iterable[CorruptRow], **members: object
+) -> Response:
     """Answers a list by its values' own text, and the rows that were left out of it.
 
     Args:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from graphjobs.core.fields import require_name
+from graphjobs.core.fields import check_name
 from graphjobs.errors import ConfigurationError
 
 GRAPH_READ: Final = "graph:read"
@@ -66,7 +66,7 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = {
         "name": name,
-        "tenant": require_name(tenant_id, "tenant"),
+        "tenant": check_name(tenant_id, "tenant"),
         "scopes": granted,
         "sha256": _hash(token),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,7 +137,7 @@ def _read(path: Path) -> Mapping[str, Grant]:
         try:
             entry = json.loads(line)
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
-            tenant = require_name(entry["tenant"], "tenant")
+            tenant = check_name(entry["tenant"], "tenant")
             sound = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
         except (ValueError, KeyError, TypeError, RecursionError):
             sound = None

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from graphjobs.database.executor import ended as waited_for
+from graphjobs.database.executor import wait_ignoring_cancel as waited_for
 from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.worker.completer import Queue, Writer
 from graphjobs.worker.context import E, J

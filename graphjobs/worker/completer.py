@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Queue(Protocol):
     """Where ends are written."""
 
-    async def end(self, endings: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> FinishResult:
+    async def end(self, results: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> FinishResult:
         """Ends attempts, many in one statement; see `GraphJobQueue.end`."""
         ...
 

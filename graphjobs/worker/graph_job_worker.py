@@ -9,7 +9,7 @@ from uuid import UUID
 from typing_extensions import override
 
 from graphjobs.core.results import RescueResult, StalledItem
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
@@ -24,7 +24,7 @@ from graphjobs.worker.tenant_rotation import Rotation
 _log = logging.getLogger(__name__)
 
 
-class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
+class GraphJobWorker(Engine[AnyJob, AttemptResult, Counts]):
     """Runs handlers for queued jobs, each once, beside any number of other workers.
 
     A job it claims is its own as long as it runs at that attempt: another worker can take it only after its heartbeat
@@ -50,7 +50,7 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
         build: BuildHandler | None = None,
         overlay: OverlayHandler | None = None,
         options: WorkerOptions | None = None,
-        on_ended: Callable[[Ending], None] = lambda _ending: None,
+        on_ended: Callable[[AttemptResult], None] = lambda _ending: None,
     ) -> None:
         given = options or WorkerOptions()
         self._storage = storage
@@ -122,7 +122,7 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
             _log.error("a claimed job cannot be read, and was failed: %s", error, extra={"job": str(error.row_id)})
         for job in claimed.jobs:
             if self._stopping.is_set():
-                self._writer.add(Ending.given_back(job))
+                self._writer.add(AttemptResult.released(job))
             else:
                 context = JobContext(job, self._storage.graph_jobs, self._queue, options.name)
                 self._running.start(job, context)
@@ -141,9 +141,7 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
 
     async def _stalled(self, kind: GraphJobType) -> tuple[StalledItem, ...]:
         options, after = self.options, self._looked_to.get(kind, "")
-        seen, self._looked_to[kind] = await self._queue.stalled(
-            options.tenant, kind, silence=options.lease, after=after
-        )
+        seen, self._looked_to[kind] = await self._queue.stalled(options.tenant, kind, lease=options.lease, after=after)
         return seen
 
     async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
@@ -151,23 +149,23 @@ class GraphJobWorker(Engine[AnyJob, Ending, Counts]):
         return await self._queue.rescue(sightings, attempts_max=options.attempts_max, actor=options.name)
 
     @override
-    def _given_back(self, job: AnyJob) -> Ending:
-        return Ending.given_back(job)
+    def _given_back(self, job: AnyJob) -> AttemptResult:
+        return AttemptResult.released(job)
 
     @override
-    def _failed(self, job: AnyJob, reason: str) -> Ending:
-        return Ending.failed(job, reason)
+    def _failed(self, job: AnyJob, reason: str) -> AttemptResult:
+        return AttemptResult.failed(job, reason)
 
     @override
-    def _refused(self, job: AnyJob, reason: str) -> Ending:
-        return Ending.failed(job, reason)
+    def _refused(self, job: AnyJob, reason: str) -> AttemptResult:
+        return AttemptResult.failed(job, reason)
 
     @override
     def _called(self, job: AnyJob) -> str:
         return f"{job.type} job {job.id}"
 
     @override
-    def _count(self, ending: Ending) -> None:
+    def _count(self, ending: AttemptResult) -> None:
         called = self._called(ending.job)
         match ending.status:
             case GraphJobStatus.COMPLETED:

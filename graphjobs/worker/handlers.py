@@ -10,7 +10,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from graphjobs.errors import ConfigurationError, InvalidJob, JobConflict
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob
@@ -148,7 +148,7 @@ class Handlers:
         return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
 
 
-async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Ending:
+async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> AttemptResult:
     """Runs a job's handler, and gives how the job ends by what it returned.
 
     Raises:
@@ -166,10 +166,12 @@ async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Endin
         graph_snapshot_id = result.graph_snapshot_id
     else:
         if result is None:
-            return Ending.completed(job)
+            return AttemptResult.completed(job)
         if not isinstance(result, OverlayResult):
             raise TypeError(f"the overlay handler returned {type(result).__name__}, not an OverlayResult or None")
         graph_snapshot_id = None
     # Over what the job holds by now, which is more than it was given with.
     metadata = {**context.job.metadata, **result.metadata} if result.metadata else None
-    return Ending.completed(job, graph_snapshot_id=graph_snapshot_id, metadata=metadata, following=result.following)
+    return AttemptResult.completed(
+        job, graph_snapshot_id=graph_snapshot_id, metadata=metadata, followups=result.following
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
-from graphjobs.core.fields import require_name
+from graphjobs.core.fields import check_name
 from graphjobs.core.results import ATTEMPTS_MAX, BATCH_MAX, LEASE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
 
@@ -88,7 +88,7 @@ class WorkerOptions:
             if option == "tenant" and value is None:
                 continue
             try:
-                require_name(value, option)
+                check_name(value, option)
             except InvalidJob as error:
                 problem = str(error)
             else:

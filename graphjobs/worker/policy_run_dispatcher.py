@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import ConfigurationError, JobConflict
-from graphjobs.policy_runs.attempt_results import LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -24,7 +24,8 @@ from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.stats import DispatchCounts
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _BACKOFF: Final = RetryBackoff()
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class DispatcherOptions(WorkerOptions):
             raise ConfigurationError("backoff: it should be a RetryBackoff")
 
 
-class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
+class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
     """Leases pending policy runs, and hands each to a function of yours, beside any number of other dispatchers.
 
     A run that it leases is its own until the lease ends, and it renews that a few times before. A function that returns
@@ -123,12 +124,12 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
         dispatch: Dispatch,
         *,
         options: DispatcherOptions | None = None,
-        on_ended: Callable[[RunEnding], None] = lambda _ending: None,
+        on_ended: Callable[[LeaseResult], None] = lambda _ending: None,
     ) -> None:
         if not takes_two(dispatch):
             raise ConfigurationError("dispatch: it should be an `async def` that takes a run and its context")
         self._runs = storage.policy_runs
-        self._turns = LeaseTurns()
+        self._turns = TenantCursors()
         self._last: set[tuple[UUID, int]] = set()
         super().__init__(
             self._runs,
@@ -151,7 +152,7 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
             tenant_id=options.tenant,
             after=self._turns,
         )
-        self._turns = leased.turns
+        self._turns = leased.cursors
         number = len(leased.runs) + len(leased.exhausted) + len(leased.unreadable)
         self._tally.leased += number
         self._tally.exhausted += len(leased.exhausted)
@@ -160,9 +161,9 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
             _log.error("a leased run cannot be read, and was failed: %s", error, extra={"job": str(error.row_id)})
         for run in leased.runs:
             if self._stopping.is_set():
-                self._writer.add(RunEnding.given_back(run))
+                self._writer.add(LeaseResult.released(run))
                 continue
-            last = run.id in leased.last
+            last = run.id in leased.final_attempt_ids
             if last:
                 self._last.add((run.id, run.attempts))
             self._running.start(run, DispatchContext(run, self._runs, options.lease, last=last))
@@ -173,7 +174,7 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
         renewed = await self._runs.renew(jobs, self.options.lease)
         for run in renewed.runs:
             if run.cancellation_requested:
-                self._running.end_instead(run, RunEnding.canceled(run))
+                self._running.end_instead(run, LeaseResult.canceled(run))
         return renewed.runs, renewed.lost
 
     @override
@@ -190,38 +191,38 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
         )
 
     @override
-    def _given_back(self, job: PolicyRunJob) -> RunEnding:
-        return RunEnding.given_back(job)
+    def _given_back(self, job: PolicyRunJob) -> LeaseResult:
+        return LeaseResult.released(job)
 
     @override
-    def _failed(self, job: PolicyRunJob, reason: str) -> RunEnding:
+    def _failed(self, job: PolicyRunJob, reason: str) -> LeaseResult:
         if (job.id, job.attempts) in self._last:
-            return RunEnding.failed(job, reason)
-        return RunEnding.given_back(job, delay=self.options.backoff.after(job.attempts), error=reason)
+            return LeaseResult.failed(job, reason)
+        return LeaseResult.released(job, delay=self.options.backoff.after(job.attempts), error=reason)
 
     @override
-    def _refused(self, job: PolicyRunJob, reason: str) -> RunEnding:
-        return RunEnding.failed(job, reason)
+    def _refused(self, job: PolicyRunJob, reason: str) -> LeaseResult:
+        return LeaseResult.failed(job, reason)
 
     @override
     def _called(self, job: PolicyRunJob) -> str:
         return f"policy run {job.run_id!r}"
 
     @override
-    def _job_ended(self, job: PolicyRunJob, ending: RunEnding | None) -> None:
+    def _job_ended(self, job: PolicyRunJob, ending: LeaseResult | None) -> None:
         self._last.discard((job.id, job.attempts))
         super()._job_ended(job, ending)
 
     @override
-    def _count(self, ending: RunEnding) -> None:
+    def _count(self, ending: LeaseResult) -> None:
         called, extra = self._called(ending.job), about(ending.job)
         match ending.status:
-            case _S.SUBMITTED:
+            case Status.SUBMITTED:
                 self._tally.submitted += 1
-            case _S.CANCELED:
+            case Status.CANCELED:
                 self._tally.canceled += 1
                 _log.info("%s was canceled", called, extra=extra)
-            case _S.FAILED:
+            case Status.FAILED:
                 self._tally.failed += 1
                 _log.warning("%s failed: %.200s", called, ending.error, extra=extra)
             case _ if ending.error is not None:
@@ -233,23 +234,23 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, RunEnding, DispatchCounts]):
                 _log.info("%s was given back", called, extra=extra)
 
 
-async def _dispatched(dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext) -> RunEnding:
+async def _dispatched(dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
     """Runs a user's function, and gives how the lease ends by what becomes of it.
 
     Raises:
         Exception: whatever it raises, but for `PolicyRunRejected`.
     """
     if job.cancellation_requested:
-        return RunEnding.canceled(job)
+        return LeaseResult.canceled(job)
     try:
         await awaited(lambda: dispatch(job, context), "dispatch")
     except PolicyRunRejected as error:
-        return RunEnding.failed(job, told(error))
+        return LeaseResult.failed(job, told(error))
     # Told to end, it returned: that is no word that anybody has the run. Handed over twice it does no harm; never, it
     # would be submitted for good.
     if context.job.cancellation_requested:
-        return RunEnding.canceled(job)
+        return LeaseResult.canceled(job)
     if context.cancelled:
         gone = f"{job.run_id!r} was called off before it was handed over"
         raise JobConflict(gone, job_id=job.id, status=job.status)
-    return RunEnding.submitted(job)
+    return LeaseResult.submitted(job)

@@ -55,18 +55,18 @@ def _each_once(values: list[Any], *keys: str) -> list[Any]:
 def _contents(draw: st.DrawFn) -> dict[str, list[Any]]:
     """What the four tables may hold: values of every kind, and logs of the jobs and runs among them."""
     jobs = [
-        each.changed(created_at=draw(STORED_TIMES), updated_at=draw(_VERSIONS))
+        each.replace(created_at=draw(STORED_TIMES), updated_at=draw(_VERSIONS))
         for each in _each_once(draw(st.lists(graph_jobs(), min_size=1, max_size=4)), "id")
     ]
     runs = [
-        each.changed(updated_at=draw(_VERSIONS))
+        each.replace(updated_at=draw(_VERSIONS))
         for each in _each_once(draw(st.lists(policy_runs(), min_size=1, max_size=4)), "id", "run_id")
     ]
     logs = {}
     for name, kind, of in ((EVENTS, GraphJobEvent, jobs), (RUN_EVENTS, PolicyRunEvent, runs)):
         drawn = draw(st.lists(st.tuples(events(kind), st.sampled_from(of)), max_size=4))
         numbered = [
-            each.changed(id=number, job_id=job.id, tenant_id=job.tenant_id, created_at=draw(STORED_TIMES))
+            each.replace(id=number, job_id=job.id, tenant_id=job.tenant_id, created_at=draw(STORED_TIMES))
             for number, (each, job) in enumerate(drawn, start=draw(st.integers(1, 1_000)))
         ]
         logs[name] = numbered

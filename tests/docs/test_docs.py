@@ -68,7 +68,7 @@ def test_the_outside_words_of_policy_runs_are_documented() -> None:
     table = _page("docs/policy-runs.md").split("| inside |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| ([\w, ]+) \| (\w+) \|$", table, flags=re.MULTILINE)
     documented = {inside: outside for words, outside in rows for inside in words.split(", ")}
-    assert {str(status): status.outside for status in PolicyRunStatus} == documented
+    assert {str(status): status.public_status for status in PolicyRunStatus} == documented
 
 
 def test_every_option_of_the_dispatcher_is_documented_and_none_that_is_gone() -> None:

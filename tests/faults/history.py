@@ -166,7 +166,7 @@ def _moved(seen: GraphBuildJob, transition: str, choose: random.Random) -> Graph
         moved = seen.complete(at=AT, graph_snapshot_id="graph")
     else:
         moved = choose.choice([seen.renew(), seen.requeue(at=AT), seen.requeue(at=AT)])
-    return moved.changed(metadata={"transition": transition})
+    return moved.replace(metadata={"transition": transition})
 
 
 async def _tell(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, how: Cancel) -> tuple[Told, bool]:
@@ -191,7 +191,7 @@ def problems(history: History) -> list[str]:
     for job_id, events in history.events.items():
         status, attempts, last = QUEUED, 0, ""
         for event in events:
-            source, target = (GraphJobStatus.from_word(event.payload[end]) for end in ("from", "to"))
+            source, target = (GraphJobStatus.parse(event.payload[end]) for end in ("from", "to"))
             last, now = event.payload["transitionId"], event.payload["attempts"]
             landed[last] += 1
             if source is not status:

@@ -51,7 +51,7 @@ CALLS: dict[str, Call] = {"swap": swap, "insert": insert, "get": get, "list": li
 
 def twin_of(job: GraphBuildJob) -> GraphBuildJob:
     """Gives a job of another id that follows from this one's."""
-    return job.changed(id=type(job.id)(int=job.id.int ^ 1))
+    return job.replace(id=type(job.id)(int=job.id.int ^ 1))
 
 
 async def alone(storage: Storage, call: Call, queued: GraphBuildJob) -> None:

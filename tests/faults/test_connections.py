@@ -159,7 +159,7 @@ async def test_every_connection_of_both_engines_carries_the_settings(graphjobs_s
         shown = text("SELECT current_setting('statement_timeout'), current_setting('TimeZone')")
         async with storage.session() as session:
             assert ("1234ms", "UTC") == tuple((await session.execute(shown)).one())
-        assert ("1234ms", "UTC") == tuple((await storage.database.rows(shown, {}))[0])
+        assert ("1234ms", "UTC") == tuple((await storage.database.fetch_all(shown, {}))[0])
 
 
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from graphjobs import PolicyRunJob, PolicyRunStatus, open_storage
+from graphjobs import PolicyRunJob, open_storage
 from graphjobs.core.results import StalledItem
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
@@ -22,7 +22,6 @@ from tests.builders import AT, policy_run
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.cancel_at_await import Cancel, cancelled_at
 
-_S = PolicyRunStatus
 MINUTE: Final = timedelta(minutes=1)
 
 
@@ -53,7 +52,7 @@ CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
         {"waiting": ("dispatching", 2), "spent": ("failed", 3)},
     ),
     "renew": (lambda runs, scene: runs.renew([scene.held], timedelta(hours=1)), {}),
-    "end": (lambda runs, scene: runs.end([RunEnding.submitted(scene.held)]), {"held": ("submitted", 3)}),
+    "end": (lambda runs, scene: runs.end([LeaseResult.submitted(scene.held)]), {"held": ("submitted", 3)}),
     "replace": (
         lambda runs, scene: runs.replace(scene.held.fail(at=AT, error="no engine"), "A"),
         {"held": ("failed", 3)},

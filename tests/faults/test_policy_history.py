@@ -33,8 +33,8 @@ from graphjobs import (
 )
 from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateResult
-from graphjobs.database.executor import ended
-from graphjobs.policy_runs.attempt_results import LeasedRuns, RenewedRuns, RetryBackoff, RunEnding
+from graphjobs.database.executor import wait_ignoring_cancel
+from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseHeartbeatResult, LeaseResult, RetryBackoff
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.sql import finish
@@ -45,7 +45,8 @@ from tests.builders import policy_run
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.cancel_at_await import Cancel, cancelled_at
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 TENANT: Final = "acme"
 _RUNS: Final = 5
 _WORKERS: Final = 6
@@ -136,7 +137,7 @@ class Worker:
         )
         _, answer = await self._told(call)
         if answer is not None:
-            assert isinstance(answer, LeasedRuns)
+            assert isinstance(answer, LeaseBatch)
             self._history.leases += answer.runs
             self._held += answer.runs
 
@@ -144,18 +145,18 @@ class Worker:
         given = {run.id: run for run in self._some(self._held)}
         _, answer = await self._told(self._runs.renew(given.values(), timedelta(milliseconds=50)))
         if answer is not None:
-            assert isinstance(answer, RenewedRuns)
+            assert isinstance(answer, LeaseHeartbeatResult)
             for run in answer.runs:
                 assert run.attempts == given[run.id].attempts
 
     async def _end(self) -> None:
         runs = {run.id: run for run in self._some(self._held)}
-        hows: list[Callable[[PolicyRunJob], RunEnding]] = [
-            RunEnding.given_back,
-            RunEnding.given_back,
-            lambda run: RunEnding.given_back(run, error="the engine is down"),
-            RunEnding.submitted,
-            lambda run: RunEnding.failed(run, "no engine took it"),
+        hows: list[Callable[[PolicyRunJob], LeaseResult]] = [
+            LeaseResult.released,
+            LeaseResult.released,
+            lambda run: LeaseResult.released(run, error="the engine is down"),
+            LeaseResult.submitted,
+            lambda run: LeaseResult.failed(run, "no engine took it"),
         ]
         named = uuid.uuid4()
         call = self._runs.end(
@@ -178,7 +179,7 @@ class Worker:
             await self._swap(move, run.lease_owner)
 
     async def _finish(self) -> None:
-        page = await self._reader.policy_runs.list(TENANT, statuses=[_S.SUBMITTED], limit=50)
+        page = await self._reader.policy_runs.list(TENANT, statuses=[Status.SUBMITTED], limit=50)
         if page.runs:
             run, at = self._choose.choice(page.runs), datetime.now(UTC)
             await self._swap(
@@ -224,7 +225,7 @@ Repository = Callable[[Storage], PolicyRunRepository]
 _ENOUGH: Final[dict[object, int]] = {
     **dict.fromkeys(Told, 10),
     **dict.fromkeys(("leases", "rescues", "cancellations"), 5),
-    **dict.fromkeys(_S, 0),
+    **dict.fromkeys(PolicyRunStatus, 0),
 }
 """What has to be seen more often than this, before histories without a fault say that there is none."""
 
@@ -288,7 +289,7 @@ def problems(history: History) -> list[str]:
         if owners != [leased.get((run_id, attempts))]:
             found.append(f"attempt {attempts} of {run_id} was told to {owners}, and the log has another lease")
     for run_id in history.canceled:
-        if not history.runs[run_id].cancellation_requested and history.runs[run_id].status is not _S.CANCELED:
+        if not history.runs[run_id].cancellation_requested and history.runs[run_id].status is not Status.CANCELED:
             found.append(f"the request to cancel {run_id} is lost")
     return found
 
@@ -304,14 +305,14 @@ def _problems_of(
     status, attempts, version, owner = None, 0, datetime.min.replace(tzinfo=UTC), None
     for event in events:
         word, now, last = event.payload.get("from"), event.payload["attempts"], event.payload["transitionId"]
-        source = None if word is None else _S.from_word(word)
-        target = _S.from_word(event.payload["to"])
+        source = None if word is None else Status.parse(word)
+        target = Status.parse(event.payload["to"])
         landed[last, run.id] += 1
         if source is not status:
             found.append(f"a gap in {run.id}: {last} goes from {source}, and it was {status}")
         if target is not event.status or (source is not None and target not in TRANSITIONS[source]):
             found.append(f"illegal in {run.id}: {last} goes from {source} to {target}, and leaves {event.status}")
-        begins = source is _S.PENDING and target is _S.DISPATCHING
+        begins = source is Status.PENDING and target is Status.DISPATCHING
         if now != attempts + begins:
             found.append(f"attempts in {run.id}: {last} has {now} after {attempts}")
         if event.created_at <= version:
@@ -322,10 +323,10 @@ def _problems_of(
                 found.append(f"attempt {now} of {run.id} was leased twice")
             leased[run.id, now] = owner
         status, attempts, version = target, now, event.created_at
-    held_by = owner if status is _S.DISPATCHING else None
+    held_by = owner if status is Status.DISPATCHING else None
     if (status, attempts, held_by) != (run.status, run.attempts, run.lease_owner):
         found.append(f"the row of {run.id} is not where its log ends: {run.status} of {run.lease_owner}")
-    if run.updated_at != version and not (run.status is _S.DISPATCHING and run.updated_at > version):
+    if run.updated_at != version and not (run.status is Status.DISPATCHING and run.updated_at > version):
         found.append(f"the version of {run.id} is not that of its last move")
     return found
 
@@ -371,7 +372,7 @@ class EventInASecondStatement(Mistaken):
 
     @override
     async def end(
-        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+        self, endings: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
         versions: dict[UUID, datetime] = {}
         for end in (given := list(endings)):
@@ -408,7 +409,7 @@ class LeaseThatReadsAndThenWrites(Mistaken):
     @override
     async def lease(
         self, owner: str, duration: timedelta, *, attempts_max: int, limit: int = 1, **_named: Any
-    ) -> LeasedRuns:
+    ) -> LeaseBatch:
         del attempts_max
         runs: list[PolicyRunJob] = []
         pending = await self._sql(
@@ -430,8 +431,8 @@ class LeaseThatReadsAndThenWrites(Mistaken):
                 told=json.dumps(told),
             )
             run = await self.get(TENANT, UUID(int=run_id.int))
-            runs += [run] if run is not None and run.status is _S.DISPATCHING else []
-        return LeasedRuns(tuple(runs))
+            runs += [run] if run is not None and run.status is Status.DISPATCHING else []
+        return LeaseBatch(tuple(runs))
 
 
 class CancelIsLost(Mistaken):
@@ -439,7 +440,7 @@ class CancelIsLost(Mistaken):
 
     @override
     async def end(
-        self, endings: Iterable[RunEnding], *, actor: str | None = None, transition_id: UUID | None = None
+        self, endings: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
         given = list(endings)
         ending = asyncio.ensure_future(super().end(given, actor=actor, transition_id=transition_id))
@@ -447,7 +448,7 @@ class CancelIsLost(Mistaken):
             return await asyncio.shield(ending)
         except asyncio.CancelledError:
             # Whether the cancel or the end comes first is chance; here it always is the end.
-            await ended(ending)
+            await wait_ignoring_cancel(ending)
             return FinishResult({}, {end.job.id: "it was cancelled" for end in given})
 
 
@@ -469,5 +470,5 @@ async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever's the run is, and at whichever attempt, it is ended."""
-    monkeypatch.setattr(finish, "END_RUNS", finish._ended(finish._held(finish._of_attempt, finish._same_run)))
+    monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._fenced(finish._of_attempt, finish._same_run)))
     assert await noticed(graphjobs_settings, watch, as_it_is)

@@ -12,16 +12,17 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
-from graphjobs.core.fields import clean_error
+from graphjobs.core.fields import sanitize_error
 from graphjobs.core.results import StalledItem
-from graphjobs.database.executor import InSession
-from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.database.executor import SessionExecutor
+from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 MINUTE: Final = timedelta(minutes=1)
 LONG: Final = "x" * 10_000
 
@@ -38,7 +39,7 @@ async def spoil(storage: Storage, run: PolicyRunJob, assignment: str, *binds: ob
     await sql(storage, f"UPDATE scheduler.policy_runs SET {assignment} WHERE id = $1", run.id, *binds)
 
 
-async def lease(runs: PolicyRunRepository, tenant: str | None, **more: Any) -> LeasedRuns:
+async def lease(runs: PolicyRunRepository, tenant: str | None, **more: Any) -> LeaseBatch:
     """Leases for a minute."""
     return await runs.lease("A", MINUTE, **{"attempts_max": 9, "limit": 100, "tenant_id": tenant, **more})
 
@@ -141,8 +142,8 @@ async def test_a_run_that_cannot_be_read_is_failed_by_a_lease_and_stops_no_other
         " FROM scheduler.policy_runs WHERE id = $1",
         strange.id,
     )
-    why = clean_error(str(error))
-    assert (_S.FAILED.code, 1, why, None, None, True, payload[0]) == tuple(row)
+    why = sanitize_error(str(error))
+    assert (Status.FAILED.code, 1, why, None, None, True, payload[0]) == tuple(row)
     events = await runs.events(tenant, strange.id)
     assert ((), ["pending", "dispatching", "failed"]) == (events.unreadable, await statuses(storage, strange))
     assert ("dispatching", "failed", 1, why, "A") == tuple(
@@ -175,7 +176,7 @@ async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_oth
         await spoil(storage, run, "payload = '[]'")
 
     renewed = await runs.renew(held, MINUTE)
-    answers = await runs.end([RunEnding.submitted(ended), RunEnding.submitted(sound)])
+    answers = await runs.end([LeaseResult.submitted(ended), LeaseResult.submitted(sound)])
     sighting = StalledItem(stopped.id, tenant, renewed.runs[0].updated_at, 1)
     rescued = await runs.rescue([sighting], attempts_max=3)
     # What was asked for is something else now: the swap is lost, and what is there cannot be told.
@@ -197,7 +198,7 @@ async def test_an_event_that_cannot_be_read_is_named_and_the_rest_of_the_log_sta
     runs = storage.policy_runs
     run = await runs.insert(policy_run(tenant))
     (held,) = (await lease(runs, tenant)).runs
-    await runs.end([RunEnding.given_back(held)])
+    await runs.end([LeaseResult.released(held)])
     events = await runs.events(tenant, run.id)
     for payload in ("[1]", '"text"', "null", "[" * 5_000 + "]" * 5_000, json.dumps({"n": "x" * 100_000})):
         await sql(
@@ -222,11 +223,11 @@ async def test_a_run_that_has_had_all_its_attempts_is_failed_and_stops_no_other(
     answer = await lease(runs, tenant, attempts_max=3)
 
     assert {last.id: 3, fresh.id: 1} == {run.id: run.attempts for run in answer.runs}
-    assert ((spent.id,), frozenset({last.id}), ()) == (answer.exhausted, answer.last, answer.unreadable)
+    assert ((spent.id,), frozenset({last.id}), ()) == (answer.exhausted, answer.final_attempt_ids, answer.unreadable)
     found = await runs.get(tenant, spent.id)
     assert found is not None
     why = "it has had all its attempts: 3 are the most it gets"
-    assert (_S.FAILED, why, None) == (found.status, found.last_error, found.lease_owner)
+    assert (Status.FAILED, why, None) == (found.status, found.last_error, found.lease_owner)
     *_, event = await runs.events(tenant, spent.id)
     assert (why, ["pending", "dispatching", "failed"]) == (event.payload["error"], await statuses(storage, spent))
 
@@ -242,7 +243,7 @@ async def test_a_run_of_as_many_attempts_as_can_be_told_of_is_failed(
     assert ((), (run.id,)) == (answer.runs, answer.exhausted)
     found = await storage.policy_runs.get(tenant, run.id)
     assert found is not None
-    assert (_S.FAILED, 99_999) == (found.status, found.attempts)
+    assert (Status.FAILED, 99_999) == (found.status, found.attempts)
 
 
 async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Storage, tenant: str) -> None:
@@ -253,8 +254,8 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Stor
     for error in [None] * 4 + ["the engine is down", None, "the engine is down"]:
         answer = await lease(runs, tenant, attempts_max=2)
         (held,) = answer.runs
-        last.append(run.id in answer.last)
-        await runs.end([RunEnding.given_back(held, error=error)])
+        last.append(run.id in answer.final_attempt_ids)
+        await runs.end([LeaseResult.released(held, error=error)])
     spent = await lease(runs, tenant, attempts_max=2)
 
     assert [False] * 5 + [True] * 2 == last
@@ -272,7 +273,7 @@ async def test_a_flood_of_runs_that_cannot_be_dispatched_is_failed_within_one_le
         " now(), now() - interval '1 day', CASE n % 2 WHEN 0 THEN '[]'::jsonb ELSE $2::text::jsonb END"
         " FROM generate_series(1, 1000) AS n",
         tenant,
-        policy_run(tenant).details_json(),
+        policy_run(tenant).payload_json(),
     )
     sound = await storage.policy_runs.insert(policy_run(tenant))
 
@@ -307,10 +308,10 @@ async def test_tenants_of_hostile_names_neither_end_nor_stall_the_leases_of_othe
 
     taken: list[uuid.UUID] = []
     aside: list[Any] = []
-    turns = LeaseTurns()
+    turns = TenantCursors()
     for _ in range(-(-len(names) // limit)):
         answer = await lease(runs, None, limit=limit, after=turns)
-        turns = answer.turns
+        turns = answer.cursors
         taken += [run.id for run in answer.runs]
         aside += [error.row_id for error in answer.unreadable]
 
@@ -319,7 +320,7 @@ async def test_tenants_of_hostile_names_neither_end_nor_stall_the_leases_of_othe
     assert no_names == {made[run_id] for run_id in aside}
     assert len(names) == len(taken) + len(aside)
     found = await sql(graphjobs_storage, "SELECT id, status FROM scheduler.policy_runs")
-    assert {run_id: _S.DISPATCHING.code if run_id in taken else _S.FAILED.code for run_id in made} == {
+    assert {run_id: Status.DISPATCHING.code if run_id in taken else Status.FAILED.code for run_id in made} == {
         uuid.UUID(int=row[0].int): row[1] for row in found
     }
 
@@ -348,11 +349,11 @@ async def test_leases_of_tenants_of_hostile_names_that_have_run_out_are_rescued(
 class NoDatabase:
     """An executor that no call of these tests should reach."""
 
-    async def rows(self, statement: object, params: object) -> NoReturn:
+    async def fetch_all(self, statement: object, params: object) -> NoReturn:
         """Refuses."""
         raise AssertionError("this went to the database")
 
-    def using(self, session: AsyncSession) -> InSession:
+    def using(self, session: AsyncSession) -> SessionExecutor:
         """Refuses."""
         raise AssertionError("this opened a session")
 
@@ -396,16 +397,16 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=bad),
         ["", 5, b"a", ("", "")],
         "after",
-        "it should hold only LeaseTurns",
+        "it should hold only TenantCursors",
     ),
     "lease after others": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=LeaseTurns(others=bad)),
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=TenantCursors(others=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.others",
         "text as the database holds it, without NUL",
     ),
     "lease after emergencies": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=LeaseTurns(emergency=bad)),
+        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=TenantCursors(emergency=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.emergency",
         "text as the database holds it, without NUL",
@@ -427,27 +428,27 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
     ),
     "renew what is no run": (
         lambda bad: NOWHERE.renew([bad], MINUTE),
-        [True, None, run_request(), HELD.id, RunEnding.submitted(HELD)],
+        [True, None, run_request(), HELD.id, LeaseResult.submitted(HELD)],
         "job",
         "it should be a PolicyRunJob",
     ),
-    "end endings": (NOWHERE.end, NO_LISTS, "endings", "should be a list"),
+    "end endings": (NOWHERE.end, NO_LISTS, "results", "should be a list"),
     "end many": (
         NOWHERE.end,
-        [[RunEnding.submitted(HELD)] * 1_001, itertools.repeat(RunEnding.submitted(HELD))],
-        "endings",
+        [[LeaseResult.submitted(HELD)] * 1_001, itertools.repeat(LeaseResult.submitted(HELD))],
+        "results",
         "at most 1000",
     ),
     "end twice": (
         NOWHERE.end,
-        [[RunEnding.submitted(HELD), RunEnding.given_back(HELD)]],
-        "endings",
+        [[LeaseResult.submitted(HELD), LeaseResult.released(HELD)]],
+        "results",
         "each job should be there once",
     ),
-    "end what is no ending": (lambda bad: NOWHERE.end([bad]), [True, None, HELD, SEEN], "endings", "only RunEndings"),
-    "end actor": (lambda bad: NOWHERE.end([RunEnding.submitted(HELD)], actor=bad), NO_NAMES, "actor", NAME),
+    "end what is no ending": (lambda bad: NOWHERE.end([bad]), [True, None, HELD, SEEN], "results", "only LeaseResults"),
+    "end actor": (lambda bad: NOWHERE.end([LeaseResult.submitted(HELD)], actor=bad), NO_NAMES, "actor", NAME),
     "end transition_id": (
-        lambda bad: NOWHERE.end([RunEnding.submitted(HELD)], transition_id=bad),
+        lambda bad: NOWHERE.end([LeaseResult.submitted(HELD)], transition_id=bad),
         ["x", str(uuid.uuid4()), 5, True],
         "transition_id",
         "should be a UUID",
@@ -457,26 +458,26 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
     "rescue sightings": (
         lambda bad: NOWHERE.rescue(bad, attempts_max=3),
         NO_LISTS,
-        "sightings",
+        "stalled",
         "should be a list",
     ),
     "rescue many": (
         lambda bad: NOWHERE.rescue(bad, attempts_max=3),
         [[SEEN] * 1_001, itertools.repeat(SEEN)],
-        "sightings",
+        "stalled",
         "at most 1000",
     ),
     "rescue twice": (
         lambda bad: NOWHERE.rescue(bad, attempts_max=3),
         [[SEEN, SEEN]],
-        "sightings",
+        "stalled",
         "each job should be there once",
     ),
     "rescue what is no sighting": (
         lambda bad: NOWHERE.rescue([bad], attempts_max=3),
         [True, None, HELD, HELD.id],
-        "sightings",
-        "only Sightings",
+        "stalled",
+        "only StalledItems",
     ),
     "rescue attempts_max": (
         lambda bad: NOWHERE.rescue([SEEN], attempts_max=bad),
@@ -504,7 +505,7 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
     "get_by_run_id run_id": (lambda bad: NOWHERE.get_by_run_id("a", bad), [None, *NO_NAMES], "run_id", NAME),
     "replace job": (
         lambda bad: NOWHERE.replace(bad, None),
-        [True, None, run_request(), RunEnding.submitted(HELD)],
+        [True, None, run_request(), LeaseResult.submitted(HELD)],
         "job",
         "it should be a PolicyRunJob",
     ),
@@ -598,10 +599,10 @@ async def test_an_argument_that_cannot_be_is_named_with_its_limit_before_any_sql
 
 async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str) -> None:
     """Nor a long one, by any method that takes a list."""
-    held = (HELD.changed(id=uuid.uuid4(), tenant_id=tenant) for _ in itertools.count())
+    held = (HELD.replace(id=uuid.uuid4(), tenant_id=tenant) for _ in itertools.count())
     for call in (
         storage.policy_runs.renew(held, MINUTE),
-        storage.policy_runs.end(RunEnding.submitted(run) for run in held),
+        storage.policy_runs.end(LeaseResult.submitted(run) for run in held),
         storage.policy_runs.rescue((StalledItem(run.id, tenant, AT, 1) for run in held), attempts_max=3),
     ):
         with pytest.raises(InvalidJob, match="at most 1000"):
@@ -623,13 +624,13 @@ async def test_statuses_that_cannot_be_are_named(statuses: Any, field: str) -> N
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: RunEnding.submitted(True), "job"),  # type: ignore[arg-type]
-        (lambda: RunEnding.failed(None, "x"), "job"),  # type: ignore[arg-type]
-        (lambda: RunEnding.given_back(HELD.id), "job"),  # type: ignore[arg-type]
-        (lambda: RunEnding.canceled(run_request()), "job"),  # type: ignore[arg-type]
-        (lambda: RunEnding.given_back(HELD, delay=timedelta(seconds=-1)), "delay"),
-        (lambda: RunEnding.given_back(HELD, delay=timedelta(days=7, seconds=1)), "delay"),
-        (lambda: RunEnding.given_back(HELD, delay=5), "delay"),  # type: ignore[arg-type]
+        (lambda: LeaseResult.submitted(True), "job"),  # type: ignore[arg-type]
+        (lambda: LeaseResult.failed(None, "x"), "job"),  # type: ignore[arg-type]
+        (lambda: LeaseResult.released(HELD.id), "job"),  # type: ignore[arg-type]
+        (lambda: LeaseResult.canceled(run_request()), "job"),  # type: ignore[arg-type]
+        (lambda: LeaseResult.released(HELD, delay=timedelta(seconds=-1)), "delay"),
+        (lambda: LeaseResult.released(HELD, delay=timedelta(days=7, seconds=1)), "delay"),
+        (lambda: LeaseResult.released(HELD, delay=5), "delay"),  # type: ignore[arg-type]
         (lambda: RetryBackoff(first=timedelta(0)), "first"),
         (lambda: RetryBackoff(first=MINUTE, cap=timedelta(seconds=1)), "first"),
         (lambda: RetryBackoff(first=timedelta(days=3650), cap=timedelta(days=3650)), "first"),
@@ -648,10 +649,10 @@ def test_an_end_of_a_run_that_nobody_leases_is_refused_when_it_is_made() -> None
     """Whichever end, and wherever the run stands."""
     for run in (PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)):
         for make in (
-            RunEnding.submitted,
-            RunEnding.given_back,
-            RunEnding.canceled,
-            lambda run: RunEnding.failed(run, "x"),
+            LeaseResult.submitted,
+            LeaseResult.released,
+            LeaseResult.canceled,
+            lambda run: LeaseResult.failed(run, "x"),
         ):
             with pytest.raises(IllegalTransition):
                 make(run)
@@ -664,14 +665,14 @@ async def test_any_text_of_why_a_run_failed_is_taken(storage: Storage, tenant: s
         run = await runs.insert(policy_run(tenant))
         (held,) = (await lease(runs, tenant)).runs
         if number % 2:
-            await runs.end([RunEnding.failed(held, text)])
+            await runs.end([LeaseResult.failed(held, text)])
         else:
             await runs.replace(held.fail(at=datetime.now(UTC), error=text), "A")
         found = await runs.get(tenant, run.id)
         events = await runs.events(tenant, run.id)
         assert found is not None
         assert found.last_error is not None
-        assert (_S.FAILED, ()) == (found.status, events.unreadable)
+        assert (Status.FAILED, ()) == (found.status, events.unreadable)
         assert 1 <= len(found.last_error) <= 4_000
         assert found.last_error == events[-1].payload["error"]
 

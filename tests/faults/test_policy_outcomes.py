@@ -24,7 +24,7 @@ from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateOutcome, UpdateResult
 from graphjobs.database import executor as executor_room
 from graphjobs.policy_runs import queue as queue_room
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
@@ -34,7 +34,8 @@ from tests.faults.backend_monitor import Watch, checked_out, url_of, with_settin
 from tests.faults.cancel_at_await import Cancel, cancelled_at
 from tests.faults.faulty_proxy import Fault, Wire
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 MINUTE: Final = timedelta(minutes=1)
 
 
@@ -70,7 +71,7 @@ async def prepare(runs: PolicyRunRepository) -> None:
     (held,) = (await lease(runs, nobody.tenant_id)).runs
     await runs.renew([held], MINUTE)
     await runs.replace(held.request_cancellation(at=AT), "A")
-    await runs.end([RunEnding.submitted(held)])
+    await runs.end([LeaseResult.submitted(held)])
     await runs.replace(held.submit(at=AT), "A")
     await runs.rescue([seen(held)], attempts_max=3)
     assert await runs.get_by_run_id(nobody.tenant_id, nobody.run_id) is not None
@@ -223,14 +224,18 @@ async def test_a_lease_whose_answer_is_lost_gives_the_very_runs(
     assert 1 == wire.hit
     assert ["emergency", "high", "normal"] == [run.priority for run in answer.runs]
     assert [await now(storage, run) for run in answer.runs] == list(answer.runs)
-    assert (frozenset(run.id for run in answer.runs), (), ()) == (answer.last, answer.exhausted, answer.unreadable)
-    assert before.id not in answer.last
+    assert (frozenset(run.id for run in answer.runs), (), ()) == (
+        answer.final_attempt_ids,
+        answer.exhausted,
+        answer.unreadable,
+    )
+    assert before.id not in answer.final_attempt_ids
     for run in answer.runs:
-        assert (_S.DISPATCHING, 1, "A") == (run.status, run.attempts, run.lease_owner)
+        assert (Status.DISPATCHING, 1, "A") == (run.status, run.attempts, run.lease_owner)
         assert ["pending", "dispatching"] == await statuses(storage, run)
     rest = await lease(runs, tenant, limit=9)
     assert 2 == len(rest.runs)
-    assert {run.id for run in answer.runs} == set((await runs.end(map(RunEnding.submitted, answer.runs))).versions)
+    assert {run.id for run in answer.runs} == set((await runs.end(map(LeaseResult.submitted, answer.runs))).versions)
 
 
 async def test_a_lease_that_never_reached_the_server_changed_nothing(
@@ -266,15 +271,15 @@ async def test_a_lease_whose_answer_is_lost_does_not_count_what_was_given_back_i
     """As one whose answer arrives: the run is leased, and not failed for having had too many attempts."""
     runs, run = storage.policy_runs, await leased(storage, tenant)
     for _ in range(2):
-        await runs.end([RunEnding.given_back(run)])
+        await runs.end([LeaseResult.released(run)])
         (run,) = (await lease(runs, tenant, attempts_max=1)).runs
-    await runs.end([RunEnding.given_back(run)])
+    await runs.end([LeaseResult.released(run)])
     wire.fault = Fault.DROP_REPLY
     answer = await lease(wired, tenant, attempts_max=1)
     assert 1 == wire.hit
     assert ([(run.id, 4)], ()) == ([(again.id, again.attempts) for again in answer.runs], answer.exhausted)
-    assert {run.id} == answer.last
-    assert _S.DISPATCHING is (await now(storage, run)).status
+    assert {run.id} == answer.final_attempt_ids
+    assert Status.DISPATCHING is (await now(storage, run)).status
 
 
 async def test_a_lease_whose_answer_is_lost_fails_what_cannot_be_dispatched(
@@ -289,7 +294,7 @@ async def test_a_lease_whose_answer_is_lost_fails_what_cannot_be_dispatched(
     answer = await lease(wired, tenant, limit=9, attempts_max=3)
     assert 1 == wire.hit
     assert ([fresh.id], (spent.id,)) == ([run.id for run in answer.runs], answer.exhausted)
-    assert _S.FAILED is (await now(storage, spent)).status
+    assert Status.FAILED is (await now(storage, spent)).status
 
 
 async def test_a_lease_whose_answer_is_lost_finds_a_run_whose_cancellation_was_requested_since(
@@ -297,13 +302,13 @@ async def test_a_lease_whose_answer_is_lost_finds_a_run_whose_cancellation_was_r
 ) -> None:
     """It is the owner's all the same, and he learns of the request: nothing else would end that lease in order."""
     run, untouched = [await storage.policy_runs.insert(policy_run(tenant)) for _ in range(2)]
-    find_out = executor_room.find_out
+    find_out = executor_room.resolve_outcome
 
     async def after_the_request(*given: Any) -> Any:
         await ask_for_the_end(storage, run)
         return await find_out(*given)
 
-    monkeypatch.setattr(queue_room, "find_out", after_the_request)
+    monkeypatch.setattr(queue_room, "resolve_outcome", after_the_request)
     wire.fault = Fault.DROP_REPLY
     answer = await lease(wired, tenant, limit=9)
     assert 1 == wire.hit
@@ -346,9 +351,9 @@ class Ending:
     async def of(self, runs: PolicyRunRepository) -> FinishResult:
         """Asks for it."""
         ending = {
-            "submitted": RunEnding.submitted(self.run),
-            "pending": RunEnding.given_back(self.run),
-            "failed": RunEnding.failed(self.run, "no engine took it"),
+            "submitted": LeaseResult.submitted(self.run),
+            "pending": LeaseResult.released(self.run),
+            "failed": LeaseResult.failed(self.run, "no engine took it"),
         }[self.how]
         return await runs.end([ending], transition_id=self.transition)
 
@@ -409,7 +414,7 @@ async def test_an_end_nobody_can_look_up_is_told_to_be_unknown(
     wired: PolicyRunRepository, wire: Wire, storage: Storage, ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stays broken past the bound; the end landed, and asked again it says so."""
-    monkeypatch.setattr(executor_room, "_FIND_OUT_SECONDS", 0.3)
+    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
     wire.lasts, wire.fault = True, Fault.DROP_REPLY
     with pytest.raises(OutcomeUnknown):
         await ending.of(wired)
@@ -440,11 +445,11 @@ async def test_of_many_ends_whose_answer_is_lost_each_is_told_what_became_of_it(
     await ask_for_the_end(storage, asked)
     async with shared_watch.holding(held.id, table="policy_runs"):
         wire.fault = Fault.DROP_REPLY
-        answer = await wired.end([RunEnding.given_back(run) for run in (ended, lost, held, asked)])
+        answer = await wired.end([LeaseResult.released(run) for run in (ended, lost, held, asked)])
     assert 1 == wire.hit
     assert {run.id: (await now(storage, run)).updated_at for run in (ended, asked)} == answer.versions
     assert ({lost.id}, frozenset({held.id})) == (set(answer.lost), answer.busy)
-    assert [_S.PENDING, _S.CANCELED] == [(await now(storage, run)).status for run in (ended, asked)]
+    assert [Status.PENDING, Status.CANCELED] == [(await now(storage, run)).status for run in (ended, asked)]
 
 
 # Rescues
@@ -462,7 +467,7 @@ async def test_a_rescue_whose_answer_is_lost_is_told_what_it_did(
     assert 1 == wire.hit
     assert ((stopped.id,), (spent.id,)) == (answer.requeued, answer.failed)
     found = [(await now(storage, run)).status for run in (stopped, spent, lively)]
-    assert [_S.PENDING, _S.FAILED, _S.DISPATCHING] == found
+    assert [Status.PENDING, Status.FAILED, Status.DISPATCHING] == found
     assert ["pending", "dispatching", "pending"] == await statuses(storage, stopped)
 
 
@@ -549,7 +554,7 @@ async def test_a_lost_move_whose_answer_is_lost_changed_nothing(
     wired: PolicyRunRepository, wire: Wire, storage: Storage, asked: Asked
 ) -> None:
     """What is not in the log was not applied; asked again, it is told who was first."""
-    await storage.policy_runs.end([RunEnding.failed(asked.run, "first")])
+    await storage.policy_runs.end([LeaseResult.failed(asked.run, "first")])
     wire.fault = Fault.DROP_REPLY
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
         await asked.of(wired)
@@ -581,7 +586,7 @@ async def test_a_move_that_waits_past_the_bound_is_told_to_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may still land, and does; asked again, it is applied once."""
-    monkeypatch.setattr(executor_room, "_FIND_OUT_SECONDS", 0.3)
+    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
     async with shared_watch.holding(asked.run.id, table="policy_runs"):
         waiting = asyncio.create_task(asked.of(wired))
         await shared_watch.until_waiting()
@@ -608,7 +613,10 @@ async def test_a_move_tells_each_time_that_the_end_of_the_run_was_asked_for_mean
     assert int(answer_is_lost) == wire.hit
     second = await asked.of(wired)
     found = await now(storage, run)
-    assert (_S.SUBMITTED, requested.cancellation_requested_at) == (found.status, found.cancellation_requested_at)
+    assert (Status.SUBMITTED, requested.cancellation_requested_at) == (
+        found.status,
+        found.cancellation_requested_at,
+    )
     assert [found, found] == [first.job, second.job]
 
 
@@ -692,12 +700,14 @@ async def test_a_use_case_whose_write_is_lost_is_told_truly_and_can_be_asked_for
     pending = await asked(lambda: service.enqueue(request))
     (held,) = (await lease(storage.policy_runs, tenant)).runs
     requested = await asked(lambda: service.request_cancellation(tenant, "nightly", reason="enough"))
-    await storage.policy_runs.end([RunEnding.submitted(held)])
+    await storage.policy_runs.end([LeaseResult.submitted(held)])
     completion = PolicyRunCompletion(run_id="nightly", status="completed")
     completed = await asked(lambda: service.complete(tenant, completion))
     again = await asked(lambda: service.retry(tenant, "nightly", new_run_id="nightly, again"))
 
-    assert [_S.PENDING, _S.DISPATCHING, _S.COMPLETED] == [run.status for run in (pending, requested, completed)]
+    assert [Status.PENDING, Status.DISPATCHING, Status.COMPLETED] == [
+        run.status for run in (pending, requested, completed)
+    ]
     assert {pending.id} == {requested.id, completed.id}
     assert {"retryOf": "nightly"} == dict(again.metadata)
     log = ["pending", "dispatching", "dispatching", "submitted", "completed"]

@@ -18,25 +18,26 @@ from graphjobs import (
 )
 from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome, UpdateResult
-from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 from tests.faults.backend_monitor import Watch
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 MINUTE: Final = timedelta(minutes=1)
 RUNS: Final = "policy_runs"
 
-How = Callable[[PolicyRunJob], RunEnding]
-SUBMITTED: Final[How] = RunEnding.submitted
-GIVEN_BACK: Final[How] = RunEnding.given_back
+How = Callable[[PolicyRunJob], LeaseResult]
+SUBMITTED: Final[How] = LeaseResult.submitted
+GIVEN_BACK: Final[How] = LeaseResult.released
 
 
-def failed(run: PolicyRunJob) -> RunEnding:
+def failed(run: PolicyRunJob) -> LeaseResult:
     """How it ends badly."""
-    return RunEnding.failed(run, "no engine took it")
+    return LeaseResult.failed(run, "no engine took it")
 
 
 def later(step: float) -> dict[str, Any]:
@@ -54,7 +55,7 @@ async def transaction(storage: Storage) -> AsyncIterator[PolicyRunRepository]:
 
 async def lease(
     runs: PolicyRunRepository, tenant: str | None, owner: str = "A", *, limit: int = 1, **more: Any
-) -> LeasedRuns:
+) -> LeaseBatch:
     """Leases for a minute, and waits for nobody."""
     async with asyncio.timeout(5):
         return await runs.lease(owner, MINUTE, attempts_max=9, limit=limit, tenant_id=tenant, **more)
@@ -84,7 +85,7 @@ def seen(run: PolicyRunJob) -> StalledItem:
     return StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts)
 
 
-def ids(answer: LeasedRuns) -> list[Any]:
+def ids(answer: LeaseBatch) -> list[Any]:
     """Which runs a lease took, in its order."""
     return [run.id for run in answer.runs]
 
@@ -125,10 +126,10 @@ async def test_many_leases_at_once_never_take_the_same_run(
     taken: list[PolicyRunJob] = []
 
     async def leaser(owner: str) -> None:
-        turns = LeaseTurns()
+        turns = TenantCursors()
         while len(taken) < len(added):
             answer = await lease(runs, None if everybodys else "acme", owner, limit=limit, after=turns)
-            turns = answer.turns
+            turns = answer.cursors
             assert len(answer.runs) <= limit
             assert {owner} >= {run.lease_owner for run in answer.runs}
             taken.extend(answer.runs)
@@ -176,11 +177,11 @@ async def test_a_tenant_whose_runs_are_held_does_not_keep_others_from_their_turn
     """Whoever holds them, and for how long: with as many leases as there are tenants, each that waits is served."""
     runs = graphjobs_storage.policy_runs
     held, free = await runs.insert(policy_run("acme")), await runs.insert(policy_run("beta"))
-    turns, served = LeaseTurns(), []
+    turns, served = TenantCursors(), []
     async with watch.holding(held.id, table=RUNS):
         for _ in range(2):
             answer = await lease(runs, None, after=turns)
-            turns = answer.turns
+            turns = answer.cursors
             served += ids(answer)
     assert [free.id] == served
 
@@ -205,7 +206,7 @@ async def test_a_rescue_leaves_a_run_alone_whose_end_is_under_way(storage: Stora
     """It does not wait for it either: there is life in that run."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        ended = await holder.end([RunEnding.submitted(run)])
+        ended = await holder.end([LeaseResult.submitted(run)])
         async with asyncio.timeout(5):
             during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
     after = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
@@ -214,7 +215,7 @@ async def test_a_rescue_leaves_a_run_alone_whose_end_is_under_way(storage: Stora
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
 
 
-@pytest.mark.parametrize("how", [SUBMITTED, GIVEN_BACK, failed, RunEnding.canceled])
+@pytest.mark.parametrize("how", [SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled])
 async def test_an_end_that_meets_a_rescue_is_refused(storage: Storage, tenant: str, how: How) -> None:
     """It waits for nobody: as long as the rescue is under way it is told so, and then that its lease is over."""
     run = await leased(storage, tenant)
@@ -236,9 +237,9 @@ async def test_an_end_that_meets_a_rescue_that_rolls_back_is_done(storage: Stora
     run = await leased(storage, tenant)
     async with storage.session() as session:
         await storage.policy_runs.using(session).rescue([seen(run)], attempts_max=3)
-        during = await storage.policy_runs.end([RunEnding.submitted(run)])
+        during = await storage.policy_runs.end([LeaseResult.submitted(run)])
         await session.rollback()
-    after = await storage.policy_runs.end([RunEnding.submitted(run)])
+    after = await storage.policy_runs.end([LeaseResult.submitted(run)])
     assert (frozenset({run.id}), {run.id}) == (during.busy, set(after.versions))
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
 
@@ -248,24 +249,27 @@ async def test_an_end_that_meets_a_heartbeat_is_done(storage: Storage, tenant: s
     run = await leased(storage, tenant)
     async with transaction(storage) as beating:
         (renewed,) = (await beating.renew([run], MINUTE)).runs
-        during = await storage.policy_runs.end([RunEnding.submitted(run)])
-    ended = await storage.policy_runs.end([RunEnding.submitted(run)])
+        during = await storage.policy_runs.end([LeaseResult.submitted(run)])
+    ended = await storage.policy_runs.end([LeaseResult.submitted(run)])
     assert (frozenset({run.id}), {run.id}) == (during.busy, set(ended.versions))
     assert ended.versions[run.id] > renewed.updated_at > run.updated_at
-    assert _S.SUBMITTED is (await now(storage, run)).status
+    assert Status.SUBMITTED is (await now(storage, run)).status
 
 
 async def test_a_heartbeat_that_meets_an_end_neither_waits_nor_revives(storage: Storage, tenant: str) -> None:
     """Under way, the run counts as held still; once it is committed, as lost."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        await holder.end([RunEnding.submitted(run)])
+        await holder.end([LeaseResult.submitted(run)])
         async with asyncio.timeout(5):
             during = await storage.policy_runs.renew([run], MINUTE)
     after = await storage.policy_runs.renew([run], MINUTE)
     assert ((), frozenset(), frozenset({run.id})) == (during.runs, during.lost, during.busy)
     assert ((), frozenset({run.id}), frozenset()) == (after.runs, after.lost, after.busy)
-    assert (_S.SUBMITTED, None) == ((await now(storage, run)).status, (await now(storage, run)).lease_expires_at)
+    assert (Status.SUBMITTED, None) == (
+        (await now(storage, run)).status,
+        (await now(storage, run)).lease_expires_at,
+    )
 
 
 async def test_a_rescue_leaves_a_run_alone_whose_heartbeat_is_under_way(storage: Storage, tenant: str) -> None:
@@ -323,7 +327,7 @@ async def test_a_row_that_somebody_holds_is_not_seen_as_run_out(
 async def test_a_rescue_leaves_a_run_alone_that_was_leased_anew(storage: Storage, tenant: str) -> None:
     """Given back and taken by another, it is dispatched again, and is not what was seen."""
     run = await leased(storage, tenant)
-    await storage.policy_runs.end([RunEnding.given_back(run)])
+    await storage.policy_runs.end([LeaseResult.released(run)])
     async with transaction(storage) as leaser:
         (again,) = (await lease(leaser, tenant, "B")).runs
         async with asyncio.timeout(5):
@@ -359,7 +363,7 @@ async def test_of_two_rescues_of_one_run_one_wins(storage: Storage, tenant: str)
 async def test_of_fifty_ends_of_one_lease_one_lands(storage: Storage, tenant: str) -> None:
     """However they end it; the others are told that it is over, or busy as long as it is under way."""
     run = await leased(storage, tenant)
-    hows = [SUBMITTED, GIVEN_BACK, failed, RunEnding.canceled]
+    hows = [SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled]
     answers = await asyncio.gather(*(storage.policy_runs.end([hows[step % 4](run)]) for step in range(50)))
     landed = [answer for answer in answers if run.id in answer.versions]
     assert 1 == len(landed)
@@ -375,11 +379,11 @@ async def test_of_fifty_ends_of_one_lease_one_lands(storage: Storage, tenant: st
 async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: str, again_by: str) -> None:
     """Leased anew, even by a dispatcher of the same name: the first attempt cannot end, renew or move the second."""
     first = await leased(storage, tenant, "A")
-    await storage.policy_runs.end([RunEnding.given_back(first)])
+    await storage.policy_runs.end([LeaseResult.released(first)])
     (second,) = (await lease(storage.policy_runs, tenant, again_by)).runs
     before = await statuses(storage, first)
 
-    for how in (SUBMITTED, GIVEN_BACK, failed, RunEnding.canceled):
+    for how in (SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled):
         ended = await storage.policy_runs.end([how(first)])
         assert ({}, {first.id}) == (ended.versions, set(ended.lost))
         assert ended.lost[first.id].endswith(f"a later look found the run dispatching at attempt 2, of {again_by!r}")
@@ -387,7 +391,7 @@ async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: s
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
     for late in (
         first.submit(at=AT),
-        first.give_back(at=AT, available_at=AT),
+        first.release(at=AT, available_at=AT),
         first.fail(at=AT, error="late"),
         first.cancel(at=AT),
         first.renew(at=AT, until=AT),
@@ -404,9 +408,9 @@ async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: s
 async def test_another_owner_can_do_nothing_with_a_lease(storage: Storage, tenant: str) -> None:
     """Though he knows the attempt and the version."""
     run = await leased(storage, tenant, "A")
-    forged = run.changed(lease_owner="B")
+    forged = run.replace(lease_owner="B")
 
-    ended = await storage.policy_runs.end([RunEnding.submitted(forged)])
+    ended = await storage.policy_runs.end([LeaseResult.submitted(forged)])
     renewed = await storage.policy_runs.renew([forged], MINUTE)
     moved = [
         await storage.policy_runs.replace(run.submit(at=AT), "B"),
@@ -433,8 +437,8 @@ def asking(runs: PolicyRunRepository, run: PolicyRunJob) -> "asyncio.Task[Policy
 
 AFTER_AN_END = {
     # how the lease ends: what the run then is, and what its log tells from its lease on.
-    "given back": (GIVEN_BACK, _S.CANCELED, ["pending", "canceled"]),
-    "submitted": (SUBMITTED, _S.SUBMITTED, ["submitted", "submitted"]),
+    "given back": (GIVEN_BACK, Status.CANCELED, ["pending", "canceled"]),
+    "submitted": (SUBMITTED, Status.SUBMITTED, ["submitted", "submitted"]),
 }
 
 
@@ -456,8 +460,8 @@ async def test_a_cancellation_that_waits_for_an_end_is_not_lost(
 
 
 AFTER_A_CANCELLATION = {
-    "given back": (GIVEN_BACK, _S.CANCELED, ["dispatching", "canceled"]),
-    "submitted": (SUBMITTED, _S.SUBMITTED, ["dispatching", "submitted"]),
+    "given back": (GIVEN_BACK, Status.CANCELED, ["dispatching", "canceled"]),
+    "submitted": (SUBMITTED, Status.SUBMITTED, ["dispatching", "submitted"]),
 }
 
 
@@ -475,7 +479,7 @@ async def test_an_end_that_meets_a_cancellation_does_not_lose_it(storage: Storag
     assert ({}, {}, frozenset({run.id})) == (during.versions, during.lost, during.busy)
     assert {run.id: found.updated_at} == after.versions
     assert (status, True, "not wanted") == (found.status, found.cancellation_requested, found.cancellation_reason)
-    assert (status is _S.CANCELED) == (found.canceled_at is not None)
+    assert (status is Status.CANCELED) == (found.canceled_at is not None)
     assert ["pending", "dispatching", *log] == await statuses(storage, run)
     *_, event = await storage.policy_runs.events(tenant, run.id)
     assert ("dispatching", status.value) == (event.payload["from"], event.payload["to"])
@@ -492,7 +496,11 @@ async def test_a_cancellation_that_waits_for_a_heartbeat_is_not_lost(
         await shared_watch.until_waiting()
     asked = await waiting
     (told,) = (await storage.policy_runs.renew([run], MINUTE)).runs
-    assert (_S.DISPATCHING, True, "not wanted") == (told.status, told.cancellation_requested, told.cancellation_reason)
+    assert (Status.DISPATCHING, True, "not wanted") == (
+        told.status,
+        told.cancellation_requested,
+        told.cancellation_reason,
+    )
     assert asked.cancellation_requested_at == told.cancellation_requested_at
     assert ["pending", "dispatching", "dispatching"] == await statuses(storage, run)
 
@@ -520,8 +528,8 @@ async def test_a_cancellation_that_waits_for_a_lease_asks_its_holder(
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
     asked = await waiting
-    assert (_S.DISPATCHING, True, "A") == (asked.status, asked.cancellation_requested, asked.lease_owner)
-    ended = await storage.policy_runs.end([RunEnding.given_back(held)])
+    assert (Status.DISPATCHING, True, "A") == (asked.status, asked.cancellation_requested, asked.lease_owner)
+    ended = await storage.policy_runs.end([LeaseResult.released(held)])
     assert {run.id} == set(ended.versions)
     assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
 
@@ -534,7 +542,7 @@ async def test_a_lease_goes_past_a_run_whose_cancellation_is_under_way(storage: 
         during = await lease(storage.policy_runs, tenant)
     after = await lease(storage.policy_runs, tenant)
     assert [[], []] == [ids(during), ids(after)]
-    assert (_S.CANCELED, canceled) == (canceled.status, await now(storage, run))
+    assert (Status.CANCELED, canceled) == (canceled.status, await now(storage, run))
     assert ["pending", "canceled"] == await statuses(storage, run)
 
 
@@ -547,7 +555,7 @@ async def test_a_cancellation_that_waits_for_a_rescue_is_not_lost(
         await rescuer.rescue([seen(run)], attempts_max=3)
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
-    assert _S.CANCELED is (await waiting).status
+    assert Status.CANCELED is (await waiting).status
     assert ["pending", "dispatching", "pending", "canceled"] == await statuses(storage, run)
 
 
@@ -560,7 +568,7 @@ async def test_a_rescue_of_a_run_whose_cancellation_was_requested_cancels_it(sto
     stale = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
     after = await storage.policy_runs.rescue([seen(await now(storage, run))], attempts_max=3)
     assert [(), (), (run.id,)] == [during.requeued, stale.requeued, after.requeued]
-    assert (_S.CANCELED, None) == ((await now(storage, run)).status, (await now(storage, run)).lease_owner)
+    assert (Status.CANCELED, None) == ((await now(storage, run)).status, (await now(storage, run)).lease_owner)
     assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
 
 
@@ -576,7 +584,11 @@ async def test_a_cancellation_that_waits_for_a_failure_is_told_that_it_is_too_la
     with pytest.raises(JobConflict, match="the run is failed already"):
         await waiting
     found = await now(storage, run)
-    assert (_S.FAILED, "no engine took it", False) == (found.status, found.last_error, found.cancellation_requested)
+    assert (Status.FAILED, "no engine took it", False) == (
+        found.status,
+        found.last_error,
+        found.cancellation_requested,
+    )
 
 
 async def test_a_give_back_by_its_holder_that_has_not_seen_the_cancellation_is_refused(
@@ -585,7 +597,7 @@ async def test_a_give_back_by_its_holder_that_has_not_seen_the_cancellation_is_r
     """By `replace` it is a conflict, and what is to be done is in the answer: the request stands."""
     run = await leased(storage, tenant)
     asked = await asking(storage.policy_runs, run)
-    result = await storage.policy_runs.replace(run.give_back(at=AT, available_at=AT), "A")
+    result = await storage.policy_runs.replace(run.release(at=AT, available_at=AT), "A")
     assert (UpdateOutcome.CONFLICT, asked) == (result.outcome, result.job)
     assert asked.cancellation_requested
     assert asked == await now(storage, run)
@@ -595,7 +607,7 @@ async def test_fifty_cancellations_at_once_are_one(storage: Storage, tenant: str
     """All are told the same request, and the log tells of it once."""
     run = await leased(storage, tenant)
     answers = await asyncio.gather(*(asking(storage.policy_runs, run) for _ in range(50)))
-    assert {(_S.DISPATCHING, True, answers[0].cancellation_requested_at)} == {
+    assert {(Status.DISPATCHING, True, answers[0].cancellation_requested_at)} == {
         (answer.status, answer.cancellation_requested, answer.cancellation_requested_at) for answer in answers
     }
     assert ["pending", "dispatching", "dispatching"] == await statuses(storage, run)
@@ -702,7 +714,7 @@ async def test_of_fifty_ends_of_one_lease_by_replace_one_wins(storage: Storage, 
     """By owner and status: each leaves the run to nobody."""
     run = await leased(storage, tenant)
     moves = [
-        (run.submit(at=AT), run.fail(at=AT, error=f"racer {step}"), run.give_back(at=AT, available_at=AT))[step % 3]
+        (run.submit(at=AT), run.fail(at=AT, error=f"racer {step}"), run.release(at=AT, available_at=AT))[step % 3]
         for step in range(50)
     ]
     _, won = await replaced_by_fifty(storage, moves, "A")
@@ -747,7 +759,7 @@ async def test_a_lost_race_under_repeatable_read_is_an_error_and_no_answer(stora
         return await runs.replace(run.submit(at=AT), "A")
 
     async def by_end(runs: PolicyRunRepository, run: PolicyRunJob) -> object:
-        return await runs.end([RunEnding.submitted(run)])
+        return await runs.end([LeaseResult.submitted(run)])
 
     async def by_renewal(runs: PolicyRunRepository, run: PolicyRunJob) -> object:
         return await runs.renew([run], MINUTE)

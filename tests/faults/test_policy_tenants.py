@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from graphjobs import InvalidJob, JobAlreadyExists, JobNotFound, PolicyRunJob, PolicyRunStatus
 from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 MINUTE: Final = timedelta(minutes=1)
 Verb = Callable[[PolicyRunRepository, str, PolicyRunJob], Awaitable[Any]]
 
@@ -66,7 +67,7 @@ async def scene(request: pytest.FixtureRequest, storage: Storage, tenant: str) -
     leased = await runs.lease("A", MINUTE, attempts_max=9, limit=4, tenant_id=tenant)
     held, run_out, submitted, failed = leased.runs
     (run_out,) = (await runs.renew([run_out], timedelta(microseconds=1))).runs
-    await runs.end([RunEnding.submitted(submitted), RunEnding.failed(failed, "no engine took it")])
+    await runs.end([LeaseResult.submitted(submitted), LeaseResult.failed(failed, "no engine took it")])
     pending = await runs.insert(policy_run(tenant))
     found = [await runs.get(tenant, run.id) for run in (pending, held, run_out, submitted, failed)]
     made = [run for run in found if run is not None]
@@ -79,7 +80,7 @@ async def scene(request: pytest.FixtureRequest, storage: Storage, tenant: str) -
 
 def stolen(thief: str, run: PolicyRunJob) -> PolicyRunJob:
     """A run as it is but for its tenant."""
-    return run.changed(tenant_id=thief)
+    return run.replace(tenant_id=thief)
 
 
 async def told(call: Awaitable[Any], run: PolicyRunJob) -> Any:
@@ -122,7 +123,7 @@ async def test_another_tenants_run_is_as_one_that_is_not_there(scene: Scene, ver
     """Wherever it stands: the answer is that of a run which nobody has, and no row and no event changes."""
     before = await scene.rows()
     for run in scene.all:
-        nobodys = run.changed(id=uuid.uuid4(), run_id=f"run:{uuid.uuid4()}")
+        nobodys = run.replace(id=uuid.uuid4(), run_id=f"run:{uuid.uuid4()}")
         answer = await told(VERBS[verb](scene.runs, scene.thief, run), run)
         assert await told(VERBS[verb](scene.runs, scene.thief, nobodys), nobodys) == answer
     assert before == await scene.rows()
@@ -132,7 +133,12 @@ async def test_another_tenants_lease_can_neither_be_renewed_nor_ended(scene: Sce
     """Not even by who knows its id, attempts, owner and version."""
     before = await scene.rows()
     held = stolen(scene.thief, scene.held)
-    for how in (RunEnding.submitted, RunEnding.given_back, RunEnding.canceled, lambda run: RunEnding.failed(run, "x")):
+    for how in (
+        LeaseResult.submitted,
+        LeaseResult.released,
+        LeaseResult.canceled,
+        lambda run: LeaseResult.failed(run, "x"),
+    ):
         ended = await scene.runs.end([how(held)])
         assert ({}, {held.id: f"tenant {scene.thief!r} has no such run"}) == (ended.versions, ended.lost)
         assert frozenset() == ended.busy
@@ -152,7 +158,7 @@ async def test_another_tenants_run_cannot_be_moved(scene: Scene) -> None:
         (held.submit(at=AT), "A"),
         (held.renew(at=AT, until=AT), "A"),
         (held.request_cancellation(at=AT), "A"),
-        (held.give_back(at=AT, available_at=AT), "A"),
+        (held.release(at=AT, available_at=AT), "A"),
         (submitted.complete(at=AT), None),
         (submitted.request_cancellation(at=AT), None),
         (submitted.fail(at=AT, error="x"), None),
@@ -173,7 +179,7 @@ async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
     renewed = await scene.runs.renew([taken, own], MINUTE)
     sightings = [StalledItem(scene.run_out.id, scene.thief, scene.run_out.updated_at, 1)]
     rescued = await scene.runs.rescue(sightings, attempts_max=3)
-    ended = await scene.runs.end([RunEnding.submitted(taken), RunEnding.submitted(own)])
+    ended = await scene.runs.end([LeaseResult.submitted(taken), LeaseResult.submitted(own)])
 
     assert ([own.id], frozenset({taken.id})) == ([run.id for run in renewed.runs], renewed.lost)
     assert ((), ()) == (rescued.requeued, rescued.failed)
@@ -191,7 +197,7 @@ async def test_two_leases_of_one_statement_cannot_be_ended_under_each_others_ten
 
     crossed = [stolen(scene.thief, scene.held), stolen(scene.held.tenant_id, own)]
     renewed = await scene.runs.renew(crossed, MINUTE)
-    ended = await scene.runs.end(map(RunEnding.submitted, crossed))
+    ended = await scene.runs.end(map(LeaseResult.submitted, crossed))
     rescued = await scene.runs.rescue(
         [StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts) for run in crossed], attempts_max=3
     )
@@ -211,7 +217,7 @@ async def test_names_of_runs_are_each_tenants_own(scene: Scene) -> None:
             answer = await scene.runs.insert(policy_run(scene.thief, run_id=run.run_id))
         else:
             answer = await PolicyRunService(scene.runs).enqueue(run_request(scene.thief, run_id=run.run_id))
-        assert (scene.thief, run.run_id, _S.PENDING) == (answer.tenant_id, answer.run_id, answer.status)
+        assert (scene.thief, run.run_id, Status.PENDING) == (answer.tenant_id, answer.run_id, answer.status)
         assert answer.id not in before
     assert before == {run.id for run in (await scene.runs.list(scene.held.tenant_id)).runs}
 

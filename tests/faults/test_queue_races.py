@@ -9,13 +9,13 @@ import pytest
 
 from graphjobs import GraphJobStatus
 from graphjobs.core.results import StalledItem
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from tests.builders import build_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
 
 
 @asynccontextmanager
@@ -49,9 +49,9 @@ def seen(job: AnyJob) -> StalledItem:
     return StalledItem(job.id, job.tenant_id, job.updated_at, job.attempts)
 
 
-def completed(job: AnyJob) -> Ending:
+def completed(job: AnyJob) -> AttemptResult:
     """How it ends."""
-    return Ending.completed(job, graph_snapshot_id="graph")
+    return AttemptResult.completed(job, graph_snapshot_id="graph")
 
 
 async def test_a_rescue_leaves_a_job_alone_whose_completion_is_under_way(storage: Storage, tenant: str) -> None:
@@ -63,7 +63,7 @@ async def test_a_rescue_leaves_a_job_alone_whose_completion_is_under_way(storage
             rescued = await storage.graph_job_queue.rescue([seen(job)], attempts_max=3)
         assert ((), ()) == (rescued.requeued, rescued.failed)
     assert {job.id} == set(ended.versions)
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
     assert ["queued", "running", "completed"] == await statuses(storage, job)
 
 
@@ -105,7 +105,7 @@ async def test_a_completion_that_meets_a_heartbeat_is_done(storage: Storage, ten
     assert {job.id} == during.busy
     assert {job.id} == set(ended.versions)
     assert ended.versions[job.id] > renewed.versions[job.id]
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
 
 
 async def test_a_rescue_leaves_a_job_alone_whose_heartbeat_is_under_way(storage: Storage, tenant: str) -> None:
@@ -116,7 +116,7 @@ async def test_a_rescue_leaves_a_job_alone_whose_heartbeat_is_under_way(storage:
         during = await storage.graph_job_queue.rescue([seen(job)], attempts_max=3)
     after = await storage.graph_job_queue.rescue([seen(job)], attempts_max=3)
     assert [(), ()] == [during.requeued, after.requeued]
-    assert _S.RUNNING is (await now(storage, job)).status
+    assert Status.RUNNING is (await now(storage, job)).status
 
 
 async def test_a_heartbeat_that_meets_a_rescue_neither_waits_nor_revives(storage: Storage, tenant: str) -> None:
@@ -138,8 +138,8 @@ async def test_a_row_that_somebody_holds_is_not_seen_as_stopped(storage: Storage
     async with storage.session() as session, session.begin():
         connection = await session.connection()
         await connection.exec_driver_sql("SELECT FROM scheduler.graph_jobs WHERE id = $1 FOR UPDATE", (held.id,))
-        during, _ = await storage.graph_job_queue.stalled(tenant, "build", silence=timedelta(microseconds=1))
-    after, _ = await storage.graph_job_queue.stalled(tenant, "build", silence=timedelta(microseconds=1))
+        during, _ = await storage.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
+    after, _ = await storage.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
     assert [stopped.id] == [sighting.job_id for sighting in during]
     assert {held.id, stopped.id} == {sighting.job_id for sighting in after}
 
@@ -157,7 +157,7 @@ async def test_one_row_that_is_held_does_not_stop_the_heartbeats_of_others(stora
 async def test_a_rescue_leaves_a_job_alone_that_was_claimed_anew(storage: Storage, tenant: str) -> None:
     """Given back and taken by another, it runs again, and is not what was seen."""
     job = await running(storage, tenant)
-    await storage.graph_job_queue.end([Ending.given_back(job)])
+    await storage.graph_job_queue.end([AttemptResult.released(job)])
     async with transaction(storage) as claimer:
         (again,) = (await claimer.claim(tenant, "build", limit=1)).jobs
         during = await storage.graph_job_queue.rescue([seen(job)], attempts_max=3)
@@ -207,7 +207,7 @@ async def test_a_queued_job_that_is_being_edited_is_claimed_afterwards_as_it_the
     job = await storage.graph_jobs.add(build_job(tenant))
     async with storage.session() as session, session.begin():
         edited = job.edit(metadata={"branch": "main"})
-        assert (await storage.graph_jobs.using(session).update(edited, expected=_S.QUEUED)).applied
+        assert (await storage.graph_jobs.using(session).update(edited, expected=Status.QUEUED)).applied
         during = await storage.graph_job_queue.claim(tenant, "build", limit=1)
     after = await storage.graph_job_queue.claim(tenant, "build", limit=1)
     assert () == during.jobs

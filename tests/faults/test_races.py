@@ -320,6 +320,6 @@ async def test_an_event_waits_for_the_moves_of_its_job(storage: Storage, shared_
         assert await jobs.try_replace(started, GraphJobStatus.QUEUED)
         waiting = asyncio.create_task(storage.graph_job_repository.append_event(late))
         await shared_watch.until_waiting()
-        first = await jobs.append_event(late.changed(payload={"n": 1}))
+        first = await jobs.append_event(late.replace(payload={"n": 1}))
     second = await waiting
     assert (first, second) == await storage.graph_job_repository.list_events(tenant, job.id)

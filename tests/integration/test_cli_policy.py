@@ -14,10 +14,11 @@ from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 from tests.migrations.cli_tools import Done, ask, many_graphjobs
 
+Status = PolicyRunStatus
+
 Command: TypeAlias = Callable[..., Done]
 
 _DEEP = '{"a":' * 5_000 + "1" + "}" * 5_000
-_S = PolicyRunStatus
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +65,12 @@ async def _stored(storage: Storage, tenant: str, status: PolicyRunStatus, run_id
     run = policy_run(tenant, run_id=run_id)
     leased = run.lease(at=AT, owner="the owner", until=AT)
     of = {
-        _S.PENDING: run,
-        _S.DISPATCHING: leased,
-        _S.SUBMITTED: leased.submit(at=AT),
-        _S.COMPLETED: leased.submit(at=AT).complete(at=AT),
-        _S.FAILED: leased.fail(at=AT, error="it broke"),
-        _S.CANCELED: run.cancel(at=AT),
+        Status.PENDING: run,
+        Status.DISPATCHING: leased,
+        Status.SUBMITTED: leased.submit(at=AT),
+        Status.COMPLETED: leased.submit(at=AT).complete(at=AT),
+        Status.FAILED: leased.fail(at=AT, error="it broke"),
+        Status.CANCELED: run.cancel(at=AT),
     }
     return await storage.policy_runs.insert(of[status])
 
@@ -173,19 +174,19 @@ def test_an_argument_that_cannot_be_is_named_by_its_own_word(policy: Command) ->
 
 async def test_runs_are_listed_by_the_words_of_the_outside(policy: Command, storage: Storage, tenant: str) -> None:
     """Any filters go together; running has two statuses of the inside."""
-    for status in _S:
+    for status in PolicyRunStatus:
         await _stored(storage, tenant, status, f"{status}")
 
     def found(*options: str) -> list[str]:
         return sorted(run["runId"] for run in _lines(policy("list", "--json", *options)))
 
-    assert sorted(_S) == found()
+    assert sorted(PolicyRunStatus) == found()
     for word in ("queued", "running", "succeeded", "failed", "canceled"):
-        assert sorted(status for status in _S if status.outside == word) == found("--status", word)
+        assert sorted(status for status in PolicyRunStatus if status.public_status == word) == found("--status", word)
     assert ["canceled", "pending"] == found("--status", "queued", "--status", "canceled", "--policy", "P-7")
     assert [] == found("--mode", "simulate")
     assert [] == found("--policy", "other")
-    assert sorted(_S) == found("--queued-after", "2026-01-02T03:04:05Z")
+    assert sorted(PolicyRunStatus) == found("--queued-after", "2026-01-02T03:04:05Z")
     assert [] == found("--queued-after", "2026-01-02T04:04:06+01:00")
 
 
@@ -252,7 +253,7 @@ async def test_a_long_log_is_read_to_its_end(
 
 async def test_a_run_is_canceled_and_asked_to_end(policy: Command, storage: Storage, tenant: str) -> None:
     """A queued one is, one that is running is asked; as often as one likes; one that has ended refuses."""
-    for status in (_S.PENDING, _S.SUBMITTED, _S.COMPLETED):
+    for status in (Status.PENDING, Status.SUBMITTED, Status.COMPLETED):
         await _stored(storage, tenant, status, status)
     assert "pending is canceled\n" == _said(policy("cancel", "pending", "--reason", "not needed"))
     assert "pending is canceled\n" == _said(policy("cancel", "pending", "--reason", "another"))
@@ -265,7 +266,7 @@ async def test_a_run_is_canceled_and_asked_to_end(policy: Command, storage: Stor
 
 async def test_a_run_that_has_ended_is_retried(policy: Command, storage: Storage, tenant: str) -> None:
     """By a new one, that names it; with a name there is one of it."""
-    for status in (_S.PENDING, _S.FAILED):
+    for status in (Status.PENDING, Status.FAILED):
         await _stored(storage, tenant, status, status)
     assert "again is queued, in place of failed\n" == _said(policy("retry", "failed", "--run-id", "again"))
     (run,) = _lines(policy("retry", "failed", "--run-id", "again", "--json"))

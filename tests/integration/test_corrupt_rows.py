@@ -11,7 +11,7 @@ from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
 
 # What SQL can do to a row of a job: an assignment, as UPDATE takes it.
 _DAMAGE = {
@@ -62,7 +62,7 @@ async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
     listed = await jobs.list_build_jobs(tenant, limit=10)
     assert {before, after} == set(listed)
     assert [broken.id] == [row.row_id for row in listed.unreadable]
-    assert await jobs.try_replace(broken.start(at=AT), _S.QUEUED) in (True, False)
+    assert await jobs.try_replace(broken.start(at=AT), Status.QUEUED) in (True, False)
 
 
 async def test_a_version_past_9999_does_not_make_a_swap_fail(
@@ -71,7 +71,7 @@ async def test_a_version_past_9999_does_not_make_a_swap_fail(
     """The swap lands, and says so: the version that Python cannot hold is no reason to call it unknown."""
     job = await jobs.insert(build_job(tenant))
     await _damage(storage, "graph_jobs", "updated_at = '12026-01-01'", job.id)
-    assert await jobs.try_replace(job.start(at=AT), _S.QUEUED)
+    assert await jobs.try_replace(job.start(at=AT), Status.QUEUED)
     found = await jobs.get_build_job(tenant, job.id)
     assert found == job.start(at=AT)
     assert found.updated_at is None
@@ -93,7 +93,7 @@ async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
     """The log is read around it."""
     job = await jobs.insert(build_job(tenant))
     events = [
-        await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.QUEUED)) for _ in range(3)
+        await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED)) for _ in range(3)
     ]
     await _damage(storage, "graph_job_events", _EVENT_DAMAGE[damage], events[1].id)
     listed = await jobs.list_events(tenant, job.id)

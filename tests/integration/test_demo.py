@@ -16,7 +16,7 @@ from graphjobs.demo.sbom import read_sbom, shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.storage import Storage
 
-_S = GraphJobStatus
+Status = GraphJobStatus
 
 
 async def _run(storage: Storage, paths: list[Path], workers: int = 4) -> Report:
@@ -32,7 +32,7 @@ async def test_each_shipped_sbom_is_built_and_overlaid_once(graphjobs_storage: S
     assert {job.id for job in builds} == {job.build_job_id for job in overlays}
     assert len(report.finished) == 2 * len(shipped_sboms()) == sum(report.done)
     for job in report.finished:
-        assert (job.status, job.attempts) == (_S.COMPLETED, 1)
+        assert (job.status, job.attempts) == (Status.COMPLETED, 1)
         events = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
         assert [(e.payload.get("from"), e.payload["to"]) for e in events] == [
             (None, "queued"),
@@ -72,7 +72,7 @@ async def test_runs_at_once_each_end(graphjobs_storage: Storage) -> None:
     paths = list(shipped_sboms())
     reports = await asyncio.gather(*(_run(graphjobs_storage, paths, workers=2) for _ in range(4)))
     for report in reports:
-        assert [_S.COMPLETED] * 2 * len(paths) == [job.status for job in report.finished]
+        assert [Status.COMPLETED] * 2 * len(paths) == [job.status for job in report.finished]
         assert {report.run} == {job.correlation_id for job in report.finished}
 
 
@@ -92,14 +92,14 @@ async def test_a_bad_file_is_a_failed_job_and_the_rest_goes_on(graphjobs_storage
         (tmp_path / name).write_bytes(content)
     paths = [tmp_path / name for name in bad] + [tmp_path / "missing.json", tmp_path, shipped_sboms()[0]]
     report = await _run(graphjobs_storage, paths)
-    failed = [job for job in report.finished if job.status is _S.FAILED]
+    failed = [job for job in report.finished if job.status is Status.FAILED]
     assert len(bad) + 2 == len(failed)
     assert all(job.error and len(job.error) < 500 for job in failed)
     reasons = " ".join(job.error or "" for job in failed)
     for word in ("cut off", "16,777,216 bytes", "SPDX", "no such file", "directory", "empty"):
         assert word in reasons
-    assert {_S.COMPLETED: 2, _S.FAILED: len(failed)} == {
-        status: sum(job.status is status for job in report.finished) for status in (_S.COMPLETED, _S.FAILED)
+    assert {Status.COMPLETED: 2, Status.FAILED: len(failed)} == {
+        status: sum(job.status is status for job in report.finished) for status in (Status.COMPLETED, Status.FAILED)
     }
     for job in failed:
         (*_, last) = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)

@@ -66,12 +66,12 @@ class _Case(NamedTuple):
     pages_a_row: int = 1
 
 
-_ONE: Mapping[str, object] = {"statuses": [1]}
-_TWO: Mapping[str, object] = {"statuses": [0, 1]}
-_FROM_MIDDLE: Mapping[str, object] = {"after_created": "middle", "after_job": "middle"}
-_OF_A_RANGE: Mapping[str, object] = {**_FROM_MIDDLE, "earliest": "middle"}
-_LONGEST: Mapping[str, object] = {"limit_rows": 1_001}
-_THAT_RUN: Mapping[str, object] = {"jobs": "running", "tenants": "each its tenant"}
+_ONE: Mapping[str, object] = {"p_statuses": [1]}
+_TWO: Mapping[str, object] = {"p_statuses": [0, 1]}
+_FROM_MIDDLE: Mapping[str, object] = {"p_after_created_at": "middle", "p_after_id": "middle"}
+_OF_A_RANGE: Mapping[str, object] = {**_FROM_MIDDLE, "p_created_from": "middle"}
+_LONGEST: Mapping[str, object] = {"p_limit": 1_001}
+_THAT_RUN: Mapping[str, object] = {"p_job_ids": "running", "p_tenant_ids": "each its tenant"}
 _DEAD = 24 * _LIMIT
 """Each write of many that was rolled back here left a dead version of each row, which a bitmap of the index counts."""
 _OF_KEYS = 6
@@ -79,43 +79,43 @@ _OF_KEYS = 6
 
 _CASES: dict[str, _Case] = {
     "INSERT_JOB": _Case("INSERT_JOB", set()),
-    "ADD_JOB": _Case("ADD_JOB", set()),
-    "ADD_JOBS": _Case("ADD_JOBS", set()),
+    "INSERT_JOB_WITH_EVENT": _Case("INSERT_JOB_WITH_EVENT", set()),
+    "INSERT_JOBS_WITH_EVENTS": _Case("INSERT_JOBS_WITH_EVENTS", set()),
     "REPLACE_JOB": _Case("REPLACE_JOB", {_KEY}),
-    "EDIT_JOB": _Case("EDIT_JOB", {_KEY}),
-    "MOVE_JOB": _Case("MOVE_JOB", {_KEY}),
-    "MOVE_JOB_SEEN": _Case("MOVE_JOB_SEEN", {_KEY}),
+    "REPLACE_JOB_AT_VERSION": _Case("REPLACE_JOB_AT_VERSION", {_KEY}),
+    "TRANSITION_JOB": _Case("TRANSITION_JOB", {_KEY}),
+    "TRANSITION_JOB_AT_VERSION": _Case("TRANSITION_JOB_AT_VERSION", {_KEY}),
     "GET_JOB": _Case("GET_JOB", {_KEY}),
     "GET_ANY_JOB": _Case("GET_ANY_JOB", {_KEY}),
     "APPEND_EVENT": _Case("APPEND_EVENT", {_KEY}),
     "LIST_EVENTS": _Case("LIST_EVENTS", {_LOG}),
     "FIND_TRANSITION": _Case("FIND_TRANSITION", {_LOG}),
     "LIST_JOBS": _Case("LIST_JOBS", {_BY_KIND}),
-    "LIST_JOBS_OF_STATUS": _Case("LIST_JOBS_OF_STATUS", {_BY_KIND}),
+    "LIST_JOBS_BY_STATUS": _Case("LIST_JOBS_BY_STATUS", {_BY_KIND}),
     "OVERLAY_LAG": _Case("OVERLAY_LAG", {_BY_KIND}),
-    "SEND_NOTICE": _Case("SEND_NOTICE", set()),
-    "TENANTS_WITH": _Case("TENANTS_WITH", {_BY_KIND, _BY_STATUS}),
+    "NOTIFY_QUEUED": _Case("NOTIFY_QUEUED", set()),
+    "LIST_TENANTS_WITH_STATUS": _Case("LIST_TENANTS_WITH_STATUS", {_BY_KIND, _BY_STATUS}),
     "CLAIM_JOBS": _Case("CLAIM_JOBS", {_BY_KIND, _KEY}, reads_more=_DEAD, pages_a_row=_OF_KEYS),
     # All that run of the kind: it is asked once, after an answer was lost.
-    "FIND_CLAIM": _Case("FIND_CLAIM", {_BY_KIND, _LOG}, reads_more=_ROWS // 5, pages_a_row=_OF_KEYS),
+    "FIND_CLAIMED_JOBS": _Case("FIND_CLAIMED_JOBS", {_BY_KIND, _LOG}, reads_more=_ROWS // 5, pages_a_row=_OF_KEYS),
     **{
         name: _Case(name, {index}, _THAT_RUN, reads_more=_DEAD, pages_a_row=_OF_KEYS)
         for name, index in {
-            "END_JOBS": _KEY,
-            "END_JOBS_AND_ADD": _KEY,
-            "TAKE_JOBS": _KEY,
+            "FINISH_JOBS": _KEY,
+            "FINISH_JOBS_WITH_FOLLOWUPS": _KEY,
+            "TAKE_OVER_JOBS": _KEY,
             "RENEW_JOBS": _KEY,
-            "FIND_MOVES": _LOG,
-            "STATES_OF": _KEY,
+            "FIND_TRANSITIONED": _LOG,
+            "GET_STATES": _KEY,
         }.items()
     },
-    "STALLED_JOBS": _Case("STALLED_JOBS", {_BY_KIND, _LOG}, reads_more=_DEAD, pages_a_row=2 * _OF_KEYS),
+    "LIST_STALLED_JOBS": _Case("LIST_STALLED_JOBS", {_BY_KIND, _LOG}, reads_more=_DEAD, pages_a_row=2 * _OF_KEYS),
     **{
-        f"{verb}_OF_{whose}, {what}": _Case(f"{verb}_OF_{whose}", {index}, binds)
-        for verb in ("PAGE", "COUNT")
+        f"{verb}_BY_{whose}, {what}": _Case(f"{verb}_BY_{whose}", {index}, binds)
+        for verb in ("LIST", "COUNT")
         for whose, index, choices in (
             ("TENANT", _BY_STATUS, {"one status": _ONE, "two": _TWO}),
-            ("KIND", _BY_KIND, {"one status": _ONE, "two": _TWO}),
+            ("TYPE", _BY_KIND, {"one status": _ONE, "two": _TWO}),
             ("CORRELATION", _BY_CORRELATION, {}),
         )
         for what, binds in {
@@ -191,45 +191,45 @@ async def _arguments(connection: "asyncpg.Connection[asyncpg.Record]", case: _Ca
     last = _ROWS if tenant == _KNOWN else 2 * _ROWS
     running = [uuid.UUID(int=last - 9 - 10 * number) for number in range(_LIMIT)]
     values: dict[str, object] = {
-        "job": job,
-        "tenant": tenant,
-        "kind": 0,
-        "target": 1,
-        "document": "{}",
-        "entry": "{}",
-        "created": AT,
-        "correlation": "correlation 1",
-        "expected": 0,
-        "expected_attempts": 0,
-        "seen": AT,
-        "limit_rows": _LIMIT,
-        "after_event": 0,
-        "transition": str(job),
-        "jobs": fresh,
-        **{name: [0] * _LIMIT for name in ("kinds", "targets")},
-        **{name: ["{}"] * _LIMIT for name in ("documents", "entries")},
-        "times": [AT] * _LIMIT,
-        "correlations": [None] * _LIMIT,
-        "statuses": _ALL_STATUSES,
-        "earliest": datetime(1, 1, 2, tzinfo=UTC),
-        "after_created": datetime(9999, 12, 30, tzinfo=UTC),
-        "after_job": uuid.UUID(int=2**128 - 1),
-        "window_length": timedelta(days=366),
-        "after_tenant": "",
-        "tenants": [tenant],
-        "whose": [tenant],
-        "shares": [_LIMIT],
-        "silence": timedelta(microseconds=1),
-        "attempts": [0] * _LIMIT,
-        "versions": [AT] * _LIMIT,
-        "parents": running,
-        "added": fresh,
-        **{name: ["{}"] * _LIMIT for name in ("added_documents", "added_entries")},
+        "p_job_id": job,
+        "p_tenant_id": tenant,
+        "p_type": 0,
+        "p_status": 1,
+        "p_payload": "{}",
+        "p_event_payload": "{}",
+        "p_created_at": AT,
+        "p_correlation_id": "correlation 1",
+        "p_expected_status": 0,
+        "p_expected_attempts": 0,
+        "p_expected_version": AT,
+        "p_limit": _LIMIT,
+        "p_after_event_id": 0,
+        "p_transition_id": str(job),
+        "p_job_ids": fresh,
+        **{name: [0] * _LIMIT for name in ("p_types", "p_new_statuses")},
+        **{name: ["{}"] * _LIMIT for name in ("p_payloads", "p_event_payloads")},
+        "p_created_ats": [AT] * _LIMIT,
+        "p_correlation_ids": [None] * _LIMIT,
+        "p_statuses": _ALL_STATUSES,
+        "p_created_from": datetime(1, 1, 2, tzinfo=UTC),
+        "p_after_created_at": datetime(9999, 12, 30, tzinfo=UTC),
+        "p_after_id": uuid.UUID(int=2**128 - 1),
+        "p_window": timedelta(days=366),
+        "p_after_tenant_id": "",
+        "p_tenant_ids": [tenant],
+        "p_distinct_tenant_ids": [tenant],
+        "p_shares": [_LIMIT],
+        "p_lease": timedelta(microseconds=1),
+        "p_attempts": [0] * _LIMIT,
+        "p_versions": [AT] * _LIMIT,
+        "p_parent_ids": running,
+        "p_followup_ids": fresh,
+        **{name: ["{}"] * _LIMIT for name in ("p_followup_payloads", "p_followup_event_payloads")},
     }
     meant = {
-        "middle": {"after_created": time, "after_job": job, "earliest": time - timedelta(days=1)},
-        "running": {"jobs": running},
-        "each its tenant": {"tenants": [tenant] * _LIMIT},
+        "middle": {"p_after_created_at": time, "p_after_id": job, "p_created_from": time - timedelta(days=1)},
+        "running": {"p_job_ids": running},
+        "each its tenant": {"p_tenant_ids": [tenant] * _LIMIT},
     }
     chosen = {name: meant[value][name] if isinstance(value, str) else value for name, value in case.binds.items()}
     return [{**values, **chosen}[bind] for bind in compiled(_STATEMENTS[case.statement]).binds]
@@ -259,7 +259,7 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
     assert case.indexes == indexes_in(nodes)
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
     read = [rows_read(node) for node in nodes if "Index Name" in node]
-    limit = case.binds.get("limit_rows", _LIMIT)
+    limit = case.binds.get("p_limit", _LIMIT)
     assert isinstance(limit, int)
     # The times at both ends may be shared: what comes before the page, and what comes after it.
     assert all(rows <= limit + 2 * _TIES + case.reads_more for rows in read), read
@@ -274,7 +274,7 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("name", [name for name, case in _CASES.items() if case.binds.get("statuses") == [1]])
+@pytest.mark.parametrize("name", [name for name, case in _CASES.items() if case.binds.get("p_statuses") == [1]])
 async def test_a_status_that_is_not_asked_for_is_not_read(
     connection: "asyncpg.Connection[asyncpg.Record]", name: str, mode: str
 ) -> None:
@@ -289,7 +289,7 @@ async def test_a_move_is_looked_for_in_the_log_of_its_job_only(
     connection: "asyncpg.Connection[asyncpg.Record]", mode: str
 ) -> None:
     """However long that is: a move that is not in it would else be looked for in the logs of all jobs."""
-    case = _Case("FIND_TRANSITION", {_LOG}, {"job": _BUSY})
+    case = _Case("FIND_TRANSITION", {_LOG}, {"p_job_id": _BUSY})
     nodes = await _plan(connection, case, _KNOWN, mode)
     assert case.indexes == indexes_in(nodes)
 
@@ -302,7 +302,7 @@ async def test_claims_take_the_oldest_and_never_more_whatever_the_planner_may_no
     """Of two tenants in different shares: planned otherwise, the limit could be asked for each row anew."""
     sql = compiled(acquire.CLAIM_JOBS)
     shares = {_KNOWN: 7, _NEW: 5}
-    values = {"tenants": list(shares), "shares": list(shares.values()), "kind": 0, "entry": "{}"}
+    values = {"p_tenant_ids": list(shares), "p_shares": list(shares.values()), "p_type": 0, "p_event_payload": "{}"}
     oldest = (
         "SELECT id FROM (SELECT id, created_at, row_number() OVER (PARTITION BY tenant_id ORDER BY created_at) AS place"
         " FROM scheduler.graph_jobs WHERE tenant_id = $1 AND type = 0 AND status = 0) AS job WHERE place <= $2"
@@ -349,6 +349,6 @@ async def test_without_the_collation_the_planner_would_read_the_whole_tenant(
 def test_every_statement_gives_the_tenant_on_every_table_and_names_its_columns(name: str) -> None:
     """Isolation by construction: no statement touches a table without saying whose rows."""
     reads, compared = tables_and_tenants_in(_STATEMENTS[name])
-    if name == "TENANTS_WITH":  # named as such: the one read across tenants
+    if name == "LIST_TENANTS_WITH_STATUS":  # named as such: the one read across tenants
         return
     assert reads <= compared, f"{name} reads {reads} tables and compares the tenant {compared} times"

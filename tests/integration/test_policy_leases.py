@@ -12,11 +12,12 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import GraphJobsError, PolicyRunJob, PolicyRunRepository, PolicyRunStatus
-from graphjobs.policy_runs.attempt_results import LeasedRuns, LeaseTurns, RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _MINUTE = timedelta(minutes=1)
 _MOMENT = timedelta(microseconds=1)
 _STEP = timedelta(milliseconds=1)
@@ -44,7 +45,7 @@ async def add(runs: PolicyRunRepository, tenant: str, *priorities: str, **given:
     ]
 
 
-async def lease(runs: PolicyRunRepository, limit: int, **given: Any) -> LeasedRuns:
+async def lease(runs: PolicyRunRepository, limit: int, **given: Any) -> LeaseBatch:
     """Leases for one owner."""
     return await runs.lease("owner", _MINUTE, **{"attempts_max": 5, "limit": limit, **given})
 
@@ -97,7 +98,7 @@ async def test_emergencies_of_anybody_go_before_all(runs: PolicyRunRepository) -
     urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
     urgent += await add(runs, "d", "emergency", available_at=ago(seconds=1))
     first = await lease(runs, 100)
-    second = await lease(runs, 100, after=first.turns)
+    second = await lease(runs, 100, after=first.cursors)
     assert sorted(ids(urgent)) == sorted(ids(first.runs))
     assert Counter(a=5, b=5) == Counter(run.tenant_id for run in second.runs)
 
@@ -107,14 +108,14 @@ async def test_emergencies_do_not_take_the_turns_of_others(runs: PolicyRunReposi
     tenants = ["a", "b", "c", "d", "e", "z"]
     for tenant in tenants:
         await add(runs, tenant, *["normal"] * 12)
-    turns, served, urgent = LeaseTurns(), [], []
+    turns, served, urgent = TenantCursors(), [], []
     for number in range(24):
         if number % 2 == 0:
             for tenant in ("b", "c", "d"):
                 await add(runs, tenant, *["emergency"] * (1 if number else 5))
         for _ in range(3):
             taken = await lease(runs, 1, after=turns)
-            turns = taken.turns
+            turns = taken.cursors
             (run,) = taken.runs
             urgent.append(run.tenant_id) if run.priority == "emergency" else served.append(run.tenant_id)
     assert ["b", "c", "d"] * (len(urgent) // 3) == urgent[: len(urgent) // 3 * 3]
@@ -137,10 +138,10 @@ async def test_tenants_have_their_turns(runs: PolicyRunRepository) -> None:
     await add(runs, "t0", *["high"] * 60)
     for number in range(1, 7):
         await add(runs, f"t{number}", *["normal"] * 4)
-    turns, rounds = LeaseTurns(), []
+    turns, rounds = TenantCursors(), []
     for _ in range(6):
         taken = await lease(runs, 3, after=turns)
-        turns = taken.turns
+        turns = taken.cursors
         rounds.append({run.tenant_id for run in taken.runs})
     everybody = {f"t{number}" for number in range(7)}
     for start in range(4):
@@ -152,10 +153,10 @@ async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) 
     for tenant in ("a", "b", "c"):
         await add(runs, tenant, *["normal"] * 30)
     got: Counter[str] = Counter()
-    turns = LeaseTurns()
+    turns = TenantCursors()
     for _ in range(6):
         taken = await lease(runs, 10, after=turns)
-        turns = taken.turns
+        turns = taken.cursors
         shares = Counter(run.tenant_id for run in taken.runs)
         assert [3, 3, 4] == sorted(shares.values())
         got += shares
@@ -168,12 +169,12 @@ async def test_tenants_whose_names_sort_otherwise_by_language_are_all_met(runs: 
     tenants = [f"t{name}" for name in names]
     for tenant in tenants:
         await add(runs, tenant, "high" if tenant < "tZ" else "normal")
-    turns, met = LeaseTurns(), []
+    turns, met = TenantCursors(), []
     while taken := await lease(runs, 1, after=turns):
         if not taken.runs:
             break
         met.append(taken.runs[0].tenant_id)
-        turns = taken.turns
+        turns = taken.cursors
     assert sorted(tenants, key=lambda name: name.encode()) == met
 
 
@@ -201,7 +202,7 @@ async def test_nor_where_each_lease_takes_one(runs: PolicyRunRepository) -> None
         (run,) = (await lease(runs, 1)).runs
         if run.id == overdue.id:
             return
-        await runs.end([RunEnding.given_back(run)])
+        await runs.end([LeaseResult.released(run)])
     raise AssertionError("it was never taken")
 
 
@@ -250,17 +251,17 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
     await add(runs, "b", *["normal"] * 3)
     held = list((await lease(runs, 6)).runs)
     gone, others = held[0], held[1:]
-    await runs.end([RunEnding.failed(gone, "by hand")])
+    await runs.end([LeaseResult.failed(gone, "by hand")])
 
     renewed = await runs.renew(held, _MINUTE)
     ended = await runs.end(
         [
-            RunEnding.submitted(gone),
-            RunEnding.submitted(others[0]),
-            RunEnding.failed(others[1], "x" * 10_000),
-            RunEnding.given_back(others[2]),
-            RunEnding.given_back(others[3], delay=_MINUTE, error="away"),
-            RunEnding.canceled(others[4]),
+            LeaseResult.submitted(gone),
+            LeaseResult.submitted(others[0]),
+            LeaseResult.failed(others[1], "x" * 10_000),
+            LeaseResult.released(others[2]),
+            LeaseResult.released(others[3], delay=_MINUTE, error="away"),
+            LeaseResult.canceled(others[4]),
         ],
         actor="owner",
     )
@@ -271,7 +272,13 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
     after = {run.id: await runs.get(run.tenant_id, run.id) for run in others}
     now = [after[run.id] for run in others]
     statuses = [run.status for run in now if run is not None]
-    assert [_S.SUBMITTED, _S.FAILED, _S.PENDING, _S.PENDING, _S.CANCELED] == statuses
+    assert [
+        Status.SUBMITTED,
+        Status.FAILED,
+        Status.PENDING,
+        Status.PENDING,
+        Status.CANCELED,
+    ] == statuses
     for run in now:
         assert run is not None
         assert ended.versions[run.id] == run.updated_at
@@ -293,7 +300,7 @@ async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_s
     (second,) = (await lease(runs, 1)).runs
 
     renewed = await runs.renew([first], _MINUTE)
-    ended = await runs.end([RunEnding.submitted(first)])
+    ended = await runs.end([LeaseResult.submitted(first)])
 
     assert (first.id, first.lease_owner, 2) == (second.id, second.lease_owner, second.attempts)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
@@ -306,7 +313,7 @@ async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunReposi
     await add(runs, "acme", "normal", "normal")
     held = (await lease(runs, 2)).runs
     named = uuid.uuid4()
-    endings = [RunEnding.given_back(run) for run in held]
+    endings = [LeaseResult.released(run) for run in held]
     first = await runs.end(endings, transition_id=named)
     again = await runs.end(endings, transition_id=named)
     late = await runs.end(endings)
@@ -319,13 +326,13 @@ async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: P
     """As its own move does."""
     (run,) = await add(runs, "acme", "normal")
     (held,) = (await lease(runs, 1)).runs
-    await runs.end([RunEnding.given_back(held, error="away")])
+    await runs.end([LeaseResult.released(held, error="away")])
     (again,) = (await lease(runs, 1)).runs
     assert "away" == again.last_error
-    await runs.end([RunEnding.submitted(again)])
+    await runs.end([LeaseResult.submitted(again)])
     now = await runs.get("acme", run.id)
     assert now is not None
-    assert (_S.SUBMITTED, None) == (now.status, now.last_error)
+    assert (Status.SUBMITTED, None) == (now.status, now.last_error)
 
 
 # Attempts and rescue
@@ -337,16 +344,24 @@ async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRep
     told = []
     for _ in range(3):
         taken = await lease(runs, 1, attempts_max=3)
-        told.append(run.id in taken.last)
-        await runs.end([RunEnding.given_back(taken.runs[0], error="away")])
+        told.append(run.id in taken.final_attempt_ids)
+        await runs.end([LeaseResult.released(taken.runs[0], error="away")])
     fourth = await lease(runs, 1, attempts_max=3)
     now = await runs.get("acme", run.id)
     assert [False, False, True] == told
     assert ((), (run.id,)) == (fourth.runs, fourth.exhausted)
     assert now is not None
-    assert (_S.FAILED, "it has had all its attempts: 3 are the most it gets") == (now.status, now.last_error)
+    assert (Status.FAILED, "it has had all its attempts: 3 are the most it gets") == (
+        now.status,
+        now.last_error,
+    )
     events = [event.status for event in await runs.events("acme", run.id)]
-    assert [_S.PENDING, *[_S.DISPATCHING, _S.PENDING] * 3, _S.DISPATCHING, _S.FAILED] == events
+    assert [
+        Status.PENDING,
+        *[Status.DISPATCHING, Status.PENDING] * 3,
+        Status.DISPATCHING,
+        Status.FAILED,
+    ] == events
 
 
 async def test_attempts_that_were_given_back_in_order_do_not_count(runs: PolicyRunRepository) -> None:
@@ -354,11 +369,11 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(runs: PolicyR
     (run,) = await add(runs, "acme", "normal")
     for _ in range(4):
         (held,) = (await lease(runs, 1, attempts_max=2)).runs
-        await runs.end([RunEnding.given_back(held)])
+        await runs.end([LeaseResult.released(held)])
     first = await lease(runs, 1, attempts_max=2)
-    assert (frozenset(), 5) == (first.last, first.runs[0].attempts)
-    await runs.end([RunEnding.given_back(first.runs[0], error="away")])
-    assert {run.id} == (await lease(runs, 1, attempts_max=2)).last
+    assert (frozenset(), 5) == (first.final_attempt_ids, first.runs[0].attempts)
+    await runs.end([LeaseResult.released(first.runs[0], error="away")])
+    assert {run.id} == (await lease(runs, 1, attempts_max=2)).final_attempt_ids
 
 
 async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: PolicyRunRepository) -> None:
@@ -375,13 +390,13 @@ async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: Po
     assert ((stopped.id,), ()) == (rescued.requeued, rescued.failed)
     now = await runs.get("acme", stopped.id)
     assert now is not None
-    assert (_S.PENDING, 1) == (now.status, now.attempts)
+    assert (Status.PENDING, 1) == (now.status, now.attempts)
     assert timedelta(minutes=4) <= now.available_at - now.updated_at <= timedelta(minutes=8)
     (*_, event) = await runs.events("acme", stopped.id)
     assert (True, "rescuer", "dispatching", "pending") == tuple(
         event.payload[name] for name in ("rescued", "actor", "from", "to")
     )
-    late = await runs.end([RunEnding.submitted(held[stopped.id])])
+    late = await runs.end([LeaseResult.submitted(held[stopped.id])])
     assert {stopped.id} == set(late.lost)
 
 
@@ -397,7 +412,7 @@ async def test_a_rescue_at_the_last_attempt_fails_and_of_a_canceled_run_cancels(
     assert ((), (last.id,)) == (first.requeued, first.failed)
     assert ((canceled.id,), ()) == (second.requeued, second.failed)
     now = [await runs.get("acme", run.id) for run in (last, canceled)]
-    assert [_S.FAILED, _S.CANCELED] == [run.status for run in now if run is not None]
+    assert [Status.FAILED, Status.CANCELED] == [run.status for run in now if run is not None]
     (*_, event) = await runs.events("acme", canceled.id)
     assert "canceled" == event.payload["to"]
 

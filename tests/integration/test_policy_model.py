@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import IllegalTransition, InvalidJob, PolicyRunInputs, PolicyRunJob, PolicyRunRequest, PolicyRunStatus
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _MINUTE = timedelta(minutes=1)
 _STEPS = 150
 _TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
@@ -84,7 +85,7 @@ def graphjobs_loop_runner(shared_settings: Any) -> Any:
 
     async def stored(requests: list[PolicyRunRequest]) -> None:
         for request in requests:
-            run = request.run()
+            run = request.to_run()
             kept = await storage.policy_runs.insert(run)
             if kept.id != run.id:  # drawn before
                 continue
@@ -132,7 +133,7 @@ class _Model:
         """Of those that are pending the right ones."""
         owner = self.choose.choice(["a", "b"])
         taken = await self.runs.lease(owner, _MINUTE, attempts_max=99_999, limit=1, tenant_id=self.tenant)
-        pending = [run for run in self.now.values() if run.status is _S.PENDING]
+        pending = [run for run in self.now.values() if run.status is Status.PENDING]
         assert bool(pending) == bool(taken.runs)
         for run in taken.runs:
             before = self.now[run.run_id]
@@ -151,7 +152,11 @@ class _Model:
 
     def _is_held(self, run: PolicyRunJob) -> bool:
         now = self.now[run.run_id]
-        return (now.status, now.attempts, now.lease_owner) == (_S.DISPATCHING, run.attempts, run.lease_owner)
+        return (now.status, now.attempts, now.lease_owner) == (
+            Status.DISPATCHING,
+            run.attempts,
+            run.lease_owner,
+        )
 
     async def renew(self) -> None:
         """Those that still are held, and only they."""
@@ -165,7 +170,12 @@ class _Model:
 
     async def end(self) -> None:
         """Each as it ends, where its lease is still its owner's."""
-        made = (RunEnding.submitted, RunEnding.given_back, RunEnding.canceled, lambda run: RunEnding.failed(run, "so"))
+        made = (
+            LeaseResult.submitted,
+            LeaseResult.released,
+            LeaseResult.canceled,
+            lambda run: LeaseResult.failed(run, "so"),
+        )
         endings = [self.choose.choice(made)(run) for run in self._held()]
         ended = await self.runs.end(endings)
         held = {ending.job.id for ending in endings if self._is_held(ending.job)}
@@ -174,10 +184,10 @@ class _Model:
         for ending in endings:
             if ending.job.id in held:
                 asked = self.now[ending.job.run_id].cancellation_requested
-                canceled = asked and ending.status is not _S.SUBMITTED
+                canceled = asked and ending.status is not Status.SUBMITTED
                 run = await self.runs.get(self.tenant, ending.job.id)
                 assert run is not None
-                assert (_S.CANCELED if canceled else ending.status) is run.status
+                assert (Status.CANCELED if canceled else ending.status) is run.status
                 assert ended.versions[run.id] == run.updated_at
                 self._moved(run)
 
@@ -189,7 +199,7 @@ class _Model:
         seen = self.choose.choice(known)
         moves = (
             lambda run: run.request_cancellation(at=AT),
-            lambda run: run.give_back(at=AT, available_at=AT),
+            lambda run: run.release(at=AT, available_at=AT),
             lambda run: run.complete(at=AT),
             lambda run: run.fail(at=AT, error="by hand"),
             lambda run: run.cancel(at=AT),
@@ -204,7 +214,7 @@ class _Model:
         fits = (now.status, now.attempts, now.lease_owner) == (seen.status, seen.attempts, seen.lease_owner)
         if moved.status is seen.status:
             fits = fits and now.updated_at == seen.updated_at
-        if moved.status is _S.PENDING:
+        if moved.status is Status.PENDING:
             fits = fits and not now.cancellation_requested
         result = await self.runs.replace(moved, seen.lease_owner)
         assert fits == result.applied, (now, seen, moved, result)
@@ -218,7 +228,7 @@ class _Model:
         """Rows, pages, counts and logs are those of the model."""
         page = await self.runs.list(self.tenant, limit=1_000)
         assert {run.run_id: run for run in page.runs} == self.now
-        for status in _S:
+        for status in PolicyRunStatus:
             expected = len([run for run in self.now.values() if run.status is status])
             assert expected == (await self.runs.count(self.tenant, statuses=status)).value
         for run in self.now.values():

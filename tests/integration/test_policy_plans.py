@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from graphjobs.core.transitions import entry_of
+from graphjobs.core.transitions import event_payload
 from graphjobs.database.engine import connect
 from graphjobs.database.executor import compiled
 from graphjobs.policy_runs.sql import acquire, finish, lists, single
@@ -45,7 +45,7 @@ _LEASED = "idx_policy_runs_leased"
 _BY_STATUS = "idx_policy_runs_tenant_status"
 _BY_POLICY = "idx_policy_runs_tenant_policy_status"
 _LOG = "idx_policy_run_events_job"
-_ACROSS = {"LEASE_RUNS", "FIND_LEASE", "EXPIRED_RUNS"}
+_ACROSS = {"LEASE_RUNS", "FIND_LEASED_RUNS", "LIST_EXPIRED_RUNS"}
 """Named as such: they serve everybody."""
 
 
@@ -70,58 +70,58 @@ _DEAD = 24 * _LIMIT
 """Each write of many that was rolled back here left a dead version of each row, which a bitmap of the index counts."""
 _OF_KEYS = 8
 """Pages of an index's levels and of the table, for each row that is found by its key; some versions of it are dead."""
-_FROM_MIDDLE: Mapping[str, object] = {"after_queued": "middle", "after_run": "middle"}
+_FROM_MIDDLE: Mapping[str, object] = {"p_after_queued_at": "middle", "p_after_id": "middle"}
 _CHOICES: Mapping[str, Mapping[str, object]] = {
     "all": _NO_CASE,
-    "one status": {"statuses": [4]},
-    "one mode": {"modes": [2]},
-    "one of each": {"statuses": [3], "modes": [1]},
+    "one status": {"p_statuses": [4]},
+    "one mode": {"p_modes": [2]},
+    "one of each": {"p_statuses": [3], "p_modes": [1]},
     "from the middle": _FROM_MIDDLE,
-    "of a range": {**_FROM_MIDDLE, "earliest": "middle"},
-    "the most at once": {"limit_rows": 1_001},
+    "of a range": {**_FROM_MIDDLE, "p_queued_from": "middle"},
+    "the most at once": {"p_limit": 1_001},
 }
 
 _CASES: dict[str, _Case] = {
     "INSERT_RUN": _Case("INSERT_RUN", {_NAME}),
     "GET_RUN": _Case("GET_RUN", {_KEY}),
-    "FIND_RUN": _Case("FIND_RUN", {_NAME}),
-    "MOVE_RUN": _Case("MOVE_RUN", {_KEY}),
-    "MOVE_RUN_SEEN": _Case("MOVE_RUN_SEEN", {_KEY}),
+    "GET_RUN_BY_RUN_ID": _Case("GET_RUN_BY_RUN_ID", {_NAME}),
+    "TRANSITION_RUN": _Case("TRANSITION_RUN", {_KEY}),
+    "TRANSITION_RUN_AT_VERSION": _Case("TRANSITION_RUN_AT_VERSION", {_KEY}),
     "FIND_TRANSITION": _Case("FIND_TRANSITION", {_LOG}),
     "LIST_EVENTS": _Case("LIST_EVENTS", {_LOG}),
     "RUN_METRICS": _Case("RUN_METRICS", {_DEPTH, _BY_STATUS}, reads_more=10_000),
     # An event each is looked at only where attempts may be used up.
     "LEASE_RUNS": _Case("LEASE_RUNS", {_PENDING, _KEY, _LOG}, reads_more=_DEAD, pages_a_row=_OF_KEYS),
     "LEASE_RUNS, the last attempt": _Case(
-        "LEASE_RUNS", {_PENDING, _KEY, _LOG}, {"attempts_max": 1}, reads_more=_DEAD, pages_a_row=_OF_KEYS
+        "LEASE_RUNS", {_PENDING, _KEY, _LOG}, {"p_attempts_max": 1}, reads_more=_DEAD, pages_a_row=_OF_KEYS
     ),
     "LEASE_RUNS_OF_TENANT": _Case(
         "LEASE_RUNS_OF_TENANT", {_PENDING, _KEY, _LOG}, reads_more=_DEAD, pages_a_row=_OF_KEYS
     ),
     # All that are leased: it is asked once, after an answer was lost.
-    "FIND_LEASE": _Case("FIND_LEASE", {_LEASED, _LOG}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS),
+    "FIND_LEASED_RUNS": _Case("FIND_LEASED_RUNS", {_LEASED, _LOG}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS),
     # All that are leased, too: an index by the leases' ends would be written with each heartbeat.
-    "EXPIRED_RUNS": _Case(
-        "EXPIRED_RUNS", {_LEASED, _LOG}, {"tenant": None}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS
+    "LIST_EXPIRED_RUNS": _Case(
+        "LIST_EXPIRED_RUNS", {_LEASED, _LOG}, {"p_tenant_id": None}, reads_more=2 * _ROWS, pages_a_row=_OF_KEYS
     ),
     **{
         name: _Case(name, {index}, reads_more=_DEAD, pages_a_row=_OF_KEYS)
         for name, index in {
-            "END_RUNS": _KEY,
-            "TAKE_RUNS": _KEY,
+            "FINISH_RUNS": _KEY,
+            "TAKE_OVER_RUNS": _KEY,
             "RENEW_RUNS": _KEY,
-            "FIND_MOVES": _LOG,
-            "STATES_OF": _KEY,
+            "FIND_TRANSITIONED": _LOG,
+            "GET_STATES": _KEY,
         }.items()
     },
     **{
-        f"{verb}_OF_{whose}, {what}": (
+        f"{verb}_BY_{whose}, {what}": (
             # The key asks the scans which rows, and their pages count with its own.
-            _Case(f"{verb}_OF_{whose}", {index, _KEY}, binds, pages_a_row=_SCANS + _OF_KEYS)
-            if verb == "PAGE"
-            else _Case(f"{verb}_OF_{whose}", {index}, binds)
+            _Case(f"{verb}_BY_{whose}", {index, _KEY}, binds, pages_a_row=_SCANS + _OF_KEYS)
+            if verb == "LIST"
+            else _Case(f"{verb}_BY_{whose}", {index}, binds)
         )
-        for verb in ("PAGE", "COUNT")
+        for verb in ("LIST", "COUNT")
         for whose, index in (("TENANT", _BY_STATUS), ("POLICY", _BY_POLICY))
         for what, binds in _CHOICES.items()
     },
@@ -159,7 +159,7 @@ async def _fill(driver: Connection, tenant: str, *, first: int) -> None:
         FROM generate_series($3::int, $3::int + $4::int - 1) n
         """,
         tenant,
-        policy_run(tenant).details_json(),
+        policy_run(tenant).payload_json(),
         first,
         _ROWS,
     )
@@ -169,7 +169,7 @@ async def _fill(driver: Connection, tenant: str, *, first: int) -> None:
         SELECT id, tenant_id, 0, $2::text::jsonb FROM scheduler.policy_runs WHERE tenant_id = $1
         """,
         tenant,
-        entry_of("pending", "dispatching", uuid.UUID(int=first), "a dispatcher on some host/4711", attempts=1),
+        event_payload("pending", "dispatching", uuid.UUID(int=first), "a dispatcher on some host/4711", attempts=1),
     )
 
 
@@ -182,52 +182,52 @@ async def _arguments(connection: Connection, case: _Case, tenant: str) -> list[o
     fresh = policy_run(tenant)
     values: dict[str, object] = {
         **_written(fresh),
-        "entry": "{}",
-        "expected": 0,
-        "expected_owner": None,
-        "expected_attempts": 0,
-        "seen": AT,
-        "limit_rows": _LIMIT,
-        "after_event": 0,
-        "transition": str(middle),
-        "statuses": [0, 1, 2, 3, 4, 5],
-        "modes": [0, 1, 2],
-        "earliest": datetime(1, 1, 2, tzinfo=UTC),
-        "after_queued": datetime(9999, 12, 30, tzinfo=UTC),
-        "after_run": uuid.UUID(int=2**128 - 1),
-        "window_length": timedelta(days=366),
-        "after_tenant": "",
-        "after_urgent": "",
-        "completed_rows": 10_000,
-        "lease_length": timedelta(minutes=1),
-        "attempts_max": 5,
-        "turn": 7,
-        "jobs": leased,
-        "tenants": [tenant] * _LIMIT,
-        "whose": [tenant],
-        "tries_held": [0] * _LIMIT,
-        "owners": ["owner"] * _LIMIT,
-        "versions": [AT] * _LIMIT,
-        "targets": [2] * _LIMIT,
-        "delays": [timedelta(0)] * _LIMIT,
-        "problems": [None] * _LIMIT,
-        "entries": ["{}"] * _LIMIT,
+        "p_event_payload": "{}",
+        "p_expected_status": 0,
+        "p_expected_lease_owner": None,
+        "p_expected_attempts": 0,
+        "p_expected_version": AT,
+        "p_limit": _LIMIT,
+        "p_after_event_id": 0,
+        "p_transition_id": str(middle),
+        "p_statuses": [0, 1, 2, 3, 4, 5],
+        "p_modes": [0, 1, 2],
+        "p_queued_from": datetime(1, 1, 2, tzinfo=UTC),
+        "p_after_queued_at": datetime(9999, 12, 30, tzinfo=UTC),
+        "p_after_id": uuid.UUID(int=2**128 - 1),
+        "p_window": timedelta(days=366),
+        "p_after_tenant_id": "",
+        "p_after_emergency_tenant_id": "",
+        "p_completed_limit": 10_000,
+        "p_lease_duration": timedelta(minutes=1),
+        "p_attempts_max": 5,
+        "p_rotation_offset": 7,
+        "p_job_ids": leased,
+        "p_tenant_ids": [tenant] * _LIMIT,
+        "p_distinct_tenant_ids": [tenant],
+        "p_lease_attempts": [0] * _LIMIT,
+        "p_lease_owners": ["owner"] * _LIMIT,
+        "p_versions": [AT] * _LIMIT,
+        "p_new_statuses": [2] * _LIMIT,
+        "p_delays": [timedelta(0)] * _LIMIT,
+        "p_last_errors": [None] * _LIMIT,
+        "p_event_payloads": ["{}"] * _LIMIT,
     }
     if case.statement == "RUN_METRICS":
-        values |= lists.cells()
-    if case.statement in ("FIND_LEASE", "LEASE_RUNS", "LEASE_RUNS_OF_TENANT"):
-        values["owner"] = "owner"
+        values |= lists.metric_params()
+    if case.statement in ("FIND_LEASED_RUNS", "LEASE_RUNS", "LEASE_RUNS_OF_TENANT"):
+        values["p_lease_owner"] = "owner"
     if case.statement not in ("INSERT_RUN",):
-        values |= {"job": middle, "name": f"run {middle.int}", "policy": "policy 1"}
-    meant = {"middle": {"after_queued": time, "after_run": middle, "earliest": time - timedelta(hours=1)}}
+        values |= {"p_job_id": middle, "p_run_id": f"run {middle.int}", "p_policy_id": "policy 1"}
+    meant = {"middle": {"p_after_queued_at": time, "p_after_id": middle, "p_queued_from": time - timedelta(hours=1)}}
     chosen = {name: meant[value][name] if isinstance(value, str) else value for name, value in case.binds.items()}
     return [{**values, **chosen}[bind] for bind in compiled(_STATEMENTS[case.statement]).binds]
 
 
 def _written(run: Any) -> dict[str, object]:
-    from graphjobs.policy_runs.row_mapping import columns_of
+    from graphjobs.policy_runs.row_mapping import run_params
 
-    return columns_of(run)
+    return run_params(run)
 
 
 def test_every_statement_has_its_plan_here() -> None:
@@ -248,9 +248,9 @@ async def test_each_statement_reads_only_what_it_was_asked_for(
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
     scanned = [node for node in nodes if "Index Name" in node]
     read = [rows_read(node) for node in scanned]
-    limit = case.binds.get("limit_rows", _LIMIT)
+    limit = case.binds.get("p_limit", _LIMIT)
     assert isinstance(limit, int)
-    each = _SCANS if case.statement.startswith(("PAGE", "COUNT")) else 1
+    each = _SCANS if case.statement.startswith(("LIST_BY", "COUNT")) else 1
     assert all(rows <= each * limit + case.reads_more for rows in read), read
     # Nor does it leaf through the index for them: some pages to find each place, and at most one for each row.
     pages = [pages_read(node) for node in scanned]
@@ -295,15 +295,15 @@ async def test_leases_take_the_right_runs_and_never_more_whatever_the_planner_ma
             await connection.execute(f"SET LOCAL {setting} = off")
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
         values = {
-            "owner": "somebody",
-            "lease_length": timedelta(minutes=1),
-            "attempts_max": 5,
-            "limit_rows": 15,
-            "entry": "{}",
-            "turn": 1,
-            "after_tenant": "",
-            "after_urgent": "",
-            "tenant": _NEW,
+            "p_lease_owner": "somebody",
+            "p_lease_duration": timedelta(minutes=1),
+            "p_attempts_max": 5,
+            "p_limit": 15,
+            "p_event_payload": "{}",
+            "p_rotation_offset": 1,
+            "p_after_tenant_id": "",
+            "p_after_emergency_tenant_id": "",
+            "p_tenant_id": _NEW,
         }
         sql = compiled(statement)
         events = await connection.fetchval("SELECT count(*) FROM scheduler.policy_run_events")

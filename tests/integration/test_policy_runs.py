@@ -25,15 +25,16 @@ from graphjobs import (
 )
 from graphjobs.core.pagination import COUNT_MAX
 from graphjobs.core.transitions import UpdateOutcome
-from graphjobs.database.executor import Executor, InSession, Params, Row
+from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
 from graphjobs.policy_runs import repository as repository_room
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _MINUTE = timedelta(minutes=1)
 
 
@@ -108,7 +109,7 @@ async def test_a_run_comes_back_as_it_was_stored(runs: PolicyRunRepository, tena
     assert stored == await runs.get_by_run_id(tenant, run.run_id)
     assert [{"to": "pending", "attempts": 0, "actor": "ci"}] == await log(runs, run)
     (event,) = await runs.events(tenant, run.id)
-    assert (stored.updated_at, _S.PENDING) == (event.created_at, event.status)
+    assert (stored.updated_at, Status.PENDING) == (event.created_at, event.status)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tena
         policy_run(tenant).request_cancellation(at=AT, reason="not needed"),
         held.submit(at=AT).request_cancellation(at=AT),
     ):
-        other = run.changed(id=uuid.uuid4(), run_id=str(uuid.uuid4()))
+        other = run.replace(id=uuid.uuid4(), run_id=str(uuid.uuid4()))
         stored = await runs.insert(other)
         assert other == stored.stored(updated_at=other.updated_at)
         assert stored == await runs.get(tenant, other.id)
@@ -210,7 +211,7 @@ async def test_each_legal_move_is_stored_and_logged(runs: PolicyRunRepository, t
     assert held.job is not None
     renewed = await runs.replace(held.job.renew(at=AT, until=later(120)), "owner")
     assert renewed.job is not None
-    back = await runs.replace(renewed.job.give_back(at=AT, available_at=AT, error="away"), "owner")
+    back = await runs.replace(renewed.job.release(at=AT, available_at=AT, error="away"), "owner")
     assert back.job is not None
     again = await runs.replace(back.job.lease(at=AT, owner="other", until=later(60)), None)
     assert again.job is not None
@@ -255,13 +256,13 @@ async def test_only_its_owner_moves_a_run_that_is_dispatching(
 async def test_an_attempt_that_was_lost_is_not_ended_by_who_had_it(runs: PolicyRunRepository, tenant: str) -> None:
     """Though he bears the same name: the attempt is another one."""
     first = await leased(runs, policy_run(tenant))
-    await runs.replace(first.give_back(at=AT, available_at=AT), "owner")
+    await runs.replace(first.release(at=AT, available_at=AT), "owner")
     (second,) = (await runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
 
     late = await runs.replace(first.submit(at=AT), "owner")
 
     assert (UpdateOutcome.CONFLICT, second) == (late.outcome, late.job)
-    assert (2, _S.DISPATCHING) == (second.attempts, second.status)
+    assert (2, Status.DISPATCHING) == (second.attempts, second.status)
 
 
 async def test_a_change_that_keeps_the_status_is_of_the_version_that_was_read(
@@ -288,12 +289,12 @@ async def test_a_cancellation_that_the_mover_has_not_seen_is_kept(runs: PolicyRu
     asked = await runs.replace(held.request_cancellation(at=AT, reason="why"), "owner")
     assert asked.applied
 
-    back = await runs.replace(held.give_back(at=AT, available_at=AT), "owner")
+    back = await runs.replace(held.release(at=AT, available_at=AT), "owner")
     taken = await runs.replace(held.submit(at=AT), "owner")
 
     assert UpdateOutcome.CONFLICT is back.outcome
     assert taken.job is not None
-    assert (_S.SUBMITTED, True, AT, "why") == (
+    assert (Status.SUBMITTED, True, AT, "why") == (
         taken.job.status,
         taken.job.cancellation_requested,
         taken.job.cancellation_requested_at,
@@ -321,7 +322,7 @@ async def test_a_cancellation_that_the_mover_has_not_seen_is_kept(runs: PolicyRu
 async def test_what_was_asked_for_never_changes(runs: PolicyRunRepository, tenant: str, change: dict[str, Any]) -> None:
     """A move of a value that says otherwise is refused, and not half stored."""
     held = await leased(runs, policy_run(tenant))
-    result = await runs.replace(held.changed(**change).submit(at=AT), "owner")
+    result = await runs.replace(held.replace(**change).submit(at=AT), "owner")
     assert (UpdateOutcome.CONFLICT, held) == (result.outcome, result.job)
     assert "what was asked for is something else" in result.reason
 
@@ -563,11 +564,11 @@ class _Counting:
         self._executor = executor
         self.number = 0
 
-    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         self.number += 1
-        return await self._executor.rows(statement, params)
+        return await self._executor.fetch_all(statement, params)
 
-    def using(self, session: AsyncSession) -> InSession:
+    def using(self, session: AsyncSession) -> SessionExecutor:
         return self._executor.using(session)
 
 
@@ -584,7 +585,7 @@ async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> Non
         return answer
 
     first = await counted(runs.insert(run))
-    assert first == await counted(runs.insert(run.changed(id=uuid.uuid4())))
+    assert first == await counted(runs.insert(run.replace(id=uuid.uuid4())))
     await counted(runs.get(tenant, run.id))
     await counted(runs.get_by_run_id(tenant, run.run_id))
     (held,) = (await counted(runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant))).runs
@@ -593,7 +594,7 @@ async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> Non
     seen = await counted(runs.expired(tenant_id=tenant))
     await counted(runs.rescue(seen, attempts_max=5))
     other = await leased(runs, policy_run(tenant, priority="emergency"))
-    await counted(runs.end([RunEnding.submitted(other)]))
+    await counted(runs.end([LeaseResult.submitted(other)]))
     now = await runs.get(tenant, other.id)
     assert now is not None
     assert await counted(runs.replace(now.complete(at=AT), None))

@@ -18,11 +18,12 @@ from graphjobs import (
     PolicyRunService,
     PolicyRunStatus,
 )
-from graphjobs.policy_runs.attempt_results import RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _MINUTE = timedelta(minutes=1)
 
 
@@ -42,7 +43,7 @@ async def leased(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
 async def submitted(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
     """A run that somebody runs."""
     run = await leased(storage, tenant, **fields)
-    await storage.policy_runs.end([RunEnding.submitted(run)])
+    await storage.policy_runs.end([LeaseResult.submitted(run)])
     found = await storage.policy_runs.get(tenant, run.id)
     assert found is not None
     return found
@@ -55,7 +56,7 @@ async def test_a_request_is_one_run_however_often_it_is_asked_for(service: Polic
     await service.request_cancellation(tenant, "nightly")
     late = await service.enqueue(request)
     assert 1 == len({run.id for run in runs})
-    assert (runs[0].id, _S.CANCELED) == (late.id, late.status)
+    assert (runs[0].id, Status.CANCELED) == (late.id, late.status)
     assert 1 == (await service.count(tenant)).value
 
 
@@ -114,7 +115,7 @@ async def test_a_pending_run_is_canceled_at_once(service: PolicyRunService, tena
     await service.enqueue(run_request(tenant, run_id="nightly"))
     first = await service.request_cancellation(tenant, "nightly", reason="not needed", actor="ci")
     again = await service.request_cancellation(tenant, "nightly", reason="really")
-    assert (_S.CANCELED, "not needed") == (first.status, first.cancellation_reason)
+    assert (Status.CANCELED, "not needed") == (first.status, first.cancellation_reason)
     assert first == again
 
 
@@ -126,15 +127,19 @@ async def test_a_leased_run_is_canceled_when_its_holder_next_asks(
     first = await service.request_cancellation(tenant, run.run_id, reason="why\x07" + "x" * 5_000)
     again = await service.request_cancellation(tenant, run.run_id)
     assert first == again
-    assert (_S.DISPATCHING, True, "owner") == (first.status, first.cancellation_requested, first.lease_owner)
+    assert (Status.DISPATCHING, True, "owner") == (
+        first.status,
+        first.cancellation_requested,
+        first.lease_owner,
+    )
     (renewed,) = (await storage.policy_runs.renew([run], _MINUTE)).runs
     assert renewed.cancellation_requested
     assert first.cancellation_reason == renewed.cancellation_reason
     assert "why\N{REPLACEMENT CHARACTER}" == str(renewed.cancellation_reason)[:4]
-    await storage.policy_runs.end([RunEnding.canceled(run)])
+    await storage.policy_runs.end([LeaseResult.canceled(run)])
     now = await service.get(tenant, run.run_id)
     assert now is not None
-    assert (_S.CANCELED, first.cancellation_requested_at) == (now.status, now.cancellation_requested_at)
+    assert (Status.CANCELED, first.cancellation_requested_at) == (now.status, now.cancellation_requested_at)
 
 
 async def test_heartbeats_do_not_keep_a_cancellation_from_being_noted(
@@ -175,7 +180,7 @@ async def test_a_submitted_run_ends_as_whoever_runs_it_says(
 async def test_what_was_not_handed_over_cannot_end(service: PolicyRunService, storage: Storage, tenant: str) -> None:
     """It is pending; also where it was given back, and is handed over again."""
     run = await leased(storage, tenant)
-    await storage.policy_runs.end([RunEnding.given_back(run)])
+    await storage.policy_runs.end([LeaseResult.released(run)])
     with pytest.raises(JobConflict, match="the run is pending: it is handed over first, or again") as caught:
         await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
     assert ("pending", run.id) == (caught.value.status, caught.value.job_id)
@@ -193,7 +198,7 @@ async def test_an_engine_may_be_faster_than_the_note_of_the_hand_over(
     assert done.submitted_at is not None
     moves = [event.payload["to"] for event in await storage.policy_runs.events(tenant, run.id)]
     assert ["pending", "dispatching", "submitted", status] == moves
-    late = await storage.policy_runs.end([RunEnding.submitted(run)])
+    late = await storage.policy_runs.end([LeaseResult.submitted(run)])
     assert {run.id} == set(late.lost)
     assert done == await storage.policy_runs.get(tenant, run.id)
 
@@ -204,9 +209,9 @@ async def test_a_cancellation_of_a_submitted_run_is_for_whoever_runs_it(
     """He sees it in the run; a run that has ended cannot be canceled any more."""
     run = await submitted(storage, tenant)
     asked = await service.request_cancellation(tenant, run.run_id)
-    assert (_S.SUBMITTED, True) == (asked.status, asked.cancellation_requested)
+    assert (Status.SUBMITTED, True) == (asked.status, asked.cancellation_requested)
     done = await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
-    assert (_S.COMPLETED, True) == (done.status, done.cancellation_requested)
+    assert (Status.COMPLETED, True) == (done.status, done.cancellation_requested)
     with pytest.raises(JobConflict, match="the run is completed already"):
         await service.request_cancellation(tenant, run.run_id)
 
@@ -224,7 +229,7 @@ async def test_a_retry_is_a_new_run_that_names_the_old(
     first = await service.retry(tenant, "nightly")
     named, again = [await service.retry(tenant, "nightly", new_run_id="nightly-2") for _ in range(2)]
     assert {**run.spec(), "metadata": {"a": "b", "retryOf": "nightly"}} == first.spec()
-    assert (_S.PENDING, 0, None) == (first.status, first.attempts, first.last_error)
+    assert (Status.PENDING, 0, None) == (first.status, first.attempts, first.last_error)
     assert first.run_id not in ("nightly", "nightly-2")
     assert named == again
     assert 3 == (await service.count(tenant)).value

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, GraphJobsError, GraphJobStatus, IllegalTransition, InvalidJob
 from graphjobs.core.results import StalledItem
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobType
@@ -22,7 +22,8 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _BUILD, _OVERLAY = GraphJobType
 _LONG_AGO = timedelta(microseconds=1)
 
@@ -127,7 +128,7 @@ async def test_a_claimed_job_is_what_its_own_move_would_give_but_for_the_clock(w
     claimed = {"from": "queued", "to": "running", "attempts": 1, "actor": "worker 1"}
     assert claimed == (await log(way, job))[-1]
     (*_, event) = await way.store.events(tenant, job.id)
-    assert (job.updated_at, _S.RUNNING) == (event.created_at, event.status)
+    assert (job.updated_at, Status.RUNNING) == (event.created_at, event.status)
 
 
 async def test_a_claim_of_one_kind_leaves_the_other(way: Way, tenant: str) -> None:
@@ -143,7 +144,7 @@ async def test_a_claim_takes_only_what_is_queued_and_the_tenants_own(way: Way, t
     other = build_job(f"{tenant}-other")
     await way.add(other)
     running = await way.claimed(build_job(tenant))
-    await way.queue.end([Ending.completed(await way.claimed(build_job(tenant)), graph_snapshot_id="graph")])
+    await way.queue.end([AttemptResult.completed(await way.claimed(build_job(tenant)), graph_snapshot_id="graph")])
 
     assert () == (await way.queue.claim(tenant, _BUILD, limit=10)).jobs
     assert running == await way.now(running)
@@ -217,13 +218,13 @@ async def test_a_limit_that_cannot_be_is_named(alone: Way, tenant: str, limit: A
         (lambda queue: queue.renew(None), "jobs"),
         (lambda queue: queue.renew([build_job()] * 2), "jobs"),
         (lambda queue: queue.renew(build_job() for _ in range(1_001)), "jobs"),
-        (lambda queue: queue.end([build_job()]), "endings"),
-        (lambda queue: queue.rescue([build_job()], attempts_max=3), "sightings"),
+        (lambda queue: queue.end([build_job()]), "results"),
+        (lambda queue: queue.rescue([build_job()], attempts_max=3), "stalled"),
         (lambda queue: queue.rescue([], attempts_max=0), "attempts_max"),
         (lambda queue: queue.rescue([], attempts_max=True), "attempts_max"),
-        (lambda queue: queue.stalled(None, _BUILD, silence=timedelta(0)), "silence"),
-        (lambda queue: queue.stalled(None, _BUILD, silence=timedelta(days=2)), "silence"),
-        (lambda queue: queue.stalled(None, _BUILD, silence=60), "silence"),
+        (lambda queue: queue.stalled(None, _BUILD, lease=timedelta(0)), "lease"),
+        (lambda queue: queue.stalled(None, _BUILD, lease=timedelta(days=2)), "lease"),
+        (lambda queue: queue.stalled(None, _BUILD, lease=60), "lease"),
     ],
 )
 async def test_bad_input_is_named(alone: Way, call: Callable[[Any], Awaitable[object]], field: str) -> None:
@@ -307,7 +308,7 @@ async def test_a_version_that_python_cannot_hold_begins_anew(alone: Way, tenant:
     assert {job.id for job in jobs} == {job.id for job in claimed}
     assert all(job.updated_at is not None for job in claimed)
     assert 2 == len((await alone.queue.renew(claimed)).versions)
-    assert 2 == len((await alone.queue.end([Ending.failed(job, "done with") for job in claimed])).versions)
+    assert 2 == len((await alone.queue.end([AttemptResult.failed(job, "done with") for job in claimed])).versions)
 
 
 @pytest.mark.parametrize("strange", ["", "x" * 300, "a\tb"])
@@ -326,7 +327,7 @@ async def test_a_tenant_that_no_job_can_have_is_listed_and_set_aside(graphjobs_s
         cursor = claimed.cursor
         found += [job.id for job in claimed.jobs] + [error.row_id for error in claimed.unreadable]  # type: ignore[misc]
     await asyncio.sleep(0.001)
-    seen, _ = await queue.stalled(None, _BUILD, silence=_LONG_AGO)
+    seen, _ = await queue.stalled(None, _BUILD, lease=_LONG_AGO)
     rescued = await queue.rescue(seen, attempts_max=3)
 
     assert {sound.id, odd.id} == set(found)
@@ -340,7 +341,7 @@ async def test_claims_in_a_session_vanish_with_it(alone: Way, tenant: str) -> No
         await alone.storage.graph_job_queue.using(session).claim(tenant, _BUILD, limit=1)
         await session.rollback()
 
-    assert _S.QUEUED is (await alone.now(job)).status
+    assert Status.QUEUED is (await alone.now(job)).status
     assert 1 == len(await log(alone, job))
 
 
@@ -400,10 +401,10 @@ async def test_many_jobs_end_in_one_statement_each_as_it_is_told(way: Way, tenan
 
     ended = await way.queue.end(
         [
-            Ending.completed(built, graph_snapshot_id="graph", metadata={"nodes": "5"}),
-            Ending.failed(failed, "ValueError: no such file"),
-            Ending.completed(laid),
-            Ending.given_back(returned),
+            AttemptResult.completed(built, graph_snapshot_id="graph", metadata={"nodes": "5"}),
+            AttemptResult.failed(failed, "ValueError: no such file"),
+            AttemptResult.completed(laid),
+            AttemptResult.released(returned),
         ],
         actor="worker 2",
     )
@@ -413,11 +414,11 @@ async def test_many_jobs_end_in_one_statement_each_as_it_is_told(way: Way, tenan
         assert ended.versions[job.id] == (await way.now(job)).updated_at
     now = await way.now(built)
     assert now.completed_at is not None
-    assert now == built.changed(metadata={"nodes": "5"}).complete(at=now.completed_at, graph_snapshot_id="graph")  # type: ignore[call-arg]
+    assert now == built.replace(metadata={"nodes": "5"}).complete(at=now.completed_at, graph_snapshot_id="graph")  # type: ignore[call-arg]
     now = await way.now(failed)
     assert now.completed_at is not None
     assert now == failed.fail(at=now.completed_at, error="ValueError: no such file")
-    assert _S.COMPLETED is (await way.now(laid)).status
+    assert Status.COMPLETED is (await way.now(laid)).status
     assert await way.now(returned) == returned.requeue()
     told = {"from": "running", "attempts": 1, "actor": "worker 2"}
     assert {**told, "to": "completed"} == (await log(way, built))[-1]
@@ -428,13 +429,16 @@ async def test_many_jobs_end_in_one_statement_each_as_it_is_told(way: Way, tenan
 async def test_who_lost_the_job_cannot_end_it_and_is_told(way: Way, tenant: str) -> None:
     """The fence is the attempt; the others of the batch are ended all the same."""
     first = await way.claimed(build_job(tenant))
-    await way.queue.end([Ending.given_back(first)])
+    await way.queue.end([AttemptResult.released(first)])
     (second,) = (await way.queue.claim(tenant, _BUILD, limit=1)).jobs
     sound = await way.claimed(build_job(tenant))
     before = await log(way, first)
 
     ended = await way.queue.end(
-        [Ending.completed(first, graph_snapshot_id="stale"), Ending.completed(sound, graph_snapshot_id="graph")]
+        [
+            AttemptResult.completed(first, graph_snapshot_id="stale"),
+            AttemptResult.completed(sound, graph_snapshot_id="graph"),
+        ]
     )
 
     assert {sound.id} == set(ended.versions)
@@ -447,10 +451,10 @@ async def test_who_lost_the_job_cannot_end_it_and_is_told(way: Way, tenant: str)
 async def test_who_lost_the_job_to_a_cancel_or_a_delete_is_told(way: Way, tenant: str) -> None:
     """Canceled by a service, or gone."""
     canceled, gone = await way.claimed(build_job(tenant)), await way.claimed(build_job(tenant))
-    await way.store.update(canceled.cancel(at=AT), expected=_S.RUNNING)
+    await way.store.update(canceled.cancel(at=AT), expected=Status.RUNNING)
     await way.sql("DELETE FROM scheduler.graph_jobs WHERE id = $1", gone.id)
 
-    ended = await way.queue.end([Ending.failed(canceled, "late"), Ending.failed(gone, "late")])
+    ended = await way.queue.end([AttemptResult.failed(canceled, "late"), AttemptResult.failed(gone, "late")])
 
     assert {} == ended.versions
     assert ended.lost[canceled.id].endswith("a later look found the job canceled at attempt 1")
@@ -460,11 +464,13 @@ async def test_who_lost_the_job_to_a_cancel_or_a_delete_is_told(way: Way, tenant
 async def test_another_tenants_job_cannot_be_ended(way: Way, tenant: str) -> None:
     """Not even by who knows its id and attempts."""
     job = await way.claimed(build_job(tenant))
-    forged = job.changed(tenant_id=f"{tenant}-thief")
+    forged = job.replace(tenant_id=f"{tenant}-thief")
 
-    ended = await way.queue.end([Ending.failed(forged, "taken")])
+    ended = await way.queue.end([AttemptResult.failed(forged, "taken")])
     renewed = await way.queue.renew([forged])
-    rescued = await way.queue.rescue([StalledItem(job.id, forged.tenant_id, job.updated_at, job.attempts)], attempts_max=3)
+    rescued = await way.queue.rescue(
+        [StalledItem(job.id, forged.tenant_id, job.updated_at, job.attempts)], attempts_max=3
+    )
 
     assert {} == ended.versions
     assert {job.id} == renewed.lost
@@ -475,7 +481,7 @@ async def test_another_tenants_job_cannot_be_ended(way: Way, tenant: str) -> Non
 async def test_an_ending_asked_again_with_its_id_answers_the_same(way: Way, tenant: str) -> None:
     """As after a lost answer: what the first call ended is not lost to the second."""
     job, named = await way.claimed(build_job(tenant)), uuid.uuid4()
-    ending = Ending.completed(job, graph_snapshot_id="graph")
+    ending = AttemptResult.completed(job, graph_snapshot_id="graph")
 
     first = await way.queue.end([ending], transition_id=named)
     second = await way.queue.end([ending], transition_id=named)
@@ -489,13 +495,13 @@ async def test_an_ending_asked_again_with_its_id_answers_the_same(way: Way, tena
 async def test_what_follows_from_a_job_is_added_with_its_end_or_not_at_all(way: Way, tenant: str) -> None:
     """Both or neither: of a job that was lost nothing follows."""
     built, lost = await way.claimed(build_job(tenant)), await way.claimed(build_job(tenant))
-    await way.queue.end([Ending.given_back(lost)])
+    await way.queue.end([AttemptResult.released(lost)])
     follows, vanishes = overlay_job(tenant, build_job_id=built.id), overlay_job(tenant, build_job_id=lost.id)
 
     ended = await way.queue.end(
         [
-            Ending.completed(built, graph_snapshot_id="graph", following=[follows]),
-            Ending.completed(lost, graph_snapshot_id="graph", following=[vanishes]),
+            AttemptResult.completed(built, graph_snapshot_id="graph", followups=[follows]),
+            AttemptResult.completed(lost, graph_snapshot_id="graph", followups=[vanishes]),
         ],
         actor="worker 3",
     )
@@ -511,7 +517,7 @@ async def test_a_following_job_whose_id_is_taken_is_left_out(way: Way, tenant: s
     taken = await way.add(overlay_job(tenant))
     built = await way.claimed(build_job(tenant))
 
-    ended = await way.queue.end([Ending.completed(built, graph_snapshot_id="graph", following=[taken])])
+    ended = await way.queue.end([AttemptResult.completed(built, graph_snapshot_id="graph", followups=[taken])])
 
     assert {built.id} == set(ended.versions)
     assert 1 == len(await log(way, taken))
@@ -522,24 +528,24 @@ def test_an_ending_that_cannot_be_is_refused_when_it_is_made() -> None:
     running = build_job().start(at=AT)
     laid = overlay_job().start(at=AT)
     for make, field in (
-        (lambda: Ending.completed(running), "graph_snapshot_id"),
-        (lambda: Ending.completed(running, graph_snapshot_id="\0"), "graph_snapshot_id"),
-        (lambda: Ending.completed(running, graph_snapshot_id="x" * 257), "graph_snapshot_id"),
-        (lambda: Ending.completed(laid, graph_snapshot_id="graph"), "graph_snapshot_id"),
-        (lambda: Ending.completed(laid, metadata={"a": 1}), "metadata"),  # type: ignore[dict-item]
-        (lambda: Ending.completed(laid, metadata=5), "metadata"),  # type: ignore[arg-type]
-        (lambda: Ending.completed(laid, following=5), "following"),  # type: ignore[arg-type]
-        (lambda: Ending.completed(laid, following=[overlay_job("other")]), "following"),
-        (lambda: Ending.completed(laid, following=[running]), "following"),
-        (lambda: Ending.completed(laid, following=[overlay_job(id=laid.id)] * 2), "following"),
-        (lambda: Ending.completed(laid, following=[overlay_job() for _ in range(101)]), "following"),
-        (lambda: Ending.failed(None, "x"), "job"),  # type: ignore[arg-type]
+        (lambda: AttemptResult.completed(running), "graph_snapshot_id"),
+        (lambda: AttemptResult.completed(running, graph_snapshot_id="\0"), "graph_snapshot_id"),
+        (lambda: AttemptResult.completed(running, graph_snapshot_id="x" * 257), "graph_snapshot_id"),
+        (lambda: AttemptResult.completed(laid, graph_snapshot_id="graph"), "graph_snapshot_id"),
+        (lambda: AttemptResult.completed(laid, metadata={"a": 1}), "metadata"),  # type: ignore[dict-item]
+        (lambda: AttemptResult.completed(laid, metadata=5), "metadata"),  # type: ignore[arg-type]
+        (lambda: AttemptResult.completed(laid, followups=5), "followups"),  # type: ignore[arg-type]
+        (lambda: AttemptResult.completed(laid, followups=[overlay_job("other")]), "followups"),
+        (lambda: AttemptResult.completed(laid, followups=[running]), "followups"),
+        (lambda: AttemptResult.completed(laid, followups=[overlay_job(id=laid.id)] * 2), "followups"),
+        (lambda: AttemptResult.completed(laid, followups=[overlay_job() for _ in range(101)]), "followups"),
+        (lambda: AttemptResult.failed(None, "x"), "job"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidJob) as caught:
             make()  # type: ignore[no-untyped-call]
         assert field == caught.value.field
     with pytest.raises(IllegalTransition):
-        Ending.completed(overlay_job())
+        AttemptResult.completed(overlay_job())
 
 
 # Heartbeats
@@ -565,7 +571,7 @@ async def test_a_heartbeat_raises_the_version_and_nothing_else(way: Way, tenant:
 async def test_a_heartbeat_tells_which_jobs_are_lost(way: Way, tenant: str) -> None:
     """Given back and taken by another, ended, or gone; the others are renewed."""
     held, retaken, ended, gone = [await way.claimed(build_job(tenant)) for _ in range(4)]
-    await way.queue.end([Ending.given_back(retaken), Ending.failed(ended, "over")])
+    await way.queue.end([AttemptResult.released(retaken), AttemptResult.failed(ended, "over")])
     await way.queue.claim(tenant, _BUILD, limit=1)
     await way.sql("DELETE FROM scheduler.graph_jobs WHERE id = $1", gone.id)
 
@@ -582,7 +588,7 @@ async def test_a_stopped_job_is_queued_again(way: Way, tenant: str) -> None:
     """And the next attempt is another's."""
     job = await way.claimed(build_job(tenant))
 
-    seen, _ = await way.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
+    seen, _ = await way.queue.stalled(tenant, _BUILD, lease=_LONG_AGO)
     if way.session is not None:  # within one transaction no time passes
         assert () == seen
         seen = (StalledItem(job.id, tenant, job.updated_at, job.attempts),)
@@ -592,7 +598,7 @@ async def test_a_stopped_job_is_queued_again(way: Way, tenant: str) -> None:
     assert job.requeue() == await way.now(job)
     told = {"from": "running", "to": "queued", "attempts": 1, "actor": "worker 4", "rescued": True}
     assert told == (await log(way, job))[-1]
-    assert {} == (await way.queue.end([Ending.completed(job, graph_snapshot_id="late")])).versions
+    assert {} == (await way.queue.end([AttemptResult.completed(job, graph_snapshot_id="late")])).versions
 
 
 async def test_a_job_that_stopped_at_its_last_attempt_fails_with_a_reason(way: Way, tenant: str) -> None:
@@ -614,12 +620,12 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(alone: Way, t
     """A job is not failed because workers were told to stop; it is once it has stopped so many of them."""
     job = await alone.claimed(build_job(tenant))
     for _ in range(4):
-        await alone.queue.end([Ending.given_back(job)])
+        await alone.queue.end([AttemptResult.released(job)])
         (job,) = (await alone.queue.claim(tenant, _BUILD, limit=1)).jobs
     stops = []
     for _ in range(2):
         await asyncio.sleep(0.001)
-        seen, _ = await alone.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
+        seen, _ = await alone.queue.stalled(tenant, _BUILD, lease=_LONG_AGO)
         assert [4] == [sighting.released for sighting in seen]
         rescued = await alone.queue.rescue(seen, attempts_max=2)
         stops.append((len(rescued.requeued), len(rescued.failed)))
@@ -637,7 +643,7 @@ async def test_only_jobs_that_were_silent_are_seen(alone: Way, tenant: str) -> N
     for job, age in ((quiet, "- interval '2 minutes'"), (ahead, "+ interval '2 minutes'")):
         await alone.sql(f"UPDATE scheduler.graph_jobs SET updated_at = now() {age} WHERE id = $1", job.id)
 
-    seen, _ = await alone.queue.stalled(tenant, _BUILD, silence=timedelta(minutes=1))
+    seen, _ = await alone.queue.stalled(tenant, _BUILD, lease=timedelta(minutes=1))
 
     assert {quiet.id, ahead.id} == {sighting.job_id for sighting in seen}
     assert lively.id not in {sighting.job_id for sighting in seen}
@@ -649,7 +655,7 @@ async def test_a_stopped_row_that_does_not_tell_its_attempt_is_failed(alone: Way
     await alone.sql("UPDATE scheduler.graph_jobs SET payload = '[]' WHERE id = $1", strange.id)
     await asyncio.sleep(0.001)
 
-    seen, _ = await alone.queue.stalled(tenant, _BUILD, silence=_LONG_AGO)
+    seen, _ = await alone.queue.stalled(tenant, _BUILD, lease=_LONG_AGO)
     rescued = await alone.queue.rescue(seen, attempts_max=3)
 
     assert ((sound.id,), (strange.id,)) == (rescued.requeued, rescued.failed)
@@ -664,7 +670,7 @@ async def test_a_clock_that_was_set_back_never_lowers_a_version(alone: Way, tena
     await alone.sql("UPDATE scheduler.graph_jobs SET updated_at = $2 WHERE id = $1", job.id, ahead)
 
     renewed = await alone.queue.renew([job])
-    ended = await alone.queue.end([Ending.given_back(job)])
+    ended = await alone.queue.end([AttemptResult.released(job)])
     (again,) = (await alone.queue.claim(tenant, _BUILD, limit=1)).jobs
 
     assert again.updated_at is not None

@@ -28,7 +28,8 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 Repository = PostgresGraphJobRepository
 
 
@@ -80,7 +81,7 @@ async def test_what_was_inserted_is_read_back_whole(jobs: Repository, kind: Kind
     """Every field, in every status, with the version the database gave."""
     queued = kind.make(tenant, correlation_id="c", metadata={"a": "tab\tline\n", "ü": "☃"})
     running = kind.make(tenant).start(at=AT)
-    for job in (queued, running, kind.completed(running.changed(id=uuid.uuid4())), kind.make(tenant).cancel(at=AT)):
+    for job in (queued, running, kind.completed(running.replace(id=uuid.uuid4())), kind.make(tenant).cancel(at=AT)):
         stored = await jobs.insert(job)
         found = await kind.get(jobs, tenant, str(job.id).upper())
         assert job == found == stored
@@ -91,7 +92,7 @@ async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind,
     """A taken id is told, whatever kind and tenant took it, and the first job stays; the transaction stays usable."""
     job = kind.make(tenant)
     await jobs.insert(job)
-    for again in (job, job.changed(metadata={"a": "b"}), other.make(tenant, id=job.id), kind.make("other", id=job.id)):
+    for again in (job, job.replace(metadata={"a": "b"}), other.make(tenant, id=job.id), kind.make("other", id=job.id)):
         with pytest.raises(JobAlreadyExists, match=str(job.id)) as caught:
             await jobs.insert(again)
         assert job.id == caught.value.job_id
@@ -103,21 +104,23 @@ async def test_a_job_is_found_only_as_its_own_kind(jobs: Repository, kind: Kind,
     job = await jobs.insert(kind.make(tenant))
     assert await other.get(jobs, tenant, job.id) is None
     assert await other.list(jobs, tenant) == ()
-    assert not await other.swap(jobs, other.make(tenant, id=job.id, created_at=job.created_at).start(at=AT), _S.QUEUED)
+    assert not await other.swap(
+        jobs, other.make(tenant, id=job.id, created_at=job.created_at).start(at=AT), Status.QUEUED
+    )
     assert job == await kind.get(jobs, tenant, job.id)
 
 
 async def test_a_tenant_never_reaches_anothers_job(jobs: Repository, kind: Kind, tenant: str) -> None:
     """Not by its id, not in a list, not by a swap, not by its log."""
     job = await jobs.insert(kind.make(tenant))
-    await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.QUEUED))
+    await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     thief = f"{tenant}-thief"
     assert await kind.get(jobs, thief, job.id) is None
     assert await kind.list(jobs, thief) == ()
-    assert not await kind.swap(jobs, job.changed(tenant_id=thief).start(at=AT), _S.QUEUED)
+    assert not await kind.swap(jobs, job.replace(tenant_id=thief).start(at=AT), Status.QUEUED)
     assert await jobs.list_events(thief, job.id) == ()
     with pytest.raises(JobNotFound, match=thief):
-        await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=thief, status=_S.QUEUED))
+        await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=thief, status=Status.QUEUED))
     assert job == await kind.get(jobs, tenant, job.id)
     assert len(await jobs.list_events(tenant, job.id)) == 1
 
@@ -131,27 +134,27 @@ async def test_tenants_that_look_alike_are_two(jobs: Repository, tenant: str) ->
         assert [name] == [job.tenant_id for job in await jobs.list_build_jobs(name, limit=10)]
 
 
-@pytest.mark.parametrize("source", [_S.QUEUED, _S.RUNNING])
-@pytest.mark.parametrize("target", list(_S))
+@pytest.mark.parametrize("source", [Status.QUEUED, Status.RUNNING])
+@pytest.mark.parametrize("target", list(GraphJobStatus))
 async def test_a_swap_applies_each_legal_move_and_refuses_the_rest_before_any_sql(
-    jobs: Repository, kind: Kind, tenant: str, source: _S, target: _S
+    jobs: Repository, kind: Kind, tenant: str, source: GraphJobStatus, target: GraphJobStatus
 ) -> None:
     """Every source that moves, to every target; final ones stand below."""
     queued = await jobs.insert(kind.make(tenant))
     job = queued
-    if source is _S.RUNNING:
+    if source is Status.RUNNING:
         job = queued.start(at=AT)
-        assert await kind.swap(jobs, job, _S.QUEUED)
+        assert await kind.swap(jobs, job, Status.QUEUED)
         job = await kind.get(jobs, tenant, job.id)
-    started = job if job.status is _S.RUNNING else job.start(at=AT)
+    started = job if job.status is Status.RUNNING else job.start(at=AT)
     moved = {
-        _S.QUEUED: lambda: job.edit(metadata={"a": "b"}) if source is _S.QUEUED else job.requeue(at=AT),
-        _S.RUNNING: lambda: job.start(at=AT) if source is _S.QUEUED else job.renew(at=AT, metadata={"a": "b"}),
-        _S.COMPLETED: lambda: kind.completed(started),
-        _S.FAILED: lambda: job.fail(at=AT, error="broken"),
-        _S.CANCELED: lambda: job.cancel(at=AT),
+        Status.QUEUED: lambda: job.edit(metadata={"a": "b"}) if source is Status.QUEUED else job.requeue(at=AT),
+        Status.RUNNING: lambda: job.start(at=AT) if source is Status.QUEUED else job.renew(at=AT, metadata={"a": "b"}),
+        Status.COMPLETED: lambda: kind.completed(started),
+        Status.FAILED: lambda: job.fail(at=AT, error="broken"),
+        Status.CANCELED: lambda: job.cancel(at=AT),
     }[target]()
-    if (source, target) == (_S.QUEUED, _S.COMPLETED):
+    if (source, target) == (Status.QUEUED, Status.COMPLETED):
         with pytest.raises(IllegalTransition):
             await kind.swap(jobs, moved, source)
         assert job == await kind.get(jobs, tenant, job.id)
@@ -162,21 +165,23 @@ async def test_a_swap_applies_each_legal_move_and_refuses_the_rest_before_any_sq
     assert found.updated_at > queued.updated_at
 
 
-@pytest.mark.parametrize("final", [_S.COMPLETED, _S.FAILED, _S.CANCELED])
-@pytest.mark.parametrize("target", list(_S))
-async def test_a_final_job_never_moves(jobs: Repository, kind: Kind, tenant: str, final: _S, target: _S) -> None:
+@pytest.mark.parametrize("final", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
+@pytest.mark.parametrize("target", list(GraphJobStatus))
+async def test_a_final_job_never_moves(
+    jobs: Repository, kind: Kind, tenant: str, final: GraphJobStatus, target: GraphJobStatus
+) -> None:
     """Neither by a swap that says it is final, nor by one that believes it still runs."""
     started = kind.make(tenant).start(at=AT)
     ended = {
-        _S.COMPLETED: lambda: kind.completed(started),
-        _S.FAILED: lambda: started.fail(at=AT, error="broken"),
-        _S.CANCELED: lambda: started.cancel(at=AT),
+        Status.COMPLETED: lambda: kind.completed(started),
+        Status.FAILED: lambda: started.fail(at=AT, error="broken"),
+        Status.CANCELED: lambda: started.cancel(at=AT),
     }
     job = await jobs.insert(ended[final]())
-    wanted = ended[target]() if target in ended else started if target is _S.RUNNING else started.requeue(at=AT)
+    wanted = ended[target]() if target in ended else started if target is Status.RUNNING else started.requeue(at=AT)
     with pytest.raises(IllegalTransition):
         await kind.swap(jobs, wanted, final)
-    assert not await kind.swap(jobs, wanted.stored(updated_at=job.updated_at), _S.RUNNING)
+    assert not await kind.swap(jobs, wanted.stored(updated_at=job.updated_at), Status.RUNNING)
     assert job == await kind.get(jobs, tenant, job.id)
 
 
@@ -185,11 +190,14 @@ async def test_a_lost_swap_changes_nothing(jobs: Repository, kind: Kind, tenant:
     stored = await jobs.insert(kind.make(tenant))
     started = stored.start(at=AT)
     losers = [
-        (started.cancel(at=AT), _S.RUNNING),
-        (started.changed(attempts=2), _S.QUEUED),
-        (stored.edit(metadata={"a": "b"}).stored(updated_at=stored.updated_at - timedelta(microseconds=1)), _S.QUEUED),
-        (started.changed(id=uuid.uuid4()), _S.QUEUED),
-        (started.changed(created_at=AT), _S.QUEUED),
+        (started.cancel(at=AT), Status.RUNNING),
+        (started.replace(attempts=2), Status.QUEUED),
+        (
+            stored.edit(metadata={"a": "b"}).stored(updated_at=stored.updated_at - timedelta(microseconds=1)),
+            Status.QUEUED,
+        ),
+        (started.replace(id=uuid.uuid4()), Status.QUEUED),
+        (started.replace(created_at=AT), Status.QUEUED),
     ]
     for loser, expected in losers:
         assert not await kind.swap(jobs, loser, expected)
@@ -202,7 +210,7 @@ async def test_an_edit_needs_a_version_that_was_read(jobs: Repository, kind: Kin
     job = kind.make(tenant)
     await jobs.insert(job)
     with pytest.raises(InvalidJob, match="updated_at"):
-        await kind.swap(jobs, job.edit(metadata={"a": "b"}), _S.QUEUED)
+        await kind.swap(jobs, job.edit(metadata={"a": "b"}), Status.QUEUED)
 
 
 async def test_the_version_only_rises(jobs: Repository, kind: Kind, tenant: str) -> None:
@@ -210,7 +218,7 @@ async def test_the_version_only_rises(jobs: Repository, kind: Kind, tenant: str)
     job = await jobs.insert(kind.make(tenant))
     seen = [job.updated_at]
     for number in range(5):
-        assert await kind.swap(jobs, job.edit(metadata={"n": str(number)}), _S.QUEUED)
+        assert await kind.swap(jobs, job.edit(metadata={"n": str(number)}), Status.QUEUED)
         job = await kind.get(jobs, tenant, job.id)
         seen.append(job.updated_at)
     assert sorted(set(seen)) == seen
@@ -225,9 +233,9 @@ async def test_lists_are_newest_first_with_ids_as_tie_break(jobs: Repository, ki
     ordered = sorted(made, key=lambda job: (job.created_at, job.id.int), reverse=True)
     assert tuple(ordered) == await kind.list(jobs, tenant)
     assert tuple(ordered[:5]) == await kind.list(jobs, tenant, limit=5)
-    for status in (_S.QUEUED, _S.CANCELED, _S.RUNNING):
+    for status in (Status.QUEUED, Status.CANCELED, Status.RUNNING):
         assert tuple(j for j in ordered if j.status is status) == await kind.list(jobs, tenant, status)
-    assert tuple(j for j in ordered if j.status is _S.CANCELED) == await kind.list(jobs, tenant, "canceled")
+    assert tuple(j for j in ordered if j.status is Status.CANCELED) == await kind.list(jobs, tenant, "canceled")
 
 
 async def test_a_log_is_read_in_its_order_and_in_pages(jobs: Repository, kind: Kind, tenant: str) -> None:
@@ -238,7 +246,7 @@ async def test_a_log_is_read_in_its_order_and_in_pages(jobs: Repository, kind: K
             GraphJobEvent(
                 job_id=job.id,
                 tenant_id=tenant,
-                status=_S.QUEUED,
+                status=Status.QUEUED,
                 payload={"n": number, "deep": [{"a": None, "b": 1.5}]},
                 created_at=AT - timedelta(minutes=number),
             )
@@ -318,7 +326,7 @@ async def test_a_job_and_the_callers_own_rows_vanish_together(storage: Storage, 
             inside = Repository(storage.database.using(session))
             await session.execute(text(f"INSERT INTO {table} VALUES (:id)"), {"id": job.id})
             await inside.insert(job)
-            assert await inside.try_replace(job.start(at=AT), _S.QUEUED)
+            assert await inside.try_replace(job.start(at=AT), Status.QUEUED)
             assert await alone.get_build_job(tenant, job.id) is None
             await (session.rollback() if ending == "rollback" else session.commit())
         async with storage.session() as session:
@@ -333,7 +341,7 @@ async def test_a_savepoint_takes_a_swap_back(storage: Storage, tenant: str) -> N
     async with storage.session() as session, session.begin():
         inside = Repository(storage.database.using(session))
         async with session.begin_nested() as savepoint:
-            assert await inside.try_replace(job.cancel(at=AT), _S.QUEUED)
+            assert await inside.try_replace(job.cancel(at=AT), Status.QUEUED)
             await savepoint.rollback()
         assert job == await inside.get_build_job(tenant, job.id)
 
@@ -345,7 +353,7 @@ async def test_reading_after_a_swap_gives_what_the_row_holds_now(storage: Storag
     async with storage.session() as session:
         inside = Repository(storage.database.using(session))
         assert job == await inside.get_build_job(tenant, job.id)
-        assert await alone.try_replace(job.start(at=AT), _S.QUEUED)
+        assert await alone.try_replace(job.start(at=AT), Status.QUEUED)
         assert job.start(at=AT) == await inside.get_build_job(tenant, job.id)
 
 
@@ -385,7 +393,7 @@ async def test_a_hosts_own_engine_serves_as_well(graphjobs_database_url: str, st
             inside = Repository(storage.database.using(session))
             job = await inside.insert(build_job(tenant, metadata={"a": "b"}))
             event = await inside.append_event(
-                GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.QUEUED, payload={"a": [1]})
+                GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED, payload={"a": [1]})
             )
             assert job == await inside.get_build_job(tenant, job.id)
             assert (event,) == await inside.list_events(tenant, job.id)
@@ -407,7 +415,7 @@ async def test_values_are_handed_out_and_never_rows(storage: Storage, tenant: st
     """What comes back is a frozen value with plain types inside."""
     alone = Repository(storage.database)
     job = await alone.insert(build_job(tenant))
-    event = await alone.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.QUEUED))
+    event = await alone.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     found = await alone.get_build_job(tenant, job.id)
     (logged,) = await alone.list_events(tenant, job.id)
     assert GraphBuildJob is type(found)

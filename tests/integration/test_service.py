@@ -20,7 +20,7 @@ from graphjobs import (
 )
 from graphjobs.graph_jobs import service as service_module
 from graphjobs.graph_jobs.models import GraphBuildJob
-from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, id_of_key
+from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, idempotent_id
 from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.store import PostgresGraphJobStore
 from graphjobs.settings import Settings
@@ -74,7 +74,7 @@ async def test_the_same_key_is_the_same_job(service: GraphJobService, storage: S
     moved = await storage.graph_jobs.update(first.start(at=AT), expected=QUEUED)
     again = await service.request_build(tenant, _build(), key="k")
     other = await service.request_build(f"{tenant}-2", _build(), key="k")
-    assert id_of_key(tenant, "k") == first.id == again.id != other.id
+    assert idempotent_id(tenant, "k") == first.id == again.id != other.id
     assert moved.job == again
     assert 2 == len(await storage.graph_jobs.events(tenant, first.id))
 
@@ -93,7 +93,7 @@ async def test_the_same_key_with_another_request_is_an_error(
         with pytest.raises(IdempotencyConflict, match="'k'"):
             await other
     assert 1 == (await storage.graph_jobs.count(tenant)).value
-    assert 1 == len(await storage.graph_jobs.events(tenant, id_of_key(tenant, "k")))
+    assert 1 == len(await storage.graph_jobs.events(tenant, idempotent_id(tenant, "k")))
 
 
 async def test_two_services_with_one_key_at_once_make_one_job(
@@ -105,7 +105,7 @@ async def test_two_services_with_one_key_at_once_make_one_job(
         for number in range(40):
             key = f"key {number}"
             jobs = await asyncio.gather(*(one.request_build(tenant, _build(), key=key) for one in services))
-            assert {id_of_key(tenant, key)} == {job.id for job in jobs}
+            assert {idempotent_id(tenant, key)} == {job.id for job in jobs}
             assert 1 == len(await storage.graph_jobs.events(tenant, jobs[0].id))
     assert 40 == (await storage.graph_jobs.count(tenant)).value
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
 from graphjobs.core.pagination import BoundedCount
 from graphjobs.core.transitions import UpdateOutcome
-from graphjobs.database.executor import InSession, Params, Row
+from graphjobs.database.executor import Params, Row, SessionExecutor
 from graphjobs.errors import CorruptRow
 from graphjobs.graph_jobs import store as store_room
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery
@@ -24,8 +24,9 @@ from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 
-_S = GraphJobStatus
-_QUEUED, _RUNNING = _S.QUEUED, _S.RUNNING
+Status = GraphJobStatus
+
+_QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 _APPLIED, _CONFLICT, _NOT_FOUND, _ILLEGAL = UpdateOutcome
 
 
@@ -105,7 +106,7 @@ async def test_an_addition_is_logged_with_the_jobs_version(
     )
     (event,) = await store.events(tenant, added.id)
     told = {"to": "failed", "attempts": 1, "transitionId": str(transition), "actor": "ann", "error": "broken"}
-    assert (told, added.updated_at, _S.FAILED) == (dict(event.payload), event.created_at, event.status)
+    assert (told, added.updated_at, Status.FAILED) == (dict(event.payload), event.created_at, event.status)
 
 
 async def test_an_addition_asked_again_gives_the_job_as_it_now_is(
@@ -130,7 +131,7 @@ async def test_a_taken_id_is_refused_and_the_transaction_stays_usable(
     added = await store.add(make(tenant), transition_id=uuid.uuid4())
     for again in (
         added,
-        added.changed(metadata={"a": "b"}),
+        added.replace(metadata={"a": "b"}),
         build_job(tenant, id=added.id),
         overlay_job(tenant, id=added.id),
         make(f"{tenant}-thief", id=added.id),
@@ -168,7 +169,7 @@ async def test_many_of_every_status_are_added_as_they_are(store: GraphJobStore, 
     given: list[Any] = [
         build_job(tenant),
         started,
-        started.changed(id=uuid.uuid4()).complete(at=AT, graph_snapshot_id="g"),
+        started.replace(id=uuid.uuid4()).complete(at=AT, graph_snapshot_id="g"),
         overlay_job(tenant).fail(at=AT, error="tab\tnewline\n{}'\"\\"),
         overlay_job(tenant).cancel(at=AT),
     ]
@@ -188,7 +189,7 @@ async def test_a_move_is_applied_with_a_new_version_and_its_event(
 ) -> None:
     """The answer, the row and the log agree at each step of a job's life."""
     job = await store.add(make(tenant))
-    steps: list[tuple[Callable[[Any], Any], _S]] = [
+    steps: list[tuple[Callable[[Any], Any], GraphJobStatus]] = [
         (lambda job: job.edit(correlation_id="c"), _QUEUED),
         (lambda job: job.start(at=AT), _QUEUED),
         (lambda job: job.renew(metadata={"a": "b"}), _RUNNING),
@@ -288,19 +289,19 @@ async def test_a_move_from_a_version_that_is_gone_is_lost(
     edited = (await store.update(queued.edit(correlation_id="c"), expected=_QUEUED)).job
     assert edited is not None
     assert queued.updated_at is not None
-    stale = await store.update(queued.start(at=AT), expected=_QUEUED, seen=queued.updated_at)
+    stale = await store.update(queued.start(at=AT), expected=_QUEUED, expected_version=queued.updated_at)
     assert (_CONFLICT, edited) == (stale.outcome, stale.job)
     # In any zone: it is the moment that counts.
     seen = edited.updated_at.astimezone(tz=None)
-    assert (await store.update(edited.start(at=AT), expected=_QUEUED, seen=seen)).applied
+    assert (await store.update(edited.start(at=AT), expected=_QUEUED, expected_version=seen)).applied
 
 
 async def test_a_move_that_keeps_the_status_can_be_given_the_version(store: GraphJobStore, tenant: str) -> None:
     """What was not read, but is known by its version, can be changed as well."""
     added = await store.add(build_job(tenant))
     unread = added.stored(updated_at=None).edit(correlation_id="c")
-    assert (await store.update(unread, expected=_QUEUED, seen=added.updated_at)).applied
-    assert _CONFLICT is (await store.update(unread, expected=_QUEUED, seen=added.updated_at)).outcome
+    assert (await store.update(unread, expected=_QUEUED, expected_version=added.updated_at)).applied
+    assert _CONFLICT is (await store.update(unread, expected=_QUEUED, expected_version=added.updated_at)).outcome
 
 
 async def test_a_job_that_is_not_there_is_not_found(
@@ -311,7 +312,7 @@ async def test_a_job_that_is_not_there_is_not_found(
     other = overlay_job if make is build_job else build_job
     for stranger in (
         make(tenant),
-        added.changed(tenant_id=f"{tenant}-thief"),
+        added.replace(tenant_id=f"{tenant}-thief"),
         other(tenant, id=added.id, created_at=added.created_at),
     ):
         result = await store.update(stranger.start(at=AT), expected=_QUEUED)
@@ -326,7 +327,7 @@ async def test_an_id_of_another_move_is_refused_where_the_move_is_lost(store: Gr
     queued, transition = await store.add(build_job(tenant)), uuid.uuid4()
     started = queued.start(at=AT)
     assert (await store.update(started, expected=_QUEUED, transition_id=transition)).applied
-    for other in (started.changed(metadata={"a": "b"}), queued.start(at=AT + timedelta(seconds=1))):
+    for other in (started.replace(metadata={"a": "b"}), queued.start(at=AT + timedelta(seconds=1))):
         with pytest.raises(InvalidJob, match=str(transition)) as caught:
             await store.update(other, expected=_QUEUED, transition_id=transition)
         assert "transition_id" == caught.value.field
@@ -373,10 +374,10 @@ async def test_a_move_of_a_row_that_cannot_be_read_raises_and_changes_nothing(wa
 class _NoSql:
     """An executor for calls that should never come to it."""
 
-    async def rows(self, statement: Executable, params: Params) -> Sequence[Row]:
+    async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         raise AssertionError(f"SQL ran: {statement} {params}")
 
-    def using(self, session: AsyncSession) -> InSession:
+    def using(self, session: AsyncSession) -> SessionExecutor:
         raise AssertionError(session)
 
 
@@ -415,10 +416,13 @@ _BAD_CALLS: dict[str, tuple[Callable[[Any], Awaitable[object]], str]] = {
     ),
     "move by NUL": (lambda store: store.update(_READ.start(at=AT), expected=_QUEUED, actor="\0"), "actor"),
     "move from a naive time": (
-        lambda store: store.update(_READ.start(at=AT), expected=_QUEUED, seen=AT.replace(tzinfo=None)),
-        "seen",
+        lambda store: store.update(_READ.start(at=AT), expected=_QUEUED, expected_version=AT.replace(tzinfo=None)),
+        "expected_version",
     ),
-    "move from a text": (lambda store: store.update(_READ.start(at=AT), expected=_QUEUED, seen=str(AT)), "seen"),
+    "move from a text": (
+        lambda store: store.update(_READ.start(at=AT), expected=_QUEUED, expected_version=str(AT)),
+        "expected_version",
+    ),
     "edit what was never stored": (
         lambda store: store.update(build_job().edit(metadata={"a": "b"}), expected=_QUEUED),
         "updated_at",
@@ -457,10 +461,14 @@ _FINISHED = _STARTED.complete(at=AT, graph_snapshot_id="g")
     ("source", "target"),
     [
         (_QUEUED, _FINISHED),
-        *((final, job) for final in (_S.COMPLETED, _S.FAILED, _S.CANCELED) for job in (_READ, _STARTED, _FINISHED)),
+        *(
+            (final, job)
+            for final in (Status.COMPLETED, Status.FAILED, Status.CANCELED)
+            for job in (_READ, _STARTED, _FINISHED)
+        ),
     ],
 )
-async def test_an_illegal_move_is_told_before_any_sql(source: _S, target: Any) -> None:
+async def test_an_illegal_move_is_told_before_any_sql(source: GraphJobStatus, target: Any) -> None:
     """With the id it was given and the moves that are legal; it is an answer, and no error."""
     transition = uuid.uuid4()
     result = await PostgresGraphJobStore(_NoSql()).update(target, expected=source, transition_id=transition)
@@ -485,7 +493,7 @@ async def _walked(store: GraphJobStore, tenant: str, query: GraphJobQuery) -> li
     pages = [await store.get_jobs(tenant, query)]
     while (cursor := pages[-1].next_cursor) is not None:
         assert len(pages) < 1_000
-        pages.append(await store.get_jobs(tenant, query.changed(cursor=cursor)))
+        pages.append(await store.get_jobs(tenant, query.replace(cursor=cursor)))
     return pages
 
 
@@ -526,11 +534,11 @@ _QUERIES: dict[str, tuple[dict[str, Any], Callable[[Any], bool]]] = {
     "queued": ({"statuses": "queued"}, lambda job: job.status is _QUEUED),
     "running or failed": (
         {"statuses": [_RUNNING, "failed"]},
-        lambda job: job.status in (_RUNNING, _S.FAILED),
+        lambda job: job.status in (_RUNNING, Status.FAILED),
     ),
-    "every status": ({"statuses": set(_S)}, lambda job: True),
+    "every status": ({"statuses": set(GraphJobStatus)}, lambda job: True),
     "builds that are over": (
-        {"type": "build", "statuses": {_S.COMPLETED, _S.FAILED, _S.CANCELED}},
+        {"type": "build", "statuses": {Status.COMPLETED, Status.FAILED, Status.CANCELED}},
         lambda job: job.type is GraphJobType.BUILD and job.status.is_final,
     ),
     "a correlation": ({"correlation_id": "c"}, lambda job: job.correlation_id == "c"),
@@ -610,9 +618,9 @@ async def test_a_cursor_of_another_tenant_or_query_is_refused(store: GraphJobSto
     cursor = (await store.get_jobs(tenant, query)).next_cursor
     assert cursor is not None
     refused = [
-        (f"{tenant}-thief", query.changed(cursor=cursor)),
+        (f"{tenant}-thief", query.replace(cursor=cursor)),
         *(
-            (tenant, query.changed(cursor=cursor, **other))
+            (tenant, query.replace(cursor=cursor, **other))
             for other in (
                 {"statuses": ()},
                 {"statuses": (_QUEUED, _RUNNING)},
@@ -622,14 +630,14 @@ async def test_a_cursor_of_another_tenant_or_query_is_refused(store: GraphJobSto
                 {"statuses": (), "correlation_id": "c"},
             )
         ),
-        *((tenant, query.changed(cursor=text)) for text in (cursor[:-1], cursor[1:], cursor[:40], f"{cursor}A", "A")),
+        *((tenant, query.replace(cursor=text)) for text in (cursor[:-1], cursor[1:], cursor[:40], f"{cursor}A", "A")),
     ]
     for whose, asked in refused:
         with pytest.raises(InvalidJob, match="cursor") as caught:
             await store.get_jobs(whose, asked)
         assert "cursor" == caught.value.field
     # Of a count it is not looked at: the query is counted as a whole.
-    assert BoundedCount(3) == await store.count(tenant, query.changed(cursor=cursor))
+    assert BoundedCount(3) == await store.count(tenant, query.replace(cursor=cursor))
 
 
 _MID_DAMAGE = {
@@ -678,7 +686,7 @@ async def test_a_walk_amid_additions_meets_what_was_there_once(storage: Storage,
     cursor: str | None = None
     for number in range(1_000):
         job = overlay_job(tenant) if number % 2 else build_job(tenant, created_at=AT - timedelta(seconds=number))
-        page, _ = await asyncio.gather(store.get_jobs(tenant, query.changed(cursor=cursor)), store.add(job))
+        page, _ = await asyncio.gather(store.get_jobs(tenant, query.replace(cursor=cursor)), store.add(job))
         found += page.jobs
         cursor = page.next_cursor
         if cursor is None:
@@ -722,11 +730,11 @@ async def test_a_count_is_exact_up_to_its_cap_and_tells_so_beyond(way: Way, tena
         tenant,
     )
     everything = GraphJobQuery()
-    for query in (None, everything, GraphJobQuery(correlation_id="c"), GraphJobQuery(statuses=tuple(_S))):
+    for query in (None, everything, GraphJobQuery(correlation_id="c"), GraphJobQuery(statuses=tuple(GraphJobStatus))):
         assert BoundedCount(10_000, exact=True) == await way.store.count(tenant, query)
     assert BoundedCount(5_000) == await way.store.count(tenant, GraphJobQuery(type="build"))  # type: ignore[arg-type]
     await way.store.add(build_job(tenant, correlation_id="c"))
-    for query in (None, everything, GraphJobQuery(correlation_id="c"), GraphJobQuery(statuses=tuple(_S))):
+    for query in (None, everything, GraphJobQuery(correlation_id="c"), GraphJobQuery(statuses=tuple(GraphJobStatus))):
         counted = await way.store.count(tenant, query)
         assert (BoundedCount(10_000, exact=False), "more than 10000") == (counted, str(counted))
     assert BoundedCount(0) == await way.store.count(f"{tenant}-nobody")
@@ -748,7 +756,7 @@ async def test_the_lag_of_nobody_is_none(store: GraphJobStore, tenant: str) -> N
     """No overlay, no age and no percentile; builds are none."""
     await store.add(build_job(tenant))
     lag = await store.overlay_lag(tenant, window=timedelta(days=366))
-    assert {status: BoundedCount(0) for status in _S} == lag.counts
+    assert {status: BoundedCount(0) for status in GraphJobStatus} == lag.counts
     assert (None, None, None, 0, timedelta(days=366)) == (
         lag.oldest_queued,
         lag.p50,
@@ -761,7 +769,7 @@ async def test_the_lag_of_nobody_is_none(store: GraphJobStore, tenant: str) -> N
 async def test_the_lag_is_of_the_databases_times(way: Way, tenant: str) -> None:
     """Counts by status, the oldest queued one's age, and percentiles over those created in the window only."""
     started = overlay_job(tenant).start(at=AT)
-    completed = [started.complete(at=AT).changed(id=uuid.uuid4()) for _ in range(5)]
+    completed = [started.complete(at=AT).replace(id=uuid.uuid4()) for _ in range(5)]
     queued = [overlay_job(tenant) for _ in range(3)]
     others: list[Any] = [started, overlay_job(tenant).cancel(at=AT), build_job(tenant)]
     await way.store.add_many([*completed, *queued, *others])
@@ -780,7 +788,13 @@ async def test_the_lag_is_of_the_databases_times(way: Way, tenant: str) -> None:
             job.id,
         )
     lag = await way.store.overlay_lag(tenant, window=timedelta(days=1))
-    counts = {_QUEUED: 3, _RUNNING: 1, _S.COMPLETED: 5, _S.FAILED: 0, _S.CANCELED: 1}
+    counts = {
+        _QUEUED: 3,
+        _RUNNING: 1,
+        Status.COMPLETED: 5,
+        Status.FAILED: 0,
+        Status.CANCELED: 1,
+    }
     assert {status: BoundedCount(count) for status, count in counts.items()} == lag.counts
     assert (4, 25.0) == (lag.completed, lag.p50)
     assert 38.5 == pytest.approx(lag.p95)
@@ -808,7 +822,7 @@ async def test_a_time_that_is_none_does_not_make_the_lag_fail(way: Way, tenant: 
     lag = await way.store.overlay_lag(tenant, window=timedelta(days=1))
     assert (BoundedCount(1), BoundedCount(1), 0, None) == (
         lag.counts[_QUEUED],
-        lag.counts[_S.COMPLETED],
+        lag.counts[Status.COMPLETED],
         lag.completed,
         lag.p50,
     )
@@ -818,9 +832,9 @@ async def test_a_time_that_is_none_does_not_make_the_lag_fail(way: Way, tenant: 
 # --- transactions and tenants ---
 
 
-async def test_the_store_says_whether_it_commits_alone(way: Way) -> None:
+async def test_the_store_says_whether_it_is_autocommit(way: Way) -> None:
     """Who has side effects of his own to do after a commit asks for this."""
-    assert (way.session is None) == way.store.commits_alone
+    assert (way.session is None) == way.store.is_autocommit
 
 
 async def test_a_rollback_leaves_neither_job_nor_event(storage: Storage, tenant: str) -> None:
@@ -850,7 +864,7 @@ async def test_a_conflict_and_a_taken_id_leave_the_transaction_usable(storage: S
         inside = storage.graph_jobs.using(session)
         await inside.add(first)
         with pytest.raises(JobAlreadyExists):
-            await inside.add(first.changed(metadata={"a": "b"}))
+            await inside.add(first.replace(metadata={"a": "b"}))
         assert _CONFLICT is (await inside.update(first.start(at=AT).requeue(at=AT), expected=_RUNNING)).outcome
         await inside.add(second)
     assert BoundedCount(2) == await storage.graph_jobs.count(tenant)
@@ -863,13 +877,15 @@ async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tena
         await store.add(make(tenant, correlation_id="c"), transition_id=transition) for make in (build_job, overlay_job)
     ]
     for job in mine:
-        stolen = job.changed(tenant_id=thief).stored(updated_at=job.updated_at)
+        stolen = job.replace(tenant_id=thief).stored(updated_at=job.updated_at)
         assert await store.get_job(thief, job.id) is None
         assert await store.get_build_job(thief, job.id) is None
         assert await store.get_overlay_job(thief, job.id) is None
         assert () == await store.events(thief, job.id)
         for move in (stolen.start(at=AT), stolen.edit(correlation_id="mine")):
-            taken = await store.update(move, expected=_QUEUED, seen=job.updated_at, transition_id=transition)
+            taken = await store.update(
+                move, expected=_QUEUED, expected_version=job.updated_at, transition_id=transition
+            )
             assert (_NOT_FOUND, None) == (taken.outcome, taken.job)
         with pytest.raises(JobAlreadyExists):
             await store.add(stolen, transition_id=transition)

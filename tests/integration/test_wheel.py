@@ -100,10 +100,10 @@ def test_the_wheel_holds_what_the_package_needs_and_no_tests(wheel: Path) -> Non
     """The types' marker, the revisions with their environment, the demo's data; nothing but the package."""
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "alembic").rglob("*") if path.suffix != ".pyc"}
-    revisions = {f"graphjobs/database/{path}" for path in tracked if (REPOSITORY / path).is_file()}
+    revisions = {f"graphjobs/database/migrations/{path}" for path in tracked if (REPOSITORY / path).is_file()}
     demo = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "graphjobs/demo/data").glob("*.json")}
 
-    assert "graphjobs/database/alembic/versions/014_graph_jobs.py" in revisions
+    assert "graphjobs/database/migrations/alembic/versions/014_graph_jobs.py" in revisions
     assert not revisions - names
     assert demo
     assert not demo - names

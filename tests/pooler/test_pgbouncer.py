@@ -31,7 +31,7 @@ from graphjobs import (
 from graphjobs.core.results import StalledItem
 from graphjobs.database.engine import connect
 from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
-from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
@@ -39,7 +39,8 @@ from graphjobs.worker import JobContext
 from pytest_graphjobs import run
 from tests.builders import AT, build_job, overlay_job, policy_run
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _SERVER_CONNECTIONS = 3
 
 
@@ -112,9 +113,9 @@ async def _life(jobs: PostgresGraphJobRepository, tenant: str) -> None:
     """A job's whole life: each verb once."""
     job = await jobs.insert(build_job(tenant))
     started = job.start(at=AT)
-    assert await jobs.try_replace(started, _S.QUEUED)
-    assert not await jobs.try_replace(started, _S.QUEUED)
-    event = await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=_S.RUNNING))
+    assert await jobs.try_replace(started, Status.QUEUED)
+    assert not await jobs.try_replace(started, Status.QUEUED)
+    event = await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.RUNNING))
     assert started == await jobs.get_build_job(tenant, job.id)
     assert started in await jobs.list_build_jobs(tenant, limit=100)
     assert (event,) == await jobs.list_events(tenant, job.id)
@@ -143,13 +144,13 @@ async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Se
         async with other.session() as holder, holder.begin():
             await holder.execute(text("SELECT 1 FROM scheduler.graph_jobs WHERE id = :job FOR UPDATE"), {"job": job.id})
             with pytest.raises(DatabaseUnavailable) as caught:
-                await storage.graph_job_repository.try_replace(job.start(at=AT), _S.QUEUED)
+                await storage.graph_job_repository.try_replace(job.start(at=AT), Status.QUEUED)
         assert caught.value.sqlstate == "55P03"
         async with storage.session() as session:
             names = ("statement_timeout", "lock_timeout", "TimeZone")
             shown = [await session.scalar(text(f"SHOW {name}")) for name in names]
         assert ["13s", "300ms", "UTC"] == shown
-        assert await storage.graph_job_repository.try_replace(job.start(at=AT), _S.QUEUED)
+        assert await storage.graph_job_repository.try_replace(job.start(at=AT), Status.QUEUED)
 
 
 async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct: Settings, tenant: str) -> None:
@@ -184,12 +185,12 @@ async def test_the_store_adds_moves_pages_and_counts(pooled: Settings, direct: S
         jobs = storage.graph_jobs
         job = await jobs.add(build_job("store", correlation_id="c"), actor="me")
         transition = uuid4()
-        first = await jobs.update(job.start(at=AT), expected=_S.QUEUED, transition_id=transition)
-        again = await jobs.update(job.start(at=AT), expected=_S.QUEUED, transition_id=transition)
-        lost = await jobs.update(job.cancel(at=AT), expected=_S.QUEUED)
+        first = await jobs.update(job.start(at=AT), expected=Status.QUEUED, transition_id=transition)
+        again = await jobs.update(job.start(at=AT), expected=Status.QUEUED, transition_id=transition)
+        lost = await jobs.update(job.cancel(at=AT), expected=Status.QUEUED)
         many = await jobs.add_many([build_job("store") for _ in range(20)])
-        pages = await jobs.get_jobs("store", GraphJobQuery(statuses=(_S.QUEUED,), limit=15))
-        rest = await jobs.get_jobs("store", GraphJobQuery(statuses=(_S.QUEUED,), cursor=pages.next_cursor))
+        pages = await jobs.get_jobs("store", GraphJobQuery(statuses=(Status.QUEUED,), limit=15))
+        rest = await jobs.get_jobs("store", GraphJobQuery(statuses=(Status.QUEUED,), cursor=pages.next_cursor))
         lag = await jobs.overlay_lag("store", window=timedelta(days=1))
 
         assert first.applied
@@ -228,7 +229,7 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
 
 async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
     """A policy run's whole life: each verb once, and what asks again or comes too late."""
-    run = policy_run(tenant, run_id="nightly").changed(queued_at=datetime.now(UTC))
+    run = policy_run(tenant, run_id="nightly").replace(queued_at=datetime.now(UTC))
     named, minute = uuid4(), timedelta(minutes=1)
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
     (first,) = (await runs.lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
@@ -244,10 +245,10 @@ async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
     assert again is not None
     leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
     assert leased is not None
-    ended = await runs.end([RunEnding.submitted(leased)], transition_id=named)
+    ended = await runs.end([LeaseResult.submitted(leased)], transition_id=named)
     assert {run.id} == set(ended.versions)
-    assert ended == await runs.end([RunEnding.submitted(leased)], transition_id=named)
-    assert {run.id} == set((await runs.end([RunEnding.given_back(first)])).lost)
+    assert ended == await runs.end([LeaseResult.submitted(leased)], transition_id=named)
+    assert {run.id} == set((await runs.end([LeaseResult.released(first)])).lost)
     completion = PolicyRunCompletion(run_id="nightly", status="completed")
     completed = await PolicyRunService(runs).complete(tenant, completion)
     assert [completed] == list((await runs.list(tenant)).runs)
@@ -278,7 +279,7 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
     async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
         while leased := (await runs.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)).runs:
             await runs.renew(leased, minute)
-            answer = await runs.end([RunEnding.submitted(run) for run in leased])
+            answer = await runs.end([LeaseResult.submitted(run) for run in leased])
             ended.extend(answer.versions)
             assert (0, 0) == (len(answer.lost), len(answer.busy))
 
@@ -320,8 +321,8 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
             await holder.execute(text("SELECT 1 FROM scheduler.policy_runs WHERE id = :id FOR UPDATE"), {"id": run.id})
             with pytest.raises(DatabaseUnavailable) as caught:
                 await runs.replace(run.submit(at=AT), "A")
-            renewed, ended = await runs.renew([run], minute), await runs.end([RunEnding.submitted(run)])
+            renewed, ended = await runs.renew([run], minute), await runs.end([LeaseResult.submitted(run)])
         assert "55P03" == caught.value.sqlstate
         assert [frozenset({run.id})] * 2 == [renewed.busy, ended.busy]
         assert run == await runs.get(tenant, run.id)
-        assert {run.id} == set((await runs.end([RunEnding.submitted(run)])).versions)
+        assert {run.id} == set((await runs.end([LeaseResult.submitted(run)])).versions)

@@ -77,6 +77,11 @@ def _statements_of(name: str, value: Any) -> Iterator[tuple[str, Executable]]:
             yield from _statements_of(f"{name}.{field_name}", item)
 
 
+def binds_of(found: Statement) -> tuple[str, ...]:
+    """Return the names of a statement's binds, in their order."""
+    return () if isinstance(found.statement, TextClause) else compiled(found.statement).binds
+
+
 def rendered_statements() -> dict[str, str]:
     """Render each statement once, by the path of its text; the same statement under a second name is not repeated."""
     rendered: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from tests.migrations.cli_tools import psql
 from tests.snapshots.interfaces import OPENAPI, PUBLIC_NAMES, openapi_text, public_names_text
-from tests.snapshots.statements import SQL_FOLDER, rendered_statements
+from tests.snapshots.statements import SQL_FOLDER, binds_of, rendered_statements, statements
 
 _HINT = "run `make snapshots`, and read what `git diff` then shows"
 
@@ -20,6 +20,11 @@ def test_introspection_finds_the_statements_of_every_package() -> None:
     """What is not found is not compared: a package that lost its statements would pass."""
     packages = {name.partition("/")[0] for name in rendered_statements()}
     assert {"graph_jobs", "policy_runs", "backfill", "database"} <= packages
+
+
+def test_no_bind_has_the_name_of_a_column() -> None:
+    """Each is `p_` and the column, so that it can be guessed, and none is taken for a column."""
+    assert {"p_"} == {name[:2] for found in statements() if found.package != "backfill" for name in binds_of(found)}
 
 
 def test_the_committed_sql_can_be_pasted_into_psql(graphjobs_database_url: str) -> None:

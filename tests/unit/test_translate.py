@@ -4,12 +4,12 @@ import asyncpg
 import pytest
 
 from graphjobs import DatabaseUnavailable, GraphJobsError, OutcomeUnknown
-from graphjobs.database.error_translation import translated
+from graphjobs.database.error_translation import translate_error
 
 
 def _said(sqlstate: str, *, ambiguous: bool = True) -> GraphJobsError:
     error = asyncpg.PostgresError.new({"C": sqlstate, "M": "a row is quoted here", "S": "ERROR"})
-    failure = translated(error, ambiguous=ambiguous)
+    failure = translate_error(error, ambiguous=ambiguous)
     assert failure is not None
     assert sqlstate == failure.sqlstate
     assert "quoted" not in str(failure)

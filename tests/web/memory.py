@@ -16,8 +16,8 @@ from graphjobs import (
     GraphOverlayJob,
     JobAlreadyExists,
 )
-from graphjobs.core.fields import id_or_none
-from graphjobs.core.pagination import BoundedCount, Readable
+from graphjobs.core.fields import parse_id
+from graphjobs.core.pagination import BoundedCount, PartialList
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.graph_jobs.row_mapping import AnyJob, Job
@@ -27,7 +27,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 class MemoryGraphJobStore(GraphJobStore):
     """Enough of a store for the routes; of one process, and gone with it."""
 
-    commits_alone = True
+    is_autocommit = True
 
     def __init__(self) -> None:
         self.jobs: dict[tuple[str, UUID], AnyJob] = {}
@@ -54,7 +54,7 @@ class MemoryGraphJobStore(GraphJobStore):
 
     @override
     async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
-        found = id_or_none(job_id, "job_id")
+        found = parse_id(job_id, "job_id")
         return self.jobs.get((tenant_id, found)) if found else None
 
     @override
@@ -85,10 +85,10 @@ class MemoryGraphJobStore(GraphJobStore):
     @override
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = 1_000
-    ) -> Readable[GraphJobEvent]:
-        found = id_or_none(job_id, "job_id")
+    ) -> PartialList[GraphJobEvent]:
+        found = parse_id(job_id, "job_id")
         ours = [event for event in self.log if (event.tenant_id, event.job_id) == (tenant_id, found)]
-        return Readable(event for event in ours[:limit] if (event.id or 0) > after)
+        return PartialList(event for event in ours[:limit] if (event.id or 0) > after)
 
     @override
     async def update(
@@ -96,7 +96,7 @@ class MemoryGraphJobStore(GraphJobStore):
         job: Job,
         *,
         expected: GraphJobStatus,
-        seen: datetime | None = None,
+        expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:

@@ -72,7 +72,7 @@ def _of_each_status(tenant: str) -> list[PolicyRunJob]:
     submitted = leased.submit(at=AT)
     ends = [submitted.complete(at=AT), submitted.fail(at=AT, error="it broke"), first.cancel(at=AT)]
     return [
-        policy_run(tenant).changed(**{**run.__dict__, "id": policy_run().id, "run_id": str(run.status)})
+        policy_run(tenant).replace(**{**run.__dict__, "id": policy_run().id, "run_id": str(run.status)})
         for run in (first, leased, submitted, *ends)
     ]
 
@@ -137,10 +137,12 @@ async def test_the_outside_sees_its_own_words_and_nothing_of_the_lease(
     """Each status by one word of five, in a run and in a filter."""
     runs = [await storage.policy_runs.insert(run) for run in _of_each_status(tenant)]
     assert list(PolicyRunStatus) == [run.status for run in runs]
-    assert set(get_args(OutsideStatus)) == {status.outside for status in PolicyRunStatus}
+    assert set(get_args(OutsideStatus)) == {status.public_status for status in PolicyRunStatus}
     for word in get_args(OutsideStatus):
         page = (await client.get("/policy/runs", params={"status": [word, word]})).json()
-        assert {run.run_id for run in runs if run.status.outside == word} == {run["runId"] for run in page["runs"]}
+        assert {run.run_id for run in runs if run.status.public_status == word} == {
+            run["runId"] for run in page["runs"]
+        }
         assert {word} == {run["status"] for run in page["runs"]}
     views = {run.run_id: (await client.get(f"/policy/runs/{run.run_id}")).json() for run in runs}
     assert set() == set(views["pending"]) - _ALWAYS
@@ -277,7 +279,7 @@ async def test_a_name_that_ends_like_a_verb_is_not_taken_for_one(served: httpx.A
 async def test_pages_go_on_by_their_cursor(client: httpx.AsyncClient, storage: Storage, tenant: str) -> None:
     """Each run once, newest first; another query's cursor is refused."""
     for number in range(7):
-        run = policy_run(tenant, run_id=f"r{number}").changed(queued_at=AT + timedelta(number))
+        run = policy_run(tenant, run_id=f"r{number}").replace(queued_at=AT + timedelta(number))
         await storage.policy_runs.insert(run)
     found: list[str] = []
     cursor: dict[str, str] = {}

@@ -19,7 +19,8 @@ from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
 from tests.migrations.cli_tools import run_on_terminal
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _COMMAND = Path(sys.executable).with_name("graphjobs")
 _HANDLERS = """
 import asyncio
@@ -160,7 +161,12 @@ async def test_it_does_what_is_queued_and_tells_in_lines_of_json(
         ended = await graphjobs_storage.graph_jobs.get_job(job.tenant_id, job.id)
         assert ended is not None
         statuses.append(ended.status)
-    assert [_S.COMPLETED, _S.COMPLETED, _S.COMPLETED, _S.FAILED] == statuses
+    assert [
+        Status.COMPLETED,
+        Status.COMPLETED,
+        Status.COMPLETED,
+        Status.FAILED,
+    ] == statuses
 
 
 async def test_what_handlers_need_is_opened_and_closed_around_the_work(
@@ -183,7 +189,7 @@ async def test_sigterm_lets_handlers_end_and_gives_back_the_rest(
 
     async def both_run() -> bool:
         found = [await graphjobs_storage.graph_jobs.get_job("acme", job.id) for job in (quick, slow)]
-        return all(job is not None and job.status is _S.RUNNING for job in found)
+        return all(job is not None and job.status is Status.RUNNING for job in found)
 
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "2") as process:
         await _until(both_run)
@@ -192,7 +198,7 @@ async def test_sigterm_lets_handlers_end_and_gives_back_the_rest(
 
     assert 0 == process.returncode
     ended = [await graphjobs_storage.graph_jobs.get_job("acme", job.id) for job in (quick, slow)]
-    assert [_S.COMPLETED, _S.QUEUED] == [job.status for job in ended if job is not None]
+    assert [Status.COMPLETED, Status.QUEUED] == [job.status for job in ended if job is not None]
     assert {"done": 1, "given_back": 1, "in_hand": 0}.items() <= _lines(told)[-1].items()
 
 
@@ -205,7 +211,7 @@ async def test_a_second_word_does_not_wait(
 
     async def runs() -> bool:
         found = await graphjobs_storage.graph_jobs.get_job("acme", slow.id)
-        return found is not None and found.status is _S.RUNNING
+        return found is not None and found.status is Status.RUNNING
 
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "3600") as process:
         await _until(runs)
@@ -247,7 +253,7 @@ async def test_a_handler_that_never_ends_does_not_keep_the_process(
 
     async def runs() -> bool:
         found = await graphjobs_storage.graph_jobs.get_job("acme", stubborn.id)
-        return found is not None and found.status is _S.RUNNING
+        return found is not None and found.status is Status.RUNNING
 
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "0") as process:
         await _until(runs)

@@ -14,7 +14,8 @@ from graphjobs.worker import DispatchContext, DispatcherOptions
 from tests.builders import policy_run
 from tests.worker.processes import client, clients, require_legal
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _PROCESSES = 4
 _RUNS = 1_500
 _TENANTS = 5
@@ -38,7 +39,7 @@ async def test_each_run_is_submitted_once_while_dispatchers_are_killed(
     killed = 0
     deadline = time.monotonic() + 120
     async with clients(graphjobs_settings, "dispatch storm", _PROCESSES) as processes:
-        while await _counted(storage, _S.PENDING, _S.DISPATCHING):
+        while await _counted(storage, Status.PENDING, Status.DISPATCHING):
             assert time.monotonic() < deadline, "not in time"
             await asyncio.sleep(0.7)
             place = chance.randrange(_PROCESSES)
@@ -48,7 +49,7 @@ async def test_each_run_is_submitted_once_while_dispatchers_are_killed(
             processes[place] = await client(graphjobs_settings, "dispatch storm")
 
     assert killed >= 3
-    assert _RUNS == await _counted(storage, _S.SUBMITTED)
+    assert _RUNS == await _counted(storage, Status.SUBMITTED)
     rows = await _histories(storage)
     assert _RUNS == len(rows)
     for attempts, told in rows:
@@ -99,7 +100,7 @@ async def test_a_zombie_cannot_submit_the_run_it_lost(graphjobs_storage: Storage
         assert b"completed 0 lost 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
         assert 0 == await asyncio.wait_for(zombie.wait(), 30)
     assert done is not None
-    assert (_S.SUBMITTED, 2) == (done.status, done.attempts)
+    assert (Status.SUBMITTED, 2) == (done.status, done.attempts)
     assert done == await storage.policy_runs.get(run.tenant_id, run.id)
     log = [event.status.value for event in await storage.policy_runs.events(run.tenant_id, run.id)]
     assert ["pending", "dispatching", "pending", "dispatching", "submitted"] == log

@@ -17,12 +17,13 @@ from graphjobs import (
     PolicyRunService,
     PolicyRunStatus,
 )
-from graphjobs.policy_runs.attempt_results import RetryBackoff, RunEnding
+from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _SOON = timedelta(milliseconds=10)
 _AT_ONCE = RetryBackoff(first=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
 
@@ -77,7 +78,7 @@ async def test_each_run_is_handed_over_once_and_submitted(storage: Storage, tena
     seen: list[PolicyRunJob] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        assert (run, _S.DISPATCHING, 1) == (context.job, run.status, run.attempts)
+        assert (run, Status.DISPATCHING, 1) == (context.job, run.status, run.attempts)
         seen.append(run)
 
     dispatchers = [
@@ -88,7 +89,7 @@ async def test_each_run_is_handed_over_once_and_submitted(storage: Storage, tena
     assert sorted(run.id for run in runs) == sorted(run.id for run in seen)
     assert len(runs) == sum(dispatcher.counts.submitted for dispatcher in dispatchers)
     for run in runs:
-        assert _S.SUBMITTED is (await now(storage, run)).status
+        assert Status.SUBMITTED is (await now(storage, run)).status
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, runs[0])
 
 
@@ -109,7 +110,11 @@ async def test_a_failed_attempt_is_tried_again_until_they_are_used_up(storage: S
 
     failed = await now(storage, run)
     assert [False, False, True] == lasts
-    assert (_S.FAILED, 3, "OSError: the engine is away") == (failed.status, failed.attempts, failed.last_error)
+    assert (Status.FAILED, 3, "OSError: the engine is away") == (
+        failed.status,
+        failed.attempts,
+        failed.last_error,
+    )
     assert (2, 1, 3) == (dispatcher.counts.retried, dispatcher.counts.failed, dispatcher.counts.leased)
     assert ["pending", *["dispatching", "pending"] * 2, "dispatching", "failed"] == await statuses(storage, run)
 
@@ -127,7 +132,7 @@ async def test_a_failed_attempt_waits_for_the_next_one(storage: Storage, tenant:
 
     back = await now(storage, run)
     wait = back.available_at - back.updated_at
-    assert (_S.PENDING, "OSError: the engine is away") == (back.status, back.last_error)
+    assert (Status.PENDING, "OSError: the engine is away") == (back.status, back.last_error)
     assert timedelta(minutes=5) <= wait <= timedelta(minutes=10)
     assert () == (await storage.policy_runs.lease("x", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
 
@@ -143,7 +148,7 @@ async def test_a_rejected_run_fails_at_once(storage: Storage, tenant: str) -> No
     await dispatcher.run(until_empty=True)
 
     failed = await now(storage, run)
-    assert (_S.FAILED, 1) == (failed.status, failed.attempts)
+    assert (Status.FAILED, 1) == (failed.status, failed.attempts)
     assert "PolicyRunRejected: there is no such policy" == failed.last_error
 
 
@@ -159,7 +164,7 @@ async def test_a_function_that_takes_too_long_has_failed_the_attempt(storage: St
     await working
 
     failed = await now(storage, run)
-    assert (_S.FAILED, 2) == (failed.status, failed.attempts)
+    assert (Status.FAILED, 2) == (failed.status, failed.attempts)
     assert "took longer than 0:00:00.050000" in str(failed.last_error)
 
 
@@ -176,14 +181,18 @@ async def test_a_leased_run_is_canceled_when_its_holder_next_asks(storage: Stora
     working = asyncio.ensure_future(dispatcher.run())
     await until(lambda: bool(contexts))
     asked = await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id, reason="not needed")
-    assert (_S.DISPATCHING, True) == (asked.status, asked.cancellation_requested)
+    assert (Status.DISPATCHING, True) == (asked.status, asked.cancellation_requested)
     await until(lambda: dispatcher.counts.canceled == 1)
     dispatcher.stop()
     await working
 
     canceled = await now(storage, run)
     assert contexts[0].cancelled
-    assert (_S.CANCELED, "not needed", None) == (canceled.status, canceled.cancellation_reason, canceled.submitted_at)
+    assert (Status.CANCELED, "not needed", None) == (
+        canceled.status,
+        canceled.cancellation_reason,
+        canceled.submitted_at,
+    )
     assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
 
 
@@ -204,7 +213,7 @@ async def test_a_function_may_ask_itself_whether_it_should_go_on(storage: Storag
 
     canceled = await now(storage, run)
     assert [True, False] == asked
-    assert (_S.CANCELED, None) == (canceled.status, canceled.submitted_at)
+    assert (Status.CANCELED, None) == (canceled.status, canceled.submitted_at)
     assert 1 == dispatcher.counts.canceled
 
 
@@ -228,12 +237,12 @@ async def test_a_function_that_swallows_its_cancel_has_handed_nothing_over(
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=given)
     working = asyncio.ensure_future(dispatcher.run())
     await begun.wait()
-    counts, status = (0, 1, 0), _S.FAILED
+    counts, status = (0, 1, 0), Status.FAILED
     if why == "its end was asked for":
-        counts, status = (1, 0, 0), _S.CANCELED
+        counts, status = (1, 0, 0), Status.CANCELED
         await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
     elif why == "the dispatcher stops":
-        counts, status = (0, 0, 1), _S.PENDING
+        counts, status = (0, 0, 1), Status.PENDING
         dispatcher.stop(grace=timedelta(0))
     await until(lambda: counts == (dispatcher.counts.canceled, dispatcher.counts.failed, dispatcher.counts.given_back))
     dispatcher.stop()
@@ -251,7 +260,7 @@ async def test_a_run_that_was_lost_unnoticed_and_leased_again_is_at_its_last_att
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
         lasts.append(context.last)
         if not context.last:
-            await storage.policy_runs.end([RunEnding.given_back(run, error="by hand")])
+            await storage.policy_runs.end([LeaseResult.released(run, error="by hand")])
             await waits(run, context)
         raise OSError("the engine is away")
 
@@ -275,7 +284,7 @@ async def test_a_run_whose_end_was_asked_for_is_canceled_at_its_last_attempt_too
 
     await PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=1)).run(until_empty=True)
     canceled = await now(storage, run)
-    assert (_S.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
+    assert (Status.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
 
 
 async def test_a_run_that_is_canceled_while_its_attempt_fails_is_not_tried_again(storage: Storage, tenant: str) -> None:
@@ -291,8 +300,8 @@ async def test_a_run_that_is_canceled_while_its_attempt_fails_is_not_tried_again
 
     canceled = await now(storage, run)
     (*_, event) = await storage.policy_runs.events(tenant, run.id)
-    assert (_S.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
-    assert (_S.CANCELED, "canceled") == (event.status, event.payload["to"])
+    assert (Status.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
+    assert (Status.CANCELED, "canceled") == (event.status, event.payload["to"])
 
 
 async def test_a_dispatcher_that_stops_gives_back_what_it_holds_and_the_attempt_does_not_count(
@@ -307,7 +316,7 @@ async def test_a_dispatcher_that_stops_gives_back_what_it_holds_and_the_attempt_
         dispatcher.stop(grace=timedelta(0))
         await working
         back = await now(storage, run)
-        assert (_S.PENDING, deploy + 1, None) == (back.status, back.attempts, back.last_error)
+        assert (Status.PENDING, deploy + 1, None) == (back.status, back.attempts, back.last_error)
         assert 1 == dispatcher.counts.given_back
 
     lasts: list[bool] = []
@@ -391,7 +400,7 @@ async def test_a_run_whose_dispatchers_are_gone_at_the_last_attempt_has_failed(s
     dispatcher.stop()
     await working
     failed = await now(storage, run)
-    assert _S.FAILED is failed.status
+    assert Status.FAILED is failed.status
     assert "gave no sign of life at attempt 1, and 1 are the most it gets" in str(failed.last_error)
 
 
@@ -403,7 +412,7 @@ async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
     go_on = asyncio.Event()
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        await storage.policy_runs.end([RunEnding.failed(run, "by hand")])
+        await storage.policy_runs.end([LeaseResult.failed(run, "by hand")])
         go_on.set()
 
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
@@ -411,7 +420,7 @@ async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
         await dispatcher.run(until_empty=True)
 
     assert (1, 0) == (dispatcher.counts.lost, dispatcher.counts.submitted)
-    assert _S.FAILED is (await now(storage, run)).status
+    assert Status.FAILED is (await now(storage, run)).status
     assert "a later look found the run failed at attempt 1" in caplog.text
 
 
@@ -479,14 +488,14 @@ async def test_what_is_no_function_is_refused_and_what_returns_something_has_han
     dispatcher = PolicyRunDispatcher(storage, plain, options=options(tenant))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot be awaited"):
         await dispatcher.run()
-    assert _S.PENDING is (await now(storage, run)).status
+    assert Status.PENDING is (await now(storage, run)).status
 
     async def answers(_run: PolicyRunJob, _context: DispatchContext) -> str:
         return "taken"
 
     dispatcher = PolicyRunDispatcher(storage, answers, options=options(tenant))
     await dispatcher.run(until_empty=True)
-    assert _S.SUBMITTED is (await now(storage, run)).status
+    assert Status.SUBMITTED is (await now(storage, run)).status
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.core.results import StalledItem
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -32,7 +32,8 @@ from tests.builders import build_job, policy_run
 from tests.faults.backend_monitor import url_of, with_settings
 from tests.faults.faulty_proxy import Fault, Wire
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _SOON = timedelta(milliseconds=20)
 
 
@@ -54,7 +55,7 @@ async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]
             (job,) = (await storage.graph_job_queue.claim("nobody", "build", limit=1)).jobs
             await storage.graph_job_queue.renew([job])
             await storage.graph_job_queue.rescue([StalledItem(job.id, "nobody", None, 1)], attempts_max=3)
-            await storage.graph_job_queue.end([Ending.failed(job, "warmed up")])
+            await storage.graph_job_queue.end([AttemptResult.failed(job, "warmed up")])
         yield storage
 
 
@@ -73,7 +74,7 @@ async def test_jobs_whose_claim_lost_its_answer_are_found(wired: Storage, wire: 
     claimed = await wired.graph_job_queue.claim(tenant, "build", limit=2, actor="worker")
 
     assert 1 == wire.hit
-    assert [(job.id, 1, _S.RUNNING) for job in added[:2]] == [
+    assert [(job.id, 1, Status.RUNNING) for job in added[:2]] == [
         (job.id, job.attempts, job.status) for job in claimed.jobs
     ]
     assert [2, 2, 1] == [len(await wired.graph_jobs.events(tenant, job.id)) for job in added]
@@ -97,7 +98,7 @@ async def test_an_end_whose_answer_was_lost_is_told_as_it_is(
     """Landed, or never will; and one event, if any."""
     await wired.graph_jobs.add(build_job(tenant))
     (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-    ending = Ending.completed(job, graph_snapshot_id="graph")
+    ending = AttemptResult.completed(job, graph_snapshot_id="graph")
     wire.fault = fault
 
     if fault is Fault.DROP_REPLY:
@@ -116,7 +117,7 @@ async def test_a_rescue_whose_answer_was_lost_is_told_as_it_is(wired: Storage, w
     """By its id in the log."""
     await wired.graph_jobs.add(build_job(tenant))
     (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-    seen, _ = await wired.graph_job_queue.stalled(tenant, "build", silence=timedelta(microseconds=1))
+    seen, _ = await wired.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
     wire.fault = Fault.DROP_REPLY
 
     rescued = await wired.graph_job_queue.rescue(seen, attempts_max=3)
@@ -178,11 +179,11 @@ async def test_an_end_whose_first_try_still_holds_the_row_is_known_by_its_id(sto
 
     async with storage.session() as session:
         queue: Any = Lost()
-        writer = Writer[AnyJob, Ending](
-            queue, "worker", 10, lambda _ending, problem: told.append(problem), failed=Ending.failed
+        writer = Writer[AnyJob, AttemptResult](
+            queue, "worker", 10, lambda _ending, problem: told.append(problem), failed=AttemptResult.failed
         )
         writing = asyncio.ensure_future(writer.run())
-        writer.add(Ending.completed(job, graph_snapshot_id="graph"))
+        writer.add(AttemptResult.completed(job, graph_snapshot_id="graph"))
         assert await writer.drained(timedelta(seconds=10))
         writing.cancel()
 
@@ -266,7 +267,7 @@ async def test_a_worker_that_stops_while_the_database_is_away_stops_in_time(
     assert "1 jobs whose ends could not be written are left to be rescued" in caplog.text
     found = await storage.graph_jobs.get_job(tenant, job.id)
     assert found is not None
-    assert _S.RUNNING is found.status
+    assert Status.RUNNING is found.status
 
 
 async def test_what_the_database_refuses_fails_its_own_job_only(
@@ -274,13 +275,13 @@ async def test_what_the_database_refuses_fails_its_own_job_only(
 ) -> None:
     """Whatever slips through our own checks: one bad end does not keep the others from being written."""
     added = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(4)]
-    patch = vars(Ending)["patch"].fget
+    patch = vars(AttemptResult)["patch"].fget
 
-    def spoiled(ending: Ending) -> str:
-        refused = ending.job.id == added[1].id and ending.status is _S.COMPLETED
+    def spoiled(ending: AttemptResult) -> str:
+        refused = ending.job.id == added[1].id and ending.status is Status.COMPLETED
         return r'{"status": "\u0000"}' if refused else str(patch(ending))
 
-    monkeypatch.setattr(Ending, "patch", property(spoiled))
+    monkeypatch.setattr(AttemptResult, "patch", property(spoiled))
 
     async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
         return BuildResult("graph")
@@ -289,7 +290,9 @@ async def test_what_the_database_refuses_fails_its_own_job_only(
     await asyncio.wait_for(worker.run(until_empty=True), 20)
 
     found = [await storage.graph_jobs.get_job(tenant, job.id) for job in added]
-    assert [_S.COMPLETED, _S.FAILED, _S.COMPLETED, _S.COMPLETED] == [job.status for job in found if job is not None]
+    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.COMPLETED] == [
+        job.status for job in found if job is not None
+    ]
     assert found[1] is not None
     assert found[1].error is not None
     assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in found[1].error

@@ -15,7 +15,8 @@ from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOpti
 from tests.builders import build_job
 from tests.worker.processes import client, clients, require_legal
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _PROCESSES = 8
 _JOBS = 5_000
 _TENANTS = 7
@@ -42,7 +43,7 @@ async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
     killed = 0
     deadline = time.monotonic() + 120
     async with clients(graphjobs_settings, "storm", _PROCESSES) as processes:
-        while await _counted(graphjobs_storage, _S.QUEUED, _S.RUNNING):
+        while await _counted(graphjobs_storage, Status.QUEUED, Status.RUNNING):
             assert time.monotonic() < deadline, "not in time"
             await asyncio.sleep(1)
             place = chance.randrange(_PROCESSES)
@@ -52,7 +53,7 @@ async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
             processes[place] = await client(graphjobs_settings, "storm")
 
     assert killed >= 3
-    assert _JOBS == await _counted(graphjobs_storage, _S.COMPLETED)
+    assert _JOBS == await _counted(graphjobs_storage, Status.COMPLETED)
     rows = await _histories(graphjobs_storage)
     assert _JOBS == len(rows)
     attempts: Counter[int] = Counter()
@@ -96,7 +97,7 @@ async def test_a_zombie_cannot_end_the_job_it_lost(graphjobs_storage: Storage, g
         assert b"completed 0 lost 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
         assert 0 == await asyncio.wait_for(zombie.wait(), 30)
     assert (done, log) == await _state(storage, job)
-    assert (_S.COMPLETED, 2, "graph of another") == (done.status, done.attempts, done.graph_snapshot_id)
+    assert (Status.COMPLETED, 2, "graph of another") == (done.status, done.attempts, done.graph_snapshot_id)
     assert ["queued", "running", "queued", "running", "completed"] == [event.status.value for event in log]
 
 

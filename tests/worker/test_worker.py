@@ -27,7 +27,7 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.core.fields import ERROR_LENGTH_MAX
-from graphjobs.graph_jobs.attempt_results import Ending
+from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
@@ -36,7 +36,8 @@ from graphjobs.worker.options import Backoff, jittered
 from graphjobs.worker.tenant_rotation import Rotation
 from tests.builders import build_job, overlay_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _SOON = timedelta(milliseconds=20)
 
 
@@ -96,16 +97,16 @@ async def test_what_a_handler_returns_completes_its_job(storage: Storage, tenant
     follows = overlay_job(tenant, build_job_id=job.id)
 
     async def build(given: GraphBuildJob, _context: JobContext) -> BuildResult:
-        assert (job.id, _S.RUNNING, 1) == (given.id, given.status, given.attempts)
+        assert (job.id, Status.RUNNING, 1) == (given.id, given.status, given.attempts)
         return BuildResult("graph-7", metadata={"nodes": "12"}, following=[follows])
 
     worker = await run(storage, tenant, build=build)
 
     ended = await now(storage, job)
     assert isinstance(ended, GraphBuildJob)
-    assert (_S.COMPLETED, "graph-7") == (ended.status, ended.graph_snapshot_id)
+    assert (Status.COMPLETED, "graph-7") == (ended.status, ended.graph_snapshot_id)
     assert {"branch": "main", "nodes": "12"} == dict(ended.metadata)
-    assert _S.QUEUED is (await now(storage, follows)).status
+    assert Status.QUEUED is (await now(storage, follows)).status
     told = [(event.status.value, event.payload.get("actor")) for event in await events(storage, job)]
     assert [("queued", None), ("running", "worker"), ("completed", "worker")] == told
     assert (1, 1, 0) == (worker.counts.claimed, worker.counts.completed, worker.counts.failed)
@@ -124,7 +125,7 @@ async def test_an_overlay_may_be_completed_with_nothing_to_tell(
     await run(storage, tenant, overlay=overlay)
 
     ended = await now(storage, job)
-    assert (_S.COMPLETED, dict(result.metadata) if result else {}) == (ended.status, dict(ended.metadata))
+    assert (Status.COMPLETED, dict(result.metadata) if result else {}) == (ended.status, dict(ended.metadata))
 
 
 async def test_a_worker_takes_the_kinds_it_has_handlers_for(storage: Storage, tenant: str) -> None:
@@ -133,7 +134,7 @@ async def test_a_worker_takes_the_kinds_it_has_handlers_for(storage: Storage, te
 
     await run(storage, tenant, build=built)
 
-    assert [_S.COMPLETED, _S.QUEUED] == [(await now(storage, job)).status for job in (build, overlay)]
+    assert [Status.COMPLETED, Status.QUEUED] == [(await now(storage, job)).status for job in (build, overlay)]
 
 
 class _Unspeakable(Exception):
@@ -228,11 +229,11 @@ async def test_a_handler_that_fails_fails_its_job_with_a_bounded_reason(
     worker = await run(storage, tenant, build=build)
 
     ended = await now(storage, bad)
-    assert _S.FAILED is ended.status
+    assert Status.FAILED is ended.status
     assert ended.error is not None
     assert ended.error.startswith(error)
     assert len(ended.error) <= ERROR_LENGTH_MAX
-    assert [_S.COMPLETED] * 2 == [(await now(storage, job)).status for job in (first, last)]
+    assert [Status.COMPLETED] * 2 == [(await now(storage, job)).status for job in (first, last)]
     assert (2, 1) == (worker.counts.completed, worker.counts.failed)
 
 
@@ -265,7 +266,7 @@ async def test_time_limits_are_each_jobs_own(storage: Storage, tenant: str) -> N
 
     await run(storage, tenant, build=build, time_limit=timedelta(milliseconds=120), concurrency=1)
 
-    assert [_S.COMPLETED, _S.FAILED, _S.COMPLETED] == [(await now(storage, job)).status for job in jobs]
+    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED] == [(await now(storage, job)).status for job in jobs]
 
 
 async def test_a_handler_that_swallows_its_cancel_is_left_behind(
@@ -287,7 +288,7 @@ async def test_a_handler_that_swallows_its_cancel_is_left_behind(
 
     await run(storage, tenant, build=build, time_limit=timedelta(milliseconds=50), concurrency=1)
 
-    assert [_S.FAILED, _S.COMPLETED] == [(await now(storage, job)).status for job in (stubborn, next_one)]
+    assert [Status.FAILED, Status.COMPLETED] == [(await now(storage, job)).status for job in (stubborn, next_one)]
     assert "was left behind" in caplog.text
     before = await events(storage, stubborn)
     release.set()
@@ -308,7 +309,7 @@ async def test_a_result_that_comes_with_the_cancel_counts(storage: Storage, tena
 
     await run(storage, tenant, build=build, time_limit=timedelta(milliseconds=30))
 
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
 
 
 # Many jobs
@@ -386,7 +387,7 @@ async def test_a_row_that_cannot_be_read_is_reported_and_stops_nobody(
 
     worker = await run(storage, tenant, build=built)
 
-    assert _S.COMPLETED is (await now(storage, sound)).status
+    assert Status.COMPLETED is (await now(storage, sound)).status
     assert (2, 1, 1) == (worker.counts.claimed, worker.counts.completed, worker.counts.unreadable)
     assert str(strange.id) in caplog.text
 
@@ -404,7 +405,7 @@ async def test_what_follows_is_done_too_before_it_ends(storage: Storage, tenant:
             await asyncio.sleep(0)
 
         await run(storage, tenant, build=adds, overlay=overlay)
-        assert _S.COMPLETED is (await now(storage, follows)).status
+        assert Status.COMPLETED is (await now(storage, follows)).status
 
 
 async def test_what_follows_is_done_though_it_is_added_amid_the_last_look(
@@ -435,7 +436,7 @@ async def test_what_follows_is_done_though_it_is_added_amid_the_last_look(
     monkeypatch.setattr(worker, "_claim_of_each_kind", slow_look)
     await asyncio.wait_for(worker.run(until_empty=True), 10)
 
-    assert _S.COMPLETED is (await now(storage, follows)).status
+    assert Status.COMPLETED is (await now(storage, follows)).status
 
 
 async def test_a_list_of_those_who_wait_that_is_a_moment_old_is_not_believed(graphjobs_storage: Storage) -> None:
@@ -472,7 +473,7 @@ async def test_tenants_no_job_can_have_do_not_stop_a_worker(graphjobs_storage: S
     await asyncio.wait_for(worker.run(until_empty=True), 20)
 
     assert (1, 1) == (worker.counts.completed, worker.counts.unreadable)
-    assert _S.COMPLETED is (await now(graphjobs_storage, sound)).status
+    assert Status.COMPLETED is (await now(graphjobs_storage, sound)).status
 
 
 async def test_one_row_that_somebody_holds_keeps_no_other_waiting(storage: Storage, tenant: str) -> None:
@@ -491,11 +492,11 @@ async def test_one_row_that_somebody_holds_keeps_no_other_waiting(storage: Stora
         await storage.graph_job_queue.using(session).renew([await now(storage, held)])
         go_on.set()
         await until(lambda: worker.counts.completed == 9, seconds=5)
-        assert _S.RUNNING is (await now(storage, held)).status
+        assert Status.RUNNING is (await now(storage, held)).status
     await asyncio.wait_for(working, 5)
 
     assert (10, 0) == (worker.counts.completed, worker.counts.lost)
-    assert {_S.COMPLETED} == {(await now(storage, job)).status for job in (held, *others)}
+    assert {Status.COMPLETED} == {(await now(storage, job)).status for job in (held, *others)}
 
 
 async def test_a_live_job_whose_row_was_held_for_long_is_not_rescued(storage: Storage, tenant: str) -> None:
@@ -537,7 +538,7 @@ async def test_an_error_of_the_server_fails_no_job(
     worker = await run(storage, tenant, build=built)
 
     assert (1, 0, 0) == (worker.counts.completed, worker.counts.failed, worker.counts.lost)
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
 
 
 # What a handler can do
@@ -571,7 +572,7 @@ async def test_progress_that_somebody_else_noted_is_kept(storage: Storage, tenan
         found = await now(storage, job)
         assert isinstance(found, GraphBuildJob)
         other = found.renew(metadata={"by": "another"})
-        assert (await storage.graph_jobs.update(other, expected=_S.RUNNING)).applied
+        assert (await storage.graph_jobs.update(other, expected=Status.RUNNING)).applied
         await context.progress(metadata={"mine": "too"})
         return BuildResult("graph")
 
@@ -587,7 +588,7 @@ async def test_a_job_that_was_canceled_is_cancelled_here_and_stays_canceled(stor
 
     async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
         running = await now(storage, job)
-        await storage.graph_jobs.update(running.cancel(at=running.created_at), expected=_S.RUNNING)
+        await storage.graph_jobs.update(running.cancel(at=running.created_at), expected=Status.RUNNING)
         with pytest.raises(JobConflict):
             await context.progress(metadata={"a": "b"})
         told.append(context.cancelled)
@@ -601,7 +602,7 @@ async def test_a_job_that_was_canceled_is_cancelled_here_and_stays_canceled(stor
     worker = await run(storage, tenant, build=build, lease=timedelta(seconds=1))
 
     assert [True, False, "ended"] == told
-    assert _S.CANCELED is (await now(storage, job)).status
+    assert Status.CANCELED is (await now(storage, job)).status
     assert (0, 0, 1) == (worker.counts.completed, worker.counts.failed, worker.counts.lost)
 
 
@@ -642,11 +643,11 @@ async def test_age_alone_takes_no_job(storage: Storage, tenant: str) -> None:
     (look,) = rescuer.looks
 
     await rescuer.taken_of(await look())
-    assert [_S.RUNNING] * 2 == [(await now(storage, job)).status for job in jobs]
+    assert [Status.RUNNING] * 2 == [(await now(storage, job)).status for job in jobs]
     await storage.graph_job_queue.renew([alive])
     await rescuer.taken_of(await look())
 
-    assert [_S.RUNNING, _S.QUEUED] == [(await now(storage, job)).status for job in (alive, stopped)]
+    assert [Status.RUNNING, Status.QUEUED] == [(await now(storage, job)).status for job in (alive, stopped)]
     assert 1 == worker.counts.rescued
 
 
@@ -662,7 +663,7 @@ async def test_a_job_whose_worker_is_gone_is_rescued_and_done(storage: Storage, 
     await working
 
     ended = await now(storage, job)
-    assert (_S.COMPLETED, claimed.attempts + 1) == (ended.status, ended.attempts)
+    assert (Status.COMPLETED, claimed.attempts + 1) == (ended.status, ended.attempts)
     assert 1 == worker.counts.rescued
 
 
@@ -677,7 +678,7 @@ async def test_a_job_it_lost_unnoticed_and_claims_again_is_done_at_the_new_attem
         ran.append(f"begins {given.attempts}")
         try:
             if given.attempts == 1:
-                await storage.graph_job_queue.end([Ending.given_back(given)])
+                await storage.graph_job_queue.end([AttemptResult.released(given)])
                 await asyncio.Event().wait()
             await asyncio.sleep(0.1)
         except asyncio.CancelledError:
@@ -691,7 +692,7 @@ async def test_a_job_it_lost_unnoticed_and_claims_again_is_done_at_the_new_attem
 
     assert ["begins 1", "begins 2", "ends 1", "ends 2"] == ran
     ended = await now(storage, job)
-    assert (_S.COMPLETED, 2) == (ended.status, ended.attempts)
+    assert (Status.COMPLETED, 2) == (ended.status, ended.attempts)
     assert (2, 1, 1) == (worker.counts.claimed, worker.counts.completed, worker.counts.lost)
 
 
@@ -714,7 +715,7 @@ async def test_told_to_stop_it_lets_handlers_end(storage: Storage, tenant: str) 
         await worker.run()
 
     assert [True] == told
-    assert [_S.COMPLETED, _S.QUEUED] == [(await now(storage, job)).status for job in (first, second)]
+    assert [Status.COMPLETED, Status.QUEUED] == [(await now(storage, job)).status for job in (first, second)]
     assert 0 == worker.in_hand
 
 
@@ -732,7 +733,7 @@ async def test_a_handler_whose_processes_were_told_to_stop_too_gives_back(
     worker = GraphJobWorker(storage, build=build, options=options(tenant))
     await asyncio.wait_for(worker.run(), 10)
 
-    assert (_S.QUEUED, 1) == ((await now(storage, job)).status, worker.counts.given_back)
+    assert (Status.QUEUED, 1) == ((await now(storage, job)).status, worker.counts.given_back)
 
 
 async def test_a_pool_that_broke_ends_the_worker_and_fails_no_job(storage: Storage, tenant: str) -> None:
@@ -749,8 +750,8 @@ async def test_a_pool_that_broke_ends_the_worker_and_fails_no_job(storage: Stora
             await asyncio.wait_for(worker.run(), 30)
 
     statuses = [(await now(storage, job)).status for job in jobs]
-    assert {_S.QUEUED, _S.RUNNING} == set(statuses)
-    assert 1 <= statuses.count(_S.RUNNING) <= 4
+    assert {Status.QUEUED, Status.RUNNING} == set(statuses)
+    assert 1 <= statuses.count(Status.RUNNING) <= 4
 
 
 async def test_after_its_grace_it_gives_back_the_rest(storage: Storage, tenant: str) -> None:
@@ -771,7 +772,7 @@ async def test_after_its_grace_it_gives_back_the_rest(storage: Storage, tenant: 
     assert 3 == worker.counts.given_back
     for job in jobs:
         given_back = await now(storage, job)
-        assert (_S.QUEUED, 1) == (given_back.status, given_back.attempts)
+        assert (Status.QUEUED, 1) == (given_back.status, given_back.attempts)
         assert ["queued", "running", "queued"] == [event.status.value for event in await events(storage, job)]
 
 
@@ -793,7 +794,7 @@ async def test_cancelled_it_gives_back_at_once(storage: Storage, tenant: str) ->
         async with asyncio.timeout(5):
             await working
 
-    assert _S.QUEUED is (await now(storage, job)).status
+    assert Status.QUEUED is (await now(storage, job)).status
 
 
 _FORGETS_ITS_WORKER = """
@@ -827,7 +828,7 @@ async def test_an_event_loop_that_ends_takes_it_along_in_order(
     assert 0 == await asyncio.wait_for(process.wait(), 20)
     for job in added:
         moves = [event.status for event in await events(graphjobs_storage, job)]
-        assert [_S.QUEUED, _S.RUNNING, _S.QUEUED] == moves
+        assert [Status.QUEUED, Status.RUNNING, Status.QUEUED] == moves
 
 
 async def test_a_second_word_to_stop_shortens_the_grace(storage: Storage, tenant: str) -> None:
@@ -910,7 +911,7 @@ async def test_a_notice_that_comes_amid_claims_of_others_is_not_lost(graphjobs_s
 async def test_a_listening_connection_that_ended_is_opened_anew(graphjobs_settings: Any) -> None:
     """And what may have been missed meanwhile is looked for."""
     async with open_storage(graphjobs_settings.model_copy(update={"notify": True})) as storage:
-        ended: list[Ending] = []
+        ended: list[AttemptResult] = []
         given = options("acme", poll=timedelta(hours=1), listen=True)
         worker = GraphJobWorker(storage, build=built, options=given, on_ended=ended.append)
         working = asyncio.ensure_future(worker.run())
@@ -936,7 +937,7 @@ async def test_an_idle_worker_looks_again_by_itself(storage: Storage, tenant: st
     await until(lambda: worker.counts.completed == 1)
     worker.stop()
     await working
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
 
 
 def test_waits_double_up_to_a_cap_and_no_two_workers_wait_alike() -> None:
@@ -1015,14 +1016,14 @@ async def test_a_handler_that_cannot_be_awaited_fails_no_job(storage: Storage, t
     with pytest.raises(ConfigurationError, match="build: its handler cannot be awaited; write it as `async def`"):
         await asyncio.wait_for(worker.run(), 10)
 
-    assert [_S.QUEUED] * 5 == [(await now(storage, job)).status for job in jobs]
+    assert [Status.QUEUED] * 5 == [(await now(storage, job)).status for job in jobs]
 
 
 async def test_a_function_that_gives_an_awaitable_is_a_handler(storage: Storage, tenant: str) -> None:
     """As a lambda that brings more along."""
     job = await storage.graph_jobs.add(build_job(tenant))
     await run(storage, tenant, build=lambda *given: built(*given[:2]))
-    assert _S.COMPLETED is (await now(storage, job)).status
+    assert Status.COMPLETED is (await now(storage, job)).status
 
 
 async def test_an_observer_that_raises_is_logged_and_harms_nothing(
@@ -1031,14 +1032,14 @@ async def test_an_observer_that_raises_is_logged_and_harms_nothing(
     """The jobs have ended, and the others end, too."""
     jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(3)]
 
-    def on_ended(_ending: Ending) -> None:
+    def on_ended(_ending: AttemptResult) -> None:
         raise ValueError("the observer")
 
     with caplog.at_level(logging.ERROR):
         worker = await run(storage, tenant, build=built, batch=1, on_ended=on_ended)
 
     assert 3 == worker.counts.completed
-    assert [_S.COMPLETED] * 3 == [(await now(storage, job)).status for job in jobs]
+    assert [Status.COMPLETED] * 3 == [(await now(storage, job)).status for job in jobs]
     assert "observer" in caplog.text
 
 
@@ -1055,6 +1056,6 @@ async def test_the_counts_are_what_the_tables_say(storage: Storage, tenant: str)
 
     counts = [
         (await storage.graph_jobs.count(tenant, GraphJobQuery(statuses=(status,)))).value
-        for status in (_S.COMPLETED, _S.FAILED)
+        for status in (Status.COMPLETED, Status.FAILED)
     ]
     assert counts == [worker.counts.completed, worker.counts.failed] == [20, 10]

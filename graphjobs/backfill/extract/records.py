@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from graphjobs.core.fields import clean_error
+from graphjobs.core.fields import sanitize_error
 from graphjobs.errors import ConfigurationError
 
 JOBS: Final = "graph_jobs"
@@ -248,4 +248,4 @@ def _time_of(text: str) -> datetime:
 
 def shortened(text: str) -> str:
     """Makes a decoder's sentence, which may repeat a stranger's key, fit for a message."""
-    return clean_error(text[:_REASON_LENGTH_MAX]).replace("\n", " ") if text else ""
+    return sanitize_error(text[:_REASON_LENGTH_MAX]).replace("\n", " ") if text else ""

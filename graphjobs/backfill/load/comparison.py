@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
 
-from graphjobs.database.sql_expressions import unnested
+from graphjobs.database.sql_expressions import unnest_params
 
 
 class Standing(IntEnum):
@@ -75,7 +75,7 @@ def given(rows: Table, **more: TypeEngine[Any]) -> NamedFromClause:
     """Gives what comes, from one array a column, as rows of a table with their ordinals; JSON as text."""
     kinds: dict[str, Any] = {each.name: Text() if isinstance(each.type, JSONB) else each.type for each in rows.c}
     named = {ORDINAL: Integer(), **kinds, **more}
-    return unnested("given", *((bind_of(name), kind, name) for name, kind in named.items()))
+    return unnest_params("given", *((bind_of(name), kind, name) for name, kind in named.items()))
 
 
 def value_of(coming: FromClause, rows: Table, name: str) -> ColumnElement[Any]:

@@ -41,7 +41,7 @@ from graphjobs.backfill.load.comparison import (
     seen,
     value_of,
 )
-from graphjobs.database.sql_expressions import readable
+from graphjobs.database.sql_expressions import null_if_unrepresentable
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.tables import GraphJobRow
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -119,7 +119,9 @@ def _keyed(rows: Table, rules: _Rules) -> Keyed:
     digested = digest([value_of(coming, rows, each) for each in content])
     return Keyed(
         add=_add(rows, coming),
-        compare=select(coming.c.ordinal, standing, readable(there.c.updated_at), there.c.status).select_from(joined),
+        compare=select(
+            coming.c.ordinal, standing, null_if_unrepresentable(there.c.updated_at), there.c.status
+        ).select_from(joined),
         renew=_renew(rows),
         verify=select(coming.c.ordinal, standing, digested, noted.c.id.is_not(null()))
         .select_from(joined.outerjoin(noted, noted.c.id == coming.c.id))

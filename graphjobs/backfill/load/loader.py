@@ -54,12 +54,12 @@ async def _write_keyed(
     for _ in range(_TRIES_MAX):
         left = [each for each in range(len(rows)) if each not in standings]
         chosen = [rows[each] for each in left]
-        added = {row[0] for row in await executor.rows(on.add, binds_of(collection, chosen) | limit)}
+        added = {row[0] for row in await executor.fetch_all(on.add, binds_of(collection, chosen) | limit)}
         standings.update((each, Standing.NEW) for each in left if rows[each][0] in added)
         left = [each for each in left if each not in standings]
         if not left:
             break
-        compared = await executor.rows(on.compare, binds_of(collection, [rows[each] for each in left]) | limit)
+        compared = await executor.fetch_all(on.compare, binds_of(collection, [rows[each] for each in left]) | limit)
         newer = []
         for ordinal, code, version, status in compared:
             standing = Standing(code)
@@ -70,7 +70,7 @@ async def _write_keyed(
         if newer:
             binds = binds_of(collection, [rows[each] for each, _, _ in newer]) | limit
             binds |= {bind_of("seen"): [seen for _, seen, _ in newer], bind_of("expected"): [was for *_, was in newer]}
-            renewed = {row[0] for row in await executor.rows(on.renew, binds)}
+            renewed = {row[0] for row in await executor.fetch_all(on.renew, binds)}
             standings.update((each, Standing.NEWER) for each, _, _ in newer if rows[each][0] in renewed)
         if len(standings) == len(rows):
             break
@@ -81,13 +81,13 @@ async def _write_logged(executor: Executor, on: Logged, collection: str, rows: l
     standings: dict[int, Standing] = {}
     for _ in range(_TRIES_MAX):
         left = [each for each in range(len(rows)) if each not in standings]
-        compared = await executor.rows(on.compare, binds_of(collection, [rows[each] for each in left]))
+        compared = await executor.fetch_all(on.compare, binds_of(collection, [rows[each] for each in left]))
         told = {left[ordinal]: Standing(code) for ordinal, code in compared}
         standings.update((each, standing) for each, standing in told.items() if standing is not Standing.NEW)
         new = [each for each in left if told[each] is Standing.NEW]
         plain = [each for each in new if rows[each][0] is None]
         if plain:
-            added = await executor.rows(on.add, binds_of(collection, [rows[each] for each in plain]))
+            added = await executor.fetch_all(on.add, binds_of(collection, [rows[each] for each in plain]))
             # All or none: who is left has lost his job since, which the next look tells.
             standings.update((each, Standing.NEW) for each in plain if len(added) == len(plain))
         numbered = [each for each in new if rows[each][0] is not None]
@@ -101,16 +101,16 @@ async def _write_logged(executor: Executor, on: Logged, collection: str, rows: l
 
 async def _add_numbered(executor: Executor, on: Logged, binds: dict[str, object]) -> set[int]:
     numbers: list[int] = binds[bind_of("id")]  # type: ignore[assignment]
-    last = (await executor.rows(on.last_number, {}))[0][0]
+    last = (await executor.fetch_all(on.last_number, {}))[0][0]
     beyond = max(numbers) > last
     if beyond:
         # Else somebody might be given one of these numbers between this insert and the next statement. Whoever writes
         # an event waits behind this one, so it does not wait for long: the batch is tried again.
-        await executor.rows(_SHORTLY, {})
-        await executor.rows(on.lock, {})
-    ids = {row[0] for row in await executor.rows(on.add_numbered, binds)}
+        await executor.fetch_all(_SHORTLY, {})
+        await executor.fetch_all(on.lock, {})
+    ids = {row[0] for row in await executor.fetch_all(on.add_numbered, binds)}
     if beyond:
-        await executor.rows(on.number, {})
+        await executor.fetch_all(on.number, {})
     return ids
 
 

@@ -80,7 +80,7 @@ def row_of(value: GraphJob | PolicyRunJob | Event) -> StagedRow:
     if isinstance(value, PolicyRunJob):
         fields = value.__dict__
         codes = (value.mode.code, value.priority.code, value.status.code)
-        return (*(fields[name] for name in _RUN_AS_IT_IS), *codes, value.details_json())
+        return (*(fields[name] for name in _RUN_AS_IT_IS), *codes, value.payload_json())
     return (value.id, value.job_id, value.tenant_id, value.status.code, value.payload_json(), value.created_at)
 
 

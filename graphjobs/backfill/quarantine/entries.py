@@ -20,7 +20,7 @@ from bson.errors import BSONError
 from bson.objectid import ObjectId
 
 from graphjobs.backfill.extract.records import Found, loads
-from graphjobs.core.fields import clean_error
+from graphjobs.core.fields import sanitize_error
 
 TAG: Final = "_quarantine"
 """The field of a line of the quarantine's files that names its entry."""
@@ -88,14 +88,14 @@ def opened(found: Found) -> Opened:
     if not isinstance(tag, Mapping) or not all(type(tag.get(name)) is str for name in _TAG_FIELDS):
         return Opened(document)  # none of ours: the mapping refuses a field that it does not know
     rest = {name: value for name, value in document.items() if name != TAG}
-    place = clean_error(tag["place"])
+    place = sanitize_error(tag["place"])
     try:
         answers = UUID(tag["id"])
         raw = None if rest else base64.b64decode(tag.get("raw", ""), validate=True)
     except (ValueError, TypeError):
         return Opened(document)
     if raw is not None:
-        return Opened(None, raw, clean_error(tag["reason"]), answers, place)
+        return Opened(None, raw, sanitize_error(tag["reason"]), answers, place)
     return Opened(rest, answers=answers, place=place)
 
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from graphjobs.backfill.quarantine.entries import Entry
 from graphjobs.backfill.tables import BackfillQuarantineRow
 from graphjobs.database.executor import Executor, Row
-from graphjobs.database.sql_expressions import unnested
+from graphjobs.database.sql_expressions import unnest_params
 
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _ENTRIES: Final = cast("Table", BackfillQuarantineRow.__table__)
@@ -40,7 +40,7 @@ _IDS: Final = bindparam("ids", type_=ARRAY(Uuid))
 _COLLECTION: Final = bindparam("collection_name", type_=Text)
 
 _COLUMNS: Final = ("id", "collection", "document_id", "place", "field", "reason", "document", "raw")
-_given: Final = unnested(
+_given: Final = unnest_params(
     "given",
     ("ids", Uuid, "given_id"),
     ("collections", Text, "collection"),
@@ -91,7 +91,7 @@ _ANSWER: Final = (
 _RELEASE: Final = (
     update(_ENTRIES).where(_ENTRIES.c.replaced_by == func.any(_IDS)).values(replaced_by=null()).returning(_ENTRIES.c.id)
 )
-_places: Final = unnested("places", ("olds", Uuid, "old"), ("news", Uuid, "new"))
+_places: Final = unnest_params("places", ("olds", Uuid, "old"), ("news", Uuid, "new"))
 _BRING_BACK: Final = (
     update(_ENTRIES)
     .where(_ENTRIES.c.id == _places.c.new, _ENTRIES.c.replaced_by == _places.c.old)
@@ -184,7 +184,7 @@ async def keep(executor: Executor, begun: datetime, entries: Iterable[Entry]) ->
     columns = zip(*(each_once[each] for each in sorted(each_once)), strict=True)
     names = (f"{name}s" for name in _COLUMNS)
     binds = dict(zip(names, (list(column) for column in columns), strict=True))
-    rows = await executor.rows(_KEEP, {**binds, _BEGUN.key: begun})
+    rows = await executor.fetch_all(_KEEP, {**binds, _BEGUN.key: begun})
     found = [(UUID(int=key.int), settled, new) for key, settled, new in rows]
     return Kept(frozenset(key for key, settled, _ in found if settled), frozenset(key for key, _, new in found if new))
 
@@ -192,39 +192,41 @@ async def keep(executor: Executor, begun: datetime, entries: Iterable[Entry]) ->
 async def settle(executor: Executor, ids: Iterable[UUID]) -> int:
     """Settles entries that wait: they came mended, or are given up. Gives how many waited."""
     every = sorted(set(ids))
-    return await _settled(executor, await executor.rows(_SETTLE, {"ids": every})) if every else 0
+    return await _settled(executor, await executor.fetch_all(_SETTLE, {"ids": every})) if every else 0
 
 
 async def answer(executor: Executor, begun: datetime, document_ids: Iterable[UUID]) -> int:
     """Settles entries of documents that have come, unless they were found again since their part was begun."""
     every = sorted(set(document_ids))
-    return await _settled(executor, await executor.rows(_ANSWER, {"ids": every, _BEGUN.key: begun})) if every else 0
+    return (
+        await _settled(executor, await executor.fetch_all(_ANSWER, {"ids": every, _BEGUN.key: begun})) if every else 0
+    )
 
 
 async def _settled(executor: Executor, rows: Sequence[Row]) -> int:
     """Settles, with entries, what they took the place of."""
     if rows:
-        await executor.rows(_RELEASE, {"ids": [row[0] for row in rows]})
+        await executor.fetch_all(_RELEASE, {"ids": [row[0] for row in rows]})
     return len(rows)
 
 
 async def replace_entries(executor: Executor, begun: datetime, places: Mapping[UUID, UUID]) -> None:
     """Lets entries take the place of others, which were mended and are still wrong: by the id of the old one."""
     if places:
-        await executor.rows(_BRING_BACK, _pairs(places))
-        await _replaced(executor, await executor.rows(_REPLACE_ENTRY, {**_pairs(places), _BEGUN.key: begun}))
+        await executor.fetch_all(_BRING_BACK, _pairs(places))
+        await _replaced(executor, await executor.fetch_all(_REPLACE_ENTRY, {**_pairs(places), _BEGUN.key: begun}))
 
 
 async def replace_documents(executor: Executor, begun: datetime, places: Mapping[UUID, UUID]) -> None:
     """Lets entries take the place of others of the same tenant and `_id`: by what these have in common."""
     if places:
-        await _replaced(executor, await executor.rows(_REPLACE_DOCUMENT, {**_pairs(places), _BEGUN.key: begun}))
+        await _replaced(executor, await executor.fetch_all(_REPLACE_DOCUMENT, {**_pairs(places), _BEGUN.key: begun}))
 
 
 async def _replaced(executor: Executor, rows: Sequence[Row]) -> None:
     """What an entry had taken the place of follows it: what is replaced names one that waits."""
     if rows:
-        await executor.rows(_FOLLOW, _pairs({row[0]: row[1] for row in rows}))
+        await executor.fetch_all(_FOLLOW, _pairs({row[0]: row[1] for row in rows}))
 
 
 def _pairs(places: Mapping[UUID, UUID]) -> dict[str, object]:
@@ -233,18 +235,18 @@ def _pairs(places: Mapping[UUID, UUID]) -> dict[str, object]:
 
 async def any_waits(executor: Executor, collection: str) -> bool:
     """Tells whether anything of a collection waits in the quarantine."""
-    return bool(await executor.rows(_ANY, {"collection_name": collection}))
+    return bool(await executor.fetch_all(_ANY, {"collection_name": collection}))
 
 
 async def held(executor: Executor, ids: Sequence[UUID]) -> dict[UUID, bool]:
     """Tells which of some entries are in the quarantine, and whether they wait, or what took their place does."""
-    rows = await executor.rows(_HELD, {"ids": sorted(set(ids))}) if ids else []
+    rows = await executor.fetch_all(_HELD, {"ids": sorted(set(ids))}) if ids else []
     return {UUID(int=key.int): waits for key, waits in rows}
 
 
 async def waiting(executor: Executor) -> dict[str, int]:
     """Counts what waits in the quarantine, by collection."""
-    return {row[0]: row[1] for row in await executor.rows(_COUNT, {})}
+    return {row[0]: row[1] for row in await executor.fetch_all(_COUNT, {})}
 
 
 async def entries(executor: Executor, collection: str, after: UUID, *, limit: int) -> list[Entry]:
@@ -258,5 +260,7 @@ async def heads(executor: Executor, collection: str, after: UUID, *, limit: int)
 
 
 async def _entries(executor: Executor, statement: Select[Any], collection: str, after: UUID, limit: int) -> list[Entry]:
-    rows = await executor.rows(statement, {"collection_name": collection, "after_entry": after, "limit_rows": limit})
+    rows = await executor.fetch_all(
+        statement, {"collection_name": collection, "after_entry": after, "limit_rows": limit}
+    )
     return [Entry(UUID(int=row[0].int), *list(row)[1:]) for row in rows]

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.core.fields import clean_error
+from graphjobs.core.fields import sanitize_error
 
 _LABEL_LENGTH_MAX: Final = 100
 
@@ -61,4 +61,4 @@ def found(value: object) -> str:
 
 def label(name: object) -> str:
     """Gives a field's name, which may be anybody's own, fit for a sentence."""
-    return clean_error(str(name)[:_LABEL_LENGTH_MAX])
+    return sanitize_error(str(name)[:_LABEL_LENGTH_MAX])

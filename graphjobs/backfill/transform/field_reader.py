@@ -10,7 +10,7 @@ from typing import Any, Final, Never
 
 from graphjobs.backfill.transform.coercion import document_of_text, folded, json_text, plain_json, time_of, whole_of
 from graphjobs.backfill.transform.diagnostics import Change, Refusal, found, label
-from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, clean_error
+from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_error
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
 _NEVER_KEPT: Final = frozenset({"_quarantine"})
@@ -92,7 +92,7 @@ class Document:
         text = self.text(name)
         if text is None:
             return None
-        cleaned = clean_error(text)
+        cleaned = sanitize_error(text)
         if cleaned != text:
             self.tell(name, "cleaned")
         return cleaned

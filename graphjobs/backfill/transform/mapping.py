@@ -20,14 +20,14 @@ from graphjobs.backfill.transform.diagnostics import Change, Refusal, found, lab
 from graphjobs.backfill.transform.field_reader import Document
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids, created_by, form_of, identify, identity_of
 from graphjobs.backfill.transform.repair import RUNNING, event_creation, graph_course, run_course
-from graphjobs.core.fields import Value, invalid_job
-from graphjobs.core.state_machine import CodedStatus
+from graphjobs.core.fields import FrozenModel, from_validation_error
+from graphjobs.core.state_machine import StatusEnum
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
-V = TypeVar("V", bound=Value)
+V = TypeVar("V", bound=FrozenModel)
 MappedValue: TypeAlias = GraphBuildJob | GraphOverlayJob | GraphJobEvent | PolicyRunJob | PolicyRunEvent
 
 
@@ -75,7 +75,7 @@ _OVERLAY_TRIGGERS: Final = _words("policy", "advisory", "vex", "sbom-version", "
 _BYTE_ORDERS: Final = _words(*get_args(LegacyUuids))
 _WORD_FIELDS: Final = frozenset({"kind", "type", "overlayKind", "status", "trigger", "mode", "priority"})
 _NUMBERS: Final = (int, Int64, float)
-_SCHEMAS: Final[Mapping[type[Value], str]] = {
+_SCHEMAS: Final[Mapping[type[FrozenModel], str]] = {
     kind: kind.model_fields["schema_version"].default for kind in (GraphBuildJob, GraphOverlayJob, PolicyRunJob)
 }
 _EVENT_NUMBER_MAX: Final = 2**62
@@ -154,8 +154,8 @@ def _policy_run(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
         run_id=run_id,
         policy_id=document.need_text("policyId"),
         policy_version=document.number("policyVersion"),
-        mode=PolicyRunMode.from_word(document.word("mode", _MODES)),
-        priority=PolicyRunPriority.from_word(document.word("priority", _PRIORITIES, "normal")),
+        mode=PolicyRunMode.parse(document.word("mode", _MODES)),
+        priority=PolicyRunPriority.parse(document.word("priority", _PRIORITIES, "normal")),
         requested_by=document.text("requestedBy"),
         correlation_id=document.text("correlationId"),
         inputs=_inputs(document),
@@ -188,7 +188,7 @@ def _policy_run_event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> M
 
 def _event(
     kind: type[GraphJobEvent | PolicyRunEvent],
-    statuses: type[CodedStatus],
+    statuses: type[StatusEnum],
     words: Mapping[str, str],
     source: Mapping[str, Any],
     legacy_uuids: LegacyUuids,
@@ -213,7 +213,7 @@ def _event(
         "id": number,
         "tenant_id": tenant,
         "job_id": job_id,
-        "status": statuses.from_word(document.word("status", words)),
+        "status": statuses.parse(document.word("status", words)),
         "created_at": event_creation(document, created_by(own_id)),
     }
     payload = document.json("payload")
@@ -300,7 +300,7 @@ def _kind_word(document: Document, name: str) -> str | None:
     return document.refuse(name, "build, overlay, 0 or 1", value)
 
 
-def _check_schema(document: Document, kind: type[Value]) -> None:
+def _check_schema(document: Document, kind: type[FrozenModel]) -> None:
     version = document.fields.pop("schemaVersion", None)
     if version is None:
         document.tell("schemaVersion", "was missing")
@@ -320,7 +320,7 @@ def _made(kind: type[V], fields: Mapping[str, Any], prefix: str = "") -> V:
         # Past the making from keywords, which copies them twice; it checks the same.
         value: V = kind.__pydantic_validator__.validate_python(fields)
     except ValidationError as error:
-        field, problem = invalid_job(error).problems[0]
+        field, problem = from_validation_error(error).problems[0]
         name = field.partition(".")[0]
         refusal = Refusal(
             f"{prefix}{to_camel(name) or 'status'}",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from graphjobs.backfill.transform.diagnostics import Refusal
 from graphjobs.backfill.transform.field_reader import Document, first_of
-from graphjobs.core.pagination import FIRST_MOMENT, LAST_MOMENT
+from graphjobs.core.pagination import TIMESTAMP_MAX, TIMESTAMP_MIN
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.policy_runs.status import PolicyRunStatus
 
@@ -30,7 +30,7 @@ def graph_course(document: Document, *, created_by_id: datetime | None, status: 
     created, updated = document.time("createdAt"), document.time("updatedAt")
     started, completed = document.time("startedAt"), document.time("completedAt")
     error = document.error("error")
-    if updated is not None and not FIRST_MOMENT <= updated <= LAST_MOMENT:  # .NET's own word for "never" is year 1
+    if updated is not None and not TIMESTAMP_MIN <= updated <= TIMESTAMP_MAX:  # .NET's own word for "never" is year 1
         document.tell("updatedAt", "left out, for no column holds it")
         updated = None
     created = _stored(created or _creation(document, created_by_id, (("startedAt", started), ("updatedAt", updated))))
@@ -74,7 +74,7 @@ def event_creation(document: Document, created_by_id: datetime | None) -> dateti
 
 
 def _stored(created: datetime) -> datetime:
-    if FIRST_MOMENT <= created <= LAST_MOMENT:
+    if TIMESTAMP_MIN <= created <= TIMESTAMP_MAX:
         return created
     raise Refusal("createdAt", "it should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
 
@@ -113,7 +113,7 @@ def run_course(document: Document, *, created_by_id: datetime | None, word: str)
     if attempts is None:
         attempts = 0
         document.tell("attempts", "was missing")
-    status = _running(document, owner, times) if word == RUNNING else _Run.from_word(word)
+    status = _running(document, owner, times) if word == RUNNING else _Run.parse(word)
     status, owner = _mend_lease(document, status, owner, times)
     asked = _mend_asking(document, asked, times)
     if status is _Run.PENDING and asked:

@@ -35,8 +35,8 @@ from graphjobs.backfill.transform.legacy_ids import (
     legacy_reference_of,
 )
 from graphjobs.core.event_log import Event
-from graphjobs.core.fields import Value
-from graphjobs.core.json_values import thawed
+from graphjobs.core.fields import FrozenModel
+from graphjobs.core.json_values import to_plain_json
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
@@ -100,7 +100,7 @@ def _completed(document: dict[str, Any], within: dict[str, Any], order: LegacyUu
     return document
 
 
-def _fields_of(value: Value) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fields_of(value: FrozenModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """Gives the fields that stand there as they are, and of those the times that are finer, as text."""
     inline: dict[str, Any] = {}
     exact: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def _text_of(time: datetime) -> str:
 
 
 def _spelled(entries: Mapping[str, Any]) -> dict[str, Any] | str:
-    plain: dict[str, Any] = thawed(entries)
+    plain: dict[str, Any] = to_plain_json(entries)
     if any(key.startswith("$") for key in _keys_of(plain)):
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return plain

@@ -18,8 +18,8 @@ from sqlalchemy import Connection, MetaData, exc
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from graphjobs.database.engine import connect, milliseconds, server_settings, url_of
-from graphjobs.database.error_translation import translated
+from graphjobs.database.engine import connect, milliseconds, resolve_url, server_settings
+from graphjobs.database.error_translation import translate_error
 from graphjobs.database.schema import REVISION, SCHEMA, VERSION_TABLE
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
@@ -31,7 +31,7 @@ _LOCK_KEY: Final = int.from_bytes(b"graphjob")
 _STATEMENT_TIMEOUT: Final = timedelta(hours=1)
 _ROWS_REFUSED: Final = "GJ001"
 
-Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 OnConnection: TypeAlias = Callable[[Callable[[Connection], None]], Any]
 
 CREATE_SCHEMA_IF_MISSING: Final = f"""
@@ -163,26 +163,26 @@ def _drops_data() -> bool:
 
 
 async def _from_the_shell(metadata: MetaData) -> None:
-    async with locked(None) as (connection, lock):
+    async with migration_lock(None) as (connection, lock):
         if _command() in ("upgrade", "stamp"):
             await lock.execute(CREATE_SCHEMA_IF_MISSING)
         await connection(lambda sync_connection: _migrate(sync_connection, metadata))
 
 
 @asynccontextmanager
-async def locked(
+async def migration_lock(
     settings: Settings | None,
-) -> AsyncIterator[tuple[OnConnection, Driver]]:
+) -> AsyncIterator[tuple[OnConnection, DriverConnection]]:
     """Holds the database's migration lock; gives a way to run on a fresh connection, and the lock's own connection."""
     given = settings or Settings.load()
     if given.pooler != "direct":
         raise ConfigurationError(
             "migrations need a direct connection: set GRAPHJOBS_POOLER=direct and a URL that reaches the server itself"
         )
-    url = await url_of(given)
+    url = await resolve_url(given)
     slow = {**server_settings(given), "statement_timeout": str(milliseconds(_STATEMENT_TIMEOUT))}
 
-    async def creator(*_args: Any, **_kwargs: Any) -> Driver:
+    async def creator(*_args: Any, **_kwargs: Any) -> DriverConnection:
         return await connect(
             url, given, server_settings=slow, command_timeout=_STATEMENT_TIMEOUT.total_seconds(), statement_cache_size=0
         )
@@ -195,7 +195,7 @@ async def locked(
 
     lock = await connect(url, given)
     try:
-        with own_errors():
+        with translate_alembic_errors():
             await _acquire(lock)
             yield on_connection, lock
     finally:
@@ -203,7 +203,7 @@ async def locked(
         await lock.close(timeout=given.connect_timeout.total_seconds())
 
 
-async def _acquire(lock: Driver) -> None:
+async def _acquire(lock: DriverConnection) -> None:
     # Polled: a session that waits inside the server would deadlock with CREATE INDEX CONCURRENTLY.
     deadline = asyncio.get_running_loop().time() + LOCK_WAIT.total_seconds()
     while not await lock.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
@@ -213,7 +213,7 @@ async def _acquire(lock: Driver) -> None:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
+def translate_alembic_errors() -> Iterator[None]:
     """Lets what alembic, SQLAlchemy and the driver raise out as errors of graphjobs."""
     failure: GraphJobsError | None = None
     try:
@@ -227,7 +227,7 @@ def own_errors() -> Iterator[None]:
         if getattr(driver_error, "sqlstate", None) == _ROWS_REFUSED:
             failure = GraphJobsError(str(driver_error), sqlstate=_ROWS_REFUSED)
         else:
-            failure = translated(error, ambiguous=False)
+            failure = translate_error(error, ambiguous=False)
         if failure is None:
             raise
     if failure is not None:

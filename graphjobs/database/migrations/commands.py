@@ -20,8 +20,14 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from graphjobs.database.engine import connect, url_of
-from graphjobs.database.migrations.alembic_env import CREATE_SCHEMA_IF_MISSING, Driver, OnConnection, locked, own_errors
+from graphjobs.database.engine import connect, resolve_url
+from graphjobs.database.migrations.alembic_env import (
+    CREATE_SCHEMA_IF_MISSING,
+    DriverConnection,
+    OnConnection,
+    migration_lock,
+    translate_alembic_errors,
+)
 from graphjobs.database.schema import SCHEMA, VERSION_TABLE
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
@@ -66,7 +72,7 @@ async def upgrade(settings: Settings | None = None, *, revision: str = "head") -
             free in five tries; what was begun is rolled back.
         ConfigurationError: there is no such revision, or the role may not.
     """
-    async with locked(settings) as (connection, lock):
+    async with migration_lock(settings) as (connection, lock):
         await lock.execute(CREATE_SCHEMA_IF_MISSING)
         await _run(connection, "upgrade", lambda config: command.upgrade(config, revision))
         reached = await _revision(lock)
@@ -91,7 +97,7 @@ async def downgrade(settings: Settings | None = None, *, revision: str, drop_dat
     Raises:
         GraphJobsError: tables hold rows; the sentence says how many, and how to keep them.
     """
-    async with locked(settings) as (connection, lock):
+    async with migration_lock(settings) as (connection, lock):
         await _run(connection, "downgrade", lambda config: command.downgrade(config, revision), drop_data=drop_data)
         return await _revision(lock)
 
@@ -103,16 +109,16 @@ async def check(settings: Settings | None = None) -> None:
         SchemaOutOfDate: it is not at the newest revision.
         GraphJobsError: it differs from what is declared; the sentence names each difference.
     """
-    async with locked(settings) as (connection, _lock):
+    async with migration_lock(settings) as (connection, _lock):
         await _run(connection, "check", command.check)
 
 
 async def current(settings: Settings | None = None) -> str | None:
     """Tells the revision a database is at, or None where it has none; takes no lock."""
     given = settings or Settings.load()
-    connection = await connect(await url_of(given), given)
+    connection = await connect(await resolve_url(given), given)
     try:
-        with own_errors():
+        with translate_alembic_errors():
             return await _revision(connection)
     except SchemaOutOfDate:
         return None
@@ -120,7 +126,7 @@ async def current(settings: Settings | None = None) -> str | None:
         await connection.close(timeout=given.connect_timeout.total_seconds())
 
 
-async def _revision(connection: Driver) -> str | None:
+async def _revision(connection: DriverConnection) -> str | None:
     found: str | None = await connection.fetchval(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")
     return found
 
@@ -151,7 +157,7 @@ def sql(revisions: str = "head", *, down: bool = False, drop_data: bool = False)
     if not _ALEMBIC_IN_THIS_PROCESS.acquire(timeout=_RENDER_WAIT_SECONDS):
         raise DatabaseUnavailable("another migration runs in this process: wait for it to end")
     try:
-        with own_errors():
+        with translate_alembic_errors():
             (command.downgrade if down else command.upgrade)(config, revisions, sql=True)
     finally:
         _ALEMBIC_IN_THIS_PROCESS.release()
@@ -190,7 +196,7 @@ async def _run(
                 work(config)
 
             try:
-                with own_errors():
+                with translate_alembic_errors():
                     await on_connection(in_environment)
             except DatabaseUnavailable as error:
                 if error.sqlstate not in ("55P03", "40P01") or attempt == _RETRIES_MAX:

@@ -28,26 +28,32 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import entered
+from graphjobs.core.event_log import insert_events
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
-from graphjobs.database.sql_expressions import circle, merged, one, readable, unnested
+from graphjobs.database.sql_expressions import (
+    jsonb_merge,
+    null_if_unrepresentable,
+    one,
+    rotating_tenants,
+    unnest_params,
+)
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,
     TENANTS,
     TRANSITION,
     attempts,
-    attempts_in,
-    clock,
+    db_now,
     is_object,
-    next_version,
+    next_job_version,
+    payload_attempts,
     without_error,
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus
 
-_ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
+_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
 
 
 def _next_tenant(of: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
@@ -61,7 +67,7 @@ def _has_work(walk: CTE) -> ColumnElement[bool]:
         .where(
             JOBS.c.tenant_id == walk.c.tenant,
             JOBS.c.type == KIND,
-            JOBS.c.status == bindparam("expected", type_=SmallInteger),
+            JOBS.c.status == bindparam("p_status", type_=SmallInteger),
         )
         # Ordered, so that only the index serves it; without, the planner hopes to meet one early in the whole table.
         .order_by(JOBS.c.created_at.desc())
@@ -71,26 +77,28 @@ def _has_work(walk: CTE) -> ColumnElement[bool]:
     return newest.is_not(None)
 
 
-TENANTS_WITH: Final = circle("tenants", _next_tenant, _has_work).limit(LIMIT)
+LIST_TENANTS_WITH_STATUS: Final = rotating_tenants("tenants", _next_tenant, _has_work).limit(LIMIT)
 """Lists the tenants that have jobs of a kind in a status, in a circle from after one. The only read across tenants."""
 
-_asked: Final = unnested("asked", ("tenants", Text, "tenant"), ("shares", BigInteger, "share"))
-_oldest: Final = (
+_tenant_shares: Final = unnest_params("asked", ("p_tenant_ids", Text, "tenant"), ("p_shares", BigInteger, "share"))
+_candidates: Final = (
     select(JOBS.c.id)
-    .where(JOBS.c.tenant_id == _asked.c.tenant, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
+    .where(JOBS.c.tenant_id == _tenant_shares.c.tenant, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
     # The index's own order, of which ties are no part: with the ids, all jobs of a time would be read and sorted.
     .order_by(JOBS.c.created_at)
-    .limit(_asked.c.share)
+    .limit(_tenant_shares.c.share)
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("oldest")
 )
 # Materialized: planned into the UPDATE, the LIMIT would be asked again for each row, and more taken than asked for.
-_picked: Final = select(_oldest.c.id).join_from(_asked, _oldest, true()).cte("picked").prefix_with("MATERIALIZED")
-_start_clock: Final = clock()
+_locked_ids: Final = (
+    select(_candidates.c.id).join_from(_tenant_shares, _candidates, true()).cte("picked").prefix_with("MATERIALIZED")
+)
+_start_clock: Final = db_now()
 _claimed: Final = (
     update(JOBS)
     .where(
-        JOBS.c.id == func.any(func.array(select(_picked.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
+        JOBS.c.id == func.any(func.array(select(_locked_ids.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
         JOBS.c.tenant_id.collate("C") == func.any(TENANTS),
     )
     .values(
@@ -99,7 +107,7 @@ _claimed: Final = (
         payload=case(
             (
                 is_object & (attempts < literal_column(str(ATTEMPTS_MAX))),
-                merged(
+                jsonb_merge(
                     without_error,
                     func.jsonb_build_object(
                         literal_column("'status'"),
@@ -113,19 +121,19 @@ _claimed: Final = (
             ),
             else_=JOBS.c.payload,
         ),
-        updated_at=next_version,
+        updated_at=next_job_version,
     )
     .returning(*JOBS.c)
     .cte("claimed")
 )
-_claimed_log: Final = entered(
+_claimed_log: Final = insert_events(
     EVENTS,
     select(
         _claimed.c.id,
         _claimed.c.tenant_id,
         _claimed.c.status,
-        merged(
-            _ENTRY,
+        jsonb_merge(
+            _EVENT_PAYLOAD,
             func.jsonb_build_object(
                 literal_column("'attempts'"), _claimed.c.payload.op("->")(literal_column("'attempts'"))
             ),
@@ -137,7 +145,7 @@ _claimed_log: Final = entered(
 CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
 """Starts the oldest queued jobs of one kind, of each tenant at most its share, with an event each; waits for nobody."""
 
-FIND_CLAIM: Final = (
+FIND_CLAIMED_JOBS: Final = (
     job_columns(JOBS)
     .where(
         JOBS.c.tenant_id == func.any(TENANTS),
@@ -162,22 +170,22 @@ FIND_CLAIM: Final = (
 _stalled: Final = (
     select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)
     .where(
-        JOBS.c.tenant_id == _asked.c.tenant,
+        JOBS.c.tenant_id == _tenant_shares.c.tenant,
         JOBS.c.type == KIND,
         JOBS.c.status == RUNNING,
         # A version ahead of the clock is looked at too: that clock was set back, and its age would hide it for long.
         or_(
-            JOBS.c.updated_at < func.now() - bindparam("silence", type_=Interval),
-            JOBS.c.updated_at > func.now() + bindparam("silence", type_=Interval),
+            JOBS.c.updated_at < func.now() - bindparam("p_lease", type_=Interval),
+            JOBS.c.updated_at > func.now() + bindparam("p_lease", type_=Interval),
         ),
     )
     .order_by(JOBS.c.created_at)
-    .limit(_asked.c.share)
+    .limit(_tenant_shares.c.share)
     # Whose row somebody holds cannot be renewed, and its silence says nothing.
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("stalled")
 )
-_given_back: Final = (
+_released: Final = (
     select(func.count(EVENTS.c.id))
     .where(
         EVENTS.c.job_id == _stalled.c.id,
@@ -190,13 +198,13 @@ _given_back: Final = (
     .correlate(_stalled)
     .scalar_subquery()
 )
-STALLED_JOBS: Final = select(
+LIST_STALLED_JOBS: Final = select(
     _stalled.c.id,
     _stalled.c.tenant_id,
-    readable(_stalled.c.updated_at),
-    attempts_in(_stalled.c.payload),
-    _given_back,
-).join_from(_asked, _stalled, true())
+    null_if_unrepresentable(_stalled.c.updated_at),
+    payload_attempts(_stalled.c.payload),
+    _released,
+).join_from(_tenant_shares, _stalled, true())
 """Reads which running jobs give no sign of life, though nobody holds their rows; of each tenant the oldest, its share.
 
 Gives id, tenant, version, attempts (NULL where they are no number), and how many of them were given back in order.

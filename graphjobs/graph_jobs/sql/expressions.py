@@ -17,27 +17,27 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.database.sql_expressions import readable, rising, utc_text
+from graphjobs.database.sql_expressions import next_version, null_if_unrepresentable, utc_text
 from graphjobs.graph_jobs.sql.single import JOBS
 from graphjobs.graph_jobs.status import GraphJobStatus
 
 QUEUED: Final = literal_column(str(GraphJobStatus.QUEUED.code), SmallInteger)
 RUNNING: Final = literal_column(str(GraphJobStatus.RUNNING.code), SmallInteger)
-TENANTS: Final = bindparam("tenants", type_=ARRAY(Text))
-TRANSITION: Final = bindparam("transition", type_=Text)
+TENANTS: Final = bindparam("p_tenant_ids", type_=ARRAY(Text))
+TRANSITION: Final = bindparam("p_transition_id", type_=Text)
 # One that Python cannot hold begins anew: nothing can be added to the last of times, and who sees no version could not
 # tell that it has moved.
-next_version: Final = case(
+next_job_version: Final = case(
     (
-        readable(JOBS.c.updated_at).is_not(None),
-        rising(JOBS.c.updated_at),
+        null_if_unrepresentable(JOBS.c.updated_at).is_not(None),
+        next_version(JOBS.c.updated_at),
     ),
     else_=func.now(),
 )
 is_object: Final = func.jsonb_typeof(JOBS.c.payload) == literal_column("'object'")
 
 
-def clock() -> CTE:
+def db_now() -> CTE:
     """The time, as payloads tell it, of the same text as a value's own; written once and not for each row."""
     return select(utc_text(func.now()).label("told")).cte("clock").prefix_with("MATERIALIZED")
 
@@ -52,7 +52,7 @@ without_error: Final = case(
 )
 
 
-def attempts_in(payload: ColumnElement[Any]) -> ColumnElement[int | None]:
+def payload_attempts(payload: ColumnElement[Any]) -> ColumnElement[int | None]:
     """Reads the attempts of a payload. No strange row makes it fail: what is no small number gives NULL."""
     told = payload.op("->>", return_type=Text)(literal_column("'attempts'"))
     kind = func.jsonb_typeof(payload.op("->", return_type=JSONB)(literal_column("'attempts'")))
@@ -60,4 +60,4 @@ def attempts_in(payload: ColumnElement[Any]) -> ColumnElement[int | None]:
     return case(((kind == literal_column("'number'")) & small, as_type(told, Integer)))
 
 
-attempts: Final = attempts_in(JOBS.c.payload)
+attempts: Final = payload_attempts(JOBS.c.payload)

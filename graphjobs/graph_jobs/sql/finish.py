@@ -28,26 +28,26 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
-from graphjobs.core.event_log import entered, find_moves
-from graphjobs.database.sql_expressions import merged, readable, unnested
+from graphjobs.core.event_log import find_transitioned, insert_events
+from graphjobs.database.sql_expressions import jsonb_merge, null_if_unrepresentable, unnest_params
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,
     attempts,
-    clock,
+    db_now,
     is_object,
-    next_version,
+    next_job_version,
     without_error,
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS
 
-_JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
+_JOBS: Final = bindparam("p_job_ids", type_=ARRAY(Uuid))
 
 # Each tenant once: it is compared with every row, and there are fewer tenants than jobs.
-_WHOSE: Final = bindparam("whose", type_=ARRAY(Text))
+_WHOSE: Final = bindparam("p_distinct_tenant_ids", type_=ARRAY(Text))
 
 
-def _of_keys(*conditions: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...]:
+def _by_keys(*conditions: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...]:
     return (JOBS.c.id == func.any(_JOBS), JOBS.c.tenant_id.collate("C") == func.any(_WHOSE), *conditions)
 
 
@@ -55,10 +55,14 @@ def _of_keys(*conditions: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...
 _runs: Final = as_type(JOBS.c.status, Integer) == RUNNING
 
 
-_of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
-_of_attempts: Final = ("attempts", Integer, "attempts_held")
-_of_version: Final = ("versions", DateTime(timezone=True), "version_seen")
-_of_move: Final = (("targets", SmallInteger, "target"), ("documents", Text, "patch"), ("entries", Text, "entry"))
+_of_keys_given: Final = (("p_job_ids", Uuid, "given_id"), ("p_tenant_ids", Text, "tenant"))
+_of_attempts: Final = ("p_attempts", Integer, "attempts_held")
+_of_version: Final = ("p_versions", DateTime(timezone=True), "version_seen")
+_of_move: Final = (
+    ("p_new_statuses", SmallInteger, "target"),
+    ("p_payloads", Text, "patch"),
+    ("p_event_payloads", Text, "entry"),
+)
 
 
 def _locked() -> CTE:
@@ -67,10 +71,10 @@ def _locked() -> CTE:
         select(
             JOBS.c.id,
             JOBS.c.tenant_id,
-            readable(JOBS.c.updated_at).label("version"),
+            null_if_unrepresentable(JOBS.c.updated_at).label("version"),
             JOBS.c.payload.op("->", return_type=JSONB)(literal_column("'attempts'")).label("attempts"),
         )
-        .where(*_of_keys(_runs))
+        .where(*_by_keys(_runs))
         .order_by(JOBS.c.id)
         .with_for_update(key_share=True, skip_locked=True)
         .cte("locked")
@@ -87,14 +91,16 @@ def _has_attempts(given: FromClause, locked: FromClause) -> ColumnElement[bool]:
     return locked.c.attempts == func.to_jsonb(given.c.attempts_held)
 
 
-def _written(held: CTE) -> CTE:
+def _apply(held: CTE) -> CTE:
     """Writes what is held: status, the fields of the patch, and a final one's time."""
-    now = clock()
+    now = db_now()
     final = held.c.target > RUNNING
     ended_at = select(
         func.jsonb_build_object(literal_column("'completedAt'"), now.c.told).label("told")
     ).scalar_subquery()
-    patch = merged(as_type(held.c.patch, JSONB), case((final, ended_at), else_=as_type(literal_column("'{}'"), JSONB)))
+    patch = jsonb_merge(
+        as_type(held.c.patch, JSONB), case((final, ended_at), else_=as_type(literal_column("'{}'"), JSONB))
+    )
     return (
         update(JOBS)
         .where(
@@ -108,11 +114,11 @@ def _written(held: CTE) -> CTE:
             payload=case(
                 (
                     is_object,
-                    merged(without_error, patch),
+                    jsonb_merge(without_error, patch),
                 ),
                 else_=JOBS.c.payload,
             ),
-            updated_at=next_version,
+            updated_at=next_job_version,
         )
         .returning(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, JOBS.c.updated_at, held.c.entry)
         .cte("written")
@@ -124,53 +130,53 @@ def _log_of(source: CTE, name: str) -> CTE:
     entries = select(
         source.c.id, source.c.tenant_id, source.c.status, as_type(source.c.entry, JSONB), source.c.updated_at
     )
-    return entered(EVENTS, entries, name)
+    return insert_events(EVENTS, entries, name)
 
 
-def _held(given: NamedFromClause, locked: CTE, fence: ColumnElement[bool]) -> CTE:
+def _fenced(given: NamedFromClause, locked: CTE, fence: ColumnElement[bool]) -> CTE:
     return (select(*given.c).join_from(given, locked, _same_job(given, locked) & fence).cte("held")).prefix_with(
         "MATERIALIZED"
     )
 
 
-def _moved(written: CTE) -> Select[Any]:
-    return select(written.c.id, readable(written.c.updated_at)).add_cte(_log_of(written, "logged"))
+def _returning_versions(written: CTE) -> Select[Any]:
+    return select(written.c.id, null_if_unrepresentable(written.c.updated_at)).add_cte(_log_of(written, "logged"))
 
 
-def _end() -> CTE:
-    given, locked = unnested("given", *_of_keys_given, _of_attempts, *_of_move), _locked()
-    return _written(_held(given, locked, _has_attempts(given, locked)))
+def _finish() -> CTE:
+    given, locked = unnest_params("given", *_of_keys_given, _of_attempts, *_of_move), _locked()
+    return _apply(_fenced(given, locked, _has_attempts(given, locked)))
 
 
-def _take() -> CTE:
-    given, locked = unnested("given", *_of_keys_given, _of_version, *_of_move), _locked()
-    return _written(_held(given, locked, locked.c.version.is_not_distinct_from(given.c.version_seen)))
+def _take_over() -> CTE:
+    given, locked = unnest_params("given", *_of_keys_given, _of_version, *_of_move), _locked()
+    return _apply(_fenced(given, locked, locked.c.version.is_not_distinct_from(given.c.version_seen)))
 
 
-END_JOBS: Final = _moved(_end())
+FINISH_JOBS: Final = _returning_versions(_finish())
 """Ends running jobs, or gives them back, of those only that still are at the attempts given; an event each.
 
 A job whose row somebody holds is left out.
 """
 
-TAKE_JOBS: Final = _moved(_take())
+TAKE_OVER_JOBS: Final = _returning_versions(_take_over())
 """Ends or requeues running jobs that are still at the version seen, whoever ran them; an event each.
 
 A job whose row somebody holds is left alone: there is life in it.
 """
 
 
-def _end_and_add() -> Select[Any]:
-    ended = _end()
-    following = unnested(
+def _finish_with_followups() -> Select[Any]:
+    ended = _finish()
+    following = unnest_params(
         "following",
-        ("parents", Uuid, "parent"),
-        ("added", Uuid, "added_id"),
-        ("kinds", SmallInteger, "kind"),
-        ("added_documents", Text, "document"),
-        ("times", DateTime(timezone=True), "time"),
-        ("correlations", Text, "correlation"),
-        ("added_entries", Text, "entry"),
+        ("p_parent_ids", Uuid, "parent"),
+        ("p_followup_ids", Uuid, "added_id"),
+        ("p_types", SmallInteger, "kind"),
+        ("p_followup_payloads", Text, "document"),
+        ("p_created_ats", DateTime(timezone=True), "time"),
+        ("p_correlation_ids", Text, "correlation"),
+        ("p_followup_event_payloads", Text, "entry"),
     )
     added = (
         insert(JOBS)
@@ -192,20 +198,20 @@ def _end_and_add() -> Select[Any]:
         .returning(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, JOBS.c.updated_at)
         .cte("added")
     )
-    entered = (
+    insert_events = (
         select(*added.c, following.c.entry)
         .join_from(added, following, following.c.added_id == added.c.id)
         .cte("entered")
     )
-    return _moved(ended).add_cte(_log_of(entered, "added_log"))
+    return _returning_versions(ended).add_cte(_log_of(insert_events, "added_log"))
 
 
-END_JOBS_AND_ADD: Final = _end_and_add()
+FINISH_JOBS_WITH_FOLLOWUPS: Final = _finish_with_followups()
 """As `END_JOBS`; adds the queued jobs that follow from those that were ended, with an event each: both or neither."""
 
 
 def _renew() -> Select[Any]:
-    given, locked = unnested("given", *_of_keys_given, _of_attempts), _locked()
+    given, locked = unnest_params("given", *_of_keys_given, _of_attempts), _locked()
     held = (
         select(given.c.given_id, given.c.tenant)
         .join_from(given, locked, _same_job(given, locked) & _has_attempts(given, locked))
@@ -219,19 +225,19 @@ def _renew() -> Select[Any]:
             JOBS.c.id == held.c.given_id,
             JOBS.c.tenant_id.collate("C") == held.c.tenant,
         )
-        .values(updated_at=next_version)
+        .values(updated_at=next_job_version)
         .returning(JOBS.c.id, JOBS.c.updated_at)
         .cte("renewed")
     )
     # As it was when the statement began: whose row somebody holds at the moment is not lost yet.
     as_seen = (
         select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.payload.op("->")(literal_column("'attempts'")).label("attempts"))
-        .where(*_of_keys(_runs))
+        .where(*_by_keys(_runs))
         .cte("as_seen")
         .prefix_with("MATERIALIZED")
     )
     return (
-        select(as_seen.c.id, readable(renewed.c.updated_at))
+        select(as_seen.c.id, null_if_unrepresentable(renewed.c.updated_at))
         .join_from(given, as_seen, _same_job(given, as_seen) & _has_attempts(given, as_seen))
         .outerjoin(renewed, renewed.c.id == as_seen.c.id)
     )
@@ -243,8 +249,8 @@ RENEW_JOBS: Final = _renew()
 Gives each job that still is held, with its new version, or NULL where somebody else has its row at the moment.
 """
 
-FIND_MOVES: Final = find_moves(EVENTS)
+FIND_TRANSITIONED: Final = find_transitioned(EVENTS)
 """Finds the events of a statement that moved many jobs: job, and the version it got by it."""
 
-STATES_OF: Final = select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, attempts).where(*_of_keys())
+GET_STATES: Final = select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, attempts).where(*_by_keys())
 """Reads where jobs stand: id, tenant, status, attempts (NULL where they are no number)."""

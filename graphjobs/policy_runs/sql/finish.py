@@ -30,32 +30,37 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import entered, find_moves
-from graphjobs.database.sql_expressions import merged, rising, unnested
-from graphjobs.policy_runs.sql.single import EVENTS, LENGTH, RUNS, WHOSE, code
+from graphjobs.core.event_log import find_transitioned, insert_events
+from graphjobs.database.sql_expressions import jsonb_merge, next_version, unnest_params
+from graphjobs.policy_runs.sql.single import EVENTS, LEASE_DURATION, RUNS, TENANT_KEY, code
 from graphjobs.policy_runs.status import PolicyRunStatus
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _Fence = Callable[[FromClause, FromClause], ColumnElement[bool]]
-_PENDING, _DISPATCHING, _CANCELED = code(_S.PENDING), code(_S.DISPATCHING), code(_S.CANCELED)
-_JOBS: Final = bindparam("jobs", type_=ARRAY(Uuid))
+_PENDING, _DISPATCHING, _CANCELED = (
+    code(Status.PENDING),
+    code(Status.DISPATCHING),
+    code(Status.CANCELED),
+)
+_JOBS: Final = bindparam("p_job_ids", type_=ARRAY(Uuid))
 
 # Each tenant once: it is compared with every row, and there are fewer tenants than runs.
-_TENANTS: Final = bindparam("whose", type_=ARRAY(Text))
+_TENANTS: Final = bindparam("p_distinct_tenant_ids", type_=ARRAY(Text))
 
-_of_keys_given: Final = (("jobs", Uuid, "given_id"), ("tenants", Text, "tenant"))
-_of_attempt: Final = (("tries_held", Integer, "attempts_held"), ("owners", Text, "owner"))
-_of_version: Final = (("versions", DateTime(timezone=True), "version_seen"),)
+_of_keys_given: Final = (("p_job_ids", Uuid, "given_id"), ("p_tenant_ids", Text, "tenant"))
+_of_attempt: Final = (("p_lease_attempts", Integer, "attempts_held"), ("p_lease_owners", Text, "owner"))
+_of_version: Final = (("p_versions", DateTime(timezone=True), "version_seen"),)
 _of_end: Final = (
-    ("targets", SmallInteger, "target"),
-    ("delays", Interval, "delay"),
-    ("problems", Text, "problem"),
-    ("entries", Text, "entry"),
+    ("p_new_statuses", SmallInteger, "target"),
+    ("p_delays", Interval, "delay"),
+    ("p_last_errors", Text, "problem"),
+    ("p_event_payloads", Text, "entry"),
 )
 
 
-def _of_keys() -> tuple[ColumnElement[bool], ...]:
-    return (RUNS.c.id == func.any(_JOBS), WHOSE == func.any(_TENANTS))
+def _by_keys() -> tuple[ColumnElement[bool], ...]:
+    return (RUNS.c.id == func.any(_JOBS), TENANT_KEY == func.any(_TENANTS))
 
 
 def _locked() -> CTE:
@@ -69,7 +74,7 @@ def _locked() -> CTE:
             RUNS.c.cancellation_requested_at,
         )
         # The cast takes the indexes on status out of the planner's choice.
-        .where(*_of_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
+        .where(*_by_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
         .order_by(RUNS.c.id)
         .with_for_update(key_share=True, skip_locked=True)
         .cte("locked")
@@ -91,7 +96,7 @@ def _same_version(given: FromClause, found: FromClause) -> ColumnElement[bool]:
     return _same_run(given, found) & (found.c.updated_at == given.c.version_seen)
 
 
-def _ended(held: CTE) -> Select[Any]:
+def _apply(held: CTE) -> Select[Any]:
     """Writes how attempts end: where to, when it is available again, why it failed."""
     target = held.c.reached
 
@@ -105,7 +110,7 @@ def _ended(held: CTE) -> Select[Any]:
         .where(
             RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
             RUNS.c.id == held.c.given_id,
-            WHOSE == held.c.tenant,
+            TENANT_KEY == held.c.tenant,
         )
         .values(
             status=target,
@@ -114,25 +119,25 @@ def _ended(held: CTE) -> Select[Any]:
             last_error=case(
                 (target == _CANCELED, func.coalesce(held.c.problem, RUNS.c.last_error)), else_=held.c.problem
             ),
-            submitted_at=at(_S.SUBMITTED),
-            completed_at=at(_S.FAILED),
-            canceled_at=at(_S.CANCELED),
+            submitted_at=at(Status.SUBMITTED),
+            completed_at=at(Status.FAILED),
+            canceled_at=at(Status.CANCELED),
             lease_owner=null(),
             lease_expires_at=null(),
-            updated_at=rising(RUNS.c.updated_at),
+            updated_at=next_version(RUNS.c.updated_at),
         )
         .returning(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.updated_at, held.c.entry, held.c.target)
         .cte("written")
     )
-    instead = func.jsonb_build_object(literal_column("'to'"), literal_column(f"'{_S.CANCELED}'"))
+    instead = func.jsonb_build_object(literal_column("'to'"), literal_column(f"'{Status.CANCELED}'"))
     entry = as_type(written.c.entry, JSONB)
-    log = entered(
+    log = insert_events(
         EVENTS,
         select(
             written.c.id,
             written.c.tenant_id,
             written.c.status,
-            case((written.c.status != written.c.target, merged(entry, instead)), else_=entry),
+            case((written.c.status != written.c.target, jsonb_merge(entry, instead)), else_=entry),
             written.c.updated_at,
         ),
         "logged",
@@ -140,13 +145,16 @@ def _ended(held: CTE) -> Select[Any]:
     return select(written.c.id, written.c.updated_at, written.c.status).add_cte(log)
 
 
-def _held(
+def _fenced(
     fence: tuple[tuple[str, Any, str], ...], same: Callable[[FromClause, FromClause], ColumnElement[bool]]
 ) -> CTE:
-    given, locked = unnested("given", *_of_keys_given, *fence, *_of_end), _locked()
+    given, locked = unnest_params("given", *_of_keys_given, *fence, *_of_end), _locked()
     # Whose end was asked for, and that nobody has taken, has what was asked for.
     reached = case(
-        ((given.c.target != code(_S.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None), _CANCELED),
+        (
+            (given.c.target != code(Status.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None),
+            _CANCELED,
+        ),
         else_=given.c.target,
     ).label("reached")
     return (
@@ -154,14 +162,14 @@ def _held(
     )
 
 
-END_RUNS: Final = _ended(_held(_of_attempt, _same_attempt))
+FINISH_RUNS: Final = _apply(_fenced(_of_attempt, _same_attempt))
 """Ends leases of those only that still are their owner's at the attempts given; an event each.
 
 Gives id, version and the status that was reached: canceled in place of pending or failed, where that was asked for. A
 run whose row somebody holds is left out.
 """
 
-TAKE_RUNS: Final = _ended(_held(_of_version, _same_version))
+TAKE_OVER_RUNS: Final = _apply(_fenced(_of_version, _same_version))
 """Ends leases of runs that are still at the version seen, whoever's they are; an event each, and the same answer.
 
 A run whose row somebody holds is left alone: there is life in it.
@@ -169,7 +177,7 @@ A run whose row somebody holds is left alone: there is life in it.
 
 
 def _renew() -> Select[Any]:
-    given, locked = unnested("given", *_of_keys_given, *_of_attempt), _locked()
+    given, locked = unnest_params("given", *_of_keys_given, *_of_attempt), _locked()
     held = (
         select(given.c.given_id, given.c.tenant)
         .join_from(given, locked, _same_attempt(given, locked))
@@ -181,9 +189,9 @@ def _renew() -> Select[Any]:
         .where(
             RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
             RUNS.c.id == held.c.given_id,
-            WHOSE == held.c.tenant,
+            TENANT_KEY == held.c.tenant,
         )
-        .values(lease_expires_at=func.now() + LENGTH, updated_at=rising(RUNS.c.updated_at))
+        .values(lease_expires_at=func.now() + LEASE_DURATION, updated_at=next_version(RUNS.c.updated_at))
         .returning(
             RUNS.c.id,
             RUNS.c.updated_at,
@@ -196,7 +204,7 @@ def _renew() -> Select[Any]:
     # As it was when the statement began: whose row somebody holds at the moment is not lost yet.
     as_seen = (
         select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.attempts, RUNS.c.lease_owner)
-        .where(*_of_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
+        .where(*_by_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
         .cte("as_seen")
         .prefix_with("MATERIALIZED")
     )
@@ -215,10 +223,10 @@ Gives each run that still is held, with version, end of the lease, and when and 
 NULL where somebody else has its row at the moment.
 """
 
-FIND_MOVES: Final = find_moves(EVENTS)
+FIND_TRANSITIONED: Final = find_transitioned(EVENTS)
 """Finds the events of a statement that moved many runs: run, and the version it got by it."""
 
-STATES_OF: Final = select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.attempts, RUNS.c.lease_owner).where(
-    *_of_keys()
+GET_STATES: Final = select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.attempts, RUNS.c.lease_owner).where(
+    *_by_keys()
 )
 """Reads where runs stand: id, tenant, status, attempts, owner."""

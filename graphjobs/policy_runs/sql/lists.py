@@ -31,21 +31,21 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql_expressions import one, unnested
+from graphjobs.database.sql_expressions import one, unnest_params
 from graphjobs.policy_runs.filters import PolicyRunQuery
-from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, WHOSE, code, run_columns
+from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
 _ORDER: Final = (RUNS.c.queued_at.desc(), RUNS.c.id.desc())
 _of_tenant: Final = RUNS.c.tenant_id == TENANT
-_of_policy: Final = _of_tenant & (RUNS.c.policy_id == bindparam("policy", type_=Text))
+_of_policy: Final = _of_tenant & (RUNS.c.policy_id == bindparam("p_policy_id", type_=Text))
 _in_page: Final = (
     tuple_(RUNS.c.queued_at, RUNS.c.id)
-    < tuple_(bindparam("after_queued", type_=DateTime(timezone=True)), bindparam("after_run", type_=Uuid))
-) & (RUNS.c.queued_at > bindparam("earliest", type_=DateTime(timezone=True)))
+    < tuple_(bindparam("p_after_queued_at", type_=DateTime(timezone=True)), bindparam("p_after_id", type_=Uuid))
+) & (RUNS.c.queued_at > bindparam("p_queued_from", type_=DateTime(timezone=True)))
 
-_statuses: Final = unnested("asked_status", ("statuses", SmallInteger, "status"))
-_modes: Final = unnested("asked_mode", ("modes", SmallInteger, "mode"))
+_statuses: Final = unnest_params("asked_status", ("p_statuses", SmallInteger, "status"))
+_modes: Final = unnest_params("asked_mode", ("p_modes", SmallInteger, "mode"))
 _of_both: Final = (RUNS.c.status == _statuses.c.status) & (RUNS.c.mode == _modes.c.mode)
 
 
@@ -65,7 +65,7 @@ def _page(whose: ColumnElement[bool]) -> Select[Any]:
     order = (newest.c.queued_at.desc(), newest.c.id.desc())
     shown = select(newest.c.id).select_from(_each(newest)).order_by(*order).limit(LIMIT)
     ids = func.array(shown.scalar_subquery(), type_=ARRAY(Uuid))
-    return run_columns(RUNS).where(RUNS.c.id == func.any(ids), WHOSE == TENANT).order_by(*_ORDER).limit(LIMIT)
+    return run_columns(RUNS).where(RUNS.c.id == func.any(ids), TENANT_KEY == TENANT).order_by(*_ORDER).limit(LIMIT)
 
 
 def _count(whose: ColumnElement[bool]) -> Select[Any]:
@@ -75,64 +75,64 @@ def _count(whose: ColumnElement[bool]) -> Select[Any]:
     return select(func.count(found.c.one))
 
 
-PAGE_OF_TENANT: Final = _page(_of_tenant)
+LIST_BY_TENANT: Final = _page(_of_tenant)
 """Reads a page of a tenant's runs, of the statuses and modes asked for."""
 
-PAGE_OF_POLICY: Final = _page(_of_policy)
+LIST_BY_POLICY: Final = _page(_of_policy)
 """Reads a page of a tenant's runs of one policy, of the statuses and modes asked for."""
 
-COUNT_OF_TENANT: Final = _count(_of_tenant)
+COUNT_BY_TENANT: Final = _count(_of_tenant)
 """Counts what `PAGE_OF_TENANT` reads, up to a limit."""
 
-COUNT_OF_POLICY: Final = _count(_of_policy)
+COUNT_BY_POLICY: Final = _count(_of_policy)
 """Counts what `PAGE_OF_POLICY` reads, up to a limit."""
 
 
-class Shape(NamedTuple):
+class ListStatements(NamedTuple):
     """The statements that serve the queries of one index."""
 
     page: Select[Any]
-    counted: Select[Any]
+    bounded_count: Select[Any]
 
 
-_SHAPE_OF_TENANT: Final = Shape(PAGE_OF_TENANT, COUNT_OF_TENANT)
-_SHAPE_OF_POLICY: Final = Shape(PAGE_OF_POLICY, COUNT_OF_POLICY)
+_BY_TENANT: Final = ListStatements(LIST_BY_TENANT, COUNT_BY_TENANT)
+_BY_POLICY: Final = ListStatements(LIST_BY_POLICY, COUNT_BY_POLICY)
 
 
-def shape_of(query: PolicyRunQuery) -> Shape:
+def statements_for(query: PolicyRunQuery) -> ListStatements:
     """Gives the statements whose index carries a query."""
-    return _SHAPE_OF_TENANT if query.policy_id is None else _SHAPE_OF_POLICY
+    return _BY_TENANT if query.policy_id is None else _BY_POLICY
 
 
-def binds_of(tenant: str, query: PolicyRunQuery, *, limit: int) -> dict[str, object]:
+def list_params(tenant: str, query: PolicyRunQuery, *, limit: int) -> dict[str, object]:
     """Gives what any of the shapes is bound to.
 
     Raises:
         InvalidJob: the query's cursor is none, or belongs to another query or tenant.
     """
-    start = query.start(tenant)
+    start = query.page_key(tenant)
     return {
-        "tenant": tenant,
-        "policy": query.policy_id,
-        "statuses": sorted({status.code for status in query.statuses or PolicyRunStatus}),
-        "modes": [mode.code for mode in ([query.mode] if query.mode else PolicyRunMode)],
-        "earliest": query.earliest,
-        "after_queued": start.at,
-        "after_run": start.id,
-        "limit_rows": limit,
+        "p_tenant_id": tenant,
+        "p_policy_id": query.policy_id,
+        "p_statuses": sorted({status.code for status in query.statuses or PolicyRunStatus}),
+        "p_modes": [mode.code for mode in ([query.mode] if query.mode else PolicyRunMode)],
+        "p_queued_from": query.earliest,
+        "p_after_queued_at": start.at,
+        "p_after_id": start.id,
+        "p_limit": limit,
     }
 
 
-CELLS: Final = tuple((mode, priority) for mode in PolicyRunMode for priority in PolicyRunPriority)
+METRIC_BUCKETS: Final = tuple((mode, priority) for mode in PolicyRunMode for priority in PolicyRunPriority)
 """The pairs that `RUN_METRICS` tells of, in the order of its arrays."""
 
 
-def cells() -> dict[str, object]:
+def metric_params() -> dict[str, object]:
     """The binds that ask `RUN_METRICS` for each pair."""
     return {
-        "modes": [mode.code for mode, _ in CELLS],
-        "priorities": [priority.code for _, priority in CELLS],
-        "all_modes": [mode.code for mode in PolicyRunMode],
+        "p_modes": [mode.code for mode, _ in METRIC_BUCKETS],
+        "p_priorities": [priority.code for _, priority in METRIC_BUCKETS],
+        "p_all_modes": [mode.code for mode in PolicyRunMode],
     }
 
 
@@ -140,26 +140,26 @@ def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> Column
     return as_type(extract("epoch", until - time), Float)
 
 
-_COMPLETED_ROWS: Final = bindparam("completed_rows", type_=BigInteger)
+_COMPLETED_ROWS: Final = bindparam("p_completed_limit", type_=BigInteger)
 
 
 def _metrics() -> Select[Any]:
-    cell = unnested("cell", ("modes", SmallInteger, "mode"), ("priorities", SmallInteger, "priority"))
+    cell = unnest_params("cell", ("p_modes", SmallInteger, "mode"), ("p_priorities", SmallInteger, "priority"))
     pending = (
-        (WHOSE == TENANT)
+        (TENANT_KEY == TENANT)
         & (RUNS.c.status == code(PolicyRunStatus.PENDING))
         & (RUNS.c.mode == cell.c.mode)
         & (RUNS.c.priority == cell.c.priority)
     )
     waiting = select(RUNS.c.queued_at).where(pending).order_by(RUNS.c.queued_at).limit(LIMIT).lateral("waiting")
-    each = unnested("each_mode", ("all_modes", SmallInteger, "mode"))
+    each = unnest_params("each_mode", ("p_all_modes", SmallInteger, "mode"))
     newest = (
         select(RUNS.c.queued_at, RUNS.c.id, RUNS.c.updated_at)
         .where(
             _of_tenant,
             RUNS.c.status == code(PolicyRunStatus.COMPLETED),
             RUNS.c.mode == each.c.mode,
-            RUNS.c.queued_at >= func.now() - bindparam("window_length", type_=Interval),
+            RUNS.c.queued_at >= func.now() - bindparam("p_window", type_=Interval),
         )
         .order_by(*_ORDER)
         .limit(_COMPLETED_ROWS)

@@ -33,29 +33,29 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from graphjobs.core.event_log import entered, find_transition, list_events
-from graphjobs.database.sql_expressions import merged, rising, utc_text
+from graphjobs.core.event_log import find_transition, insert_events, list_events
+from graphjobs.database.sql_expressions import jsonb_merge, next_version, utc_text
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
 RUNS: Final = cast("Table", PolicyRunRow.__table__)
 EVENTS: Final = cast("Table", PolicyRunEventRow.__table__)
 
-WHOSE: Final = RUNS.c.tenant_id.collate("C")
+TENANT_KEY: Final = RUNS.c.tenant_id.collate("C")
 """The tenant, so compared that no index of pages can serve it: the key does, or an index that has this very order.
 
 Compared plainly, the planner takes whichever index begins with the tenant, and reads all rows of one that the
 statistics do not know.
 """
 
-TENANT: Final = bindparam("tenant", type_=Text)
-LIMIT: Final = bindparam("limit_rows", type_=BigInteger)
-LENGTH: Final = bindparam("lease_length", type_=Interval)
-_RUN: Final = bindparam("job", type_=Uuid)
-_NAME: Final = bindparam("name", type_=Text)
-_TARGET: Final = bindparam("target", type_=SmallInteger)
-_DOCUMENT: Final = as_type(bindparam("document", type_=Text), JSONB)
-_ENTRY: Final = as_type(bindparam("entry", type_=Text), JSONB)
+TENANT: Final = bindparam("p_tenant_id", type_=Text)
+LIMIT: Final = bindparam("p_limit", type_=BigInteger)
+LEASE_DURATION: Final = bindparam("p_lease_duration", type_=Interval)
+_RUN: Final = bindparam("p_job_id", type_=Uuid)
+_NAME: Final = bindparam("p_run_id", type_=Text)
+_TARGET: Final = bindparam("p_status", type_=SmallInteger)
+_PAYLOAD: Final = as_type(bindparam("p_payload", type_=Text), JSONB)
+_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
 
 
 def code(status: PolicyRunStatus) -> ColumnElement[int]:
@@ -81,14 +81,14 @@ def run_columns(source: FromClause) -> Select[Any]:
     return select(*(as_type(column, Text) if column.name == "payload" else column for column in columns))
 
 
-def _one_run() -> ColumnElement[bool]:
+def _by_key() -> ColumnElement[bool]:
     """Finds one row by its key, which alone can serve it."""
-    return (RUNS.c.id == _RUN) & (WHOSE == TENANT)
+    return (RUNS.c.id == _RUN) & (TENANT_KEY == TENANT)
 
 
-_named: Final = (WHOSE == TENANT) & (RUNS.c.run_id == _NAME)
+_by_run_id: Final = (TENANT_KEY == TENANT) & (RUNS.c.run_id == _NAME)
 
-_AVAILABLE, _CREATED = _time("available"), _time("created")
+_AVAILABLE, _CREATED = _time("p_available_at"), _time("p_created_at")
 
 _new: Final = (
     insert(RUNS)
@@ -96,27 +96,27 @@ _new: Final = (
         id=_RUN,
         tenant_id=TENANT,
         run_id=_NAME,
-        policy_id=_text("policy"),
-        mode=bindparam("kind", type_=SmallInteger),
-        priority=bindparam("urgency", type_=SmallInteger),
+        policy_id=_text("p_policy_id"),
+        mode=bindparam("p_mode", type_=SmallInteger),
+        priority=bindparam("p_priority", type_=SmallInteger),
         status=_TARGET,
-        attempts=bindparam("tries", type_=Integer),
-        queued_at=_time("queued"),
+        attempts=bindparam("p_attempts", type_=Integer),
+        queued_at=_time("p_queued_at"),
         # What is available as soon as it is made is so from now on, by the one clock that leases: the maker's may be
         # ahead, and keep it waiting, or behind, and take the turn of others.
         available_at=case(
             ((_AVAILABLE == _CREATED) & (_TARGET == code(PolicyRunStatus.PENDING)), func.now()), else_=_AVAILABLE
         ),
-        last_attempt_at=_time("last_attempt"),
-        last_error=_text("problem"),
-        submitted_at=_time("submitted"),
-        completed_at=_time("completed"),
-        lease_owner=_text("owner"),
-        lease_expires_at=_time("expires"),
-        cancellation_requested_at=_time("cancel_asked"),
-        cancellation_reason=_text("reason"),
-        canceled_at=_time("canceled"),
-        payload=_DOCUMENT,
+        last_attempt_at=_time("p_last_attempt_at"),
+        last_error=_text("p_last_error"),
+        submitted_at=_time("p_submitted_at"),
+        completed_at=_time("p_completed_at"),
+        lease_owner=_text("p_lease_owner"),
+        lease_expires_at=_time("p_lease_expires_at"),
+        cancellation_requested_at=_time("p_cancellation_requested_at"),
+        cancellation_reason=_text("p_cancellation_reason"),
+        canceled_at=_time("p_canceled_at"),
+        payload=_PAYLOAD,
         created_at=_CREATED,
     )
     # A taken id or name gives no row rather than an error, which would end the caller's transaction.
@@ -124,72 +124,73 @@ _new: Final = (
     .returning(*RUNS.c)
     .cte("written")
 )
-_new_log: Final = entered(
-    EVENTS, select(_new.c.id, _new.c.tenant_id, _new.c.status, _ENTRY, _new.c.updated_at), "logged"
+_new_log: Final = insert_events(
+    EVENTS, select(_new.c.id, _new.c.tenant_id, _new.c.status, _EVENT_PAYLOAD, _new.c.updated_at), "logged"
 )
 INSERT_RUN: Final = union_all(
     run_columns(_new).add_columns(true()),
-    run_columns(RUNS).add_columns(false()).where(_named, ~exists(select(_new.c.id))),
+    run_columns(RUNS).add_columns(false()).where(_by_run_id, ~exists(select(_new.c.id))),
 ).add_cte(_new_log)
 """Inserts a run and its first event; gives it, and whether it is new: else the one of its name that was there before.
 
 No row where the id is taken, or where one of its name was committed meanwhile, which a later look finds.
 """
 
-GET_RUN: Final = run_columns(RUNS).where(_one_run())
+GET_RUN: Final = run_columns(RUNS).where(_by_key())
 """Reads one run by its id."""
 
-FIND_RUN: Final = run_columns(RUNS).where(_named)
+GET_RUN_BY_RUN_ID: Final = run_columns(RUNS).where(_by_run_id)
 """Reads one run by the asker's own name of it."""
 
 _swap: Final = (
     update(RUNS)
     .where(
-        _one_run(),
+        _by_key(),
         # The cast takes the indexes of what is pending or leased out of the planner's choice.
-        as_type(RUNS.c.status, Integer) == bindparam("expected", type_=Integer),
+        as_type(RUNS.c.status, Integer) == bindparam("p_expected_status", type_=Integer),
         # The fence: who lost the run is not its owner, or has other attempts.
-        RUNS.c.lease_owner.is_not_distinct_from(_text("expected_owner")),
-        RUNS.c.attempts == bindparam("expected_attempts", type_=Integer),
+        RUNS.c.lease_owner.is_not_distinct_from(_text("p_expected_lease_owner")),
+        RUNS.c.attempts == bindparam("p_expected_attempts", type_=Integer),
         # What was asked for never changes; a value that says otherwise is of no such run.
         # So compared that the key alone serves this.
         RUNS.c.run_id.collate("C") == _NAME,
-        RUNS.c.policy_id == _text("policy"),
-        RUNS.c.mode == bindparam("kind", type_=SmallInteger),
-        RUNS.c.priority == bindparam("urgency", type_=SmallInteger),
-        RUNS.c.queued_at == _time("queued"),
+        RUNS.c.policy_id == _text("p_policy_id"),
+        RUNS.c.mode == bindparam("p_mode", type_=SmallInteger),
+        RUNS.c.priority == bindparam("p_priority", type_=SmallInteger),
+        RUNS.c.queued_at == _time("p_queued_at"),
         RUNS.c.created_at == _CREATED,
-        RUNS.c.payload == _DOCUMENT,
+        RUNS.c.payload == _PAYLOAD,
         # Whose end was asked for meanwhile is not given back, but canceled: its holder has to look again.
         (_TARGET != code(PolicyRunStatus.PENDING)) | RUNS.c.cancellation_requested_at.is_(None),
     )
     .values(
         status=_TARGET,
-        attempts=bindparam("tries", type_=Integer),
+        attempts=bindparam("p_attempts", type_=Integer),
         available_at=_AVAILABLE,
-        last_attempt_at=_time("last_attempt"),
-        last_error=_text("problem"),
-        submitted_at=_time("submitted"),
-        completed_at=_time("completed"),
-        lease_owner=_text("owner"),
-        lease_expires_at=_time("expires"),
+        last_attempt_at=_time("p_last_attempt_at"),
+        last_error=_text("p_last_error"),
+        submitted_at=_time("p_submitted_at"),
+        completed_at=_time("p_completed_at"),
+        lease_owner=_text("p_lease_owner"),
+        lease_expires_at=_time("p_lease_expires_at"),
         # Once asked for, it stays so, whatever the mover has seen.
-        cancellation_requested_at=func.coalesce(RUNS.c.cancellation_requested_at, _time("cancel_asked")),
+        cancellation_requested_at=func.coalesce(RUNS.c.cancellation_requested_at, _time("p_cancellation_requested_at")),
         cancellation_reason=case(
-            (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason), else_=_text("reason")
+            (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason),
+            else_=_text("p_cancellation_reason"),
         ),
-        canceled_at=_time("canceled"),
-        updated_at=rising(RUNS.c.updated_at),
+        canceled_at=_time("p_canceled_at"),
+        updated_at=next_version(RUNS.c.updated_at),
     )
 )
 
 
-ASKED_AT: Final = "cancellationRequestedAt"
-REASON: Final = "cancellationReason"
+CANCELLATION_REQUESTED_AT: Final = "cancellationRequestedAt"
+CANCELLATION_REASON: Final = "cancellationReason"
 """In the payload of an event: when and why the end of the run was asked for, if it was by then."""
 
 
-def _moved(swap: Any) -> Select[Any]:
+def _with_event(swap: Any) -> Select[Any]:
     written = swap.returning(
         RUNS.c.id,
         RUNS.c.tenant_id,
@@ -200,14 +201,14 @@ def _moved(swap: Any) -> Select[Any]:
     # What the row kept, the mover may not have seen: told, so that whoever asks again is answered the same.
     kept = func.jsonb_strip_nulls(
         func.jsonb_build_object(
-            literal_column(f"'{ASKED_AT}'"),
+            literal_column(f"'{CANCELLATION_REQUESTED_AT}'"),
             utc_text(written.c.cancellation_requested_at),
-            literal_column(f"'{REASON}'"),
+            literal_column(f"'{CANCELLATION_REASON}'"),
             written.c.cancellation_reason,
         )
     )
-    columns = (written.c.id, written.c.tenant_id, _TARGET, merged(_ENTRY, kept), written.c.updated_at)
-    logged = entered(EVENTS, select(*columns), "logged")
+    columns = (written.c.id, written.c.tenant_id, _TARGET, jsonb_merge(_EVENT_PAYLOAD, kept), written.c.updated_at)
+    logged = insert_events(EVENTS, select(*columns), "logged")
     return select(
         written.c.updated_at,
         select(logged.c.id).scalar_subquery(),
@@ -216,13 +217,13 @@ def _moved(swap: Any) -> Select[Any]:
     ).select_from(written)
 
 
-MOVE_RUN: Final = _moved(_swap)
+TRANSITION_RUN: Final = _with_event(_swap)
 """Moves a run, with its event; gives the version, the event's id, and when and why its end was asked for, if it was.
 
 No row where the swap was lost.
 """
 
-MOVE_RUN_SEEN: Final = _moved(_swap.where(RUNS.c.updated_at == _time("seen")))
+TRANSITION_RUN_AT_VERSION: Final = _with_event(_swap.where(RUNS.c.updated_at == _time("p_expected_version")))
 """Changes a run that keeps its status: status, owner and attempts stay, so the version it was read at is compared."""
 
 FIND_TRANSITION: Final = find_transition(EVENTS)

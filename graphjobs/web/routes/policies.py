@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from graphjobs.core.fields import ErrorText, Name, Reason, UtcTime, Value
+from graphjobs.core.fields import ErrorText, FrozenModel, Name, Reason, UtcTime
 from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import JobNotFound
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest, PolicyRunSpec
@@ -35,7 +35,7 @@ Runner: TypeAlias = Annotated[Caller, Depends(allowed_to(POLICY_RUN))]
 class PolicyRoute(ProblemRoute):
     """A route whose problems are told in the words of policy runs."""
 
-    words = Words("policy run", "runId", lambda word: PolicyRunStatus.from_word(word).outside)
+    words = Words("policy run", "runId", lambda word: PolicyRunStatus.parse(word).public_status)
 
 
 policy_routes = APIRouter(prefix="/policy", tags=["policy"], route_class=PolicyRoute)
@@ -70,13 +70,13 @@ class PolicySimulationAsked(PolicyRunAsked):
     mode: Annotated[Literal[PolicyRunMode.SIMULATE], BeforeValidator(_simulate)] = PolicyRunMode.SIMULATE
 
 
-class PolicyRunCancelAsked(Value):
+class PolicyRunCancelAsked(FrozenModel):
     """Why a run is to end; any text, which is cleaned, and cut to 4,000 characters."""
 
     reason: Reason | None = None
 
 
-class PolicyRunRetryAsked(Value):
+class PolicyRunRetryAsked(FrozenModel):
     """The name of the new run: asked for again with it, there still is one."""
 
     run_id: Name | None = None
@@ -96,7 +96,7 @@ class PolicyRunsAsked(Camel):
         """Gives what `PolicyRunRepository.list` is asked for."""
         given = self.__dict__.copy()
         asked = given.pop("status")
-        return {**given, "statuses": [status for status in PolicyRunStatus if status.outside in asked]}
+        return {**given, "statuses": [status for status in PolicyRunStatus if status.public_status in asked]}
 
 
 class PolicyRunView(PolicyRunSpec):
@@ -119,7 +119,7 @@ class PolicyRunView(PolicyRunSpec):
     def of(cls, run: PolicyRunJob) -> "PolicyRunView":
         """Shows a run. What it holds was validated, and is not once more: a page would take twice as long."""
         seen = {name: getattr(run, name) for name in cls.model_fields}
-        return cls.model_construct(**{**seen, "status": run.status.outside})
+        return cls.model_construct(**{**seen, "status": run.status.public_status})
 
 
 class PolicyRunPage(Camel):

@@ -1,5 +1,5 @@
 -- graphjobs.database.executor._FIND_BACKEND
---   $1 backend INTEGER
+--   $1 p_backend_pid INTEGER
 PREPARE database_find_backend AS
 SELECT 1
 FROM pg_catalog.pg_stat_activity

@@ -1,9 +1,9 @@
 -- graphjobs.graph_jobs.sql.single.APPEND_EVENT
---   $1 target SMALLINT
---   $2 document TEXT
---   $3 created TIMESTAMP WITH TIME ZONE
---   $4 job UUID
---   $5 tenant TEXT
+--   $1 p_status SMALLINT
+--   $2 p_payload TEXT
+--   $3 p_created_at TIMESTAMP WITH TIME ZONE
+--   $4 p_job_id UUID
+--   $5 p_tenant_id TEXT
 PREPARE graph_jobs_append_event AS
 WITH its_job AS MATERIALIZED
 (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.tenant_id AS tenant_id

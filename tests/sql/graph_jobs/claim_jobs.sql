@@ -1,8 +1,8 @@
 -- graphjobs.graph_jobs.sql.acquire.CLAIM_JOBS
---   $1 entry TEXT
---   $2 tenants TEXT[]
---   $3 shares BIGINT[]
---   $4 kind SMALLINT
+--   $1 p_event_payload TEXT
+--   $2 p_tenant_ids TEXT[]
+--   $3 p_shares BIGINT[]
+--   $4 p_type SMALLINT
 PREPARE graph_jobs_claim_jobs AS
 WITH clock AS MATERIALIZED
 (SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS told),

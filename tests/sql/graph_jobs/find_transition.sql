@@ -1,7 +1,7 @@
 -- graphjobs.graph_jobs.sql.single.FIND_TRANSITION
---   $1 job UUID
---   $2 tenant TEXT
---   $3 transition TEXT
+--   $1 p_job_id UUID
+--   $2 p_tenant_id TEXT
+--   $3 p_transition_id TEXT
 PREPARE graph_jobs_find_transition AS
 SELECT scheduler.graph_job_events.id, CAST(scheduler.graph_job_events.payload AS TEXT) AS payload, CASE WHEN (scheduler.graph_job_events.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_job_events.created_at END AS anon_1
 FROM scheduler.graph_job_events

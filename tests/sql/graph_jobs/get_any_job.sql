@@ -1,6 +1,6 @@
 -- graphjobs.graph_jobs.sql.single.GET_ANY_JOB
---   $1 job UUID
---   $2 tenant TEXT
+--   $1 p_job_id UUID
+--   $2 p_tenant_id TEXT
 PREPARE graph_jobs_get_any_job AS
 SELECT scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.type, scheduler.graph_jobs.status, CASE WHEN (scheduler.graph_jobs.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.created_at END AS anon_1, scheduler.graph_jobs.correlation_id, CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END AS anon_2, CAST(scheduler.graph_jobs.payload AS TEXT) AS payload
 FROM scheduler.graph_jobs

@@ -1,8 +1,8 @@
 -- graphjobs.graph_jobs.sql.single.LIST_EVENTS
---   $1 job UUID
---   $2 tenant TEXT
---   $3 after_event BIGINT
---   $4 limit_rows BIGINT
+--   $1 p_job_id UUID
+--   $2 p_tenant_id TEXT
+--   $3 p_after_event_id BIGINT
+--   $4 p_limit BIGINT
 PREPARE graph_jobs_list_events AS
 SELECT scheduler.graph_job_events.id, scheduler.graph_job_events.job_id, scheduler.graph_job_events.tenant_id, scheduler.graph_job_events.status, CAST(scheduler.graph_job_events.payload AS TEXT) AS payload, CASE WHEN (scheduler.graph_job_events.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_job_events.created_at END AS anon_1
 FROM scheduler.graph_job_events

@@ -1,7 +1,7 @@
 -- graphjobs.graph_jobs.sql.lists.LIST_JOBS
---   $1 tenant TEXT
---   $2 kind SMALLINT
---   $3 limit_rows BIGINT
+--   $1 p_tenant_id TEXT
+--   $2 p_type SMALLINT
+--   $3 p_limit BIGINT
 PREPARE graph_jobs_list_jobs AS
 SELECT newest.id, newest.tenant_id, newest.type, newest.status, CASE WHEN (newest.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN newest.created_at END AS anon_1, newest.correlation_id, CASE WHEN (newest.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN newest.updated_at END AS anon_2, CAST(newest.payload AS TEXT) AS payload
 FROM (SELECT anon_3.id AS id, anon_3.tenant_id AS tenant_id, anon_3.type AS type, anon_3.status AS status, anon_3.payload AS payload, anon_3.created_at AS created_at, anon_3.updated_at AS updated_at, anon_3.correlation_id AS correlation_id

@@ -1,7 +1,7 @@
 -- graphjobs.graph_jobs.sql.lists.OVERLAY_LAG
---   $1 tenant TEXT
---   $2 limit_rows BIGINT
---   $3 window_length INTERVAL
+--   $1 p_tenant_id TEXT
+--   $2 p_limit BIGINT
+--   $3 p_window INTERVAL
 PREPARE graph_jobs_overlay_lag AS
 SELECT (SELECT count(anon_2.one) AS count_1
 FROM (SELECT anon_3.one AS one

@@ -1,8 +1,8 @@
 -- graphjobs.graph_jobs.sql.finish.RENEW_JOBS
---   $1 jobs UUID[]
---   $2 tenants TEXT[]
---   $3 attempts INTEGER[]
---   $4 whose TEXT[]
+--   $1 p_job_ids UUID[]
+--   $2 p_tenant_ids TEXT[]
+--   $3 p_attempts INTEGER[]
+--   $4 p_distinct_tenant_ids TEXT[]
 PREPARE graph_jobs_renew_jobs AS
 WITH as_seen AS MATERIALIZED
 (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.tenant_id AS tenant_id, scheduler.graph_jobs.payload -> 'attempts' AS attempts

@@ -1,13 +1,13 @@
 -- graphjobs.graph_jobs.sql.single.REPLACE_JOB
---   $1 target SMALLINT
---   $2 document TEXT
---   $3 correlation TEXT
---   $4 job UUID
---   $5 tenant TEXT
---   $6 kind SMALLINT
---   $7 expected SMALLINT
---   $8 expected_attempts INTEGER
---   $9 created TIMESTAMP WITH TIME ZONE
+--   $1 p_status SMALLINT
+--   $2 p_payload TEXT
+--   $3 p_correlation_id TEXT
+--   $4 p_job_id UUID
+--   $5 p_tenant_id TEXT
+--   $6 p_type SMALLINT
+--   $7 p_expected_status SMALLINT
+--   $8 p_expected_attempts INTEGER
+--   $9 p_created_at TIMESTAMP WITH TIME ZONE
 PREPARE graph_jobs_replace_job AS
 UPDATE scheduler.graph_jobs
 SET status=$1::SMALLINT, payload=CAST($2::VARCHAR AS JSONB), updated_at=greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond'), correlation_id=$3::VARCHAR

@@ -1,26 +1,26 @@
 -- graphjobs.policy_runs.sql.single.INSERT_RUN
---   $1 entry TEXT
---   $2 job UUID
---   $3 tenant TEXT
---   $4 name TEXT
---   $5 policy TEXT
---   $6 kind SMALLINT
---   $7 urgency SMALLINT
---   $8 target SMALLINT
---   $9 tries INTEGER
---   $10 queued TIMESTAMP WITH TIME ZONE
---   $11 available TIMESTAMP WITH TIME ZONE
---   $12 created TIMESTAMP WITH TIME ZONE
---   $13 last_attempt TIMESTAMP WITH TIME ZONE
---   $14 problem TEXT
---   $15 submitted TIMESTAMP WITH TIME ZONE
---   $16 completed TIMESTAMP WITH TIME ZONE
---   $17 owner TEXT
---   $18 expires TIMESTAMP WITH TIME ZONE
---   $19 cancel_asked TIMESTAMP WITH TIME ZONE
---   $20 reason TEXT
---   $21 canceled TIMESTAMP WITH TIME ZONE
---   $22 document TEXT
+--   $1 p_event_payload TEXT
+--   $2 p_job_id UUID
+--   $3 p_tenant_id TEXT
+--   $4 p_run_id TEXT
+--   $5 p_policy_id TEXT
+--   $6 p_mode SMALLINT
+--   $7 p_priority SMALLINT
+--   $8 p_status SMALLINT
+--   $9 p_attempts INTEGER
+--   $10 p_queued_at TIMESTAMP WITH TIME ZONE
+--   $11 p_available_at TIMESTAMP WITH TIME ZONE
+--   $12 p_created_at TIMESTAMP WITH TIME ZONE
+--   $13 p_last_attempt_at TIMESTAMP WITH TIME ZONE
+--   $14 p_last_error TEXT
+--   $15 p_submitted_at TIMESTAMP WITH TIME ZONE
+--   $16 p_completed_at TIMESTAMP WITH TIME ZONE
+--   $17 p_lease_owner TEXT
+--   $18 p_lease_expires_at TIMESTAMP WITH TIME ZONE
+--   $19 p_cancellation_requested_at TIMESTAMP WITH TIME ZONE
+--   $20 p_cancellation_reason TEXT
+--   $21 p_canceled_at TIMESTAMP WITH TIME ZONE
+--   $22 p_payload TEXT
 PREPARE policy_runs_insert_run AS
 WITH written AS
 (INSERT INTO scheduler.policy_runs (id, tenant_id, run_id, policy_id, mode, priority, status, attempts, queued_at, available_at, last_attempt_at, last_error, submitted_at, completed_at, lease_owner, lease_expires_at, cancellation_requested_at, cancellation_reason, canceled_at, payload, created_at)

@@ -1,12 +1,12 @@
 -- graphjobs.policy_runs.sql.acquire.LEASE_RUNS
---   $1 entry TEXT
---   $2 owner TEXT
---   $3 lease_length INTERVAL
---   $4 limit_rows BIGINT
---   $5 after_urgent TEXT
---   $6 after_tenant TEXT
---   $7 turn BIGINT
---   $8 attempts_max INTEGER
+--   $1 p_event_payload TEXT
+--   $2 p_lease_owner TEXT
+--   $3 p_lease_duration INTERVAL
+--   $4 p_limit BIGINT
+--   $5 p_after_emergency_tenant_id TEXT
+--   $6 p_after_tenant_id TEXT
+--   $7 p_rotation_offset BIGINT
+--   $8 p_attempts_max INTEGER
 PREPARE policy_runs_lease_runs AS
 WITH RECURSIVE urgent_onwards(tenant) AS
 (SELECT (SELECT scheduler.policy_runs.tenant_id

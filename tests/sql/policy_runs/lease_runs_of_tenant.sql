@@ -1,11 +1,11 @@
 -- graphjobs.policy_runs.sql.acquire.LEASE_RUNS_OF_TENANT
---   $1 entry TEXT
---   $2 owner TEXT
---   $3 lease_length INTERVAL
---   $4 tenant TEXT
---   $5 limit_rows BIGINT
---   $6 turn BIGINT
---   $7 attempts_max INTEGER
+--   $1 p_event_payload TEXT
+--   $2 p_lease_owner TEXT
+--   $3 p_lease_duration INTERVAL
+--   $4 p_tenant_id TEXT
+--   $5 p_limit BIGINT
+--   $6 p_rotation_offset BIGINT
+--   $7 p_attempts_max INTEGER
 PREPARE policy_runs_lease_runs_of_tenant AS
 WITH asked AS
 (SELECT CAST($4::VARCHAR AS TEXT) AS tenant, CAST($5::BIGINT AS BIGINT) AS share),

@@ -1,10 +1,10 @@
 -- graphjobs.policy_runs.sql.finish.RENEW_RUNS
---   $1 jobs UUID[]
---   $2 tenants TEXT[]
---   $3 tries_held INTEGER[]
---   $4 owners TEXT[]
---   $5 whose TEXT[]
---   $6 lease_length INTERVAL
+--   $1 p_job_ids UUID[]
+--   $2 p_tenant_ids TEXT[]
+--   $3 p_lease_attempts INTEGER[]
+--   $4 p_lease_owners TEXT[]
+--   $5 p_distinct_tenant_ids TEXT[]
+--   $6 p_lease_duration INTERVAL
 PREPARE policy_runs_renew_runs AS
 WITH as_seen AS MATERIALIZED
 (SELECT scheduler.policy_runs.id AS id, scheduler.policy_runs.tenant_id AS tenant_id, scheduler.policy_runs.attempts AS attempts, scheduler.policy_runs.lease_owner AS lease_owner

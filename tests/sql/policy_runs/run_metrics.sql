@@ -1,11 +1,11 @@
 -- graphjobs.policy_runs.sql.lists.RUN_METRICS
---   $1 modes SMALLINT[]
---   $2 priorities SMALLINT[]
---   $3 tenant TEXT
---   $4 limit_rows BIGINT
---   $5 all_modes SMALLINT[]
---   $6 window_length INTERVAL
---   $7 completed_rows BIGINT
+--   $1 p_modes SMALLINT[]
+--   $2 p_priorities SMALLINT[]
+--   $3 p_tenant_id TEXT
+--   $4 p_limit BIGINT
+--   $5 p_all_modes SMALLINT[]
+--   $6 p_window INTERVAL
+--   $7 p_completed_limit BIGINT
 PREPARE policy_runs_run_metrics AS
 WITH depth AS
 (SELECT cell.mode AS mode, cell.priority AS priority, count(waiting.queued_at) AS number, min(waiting.queued_at) AS oldest

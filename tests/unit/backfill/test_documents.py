@@ -100,7 +100,7 @@ def test_old_documents_get_their_old_ids_back(order: Any, form: str) -> None:
             continue
         first = map_document(each.collection, each.document, legacy_uuids=order)
         assert isinstance(first, Mapped), first
-        value = first.value.changed(id=7) if isinstance(first.value, GraphJobEvent) else first.value
+        value = first.value.replace(id=7) if isinstance(first.value, GraphJobEvent) else first.value
         back = through(document_of(value))
         _require_same_id(each.document["_id"], back["_id"])
         kinds.add((each.collection, type(back["_id"])))
@@ -196,9 +196,9 @@ def test_an_event_stands_as_a_whole_only_where_it_must() -> None:
     assert isinstance(plain, Mapped)
     back = document_of(plain.value)
     assert {**event(), "_id": 7} == back
-    fine = _require_back(EVENTS, plain.value.changed(created_at=_FINE))
+    fine = _require_back(EVENTS, plain.value.replace(created_at=_FINE))
     assert (_CUT, event()["payload"]) == (fine["createdAt"], fine["payload"]["payload"])
-    both = _require_back(EVENTS, plain.value.changed(payload={"jobId": 5, "payload": {"payload": {}}}))
+    both = _require_back(EVENTS, plain.value.replace(payload={"jobId": 5, "payload": {"payload": {}}}))
     assert {"jobId": 5, "payload": {"payload": {}}} == both["payload"]["payload"]
 
 

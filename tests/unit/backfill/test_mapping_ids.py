@@ -169,7 +169,7 @@ def test_what_somebody_else_wrote_there_is_no_old_id(metadata: dict[str, str]) -
     """Nothing is made of half of it, or of text that is no ObjectId."""
     value = _value("graph_jobs", build(metadata=metadata))
     assert legacy_id_of(value) is None
-    assert legacy_id_of(value.changed(id=old_id_uuid("acme", "x"))) is None
+    assert legacy_id_of(value.replace(id=old_id_uuid("acme", "x"))) is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_old_id_of_an_event_goes_there_and_back(old_id: Any) -> None:
     assert old_id == legacy_id_of(value)
     assert type(old_id) is type(legacy_id_of(value))
     exported = event(_id=old_id, id=17, payload=dict(value.payload))
-    assert value.changed(id=17) == _value("graph_job_events", exported)
+    assert value.replace(id=17) == _value("graph_job_events", exported)
     assert legacy_id_of(_value("graph_job_events", event())) is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, InvalidJob
-from graphjobs.core.pagination import Position
+from graphjobs.core.pagination import PageKey
 from tests.builders import AT
 
 _ID = "0" * 32
@@ -33,14 +33,14 @@ def _encoded(content: bytes) -> str:
 
 def _refused(cursor: str) -> None:
     with pytest.raises(InvalidJob) as caught:
-        GraphJobQuery(cursor=cursor).start("acme")
+        GraphJobQuery(cursor=cursor).page_key("acme")
     assert "cursor" == caught.value.field
 
 
 @pytest.mark.parametrize("name", list(_PARTS))
 def test_a_forged_cursor_with_the_right_digest_is_refused(name: str) -> None:
     """The digest can be read in any cursor; what stands beside it is checked."""
-    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
+    cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
     digest, *_ = json.loads(base64.urlsafe_b64decode(cursor + "=="))
     _refused(_encoded(json.dumps([digest, *_PARTS[name]]).encode()))
 
@@ -61,5 +61,5 @@ def test_what_is_no_cursor_inside_its_wrapping_is_refused(content: bytes) -> Non
 @given(st.data())
 def test_a_cursor_that_was_cut_is_refused(data: st.DataObject) -> None:
     """Wherever."""
-    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
+    cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
     _refused(cursor[: data.draw(st.integers(1, len(cursor) - 1))])

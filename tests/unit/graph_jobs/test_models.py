@@ -363,7 +363,7 @@ def test_a_number_is_what_the_database_gives_back(number: float, kept: float) ->
     """It writes large ones out: a float from ten to the sixteenth on is a whole number there."""
     event = GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})
     written_out = f'{{"n":{Decimal(repr(number)):f}}}'
-    again = event.changed(payload=json.loads(written_out))
+    again = event.replace(payload=json.loads(written_out))
     assert kept == event.payload["n"] == again.payload["n"]
     assert type(kept) is type(event.payload["n"])
 

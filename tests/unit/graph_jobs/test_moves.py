@@ -10,7 +10,8 @@ from graphjobs import GraphBuildJob, GraphJobStatus, GraphOverlayJob, IllegalTra
 from graphjobs.core.results import ATTEMPTS_MAX
 from tests.builders import AT, build_job, overlay_job
 
-_S = GraphJobStatus
+Status = GraphJobStatus
+
 _LATER = AT + timedelta(minutes=1)
 
 Move = Callable[[Any], Any]
@@ -18,13 +19,13 @@ Move = Callable[[Any], Any]
 
 def _in_status(job: Any, status: GraphJobStatus) -> Any:
     match status:
-        case _S.QUEUED:
+        case Status.QUEUED:
             return job
-        case _S.RUNNING:
+        case Status.RUNNING:
             return job.start(at=AT)
-        case _S.COMPLETED:
+        case Status.COMPLETED:
             return _complete(job.start(at=AT))
-        case _S.FAILED:
+        case Status.FAILED:
             return job.fail(at=AT, error="broken")
     return job.cancel(at=AT)
 
@@ -36,13 +37,21 @@ def _complete(job: Any) -> Any:
 
 
 _MOVES: dict[str, tuple[Move, set[GraphJobStatus], GraphJobStatus | None]] = {
-    "edit": (lambda job: job.edit(metadata={"a": "b"}), {_S.QUEUED}, None),
-    "start": (lambda job: job.start(at=_LATER), {_S.QUEUED}, _S.RUNNING),
-    "renew": (lambda job: job.renew(at=_LATER, metadata={"a": "b"}), {_S.RUNNING}, None),
-    "requeue": (lambda job: job.requeue(at=_LATER), {_S.RUNNING}, _S.QUEUED),
-    "complete": (_complete, {_S.RUNNING}, _S.COMPLETED),
-    "fail": (lambda job: job.fail(at=_LATER, error="broken"), {_S.QUEUED, _S.RUNNING}, _S.FAILED),
-    "cancel": (lambda job: job.cancel(at=_LATER), {_S.QUEUED, _S.RUNNING}, _S.CANCELED),
+    "edit": (lambda job: job.edit(metadata={"a": "b"}), {Status.QUEUED}, None),
+    "start": (lambda job: job.start(at=_LATER), {Status.QUEUED}, Status.RUNNING),
+    "renew": (lambda job: job.renew(at=_LATER, metadata={"a": "b"}), {Status.RUNNING}, None),
+    "requeue": (lambda job: job.requeue(at=_LATER), {Status.RUNNING}, Status.QUEUED),
+    "complete": (_complete, {Status.RUNNING}, Status.COMPLETED),
+    "fail": (
+        lambda job: job.fail(at=_LATER, error="broken"),
+        {Status.QUEUED, Status.RUNNING},
+        Status.FAILED,
+    ),
+    "cancel": (
+        lambda job: job.cancel(at=_LATER),
+        {Status.QUEUED, Status.RUNNING},
+        Status.CANCELED,
+    ),
 }
 
 

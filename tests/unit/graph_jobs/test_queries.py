@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobQuery, GraphJobStatus, GraphJobType, InvalidJob
-from graphjobs.core.pagination import BoundedCount, Position
+from graphjobs.core.pagination import BoundedCount, PageKey
 from tests.builders import AT
 
 
@@ -20,23 +20,23 @@ def test_a_cursor_leads_to_the_position_it_was_made_of(time: datetime, job_id: U
     """To the microsecond."""
     queued, running = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
     query = GraphJobQuery(statuses=(running, queued))
-    cursor = query.cursor_after("acme", Position(time, job_id))
+    cursor = query.cursor_after("acme", PageKey(time, job_id))
     same = GraphJobQuery(statuses=(queued, running, queued), limit=7, cursor=cursor)
-    assert (time, job_id) == same.start("acme")
+    assert (time, job_id) == same.page_key("acme")
 
 
 @given(st.text(min_size=1, max_size=256))
 def test_what_is_no_cursor_is_invalid_and_nothing_else(cursor: str) -> None:
     """Whatever a client sends."""
     with pytest.raises(InvalidJob) as caught:
-        GraphJobQuery(cursor=cursor).start("acme")
+        GraphJobQuery(cursor=cursor).page_key("acme")
     assert caught.value.field == "cursor"
 
 
 def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
     """Each filter counts; the limit does not."""
-    cursor = GraphJobQuery().cursor_after("acme", Position(AT, UUID(int=1)))
-    assert (AT, UUID(int=1)) == GraphJobQuery(limit=3, cursor=cursor).start("acme")
+    cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
+    assert (AT, UUID(int=1)) == GraphJobQuery(limit=3, cursor=cursor).page_key("acme")
     changed = [
         GraphJobQuery(type=GraphJobType.BUILD, cursor=cursor),
         GraphJobQuery(statuses=(GraphJobStatus.QUEUED,), cursor=cursor),
@@ -46,7 +46,7 @@ def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
     ]
     for query, tenant in [(query, "acme") for query in changed] + [(GraphJobQuery(cursor=cursor), "globex")]:
         with pytest.raises(InvalidJob, match="belongs to another query"):
-            query.start(tenant)
+            query.page_key(tenant)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_cannot_be_asked_is_named(fields: dict[str, object], field: str, re
 
 def test_a_range_ends_before_its_end() -> None:
     """Times have microseconds: the last one before the end is where a page starts."""
-    start = GraphJobQuery(created_to=AT).start("acme")
+    start = GraphJobQuery(created_to=AT).page_key("acme")
     assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.at, start.id.int)
 
 

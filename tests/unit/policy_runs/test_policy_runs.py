@@ -13,21 +13,22 @@ from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRu
 from graphjobs.policy_runs.status import TRANSITIONS, PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from tests.builders import AT
 
-_S = PolicyRunStatus
+Status = PolicyRunStatus
+
 _UNTIL = AT + timedelta(minutes=1)
 # Written out here once more: a slip in the table is a slip in one of two places.
 _LEGAL = {
-    (_S.PENDING, _S.DISPATCHING),
-    (_S.PENDING, _S.CANCELED),
-    (_S.DISPATCHING, _S.DISPATCHING),
-    (_S.DISPATCHING, _S.SUBMITTED),
-    (_S.DISPATCHING, _S.PENDING),
-    (_S.DISPATCHING, _S.FAILED),
-    (_S.DISPATCHING, _S.CANCELED),
-    (_S.SUBMITTED, _S.SUBMITTED),
-    (_S.SUBMITTED, _S.COMPLETED),
-    (_S.SUBMITTED, _S.FAILED),
-    (_S.SUBMITTED, _S.CANCELED),
+    (Status.PENDING, Status.DISPATCHING),
+    (Status.PENDING, Status.CANCELED),
+    (Status.DISPATCHING, Status.DISPATCHING),
+    (Status.DISPATCHING, Status.SUBMITTED),
+    (Status.DISPATCHING, Status.PENDING),
+    (Status.DISPATCHING, Status.FAILED),
+    (Status.DISPATCHING, Status.CANCELED),
+    (Status.SUBMITTED, Status.SUBMITTED),
+    (Status.SUBMITTED, Status.COMPLETED),
+    (Status.SUBMITTED, Status.FAILED),
+    (Status.SUBMITTED, Status.CANCELED),
 }
 
 
@@ -38,7 +39,7 @@ def request(**fields: Any) -> PolicyRunRequest:
 
 def pending(**fields: Any) -> PolicyRunJob:
     """A pending run."""
-    return request().run(available_at=AT, created_at=AT, updated_at=AT, **fields)
+    return request().to_run(available_at=AT, created_at=AT, updated_at=AT, **fields)
 
 
 def at_each_status() -> dict[PolicyRunStatus, PolicyRunJob]:
@@ -46,45 +47,52 @@ def at_each_status() -> dict[PolicyRunStatus, PolicyRunJob]:
     leased = pending().lease(at=AT, owner="worker 1", until=_UNTIL)
     submitted = leased.submit(at=AT)
     return {
-        _S.PENDING: pending(),
-        _S.DISPATCHING: leased,
-        _S.SUBMITTED: submitted,
-        _S.COMPLETED: submitted.complete(at=AT),
-        _S.FAILED: leased.fail(at=AT, error="no such policy"),
-        _S.CANCELED: pending().cancel(at=AT),
+        Status.PENDING: pending(),
+        Status.DISPATCHING: leased,
+        Status.SUBMITTED: submitted,
+        Status.COMPLETED: submitted.complete(at=AT),
+        Status.FAILED: leased.fail(at=AT, error="no such policy"),
+        Status.CANCELED: pending().cancel(at=AT),
     }
 
 
-@pytest.mark.parametrize(("source", "target"), list(itertools.product(_S, _S)))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(PolicyRunStatus, PolicyRunStatus)))
 def test_every_pair_of_statuses_is_legal_or_refused(source: PolicyRunStatus, target: PolicyRunStatus) -> None:
     """A legal move passes; any other names both words."""
     if (source, target) in _LEGAL:
-        source.require_move_to(target)
+        source.require_transition(target)
         assert target in TRANSITIONS[source]
     else:
         with pytest.raises(IllegalTransition, match=f"a policy run cannot go from {source} to {target}"):
-            source.require_move_to(target)
+            source.require_transition(target)
 
 
 def test_codes_and_the_words_of_the_outside() -> None:
     """What columns store, and what callers are told."""
-    assert ["queued", "running", "running", "succeeded", "failed", "canceled"] == [status.outside for status in _S]
-    assert [0, 1, 2, 3, 4, 5] == [status.code for status in _S]
+    assert ["queued", "running", "running", "succeeded", "failed", "canceled"] == [
+        status.public_status for status in PolicyRunStatus
+    ]
+    assert [0, 1, 2, 3, 4, 5] == [status.code for status in PolicyRunStatus]
     assert {"full": 0, "incremental": 1, "simulate": 2} == {mode.value: mode.code for mode in PolicyRunMode}
     assert {"normal": 0, "high": 1, "emergency": 2} == {one.value: one.code for one in PolicyRunPriority}
-    assert {_S.COMPLETED, _S.FAILED, _S.CANCELED} == {status for status in _S if status.is_final}
+    assert {Status.COMPLETED, Status.FAILED, Status.CANCELED} == {
+        status for status in PolicyRunStatus if status.is_final
+    }
 
 
 @pytest.mark.parametrize(
     ("move", "legal_from"),
     [
-        (lambda run: run.lease(at=AT, owner="worker", until=_UNTIL), {_S.PENDING}),
-        (lambda run: run.renew(at=AT, until=_UNTIL), {_S.DISPATCHING}),
-        (lambda run: run.give_back(at=AT, available_at=_UNTIL), {_S.DISPATCHING}),
-        (lambda run: run.submit(at=AT), {_S.DISPATCHING}),
-        (lambda run: run.complete(at=AT), {_S.SUBMITTED}),
-        (lambda run: run.fail(at=AT, error="so"), {_S.DISPATCHING, _S.SUBMITTED}),
-        (lambda run: run.cancel(at=AT), {_S.PENDING, _S.DISPATCHING, _S.SUBMITTED}),
+        (lambda run: run.lease(at=AT, owner="worker", until=_UNTIL), {Status.PENDING}),
+        (lambda run: run.renew(at=AT, until=_UNTIL), {Status.DISPATCHING}),
+        (lambda run: run.release(at=AT, available_at=_UNTIL), {Status.DISPATCHING}),
+        (lambda run: run.submit(at=AT), {Status.DISPATCHING}),
+        (lambda run: run.complete(at=AT), {Status.SUBMITTED}),
+        (lambda run: run.fail(at=AT, error="so"), {Status.DISPATCHING, Status.SUBMITTED}),
+        (
+            lambda run: run.cancel(at=AT),
+            {Status.PENDING, Status.DISPATCHING, Status.SUBMITTED},
+        ),
     ],
 )
 def test_each_move_is_made_from_its_statuses_only(
@@ -109,8 +117,8 @@ def test_a_lease_is_the_owners_until_it_is_given_up() -> None:
         leased.lease_expires_at,
         leased.last_attempt_at,
     )
-    back = leased.give_back(at=AT, available_at=_UNTIL, error="the engine is away")
-    assert (_S.PENDING, 1, None, _UNTIL, "the engine is away") == (
+    back = leased.release(at=AT, available_at=_UNTIL, error="the engine is away")
+    assert (Status.PENDING, 1, None, _UNTIL, "the engine is away") == (
         back.status,
         back.attempts,
         back.lease_owner,
@@ -123,27 +131,31 @@ def test_a_lease_is_the_owners_until_it_is_given_up() -> None:
 def test_cancellation_is_asked_for_once() -> None:
     """A pending run is canceled by it; a leased one is told, and goes on until its holder asks."""
     runs = at_each_status()
-    canceled = runs[_S.PENDING].request_cancellation(at=AT, reason="not needed")
-    assert (_S.CANCELED, True, "not needed") == (
+    canceled = runs[Status.PENDING].request_cancellation(at=AT, reason="not needed")
+    assert (Status.CANCELED, True, "not needed") == (
         canceled.status,
         canceled.cancellation_requested,
         canceled.cancellation_reason,
     )
-    asked = runs[_S.DISPATCHING].request_cancellation(at=AT)
-    assert (_S.DISPATCHING, True, AT) == (asked.status, asked.cancellation_requested, asked.cancellation_requested_at)
+    asked = runs[Status.DISPATCHING].request_cancellation(at=AT)
+    assert (Status.DISPATCHING, True, AT) == (
+        asked.status,
+        asked.cancellation_requested,
+        asked.cancellation_requested_at,
+    )
     assert asked is asked.request_cancellation(at=_UNTIL, reason="again")
-    assert runs[_S.COMPLETED] is runs[_S.COMPLETED].request_cancellation(at=AT)
+    assert runs[Status.COMPLETED] is runs[Status.COMPLETED].request_cancellation(at=AT)
 
 
 def test_a_request_gives_the_run_it_asks_for() -> None:
     """Its own name of the run, or one that is made; and everything else as it was asked."""
     inputs = PolicyRunInputs(sbom_set=("b", "a", "b"), environment={"sealed": True})
     asked = request(mode="incremental", priority="emergency", inputs=inputs, run_id="nightly-7", metadata={"by": "ci"})
-    run = asked.run()
-    assert ("nightly-7", _S.PENDING, PolicyRunPriority.EMERGENCY) == (run.run_id, run.status, run.priority)
+    run = asked.to_run()
+    assert ("nightly-7", Status.PENDING, PolicyRunPriority.EMERGENCY) == (run.run_id, run.status, run.priority)
     assert ("a", "b") == run.inputs.sbom_set
     assert asked.inputs == run.inputs
-    assert f"run:{(made := request().run()).id}" == made.run_id
+    assert f"run:{(made := request().to_run()).id}" == made.run_id
     assert run == pickle.loads(pickle.dumps(run))  # noqa: S301  # our own
 
 

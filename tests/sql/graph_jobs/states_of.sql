@@ -1,8 +1,0 @@
--- graphjobs.graph_jobs.sql.finish.STATES_OF
---   $1 jobs UUID[]
---   $2 whose TEXT[]
-PREPARE graph_jobs_states_of AS
-SELECT scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END AS anon_1
-FROM scheduler.graph_jobs
-WHERE scheduler.graph_jobs.id = any($1::UUID[])
-AND (scheduler.graph_jobs.tenant_id COLLATE "C") = any($2::TEXT[]);

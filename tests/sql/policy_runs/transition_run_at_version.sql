@@ -1,0 +1,55 @@
+-- graphjobs.policy_runs.sql.single.TRANSITION_RUN_AT_VERSION
+--   $1 p_status SMALLINT
+--   $2 p_event_payload TEXT
+--   $3 p_attempts INTEGER
+--   $4 p_available_at TIMESTAMP WITH TIME ZONE
+--   $5 p_last_attempt_at TIMESTAMP WITH TIME ZONE
+--   $6 p_last_error TEXT
+--   $7 p_submitted_at TIMESTAMP WITH TIME ZONE
+--   $8 p_completed_at TIMESTAMP WITH TIME ZONE
+--   $9 p_lease_owner TEXT
+--   $10 p_lease_expires_at TIMESTAMP WITH TIME ZONE
+--   $11 p_cancellation_requested_at TIMESTAMP WITH TIME ZONE
+--   $12 p_cancellation_reason TEXT
+--   $13 p_canceled_at TIMESTAMP WITH TIME ZONE
+--   $14 p_job_id UUID
+--   $15 p_tenant_id TEXT
+--   $16 p_expected_status INTEGER
+--   $17 p_expected_lease_owner TEXT
+--   $18 p_expected_attempts INTEGER
+--   $19 p_run_id TEXT
+--   $20 p_policy_id TEXT
+--   $21 p_mode SMALLINT
+--   $22 p_priority SMALLINT
+--   $23 p_queued_at TIMESTAMP WITH TIME ZONE
+--   $24 p_created_at TIMESTAMP WITH TIME ZONE
+--   $25 p_payload TEXT
+--   $26 p_expected_version TIMESTAMP WITH TIME ZONE
+PREPARE policy_runs_transition_run_at_version AS
+WITH written AS
+(UPDATE scheduler.policy_runs
+SET status=$1::SMALLINT, attempts=$3::INTEGER, available_at=$4::TIMESTAMP WITH TIME ZONE, last_attempt_at=$5::TIMESTAMP WITH TIME ZONE, last_error=$6::VARCHAR, submitted_at=$7::TIMESTAMP WITH TIME ZONE, completed_at=$8::TIMESTAMP WITH TIME ZONE, lease_owner=$9::VARCHAR, lease_expires_at=$10::TIMESTAMP WITH TIME ZONE, cancellation_requested_at=coalesce(scheduler.policy_runs.cancellation_requested_at, $11::TIMESTAMP WITH TIME ZONE), cancellation_reason=CASE WHEN (scheduler.policy_runs.cancellation_requested_at IS NOT NULL) THEN scheduler.policy_runs.cancellation_reason ELSE $12::VARCHAR END, canceled_at=$13::TIMESTAMP WITH TIME ZONE, updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')
+WHERE scheduler.policy_runs.id = $14::UUID
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = $15::VARCHAR
+AND CAST(scheduler.policy_runs.status AS INTEGER) = $16::INTEGER
+AND scheduler.policy_runs.lease_owner IS NOT DISTINCT
+FROM $17::VARCHAR
+AND scheduler.policy_runs.attempts = $18::INTEGER
+AND (scheduler.policy_runs.run_id COLLATE "C") = $19::VARCHAR
+AND scheduler.policy_runs.policy_id = $20::VARCHAR
+AND scheduler.policy_runs.mode = $21::SMALLINT
+AND scheduler.policy_runs.priority = $22::SMALLINT
+AND scheduler.policy_runs.queued_at = $23::TIMESTAMP WITH TIME ZONE
+AND scheduler.policy_runs.created_at = $24::TIMESTAMP WITH TIME ZONE
+AND scheduler.policy_runs.payload = CAST($25::VARCHAR AS JSONB)
+AND ($1::SMALLINT != 0 OR scheduler.policy_runs.cancellation_requested_at IS NULL)
+AND scheduler.policy_runs.updated_at = $26::TIMESTAMP WITH TIME ZONE
+RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.updated_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason),
+logged AS
+(INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)
+SELECT written.id AS id, written.tenant_id AS tenant_id, $1::SMALLINT AS anon_2, CAST($2::VARCHAR AS JSONB) || jsonb_strip_nulls(jsonb_build_object('cancellationRequestedAt', to_char(timezone('utc', written.cancellation_requested_at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'cancellationReason', written.cancellation_reason)) AS anon_3, written.updated_at AS updated_at
+FROM written
+RETURNING scheduler.policy_run_events.id)
+SELECT written.updated_at, (SELECT logged.id
+FROM logged) AS anon_1, written.cancellation_requested_at, written.cancellation_reason
+FROM written;
