@@ -34,11 +34,12 @@ test: $(READY) ## set up, and run all tests on a real database
 test-oldest: $(READY) ## tests of all that meets the server on PostgreSQL 15, and behind pgbouncer; both must be installed
 	$(IN_MEMORY) $(BIN)/python -m tests.run_oldest_supported $(SIDE_BY_SIDE)
 
-check: $(READY) ## format, lint, import contracts, types, docs
+check: $(READY) ## format, lint, import contracts, types, spelling, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/python -m pytest --quiet tests/docs/test_docs.py
 
 format: $(READY) ## format the code and mend what the linter can
