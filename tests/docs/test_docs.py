@@ -27,14 +27,15 @@ from graphjobs.settings import Settings
 from graphjobs.worker import WorkerOptions
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PAGES = [_ROOT / "README.md", _ROOT / "CHANGELOG.md", *sorted((_ROOT / "docs").glob("*.md"))]
+_TOP_PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+_PAGES = [*(_ROOT / name for name in _TOP_PAGES), *sorted((_ROOT / "docs").rglob("*.md"))]
 
 
 def _page(name: str) -> str:
     return (_ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     """A page that was renamed is renamed in the links, too."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -132,6 +133,20 @@ def test_every_error_is_documented() -> None:
     )
     assert classes - {"GraphJobsError"} == documented
     assert all(name in (graphjobs.errors.__doc__ or "") for name in classes)
+
+
+def test_every_decision_is_listed_with_its_date() -> None:
+    """The index of docs/decisions/ names each file, and the file names its date."""
+    folder = _ROOT / "docs" / "decisions"
+    files = {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "README.md"}
+    listed = re.findall(r"^\| ([\d-]+) \| \[(.+)\]\((.+)\) \|$", _page("docs/decisions/README.md"), flags=re.MULTILINE)
+    assert files.keys() == {name for _, _, name in listed}
+    for date, title, name in listed:
+        assert name.startswith(f"{date}-")
+        assert files[name].startswith(f"# {title}\n\nDate: {date}\n")
+        assert ["Context", "Choice", "Alternatives", "Consequences"] == re.findall(
+            r"^## (\w+)$", files[name], re.MULTILINE
+        )
 
 
 def test_every_revision_is_documented() -> None:
