@@ -1,4 +1,4 @@
-"""What the documents say is so: links, the state diagram, the tables of settings, errors, commands and rooms."""
+"""What the documents say is so: links, the state diagram, the tables of settings, errors, commands and modules."""
 
 import inspect
 import re
@@ -36,10 +36,18 @@ def _page(name: str) -> str:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    """A page that was renamed is renamed in the links, too."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_every_link_between_pages_leads_to_a_page_and_a_heading(page: Path) -> None:
+    """A page or a heading that was renamed is renamed in the links, too."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in _anchors(linked), f"{page.name} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize(
@@ -64,9 +72,9 @@ def test_the_state_diagram_is_the_transition_table(
             assert inspect.isfunction(getattr(kind, move))
 
 
-def test_the_outside_words_of_policy_runs_are_documented() -> None:
-    """Each status, and what callers are told."""
-    table = _page("docs/policy-runs.md").split("| inside |")[1].split("\n\n")[0]
+def test_the_public_statuses_of_policy_runs_are_documented() -> None:
+    """Each status, and the one that callers see."""
+    table = _page("docs/policy-runs.md").split("| status |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| ([\w, ]+) \| (\w+) \|$", table, flags=re.MULTILINE)
     documented = {inside: outside for words, outside in rows for inside in words.split(", ")}
     assert {str(status): status.public_status for status in PolicyRunStatus} == documented
@@ -155,14 +163,14 @@ def test_every_revision_is_documented() -> None:
     assert [revision.revision for revision in commands.history()] == documented
 
 
-def test_every_room_is_documented() -> None:
-    """Whoever looks for a module finds it in the picture of the house."""
+def test_every_module_is_documented() -> None:
+    """The picture of docs/architecture.md has the package and the name of each module."""
     picture = _page("docs/architecture.md").split("```")[1]
-    rooms = [path for path in (_ROOT / "graphjobs").rglob("*.py") if path.name != "__init__.py"]
-    for room in rooms:
-        parent = room.parent.name
-        named = parent in ("demo", "cli") or re.search(rf"\b{room.stem}\b", picture)
-        assert named, f"docs/architecture.md does not name {room.relative_to(_ROOT)}"
+    modules = [path for path in (_ROOT / "graphjobs").rglob("*.py") if path.name != "__init__.py"]
+    for module in modules:
+        package = module.parent.name
+        named = re.search(rf"\b{module.stem}\b", picture) and (package == "graphjobs" or f"{package}/" in picture)
+        assert named, f"docs/architecture.md does not name {module.relative_to(_ROOT)}"
 
 
 def test_readme_names_every_make_target_of_the_two_commands() -> None:
