@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from benchmarks.measure import Call
 from graphjobs.graph_jobs.models import GraphBuildJob
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
@@ -90,4 +90,4 @@ class Graphjobs(Contestant):
 async def graphjobs(url: str) -> AsyncIterator[Graphjobs]:
     """Opens graphjobs."""
     async with open_storage(Settings.load(database_url=url, pool_size=POOL_SIZE)) as storage:
-        yield Graphjobs(PostgresGraphJobRepository(storage.database))
+        yield Graphjobs(GraphJobRepository(storage.database))

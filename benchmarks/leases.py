@@ -17,7 +17,7 @@ from benchmarks.suite import Bench
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.database.schema import SCHEMA
 from graphjobs.policy_runs.attempt_results import LeaseResult, TenantCursors
-from graphjobs.policy_runs.repository import PolicyRunRepository
+from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunPriority
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
@@ -27,7 +27,7 @@ DEARER_AT_MOST: Final = 2.0
 
 LEGEND: Final = {
     POOL: f"asyncpg.create_pool({POOL_SIZE}), its defaults: the same SQL text and ready arguments in, raw records out",
-    GRAPHJOBS: "storage.policy_runs: PolicyRunJob in, PolicyRunJob out, each validated; every move with its event",
+    GRAPHJOBS: "storage.policy_runs and its queue: values in, values out, each validated; moves with their event",
 }
 """What each of them does, in the verbs."""
 
@@ -77,7 +77,7 @@ async def _leases(bench: Bench) -> list[Figure]:
         open_storage(Settings.load(database_url=bench.url)) as storage,
         held_connection(bench.url) as held,
     ):
-        queue = _Leases(bench, storage.policy_runs, held.connection)
+        queue = _Leases(bench, storage.policy_run_queue, held.connection)
         bench.say(f"{bench.many_rows:,} pending runs of one tenant, and {_FEW:,} of another")
         await store_pending(bench.url, ["few"], _FEW, _waiting(_FEW))
         await store_pending(bench.url, ["many"], bench.many_rows, _waiting(bench.many_rows))
@@ -108,8 +108,8 @@ def _waiting(number: int) -> Spread:
 class _Leases:
     """Leases in turns, and gives back what was leased to where it was before, which is not timed."""
 
-    def __init__(self, bench: Bench, runs: PolicyRunRepository, connection: Connection) -> None:
-        self._bench, self._runs, self._connection = bench, runs, connection
+    def __init__(self, bench: Bench, queue: PolicyRunQueue, connection: Connection) -> None:
+        self._bench, self._queue, self._connection = bench, queue, connection
 
     async def timed(self, whose: dict[str, str | None]) -> dict[str, list[float]]:
         """Gives microseconds a lease, by whose it is."""
@@ -127,13 +127,13 @@ class _Leases:
 
     async def _lease(self, tenant_id: str | None, after: TenantCursors) -> tuple[float, TenantCursors]:
         started = time.perf_counter()
-        leased = await self._runs.lease(
+        leased = await self._queue.lease(
             OWNER, LEASED_FOR, attempts_max=ATTEMPTS_MAX, limit=_LEASED, tenant_id=tenant_id, after=after
         )
         seconds = time.perf_counter() - started
         if len(leased.runs) != _LEASED:
             raise BenchmarkError(f"a lease of {_LEASED} took {len(leased.runs)}")
-        await self._runs.end([LeaseResult.released(run) for run in leased.runs])
+        await self._queue.end([LeaseResult.released(run) for run in leased.runs])
         # Given back, a run waits anew; each lease is to meet the same queue, and in it what is overdue.
         await self._connection.execute(_AS_BEFORE, [run.id for run in leased.runs])
         return seconds, leased.cursors

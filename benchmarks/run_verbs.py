@@ -29,13 +29,12 @@ from graphjobs.core.transitions import Transition
 from graphjobs.database.schema import SCHEMA
 from graphjobs.policy_runs.attempt_results import LeaseHeartbeatResult, lease_params
 from graphjobs.policy_runs.models import PolicyRunJob
-from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.row_mapping import infer_source_status, run_params, swap_params
 from graphjobs.policy_runs.sql import finish, single
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow
 from graphjobs.settings import Settings
-from graphjobs.storage import open_storage
+from graphjobs.storage import Storage, open_storage
 
 CALLERS: Final = (1, 16)
 SLOWER_AT_MOST: Final = 1.0
@@ -74,8 +73,8 @@ class Contestant(Protocol):
 class _Ours(Contestant):
     name = GRAPHJOBS
 
-    def __init__(self, runs: PolicyRunRepository) -> None:
-        self._runs = runs
+    def __init__(self, storage: Storage) -> None:
+        self._runs, self._queue = storage.policy_runs, storage.policy_run_queue
 
     @override
     def insert(self, run: PolicyRunJob) -> Call:
@@ -91,7 +90,7 @@ class _Ours(Contestant):
 
     @override
     def renew(self, run: PolicyRunJob) -> Call:
-        return partial(self._runs.renew, [run], LEASED_FOR)
+        return partial(self._queue.renew, [run], LEASED_FOR)
 
 
 class _Bare(Contestant):
@@ -263,7 +262,7 @@ async def run_verbs(bench: Bench, pace: Pace) -> list[Figure]:
         settings = Settings.load(database_url=bench.url, pool_size=POOL_SIZE)
         storage = await stack.enter_async_context(open_storage(settings))
         both: list[Contestant] = [
-            _Ours(storage.policy_runs),
+            _Ours(storage),
             _Bare(await stack.enter_async_context(bare_pool(bench.url))),
         ]
         connection = (await stack.enter_async_context(held_connection(bench.url))).connection

@@ -15,9 +15,10 @@ from graphjobs.database.executor import AutocommitExecutor, run_to_completion
 from graphjobs.database.listener import listen
 from graphjobs.database.schema_version import require_revision
 from graphjobs.errors import SchemaOutOfDate
-from graphjobs.graph_jobs.queue import GraphJobQueue, PostgresGraphJobQueue
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.queue import GraphJobQueue
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.graph_jobs.store import GraphJobStore, PostgresGraphJobStore
+from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 
@@ -35,7 +36,8 @@ class Storage:
         graph_job_queue: hands queued jobs to workers, and takes them back; `graph_job_queue.using(session)` inside a
             session.
         graph_job_repository: the plan's contract on the same tables, without the log.
-        policy_runs: policy runs with their log and their queue; `policy_runs.using(session)` inside a session.
+        policy_runs: policy runs with their log; `policy_runs.using(session)` inside a session.
+        policy_run_queue: leases pending policy runs to dispatchers; `policy_run_queue.using(session)` inside a session.
     """
 
     database: AutocommitExecutor
@@ -43,6 +45,7 @@ class Storage:
     graph_job_queue: GraphJobQueue
     graph_job_repository: GraphJobRepository
     policy_runs: PolicyRunRepository
+    policy_run_queue: PolicyRunQueue
     _sessions: async_sessionmaker[AsyncSession]
     # Not shown: it knows the URL, and that may hold a password.
     _listen: Callable[[Callable[[], None]], Coroutine[None, None, None]] = field(repr=False)
@@ -106,9 +109,10 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
         yield Storage(
             database=database,
             graph_jobs=PostgresGraphJobStore(database, notify=given.notify),
-            graph_job_queue=PostgresGraphJobQueue(database, notify=given.notify),
-            graph_job_repository=PostgresGraphJobRepository(database),
+            graph_job_queue=GraphJobQueue(database, notify=given.notify),
+            graph_job_repository=GraphJobRepository(database),
             policy_runs=PostgresPolicyRunRepository(database, notify=given.notify),
+            policy_run_queue=PolicyRunQueue(database, notify=given.notify),
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
             _listen=partial(listen, url, given, CHANNEL),
         )

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from graphjobs import GraphBuildJob, GraphOverlayJob, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.queue import PolicyRunQueue
+from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 
 AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -40,3 +42,9 @@ def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
     asked = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
     times = dict.fromkeys(("created_at", "available_at", "updated_at"), AT)
     return run_request(tenant_id, **{"queued_at": AT, **asked}).to_run(**{**times, **fields})
+
+
+def queue_of(runs: PolicyRunRepository) -> PolicyRunQueue:
+    """The queue on the executor of a repository: in its session, where it is in one."""
+    assert isinstance(runs, PostgresPolicyRunRepository)
+    return PolicyRunQueue(runs._executor, notify=runs._notify)

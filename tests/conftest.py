@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import open_storage
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 
@@ -38,9 +38,9 @@ async def storage(shared_settings: Settings) -> AsyncIterator[Storage]:
 
 
 @pytest.fixture
-def jobs(storage: Storage) -> PostgresGraphJobRepository:
+def jobs(storage: Storage) -> GraphJobRepository:
     """The repository, each call its own transaction."""
-    return PostgresGraphJobRepository(storage.database)
+    return GraphJobRepository(storage.database)
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Protocol, Self
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from typing_extensions import override
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import check_limit, check_name
@@ -50,13 +49,25 @@ Status = GraphJobStatus
 _log = logging.getLogger(__name__)
 
 
-class GraphJobQueue(Protocol):
+class GraphJobQueue:
     """Hands queued jobs to workers, and takes them back. Whatever moves a job writes its event in the same statement.
 
     Every method raises `InvalidJob` for an argument that cannot be, before any SQL, and `DatabaseUnavailable` or
     `SchemaOutOfDate` as the executor does. No method takes a time from its caller's clock. `actor` is who does it, for
     the events.
+
+    Args:
+        executor: runs the statements.
+        notify: whether listening workers are told of what is queued, in a statement more.
     """
+
+    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
+        self._executor = executor
+        self._notify = notify
+
+    def using(self, session: AsyncSession) -> Self:
+        """Gives the queue inside the caller's transaction, which commits or vanishes with the rest."""
+        return type(self)(self._executor.using(session), notify=self._notify)
 
     async def tenants_with(
         self,
@@ -74,7 +85,13 @@ class GraphJobQueue(Protocol):
             after: the tenant to begin after; the list goes on in a circle, and ends with this one.
             limit: the most tenants, 1 to 1,000.
         """
-        ...
+        params = {
+            "p_type": parse_type(kind).code,
+            "p_status": parse_status(status, "status").code,
+            "p_after_tenant_id": check_stored_tenant(after, "after"),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
+        }
+        return tuple(row[0] for row in await self._executor.fetch_all(acquire.LIST_TENANTS_WITH_STATUS, params))
 
     async def claim(
         self,
@@ -102,11 +119,34 @@ class GraphJobQueue(Protocol):
         Raises:
             OutcomeUnknown: the connection was lost, and what was taken could not be found out; it will be rescued.
         """
-        ...
+        code, most, who = parse_type(kind).code, check_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
+        if tenants is None:
+            served = await self.tenants_with(kind, after=after, limit=most)
+        else:
+            served = check_tenants(tenants, most)
+        if not served:
+            return ClaimResult((), cursor=after)
+        named = uuid7()
+        whose = {**tenant_share_params(served, most), "p_type": code}
+        entry = event_payload(Status.QUEUED, Status.RUNNING, named, who)
+        try:
+            rows = await self._executor.fetch_all(acquire.CLAIM_JOBS, {**whose, "p_event_payload": entry})
+        except OutcomeUnknown as lost:
+            rows = await resolve_outcome(lost, self._executor, lambda: self._find_claimed(whose, named))
+        jobs, strange = _split_unreadable(rows)
+        if strange:
+            await self._fail_unreadable(strange, who)
+        return ClaimResult(tuple(jobs), tuple(error for _, error in strange), served[-1])
 
     async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
         """Tells that up to 1,000 running jobs are alive: raises their versions, changes and logs nothing else."""
-        ...
+        held = check_jobs(jobs)
+        if not held:
+            return HeartbeatResult({}, frozenset())
+        rows = await self._executor.fetch_all(finish.RENEW_JOBS, heartbeat_params(held))
+        found = versions_by_id(rows)
+        lost = frozenset(job.id for job in held if job.id not in found)
+        return HeartbeatResult({job_id: version for job_id, version in found.items() if version is not None}, lost)
 
     async def end(
         self, results: Iterable[AttemptResult], *, actor: str | None = None, transition_id: UUID | None = None
@@ -126,7 +166,25 @@ class GraphJobQueue(Protocol):
             DatabaseUnavailable: nothing was changed.
             OutcomeUnknown: the connection was lost, and it could not be found out whether they ended.
         """
-        ...
+        given, who, named = check_results(results), check_actor(actor), ensure_transition_id(transition_id)
+        if not given:
+            return FinishResult({}, {})
+        params = finish_params(given, named, who)
+        statement = finish.FINISH_JOBS_WITH_FOLLOWUPS if "p_parent_ids" in params else finish.FINISH_JOBS
+        rows = await run_transition(self._executor, statement, finish.FIND_TRANSITIONED, params, named)
+        versions = versions_by_id(rows)
+        queued = any(ending.status is Status.QUEUED or ending.followups for ending in given)
+        await notify_queued(self._executor, enabled=self._notify and queued)
+        missing = [ending.job for ending in given if ending.job.id not in versions]
+        return await resolve_missing(
+            self._executor,
+            finish.FIND_TRANSITIONED,
+            params,
+            transition_id,
+            versions,
+            [job.id for job in missing],
+            lambda: self._find_states(missing),
+        )
 
     async def stalled(
         self,
@@ -152,134 +210,6 @@ class GraphJobQueue(Protocol):
         Returns:
             What was seen, and the cursor to go on after.
         """
-        ...
-
-    async def rescue(
-        self, stalled: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None
-    ) -> RescueResult:
-        """Queues up to 1,000 jobs again that are still as they were seen; those of too many attempts are failed.
-
-        A job that was renewed, ended or claimed since is not touched, nor one whose row somebody holds.
-
-        Args:
-            stalled: what `stalled` gave.
-            attempts_max: a job that has had so many attempts fails, 1 to 99,999; those that were given back in order do
-                not count.
-            actor: who rescues.
-        """
-        ...
-
-    def using(self, session: AsyncSession) -> Self:
-        """Gives the queue inside the caller's transaction, which commits or vanishes with the rest."""
-        ...
-
-
-class PostgresGraphJobQueue(GraphJobQueue):
-    """`GraphJobQueue` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's.
-
-    Args:
-        executor: runs the statements.
-        notify: whether listening workers are told of what is queued, in a statement more.
-    """
-
-    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
-        self._executor = executor
-        self._notify = notify
-
-    @override
-    def using(self, session: AsyncSession) -> Self:
-        return type(self)(self._executor.using(session), notify=self._notify)
-
-    @override
-    async def tenants_with(
-        self,
-        kind: GraphJobType | str,
-        status: GraphJobStatus | str = Status.QUEUED,
-        *,
-        after: str = "",
-        limit: int = BATCH_MAX,
-    ) -> tuple[str, ...]:
-        params = {
-            "p_type": parse_type(kind).code,
-            "p_status": parse_status(status, "status").code,
-            "p_after_tenant_id": check_stored_tenant(after, "after"),
-            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
-        }
-        return tuple(row[0] for row in await self._executor.fetch_all(acquire.LIST_TENANTS_WITH_STATUS, params))
-
-    @override
-    async def claim(
-        self,
-        tenants: str | Iterable[str] | None,
-        kind: GraphJobType | str,
-        *,
-        limit: int,
-        after: str = "",
-        actor: str | None = None,
-    ) -> ClaimResult:
-        code, most, who = parse_type(kind).code, check_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
-        if tenants is None:
-            served = await self.tenants_with(kind, after=after, limit=most)
-        else:
-            served = check_tenants(tenants, most)
-        if not served:
-            return ClaimResult((), cursor=after)
-        named = uuid7()
-        whose = {**tenant_share_params(served, most), "p_type": code}
-        entry = event_payload(Status.QUEUED, Status.RUNNING, named, who)
-        try:
-            rows = await self._executor.fetch_all(acquire.CLAIM_JOBS, {**whose, "p_event_payload": entry})
-        except OutcomeUnknown as lost:
-            rows = await resolve_outcome(lost, self._executor, lambda: self._find_claimed(whose, named))
-        jobs, strange = _split_unreadable(rows)
-        if strange:
-            await self._fail_unreadable(strange, who)
-        return ClaimResult(tuple(jobs), tuple(error for _, error in strange), served[-1])
-
-    @override
-    async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
-        held = check_jobs(jobs)
-        if not held:
-            return HeartbeatResult({}, frozenset())
-        rows = await self._executor.fetch_all(finish.RENEW_JOBS, heartbeat_params(held))
-        found = versions_by_id(rows)
-        lost = frozenset(job.id for job in held if job.id not in found)
-        return HeartbeatResult({job_id: version for job_id, version in found.items() if version is not None}, lost)
-
-    @override
-    async def end(
-        self, results: Iterable[AttemptResult], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> FinishResult:
-        given, who, named = check_results(results), check_actor(actor), ensure_transition_id(transition_id)
-        if not given:
-            return FinishResult({}, {})
-        params = finish_params(given, named, who)
-        statement = finish.FINISH_JOBS_WITH_FOLLOWUPS if "p_parent_ids" in params else finish.FINISH_JOBS
-        rows = await run_transition(self._executor, statement, finish.FIND_TRANSITIONED, params, named)
-        versions = versions_by_id(rows)
-        queued = any(ending.status is Status.QUEUED or ending.followups for ending in given)
-        await notify_queued(self._executor, enabled=self._notify and queued)
-        missing = [ending.job for ending in given if ending.job.id not in versions]
-        return await resolve_missing(
-            self._executor,
-            finish.FIND_TRANSITIONED,
-            params,
-            transition_id,
-            versions,
-            [job.id for job in missing],
-            lambda: self._find_states(missing),
-        )
-
-    @override
-    async def stalled(
-        self,
-        tenant_id: str | None,
-        kind: GraphJobType | str,
-        *,
-        lease: timedelta,
-        after: str = "",
-        limit: int = BATCH_MAX,
-    ) -> tuple[tuple[StalledItem, ...], str]:
         code, most, quiet = (
             parse_type(kind).code,
             check_limit(limit, limit_max=BATCH_MAX),
@@ -295,10 +225,19 @@ class PostgresGraphJobQueue(GraphJobQueue):
         rows = await self._executor.fetch_all(acquire.LIST_STALLED_JOBS, params)
         return stalled_from_rows(rows), looked_at[-1]
 
-    @override
     async def rescue(
         self, stalled: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None
     ) -> RescueResult:
+        """Queues up to 1,000 jobs again that are still as they were seen; those of too many attempts are failed.
+
+        A job that was renewed, ended or claimed since is not touched, nor one whose row somebody holds.
+
+        Args:
+            stalled: what `stalled` gave.
+            attempts_max: a job that has had so many attempts fails, 1 to 99,999; those that were given back in order do
+                not count.
+            actor: who rescues.
+        """
         most = check_attempts_max(attempts_max)
         given, who = check_stalled(stalled), check_actor(actor)
         reasons = [exhausted_reason(sighting, most) for sighting in given]

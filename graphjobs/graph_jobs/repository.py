@@ -1,9 +1,6 @@
 """The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
 
-from typing import Protocol
 from uuid import UUID
-
-from typing_extensions import override
 
 from graphjobs.core.fields import check_limit, check_name, parse_id
 from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
@@ -23,13 +20,16 @@ from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus
 
 
-class GraphJobRepository(Protocol):
+class GraphJobRepository:
     """Inserts, swaps, reads and logs graph jobs; each call is one statement and one round trip.
 
     A job is found only by its own tenant and as its own kind. Every method raises `InvalidJob` for an argument that
     cannot be, before any SQL, and `DatabaseUnavailable`, `OutcomeUnknown` or `SchemaOutOfDate` as the executor does.
     `job_id` is a UUID or its text; text that is no UUID is not found. Source: the plan's IGraphJobRepository.
     """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
 
     async def insert(self, job: Job) -> Job:
         """Stores a new job of either kind and any status.
@@ -42,7 +42,10 @@ class GraphJobRepository(Protocol):
         Raises:
             JobAlreadyExists: the id is taken. Inside a session the transaction stays usable.
         """
-        ...
+        rows = await self._executor.fetch_all(single.INSERT_JOB, job_params(check_job(job)))
+        if not rows:
+            raise JobAlreadyExists(job.id)
+        return job.stored(updated_at=rows[0][0])
 
     async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
         """Swaps a build job in, if it still is in the status `expected` and at the attempts `job` follows from.
@@ -55,11 +58,11 @@ class GraphJobRepository(Protocol):
         Raises:
             IllegalTransition: no job may go from `expected` to `job.status`; before any SQL.
         """
-        ...
+        return await self._try_replace(GraphBuildJob, job, expected)
 
     async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
         """As `try_replace`, for an overlay job."""
-        ...
+        return await self._try_replace(GraphOverlayJob, job, expected)
 
     async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
         """Reads a build job; None where the tenant has none of this id.
@@ -67,11 +70,11 @@ class GraphJobRepository(Protocol):
         Raises:
             CorruptRow: it is there and cannot be read.
         """
-        ...
+        return await self._get(GraphBuildJob, tenant_id, job_id)
 
     async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
         """As `get_build_job`, for an overlay job."""
-        ...
+        return await self._get(GraphOverlayJob, tenant_id, job_id)
 
     async def list_build_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
@@ -86,13 +89,13 @@ class GraphJobRepository(Protocol):
         Returns:
             The jobs; rows that cannot be read are left out and named in `unreadable`.
         """
-        ...
+        return await self._list(GraphBuildJob, tenant_id, status, limit)
 
     async def list_overlay_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
     ) -> PartialList[GraphOverlayJob]:
         """As `list_build_jobs`, for overlay jobs."""
-        ...
+        return await self._list(GraphOverlayJob, tenant_id, status, limit)
 
     async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
         """Appends to a job's log.
@@ -103,69 +106,6 @@ class GraphJobRepository(Protocol):
         Raises:
             JobNotFound: tenant and job do not exist together.
         """
-        ...
-
-    async def list_events(
-        self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
-    ) -> PartialList[GraphJobEvent]:
-        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
-
-        Args:
-            tenant_id: whose job.
-            job_id: which job.
-            after: the id of the event to go on from.
-            limit: the most events to read, 1 to 1,000.
-        """
-        ...
-
-
-class PostgresGraphJobRepository(GraphJobRepository):
-    """`GraphJobRepository` on PostgreSQL, by whatever executor it is given.
-
-    With `storage.database` each call is its own transaction; with `storage.database.using(session)` it is part of the
-    session's.
-    """
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    @override
-    async def insert(self, job: Job) -> Job:
-        rows = await self._executor.fetch_all(single.INSERT_JOB, job_params(check_job(job)))
-        if not rows:
-            raise JobAlreadyExists(job.id)
-        return job.stored(updated_at=rows[0][0])
-
-    @override
-    async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
-        return await self._try_replace(GraphBuildJob, job, expected)
-
-    @override
-    async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
-        return await self._try_replace(GraphOverlayJob, job, expected)
-
-    @override
-    async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
-        return await self._get(GraphBuildJob, tenant_id, job_id)
-
-    @override
-    async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
-        return await self._get(GraphOverlayJob, tenant_id, job_id)
-
-    @override
-    async def list_build_jobs(
-        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> PartialList[GraphBuildJob]:
-        return await self._list(GraphBuildJob, tenant_id, status, limit)
-
-    @override
-    async def list_overlay_jobs(
-        self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
-    ) -> PartialList[GraphOverlayJob]:
-        return await self._list(GraphOverlayJob, tenant_id, status, limit)
-
-    @override
-    async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
         if not isinstance(event, GraphJobEvent):
             raise InvalidJob("event: it should be a GraphJobEvent", field="event")
         rows = await self._executor.fetch_all(
@@ -182,10 +122,17 @@ class PostgresGraphJobRepository(GraphJobRepository):
             raise JobNotFound(event.tenant_id, event.job_id)
         return event.replace(id=rows[0][0])
 
-    @override
     async def list_events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[GraphJobEvent]:
+        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
+
+        Args:
+            tenant_id: whose job.
+            job_id: which job.
+            after: the id of the event to go on from.
+            limit: the most events to read, 1 to 1,000.
+        """
         params = {
             "p_tenant_id": check_name(tenant_id, "tenant_id"),
             "p_limit": check_limit(limit, limit_max=PAGE_MAX),

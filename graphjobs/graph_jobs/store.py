@@ -16,7 +16,7 @@ from graphjobs.database.executor import Executor, SessionExecutor, resolve_outco
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.graph_jobs.row_mapping import (
     AnyJob,
     Job,
@@ -196,7 +196,7 @@ class PostgresGraphJobStore(GraphJobStore):
     def __init__(self, executor: Executor, *, notify: bool = False) -> None:
         self._executor = executor
         self._notify = notify
-        self._repository = PostgresGraphJobRepository(executor)
+        self._repository = GraphJobRepository(executor)
 
     @property
     @override

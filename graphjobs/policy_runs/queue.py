@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final, Protocol, Self
+from typing import Final, Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from typing_extensions import override
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import check_limit, check_name, sanitize_error
@@ -55,12 +54,24 @@ _EXHAUSTED: Final = "it has had all its attempts: {attempts_max} are the most it
 _log = logging.getLogger(__name__)
 
 
-class PolicyRunQueue(Protocol):
+class PolicyRunQueue:
     """Leases pending runs to dispatchers, and takes them back. Whatever moves a run writes its event with it.
 
     Every method raises `InvalidJob` for an argument that cannot be, before any SQL, and `DatabaseUnavailable` or
     `SchemaOutOfDate` as the executor does. No method takes a time from its caller's clock.
+
+    Args:
+        executor: runs the statements.
+        notify: whether listening dispatchers are told of what is pending, in a statement more.
     """
+
+    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
+        self._executor = executor
+        self._notify = notify
+
+    def using(self, session: AsyncSession) -> Self:
+        """Gives the queue inside the caller's transaction, which commits or vanishes with the rest."""
+        return type(self)(self._executor.using(session), notify=self._notify)
 
     async def lease(
         self,
@@ -92,103 +103,6 @@ class PolicyRunQueue(Protocol):
         Raises:
             OutcomeUnknown: the connection was lost, and what was taken could not be found out; it will run out.
         """
-        ...
-
-    async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
-        """Lets the leases of up to 1,000 runs last from now for as long again, also one that has run out unnoticed.
-
-        Fenced: only who still owns a run at the attempts given can renew it. A holder learns here that the end of a run
-        was asked for.
-
-        Args:
-            jobs: the runs, as they were leased.
-            duration: how long from now, up to a day.
-
-        Raises:
-            OutcomeUnknown: the connection was lost; ask again, for a heartbeat more does no harm.
-        """
-        ...
-
-    async def end(
-        self, results: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
-    ) -> FinishResult:
-        """Ends up to 1,000 leases as one statement: submitted, failed, given back or canceled.
-
-        Fenced, and it waits for nobody, as `GraphJobQueue.end`; asked again with the same transition id it ends nothing
-        twice, and answers the same.
-
-        Raises:
-            DatabaseUnavailable: nothing was changed.
-            OutcomeUnknown: the connection was lost, and it could not be found out whether they ended.
-        """
-        ...
-
-    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
-        """Lists leases that have run out by the database's clock, the longest ago first.
-
-        That alone does not tell that their holders have died: nobody could renew while the database was away. See them,
-        wait for longer than a heartbeat, and give them to `rescue`, which takes those that have not moved since.
-
-        Args:
-            tenant_id: whose; None means everybody's.
-            limit: the most, 1 to 1,000.
-        """
-        ...
-
-    async def rescue(
-        self,
-        stalled: Iterable[StalledItem],
-        *,
-        attempts_max: int,
-        backoff: RetryBackoff | None = None,
-        actor: str | None = None,
-    ) -> RescueResult:
-        """Makes up to 1,000 runs pending again that are still as they were seen; those of too many attempts are failed.
-
-        A run that was renewed, ended or leased since is not touched, nor one whose row somebody holds. One whose end
-        was asked for is canceled, and told among those it would have been else.
-
-        Args:
-            stalled: what `expired` gave.
-            attempts_max: a run that has had so many attempts fails, 1 to 99,999; those that were given back in order do
-                not count.
-            backoff: how long they wait; None means the default.
-            actor: who rescues.
-        """
-        ...
-
-    def using(self, session: AsyncSession) -> Self:
-        """Gives the queue inside the caller's transaction, which commits or vanishes with the rest."""
-        ...
-
-
-class PostgresPolicyRunQueue(PolicyRunQueue):
-    """`PolicyRunQueue` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's.
-
-    Args:
-        executor: runs the statements.
-        notify: whether listening dispatchers are told of what is pending, in a statement more.
-    """
-
-    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
-        self._executor = executor
-        self._notify = notify
-
-    @override
-    def using(self, session: AsyncSession) -> Self:
-        return type(self)(self._executor.using(session), notify=self._notify)
-
-    @override
-    async def lease(
-        self,
-        owner: str,
-        duration: timedelta,
-        *,
-        attempts_max: int,
-        limit: int = 1,
-        tenant_id: str | None = None,
-        after: TenantCursors | None = None,
-    ) -> LeaseBatch:
         named, turns = uuid7(), TenantCursors() if after is None else check_item_type(after, TenantCursors, "after")
         params: dict[str, object] = {
             "p_lease_owner": check_name(owner, "owner"),
@@ -210,8 +124,19 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             rows = await resolve_outcome(lost, self._executor, lambda: self._find_leased(params, named))
         return await self._classify_leased(rows, attempts_max, owner, turns)
 
-    @override
     async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
+        """Lets the leases of up to 1,000 runs last from now for as long again, also one that has run out unnoticed.
+
+        Fenced: only who still owns a run at the attempts given can renew it. A holder learns here that the end of a run
+        was asked for.
+
+        Args:
+            jobs: the runs, as they were leased.
+            duration: how long from now, up to a day.
+
+        Raises:
+            OutcomeUnknown: the connection was lost; ask again, for a heartbeat more does no harm.
+        """
         held, length = check_leased(jobs), check_wait(duration, "duration")
         if not held:
             return LeaseHeartbeatResult(())
@@ -231,10 +156,18 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         lost = frozenset(job.id for job in held if job.id not in found)
         return LeaseHeartbeatResult(tuple(renewed), lost, frozenset(busy))
 
-    @override
     async def end(
         self, results: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
+        """Ends up to 1,000 leases as one statement: submitted, failed, given back or canceled.
+
+        Fenced, and it waits for nobody, as `GraphJobQueue.end`; asked again with the same transition id it ends nothing
+        twice, and answers the same.
+
+        Raises:
+            DatabaseUnavailable: nothing was changed.
+            OutcomeUnknown: the connection was lost, and it could not be found out whether they ended.
+        """
         given, who, named = check_results(results), check_actor(actor), ensure_transition_id(transition_id)
         if not given:
             return FinishResult({}, {})
@@ -254,8 +187,16 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
             lambda: self._find_states(missing),
         )
 
-    @override
     async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
+        """Lists leases that have run out by the database's clock, the longest ago first.
+
+        That alone does not tell that their holders have died: nobody could renew while the database was away. See them,
+        wait for longer than a heartbeat, and give them to `rescue`, which takes those that have not moved since.
+
+        Args:
+            tenant_id: whose; None means everybody's.
+            limit: the most, 1 to 1,000.
+        """
         params = {
             "p_tenant_id": None if tenant_id is None else check_name(tenant_id, "tenant_id"),
             "p_limit": check_limit(limit, limit_max=BATCH_MAX),
@@ -263,7 +204,6 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         rows = await self._executor.fetch_all(acquire.LIST_EXPIRED_RUNS, params)
         return stalled_from_rows(rows)
 
-    @override
     async def rescue(
         self,
         stalled: Iterable[StalledItem],
@@ -272,6 +212,18 @@ class PostgresPolicyRunQueue(PolicyRunQueue):
         backoff: RetryBackoff | None = None,
         actor: str | None = None,
     ) -> RescueResult:
+        """Makes up to 1,000 runs pending again that are still as they were seen; those of too many attempts are failed.
+
+        A run that was renewed, ended or leased since is not touched, nor one whose row somebody holds. One whose end
+        was asked for is canceled, and told among those it would have been else.
+
+        Args:
+            stalled: what `expired` gave.
+            attempts_max: a run that has had so many attempts fails, 1 to 99,999; those that were given back in order do
+                not count.
+            backoff: how long they wait; None means the default.
+            actor: who rescues.
+        """
         most, waits = check_attempts_max(attempts_max), RetryBackoff() if backoff is None else backoff
         if not isinstance(waits, RetryBackoff):
             raise InvalidJob("backoff: it should be a RetryBackoff", field="backoff")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
 from graphjobs.core.fields import check_limit, check_name, parse_id
@@ -22,7 +23,7 @@ from graphjobs.core.pagination import (
 )
 from graphjobs.core.results import check_actor
 from graphjobs.core.transitions import RecordedTransition, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
-from graphjobs.database.executor import resolve_outcome
+from graphjobs.database.executor import Executor, resolve_outcome
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
 from graphjobs.policy_runs.filters import (
     METRICS_WINDOW,
@@ -32,7 +33,6 @@ from graphjobs.policy_runs.filters import (
     QueueDepth,
 )
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
-from graphjobs.policy_runs.queue import PolicyRunQueue, PostgresPolicyRunQueue
 from graphjobs.policy_runs.row_mapping import (
     check_run,
     event_from_row,
@@ -49,8 +49,8 @@ Status = PolicyRunStatus
 _WINDOW_MAX: Final = timedelta(days=366)
 
 
-class PolicyRunRepository(PolicyRunQueue, Protocol):
-    """Inserts, moves, reads, pages and counts policy runs, and leases them as `PolicyRunQueue` says.
+class PolicyRunRepository(Protocol):
+    """Inserts, updates, reads, lists and counts policy runs.
 
     Whatever changes a run writes its event in the same statement, and each call is one round trip. A run is found only
     by its own tenant. Every method raises `InvalidJob` for an argument that cannot be, before any SQL, and
@@ -174,9 +174,26 @@ class PolicyRunRepository(PolicyRunQueue, Protocol):
         """
         ...
 
+    def using(self, session: AsyncSession) -> Self:
+        """Return the repository inside the caller's transaction, which commits or vanishes with the rest."""
+        ...
 
-class PostgresPolicyRunRepository(PostgresPolicyRunQueue, PolicyRunRepository):
-    """`PolicyRunRepository` on PostgreSQL, by whatever executor it is given; see `PostgresPolicyRunQueue`."""
+
+class PostgresPolicyRunRepository(PolicyRunRepository):
+    """`PolicyRunRepository` on PostgreSQL.
+
+    Args:
+        executor: runs the statements: `storage.database`, or a session's.
+        notify: whether to notify listening dispatchers of pending runs, in one more statement.
+    """
+
+    def __init__(self, executor: Executor, *, notify: bool = False) -> None:
+        self._executor = executor
+        self._notify = notify
+
+    @override
+    def using(self, session: AsyncSession) -> Self:
+        return type(self)(self._executor.using(session), notify=self._notify)
 
     @override
     async def insert(self, job: PolicyRunJob, *, actor: str | None = None) -> PolicyRunJob:

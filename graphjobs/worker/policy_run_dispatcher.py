@@ -128,11 +128,11 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
     ) -> None:
         if not takes_two(dispatch):
             raise ConfigurationError("dispatch: it should be an `async def` that takes a run and its context")
-        self._runs = storage.policy_runs
+        self._queue = storage.policy_run_queue
         self._turns = TenantCursors()
         self._last: set[tuple[UUID, int]] = set()
         super().__init__(
-            self._runs,
+            self._queue,
             options or DispatcherOptions(),
             DispatchCounts(),
             works_on="policy runs",
@@ -144,7 +144,7 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
     @override
     async def _claim_some(self) -> int:
         options = self.options
-        leased = await self._runs.lease(
+        leased = await self._queue.lease(
             options.name,
             options.lease,
             attempts_max=options.attempts_max,
@@ -166,12 +166,12 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
             last = run.id in leased.final_attempt_ids
             if last:
                 self._last.add((run.id, run.attempts))
-            self._running.start(run, DispatchContext(run, self._runs, options.lease, last=last))
+            self._running.start(run, DispatchContext(run, self._queue, options.lease, last=last))
         return number
 
     @override
     async def _heartbeat(self, jobs: Sequence[PolicyRunJob]) -> tuple[Sequence[PolicyRunJob], Collection[UUID]]:
-        renewed = await self._runs.renew(jobs, self.options.lease)
+        renewed = await self._queue.renew(jobs, self.options.lease)
         for run in renewed.runs:
             if run.cancellation_requested:
                 self._running.end_instead(run, LeaseResult.canceled(run))
@@ -182,11 +182,11 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
         return Rescuer([self._expired], self._rescue, self.options, self._tally, self._woken.set)
 
     async def _expired(self) -> tuple[StalledItem, ...]:
-        return await self._runs.expired(tenant_id=self.options.tenant)
+        return await self._queue.expired(tenant_id=self.options.tenant)
 
     async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
         options = self.options
-        return await self._runs.rescue(
+        return await self._queue.rescue(
             sightings, attempts_max=options.attempts_max, backoff=options.backoff, actor=options.name
         )
 

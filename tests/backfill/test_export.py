@@ -63,7 +63,7 @@ async def _fill(storage: Storage, number: int = 3) -> None:
         await storage.graph_jobs.add(overlay_job(tenant, build_job_id=build.id))
         await storage.graph_job_repository.try_replace(build.start(at=build.created_at), GraphJobStatus.QUEUED)
         await storage.policy_runs.insert(policy_run(tenant, run_id=f"run-{each}"))
-    await storage.policy_runs.lease("owner", timedelta(minutes=1), attempts_max=5, limit=1)
+    await storage.policy_run_queue.lease("owner", timedelta(minutes=1), attempts_max=5, limit=1)
 
 
 def _count(url: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 
@@ -26,7 +26,7 @@ async def swap_to_and_fro(storage: Storage, job: GraphBuildJob, *, in_session: b
         target = job.start(at=now) if job.status is QUEUED else job.requeue(at=now)
         if in_session:
             async with storage.session() as session, session.begin():
-                jobs = PostgresGraphJobRepository(storage.database.using(session))
+                jobs = GraphJobRepository(storage.database.using(session))
                 won = await jobs.try_replace(target, job.status)
         else:
             won = await storage.graph_job_repository.try_replace(target, job.status)
@@ -56,7 +56,7 @@ async def main(url: str, tenant: str, how: str, job_id: str = "") -> None:
         async with storage.session() as session, session.begin():
             jobs_here: GraphJobRepository = storage.graph_job_repository
             if how == "hold":
-                jobs_here = PostgresGraphJobRepository(storage.database.using(session))
+                jobs_here = GraphJobRepository(storage.database.using(session))
             sys.stdout.write("begun\n")
             sys.stdout.flush()
             await jobs_here.try_replace(found.start(at=datetime.now(UTC)), QUEUED)

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, OutcomeUnknown
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.graph_jobs.status import TRANSITIONS
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
@@ -84,7 +84,7 @@ class History:
 async def swap_with_event(storage: Storage, swap: Swap) -> bool:
     """Swaps, and logs it, in one transaction: the way that is right."""
     async with storage.session() as session, session.begin():
-        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        jobs = GraphJobRepository(storage.database.using(session))
         if not await jobs.try_replace(swap.job, swap.seen.status):
             return False
         await jobs.append_event(swap.event())

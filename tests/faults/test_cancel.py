@@ -14,7 +14,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
@@ -63,7 +63,7 @@ async def in_session(storage: Storage, call: Call, queued: GraphBuildJob) -> Non
     """Calls between two statements of a session, and commits."""
     async with storage.session() as session, session.begin():
         await session.execute(text("SELECT 1"))
-        await call(PostgresGraphJobRepository(storage.database.using(session)), queued)
+        await call(GraphJobRepository(storage.database.using(session)), queued)
         await session.execute(text("SELECT 2"))
 
 
@@ -79,7 +79,7 @@ async def of_the_hosts(storage: Storage, call: Call, queued: GraphBuildJob) -> N
 async def rolled_back(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
     """Calls in a session that leaves its transaction open, for the end of the session to roll back."""
     async with storage.session() as session:
-        await call(PostgresGraphJobRepository(storage.database.using(session)), queued)
+        await call(GraphJobRepository(storage.database.using(session)), queued)
 
 
 WAYS = {"alone": alone, "in a session": in_session, "rolled back": rolled_back}
@@ -101,7 +101,7 @@ async def require_whole(storage: Storage, watch: Watch, queued: GraphBuildJob) -
     twin = await storage.graph_job_repository.get_build_job(queued.tenant_id, twin_of(queued).id)
     assert twin in (None, twin_of(queued))
     async with storage.session() as session, session.begin():
-        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        jobs = GraphJobRepository(storage.database.using(session))
         assert now == await jobs.get_build_job(queued.tenant_id, queued.id)
     assert checked_out(storage) == (0, 0)
 

@@ -20,7 +20,7 @@ from graphjobs import (
     OutcomeUnknown,
     open_storage,
 )
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
@@ -37,7 +37,7 @@ PASSWORD = "correct-horse-battery"
 async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
     """A repository inside a transaction, which commits at the end."""
     async with storage.session() as session, session.begin():
-        yield PostgresGraphJobRepository(storage.database.using(session))
+        yield GraphJobRepository(storage.database.using(session))
 
 
 async def until_all_closed(watch: Watch, drivers: list[Connection]) -> None:

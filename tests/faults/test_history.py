@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from graphjobs import DatabaseUnavailable, open_storage
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
@@ -94,7 +94,7 @@ async def test_nothing_is_unknown_of_moves_that_the_store_is_asked_for_again(
 async def read_then_write(storage: Storage, swap: Swap) -> bool:
     """A mistake: looks whether the swap may be, then writes without looking."""
     async with storage.session() as session, session.begin():
-        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        jobs = GraphJobRepository(storage.database.using(session))
         now = await jobs.get_build_job(swap.job.tenant_id, swap.job.id)
         if now is None or (now.status, now.attempts) != (swap.seen.status, swap.seen.attempts):
             return False

@@ -18,7 +18,7 @@ from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run
+from tests.builders import AT, policy_run, queue_of
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.cancel_at_await import Cancel, cancelled_at
 
@@ -48,18 +48,18 @@ CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
     "get": (lambda runs, scene: runs.get(scene.tenant, scene.held.id), {}),
     "list": (lambda runs, scene: runs.list(scene.tenant), {}),
     "lease": (
-        lambda runs, scene: runs.lease("B", MINUTE, attempts_max=3, limit=9, tenant_id=scene.tenant),
+        lambda runs, scene: queue_of(runs).lease("B", MINUTE, attempts_max=3, limit=9, tenant_id=scene.tenant),
         {"waiting": ("dispatching", 2), "spent": ("failed", 3)},
     ),
-    "renew": (lambda runs, scene: runs.renew([scene.held], timedelta(hours=1)), {}),
-    "end": (lambda runs, scene: runs.end([LeaseResult.submitted(scene.held)]), {"held": ("submitted", 3)}),
+    "renew": (lambda runs, scene: queue_of(runs).renew([scene.held], timedelta(hours=1)), {}),
+    "end": (lambda runs, scene: queue_of(runs).end([LeaseResult.submitted(scene.held)]), {"held": ("submitted", 3)}),
     "replace": (
         lambda runs, scene: runs.replace(scene.held.fail(at=AT, error="no engine"), "A"),
         {"held": ("failed", 3)},
     ),
-    "expired": (lambda runs, scene: runs.expired(tenant_id=scene.tenant), {}),
+    "expired": (lambda runs, scene: queue_of(runs).expired(tenant_id=scene.tenant), {}),
     "rescue": (
-        lambda runs, scene: runs.rescue(
+        lambda runs, scene: queue_of(runs).rescue(
             [StalledItem(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
         ),
         {"held": ("pending", 3)},
@@ -101,7 +101,7 @@ async def set_scene(storage: Storage, tenant: str) -> Scene:
     """Makes the runs, undisturbed."""
     runs = storage.policy_runs
     await runs.insert(policy_run(tenant))
-    (held,) = (await runs.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
+    (held,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
     waiting, spent = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
     return Scene(waiting, spent, held, policy_run(tenant))
 

@@ -35,7 +35,8 @@ from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateResult
 from graphjobs.database.executor import wait_ignoring_cancel
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseHeartbeatResult, LeaseResult, RetryBackoff
-from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
+from graphjobs.policy_runs.queue import PolicyRunQueue
+from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.sql import finish
 from graphjobs.policy_runs.status import TRANSITIONS
@@ -86,12 +87,11 @@ class History:
 class Worker:
     """One of those who lease; it goes on with whatever it believes it holds, right or not."""
 
-    def __init__(
-        self, number: int, storage: Storage, reader: Storage, runs: PolicyRunRepository, history: History
-    ) -> None:
+    def __init__(self, number: int, storage: Storage, reader: Storage, queue: PolicyRunQueue, history: History) -> None:
         # Two of three names are shared: a name that holds a run says nothing of which lease it is.
         self._owner = f"dispatcher {number % 4}"
-        self._storage, self._reader, self._runs, self._history = storage, reader, runs, history
+        self._storage, self._reader, self._queue, self._history = storage, reader, queue, history
+        self._runs = storage.policy_runs
         self._choose = random.Random(number)  # noqa: S311  # no secret
         self._held: list[PolicyRunJob] = []
         self._sightings: list[StalledItem] = []
@@ -132,7 +132,7 @@ class Worker:
     async def _lease(self) -> None:
         await _keep_up(self._reader.policy_runs)
         length = timedelta(milliseconds=self._choose.choice([1, 20, 200]))
-        call = self._runs.lease(
+        call = self._queue.lease(
             self._owner, length, attempts_max=99_999, limit=self._choose.choice([1, 2]), tenant_id=TENANT
         )
         _, answer = await self._told(call)
@@ -143,7 +143,7 @@ class Worker:
 
     async def _renew(self) -> None:
         given = {run.id: run for run in self._some(self._held)}
-        _, answer = await self._told(self._runs.renew(given.values(), timedelta(milliseconds=50)))
+        _, answer = await self._told(self._queue.renew(given.values(), timedelta(milliseconds=50)))
         if answer is not None:
             assert isinstance(answer, LeaseHeartbeatResult)
             for run in answer.runs:
@@ -159,7 +159,7 @@ class Worker:
             lambda run: LeaseResult.failed(run, "no engine took it"),
         ]
         named = uuid.uuid4()
-        call = self._runs.end(
+        call = self._queue.end(
             [self._choose.choice(hows)(run) for run in runs.values()], actor=self._owner, transition_id=named
         )
         told, answer = await self._told(call)
@@ -203,10 +203,10 @@ class Worker:
                 self._history.canceled.add(run.id)
 
     async def _rescue(self) -> None:
-        told, answer = await self._told(self._runs.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
+        told, answer = await self._told(self._queue.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
         if told is Told.LANDED:
             self._history.rescued += len(answer.requeued)
-        self._sightings = list(await self._reader.policy_runs.expired(tenant_id=TENANT))
+        self._sightings = list(await self._reader.policy_run_queue.expired(tenant_id=TENANT))
 
     def _some(self, runs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
         given = list(runs)
@@ -220,7 +220,7 @@ async def _keep_up(runs: PolicyRunRepository) -> None:
         await runs.insert(policy_run(TENANT))
 
 
-Repository = Callable[[Storage], PolicyRunRepository]
+MakeQueue = Callable[[Storage], PolicyRunQueue]
 
 _ENOUGH: Final[dict[object, int]] = {
     **dict.fromkeys(Told, 10),
@@ -230,7 +230,7 @@ _ENOUGH: Final[dict[object, int]] = {
 """What has to be seen more often than this, before histories without a fault say that there is none."""
 
 
-async def record_amid_faults(settings: Settings, watch: Watch, repository: Repository, *, seconds: float) -> History:
+async def record_amid_faults(settings: Settings, watch: Watch, make_queue: MakeQueue, *, seconds: float) -> History:
     """Lets six workers loose while backends are killed, and asserts that nothing is left busy."""
 
     async def kill_now_and_then() -> None:
@@ -245,7 +245,7 @@ async def record_amid_faults(settings: Settings, watch: Watch, repository: Repos
     history = History()
     given = with_settings(settings, pool_size=8)
     async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
-        workers = [Worker(number, storage, reader, repository(storage), history) for number in range(_WORKERS)]
+        workers = [Worker(number, storage, reader, make_queue(storage), history) for number in range(_WORKERS)]
         killing = asyncio.create_task(kill_now_and_then())
         until = time.monotonic() + seconds
         try:
@@ -331,9 +331,9 @@ def _problems_of(
     return found
 
 
-def as_it_is(storage: Storage) -> PolicyRunRepository:
-    """The repository that is right."""
-    return storage.policy_runs
+def as_it_is(storage: Storage) -> PolicyRunQueue:
+    """The queue that is right."""
+    return storage.policy_run_queue
 
 
 async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
@@ -354,8 +354,8 @@ async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settin
     assert {} == {what: seen[what] for what, enough in _ENOUGH.items() if seen[what] <= enough}
 
 
-class Mistaken(PostgresPolicyRunRepository):
-    """A repository that does something by SQL of its own."""
+class Mistaken(PolicyRunQueue):
+    """A queue that does something by SQL of its own."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.database)
@@ -430,7 +430,7 @@ class LeaseThatReadsAndThenWrites(Mistaken):
                 id=run_id,
                 told=json.dumps(told),
             )
-            run = await self.get(TENANT, UUID(int=run_id.int))
+            run = await self._storage.policy_runs.get(TENANT, UUID(int=run_id.int))
             runs += [run] if run is not None and run.status is Status.DISPATCHING else []
         return LeaseBatch(tuple(runs))
 
@@ -452,16 +452,16 @@ class CancelIsLost(Mistaken):
             return FinishResult({}, {end.job.id: "it was cancelled" for end in given})
 
 
-async def noticed(settings: Settings, watch: Watch, repository: Repository) -> bool:
+async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bool:
     """Records histories, a second each, until the check finds something; thirty find nothing where nothing is wrong."""
     for _ in range(30):
-        if problems(await record_amid_faults(settings, watch, repository, seconds=1)):
+        if problems(await record_amid_faults(settings, watch, make_queue, seconds=1)):
             return True
     return False
 
 
 @pytest.mark.parametrize("mistake", [EventInASecondStatement, LeaseThatReadsAndThenWrites, CancelIsLost])
-async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Repository) -> None:
+async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: MakeQueue) -> None:
     """A check that cannot fail proves nothing."""
     assert await noticed(graphjobs_settings, watch, mistake)
 

@@ -16,10 +16,11 @@ from graphjobs.core.fields import sanitize_error
 from graphjobs.core.results import StalledItem
 from graphjobs.database.executor import SessionExecutor
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
+from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run, run_request
+from tests.builders import AT, policy_run, queue_of, run_request
 
 Status = PolicyRunStatus
 
@@ -41,7 +42,7 @@ async def spoil(storage: Storage, run: PolicyRunJob, assignment: str, *binds: ob
 
 async def lease(runs: PolicyRunRepository, tenant: str | None, **more: Any) -> LeaseBatch:
     """Leases for a minute."""
-    return await runs.lease("A", MINUTE, **{"attempts_max": 9, "limit": 100, "tenant_id": tenant, **more})
+    return await queue_of(runs).lease("A", MINUTE, **{"attempts_max": 9, "limit": 100, "tenant_id": tenant, **more})
 
 
 async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
@@ -175,10 +176,10 @@ async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_oth
     for run in (stopped, ended, moved):
         await spoil(storage, run, "payload = '[]'")
 
-    renewed = await runs.renew(held, MINUTE)
-    answers = await runs.end([LeaseResult.submitted(ended), LeaseResult.submitted(sound)])
+    renewed = await storage.policy_run_queue.renew(held, MINUTE)
+    answers = await storage.policy_run_queue.end([LeaseResult.submitted(ended), LeaseResult.submitted(sound)])
     sighting = StalledItem(stopped.id, tenant, renewed.runs[0].updated_at, 1)
-    rescued = await runs.rescue([sighting], attempts_max=3)
+    rescued = await storage.policy_run_queue.rescue([sighting], attempts_max=3)
     # What was asked for is something else now: the swap is lost, and what is there cannot be told.
     with pytest.raises(CorruptRow, match=str(moved.id)):
         await runs.replace(moved.submit(at=AT), "A")
@@ -198,7 +199,7 @@ async def test_an_event_that_cannot_be_read_is_named_and_the_rest_of_the_log_sta
     runs = storage.policy_runs
     run = await runs.insert(policy_run(tenant))
     (held,) = (await lease(runs, tenant)).runs
-    await runs.end([LeaseResult.released(held)])
+    await storage.policy_run_queue.end([LeaseResult.released(held)])
     events = await runs.events(tenant, run.id)
     for payload in ("[1]", '"text"', "null", "[" * 5_000 + "]" * 5_000, json.dumps({"n": "x" * 100_000})):
         await sql(
@@ -255,7 +256,7 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Stor
         answer = await lease(runs, tenant, attempts_max=2)
         (held,) = answer.runs
         last.append(run.id in answer.final_attempt_ids)
-        await runs.end([LeaseResult.released(held, error=error)])
+        await storage.policy_run_queue.end([LeaseResult.released(held, error=error)])
     spent = await lease(runs, tenant, attempts_max=2)
 
     assert [False] * 5 + [True] * 2 == last
@@ -331,16 +332,16 @@ async def test_leases_of_tenants_of_hostile_names_that_have_run_out_are_rescued(
     for number in range(len(TENANTS) + 1):
         await runs.insert(policy_run(f"t-{number}"))
     held = (await lease(runs, None)).runs
-    await runs.renew(held, timedelta(microseconds=1))
+    await graphjobs_storage.policy_run_queue.renew(held, timedelta(microseconds=1))
     for run, name in zip(held, TENANTS, strict=False):
         await spoil(graphjobs_storage, run, "tenant_id = $2", name)
 
-    seen = await runs.expired()
-    rescued = await runs.rescue(seen, attempts_max=3)
+    seen = await graphjobs_storage.policy_run_queue.expired()
+    rescued = await graphjobs_storage.policy_run_queue.rescue(seen, attempts_max=3)
 
     assert {*TENANTS, held[-1].tenant_id} == {sighting.tenant_id for sighting in seen}
     assert ({run.id for run in held}, ()) == (set(rescued.requeued), rescued.failed)
-    assert () == await runs.expired()
+    assert () == await graphjobs_storage.policy_run_queue.expired()
 
 
 # Arguments
@@ -378,116 +379,151 @@ NO_LISTS: Final = [None, 5, True]
 Call = Callable[..., Awaitable[object]]
 # A call that takes one argument that cannot be; what it cannot be; the field that is named; its limit, as it is told.
 BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
-    "lease owner": (lambda bad: NOWHERE.lease(bad, MINUTE, attempts_max=3), [None, *NO_NAMES], "owner", NAME),
-    "lease duration": (lambda bad: NOWHERE.lease("A", bad, attempts_max=3), [None, *NO_WAITS], "duration", DAY),
+    "lease owner": (
+        lambda bad: PolicyRunQueue(NoDatabase()).lease(bad, MINUTE, attempts_max=3),
+        [None, *NO_NAMES],
+        "owner",
+        NAME,
+    ),
+    "lease duration": (
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", bad, attempts_max=3),
+        [None, *NO_WAITS],
+        "duration",
+        DAY,
+    ),
     "lease attempts_max": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=bad),
         NO_ATTEMPTS,
         "attempts_max",
         ATTEMPTS,
     ),
-    "lease limit": (lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, limit=bad), NO_LIMITS, "limit", LIMIT),
+    "lease limit": (
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, limit=bad),
+        NO_LIMITS,
+        "limit",
+        LIMIT,
+    ),
     "lease tenant_id": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, tenant_id=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, tenant_id=bad),
         NO_NAMES,
         "tenant_id",
         NAME,
     ),
     "lease after": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=bad),
         ["", 5, b"a", ("", "")],
         "after",
         "it should hold only TenantCursors",
     ),
     "lease after others": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=TenantCursors(others=bad)),
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=TenantCursors(others=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.others",
         "text as the database holds it, without NUL",
     ),
     "lease after emergencies": (
-        lambda bad: NOWHERE.lease("A", MINUTE, attempts_max=3, after=TenantCursors(emergency=bad)),
+        lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=TenantCursors(emergency=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.emergency",
         "text as the database holds it, without NUL",
     ),
-    "renew duration": (lambda bad: NOWHERE.renew([HELD], bad), [None, *NO_WAITS], "duration", DAY),
-    "renew jobs": (lambda bad: NOWHERE.renew(bad, MINUTE), NO_LISTS, "jobs", "should be a list"),
+    "renew duration": (lambda bad: PolicyRunQueue(NoDatabase()).renew([HELD], bad), [None, *NO_WAITS], "duration", DAY),
+    "renew jobs": (lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE), NO_LISTS, "jobs", "should be a list"),
     "renew many": (
-        lambda bad: NOWHERE.renew(bad, MINUTE),
+        lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE),
         [[HELD] * 1_001, itertools.repeat(HELD)],
         "jobs",
         "at most 1000",
     ),
-    "renew twice": (lambda bad: NOWHERE.renew(bad, MINUTE), [[HELD, HELD]], "jobs", "each job should be there once"),
+    "renew twice": (
+        lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE),
+        [[HELD, HELD]],
+        "jobs",
+        "each job should be there once",
+    ),
     "renew nobody's": (
-        lambda bad: NOWHERE.renew([bad], MINUTE),
+        lambda bad: PolicyRunQueue(NoDatabase()).renew([bad], MINUTE),
         [PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)],
         "jobs",
         "so nobody leases it",
     ),
     "renew what is no run": (
-        lambda bad: NOWHERE.renew([bad], MINUTE),
+        lambda bad: PolicyRunQueue(NoDatabase()).renew([bad], MINUTE),
         [True, None, run_request(), HELD.id, LeaseResult.submitted(HELD)],
         "job",
         "it should be a PolicyRunJob",
     ),
-    "end endings": (NOWHERE.end, NO_LISTS, "results", "should be a list"),
+    "end endings": (PolicyRunQueue(NoDatabase()).end, NO_LISTS, "results", "should be a list"),
     "end many": (
-        NOWHERE.end,
+        PolicyRunQueue(NoDatabase()).end,
         [[LeaseResult.submitted(HELD)] * 1_001, itertools.repeat(LeaseResult.submitted(HELD))],
         "results",
         "at most 1000",
     ),
     "end twice": (
-        NOWHERE.end,
+        PolicyRunQueue(NoDatabase()).end,
         [[LeaseResult.submitted(HELD), LeaseResult.released(HELD)]],
         "results",
         "each job should be there once",
     ),
-    "end what is no ending": (lambda bad: NOWHERE.end([bad]), [True, None, HELD, SEEN], "results", "only LeaseResults"),
-    "end actor": (lambda bad: NOWHERE.end([LeaseResult.submitted(HELD)], actor=bad), NO_NAMES, "actor", NAME),
+    "end what is no ending": (
+        lambda bad: PolicyRunQueue(NoDatabase()).end([bad]),
+        [True, None, HELD, SEEN],
+        "results",
+        "only LeaseResults",
+    ),
+    "end actor": (
+        lambda bad: PolicyRunQueue(NoDatabase()).end([LeaseResult.submitted(HELD)], actor=bad),
+        NO_NAMES,
+        "actor",
+        NAME,
+    ),
     "end transition_id": (
-        lambda bad: NOWHERE.end([LeaseResult.submitted(HELD)], transition_id=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).end([LeaseResult.submitted(HELD)], transition_id=bad),
         ["x", str(uuid.uuid4()), 5, True],
         "transition_id",
         "should be a UUID",
     ),
-    "expired tenant_id": (lambda bad: NOWHERE.expired(tenant_id=bad), NO_NAMES, "tenant_id", NAME),
-    "expired limit": (lambda bad: NOWHERE.expired(limit=bad), NO_LIMITS, "limit", LIMIT),
+    "expired tenant_id": (lambda bad: PolicyRunQueue(NoDatabase()).expired(tenant_id=bad), NO_NAMES, "tenant_id", NAME),
+    "expired limit": (lambda bad: PolicyRunQueue(NoDatabase()).expired(limit=bad), NO_LIMITS, "limit", LIMIT),
     "rescue sightings": (
-        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         NO_LISTS,
         "stalled",
         "should be a list",
     ),
     "rescue many": (
-        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         [[SEEN] * 1_001, itertools.repeat(SEEN)],
         "stalled",
         "at most 1000",
     ),
     "rescue twice": (
-        lambda bad: NOWHERE.rescue(bad, attempts_max=3),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         [[SEEN, SEEN]],
         "stalled",
         "each job should be there once",
     ),
     "rescue what is no sighting": (
-        lambda bad: NOWHERE.rescue([bad], attempts_max=3),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue([bad], attempts_max=3),
         [True, None, HELD, HELD.id],
         "stalled",
         "only StalledItems",
     ),
     "rescue attempts_max": (
-        lambda bad: NOWHERE.rescue([SEEN], attempts_max=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue([SEEN], attempts_max=bad),
         NO_ATTEMPTS,
         "attempts_max",
         ATTEMPTS,
     ),
-    "rescue actor": (lambda bad: NOWHERE.rescue([SEEN], attempts_max=3, actor=bad), NO_NAMES, "actor", NAME),
+    "rescue actor": (
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue([SEEN], attempts_max=3, actor=bad),
+        NO_NAMES,
+        "actor",
+        NAME,
+    ),
     "rescue backoff": (
-        lambda bad: NOWHERE.rescue([SEEN], attempts_max=3, backoff=bad),
+        lambda bad: PolicyRunQueue(NoDatabase()).rescue([SEEN], attempts_max=3, backoff=bad),
         [MINUTE, 5, True, "1s"],
         "backoff",
         "should be a RetryBackoff",
@@ -601,9 +637,9 @@ async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str
     """Nor a long one, by any method that takes a list."""
     held = (HELD.replace(id=uuid.uuid4(), tenant_id=tenant) for _ in itertools.count())
     for call in (
-        storage.policy_runs.renew(held, MINUTE),
-        storage.policy_runs.end(LeaseResult.submitted(run) for run in held),
-        storage.policy_runs.rescue((StalledItem(run.id, tenant, AT, 1) for run in held), attempts_max=3),
+        storage.policy_run_queue.renew(held, MINUTE),
+        storage.policy_run_queue.end(LeaseResult.submitted(run) for run in held),
+        storage.policy_run_queue.rescue((StalledItem(run.id, tenant, AT, 1) for run in held), attempts_max=3),
     ):
         with pytest.raises(InvalidJob, match="at most 1000"):
             await call
@@ -665,7 +701,7 @@ async def test_any_text_of_why_a_run_failed_is_taken(storage: Storage, tenant: s
         run = await runs.insert(policy_run(tenant))
         (held,) = (await lease(runs, tenant)).runs
         if number % 2:
-            await runs.end([LeaseResult.failed(held, text)])
+            await storage.policy_run_queue.end([LeaseResult.failed(held, text)])
         else:
             await runs.replace(held.fail(at=datetime.now(UTC), error=text), "A")
         found = await runs.get(tenant, run.id)
@@ -679,8 +715,8 @@ async def test_any_text_of_why_a_run_failed_is_taken(storage: Storage, tenant: s
 
 async def test_nothing_is_done_for_nothing() -> None:
     """Empty lists are answered empty, and text that is no UUID finds nothing; without a word to the database."""
-    assert ({}, {}) == ((await NOWHERE.end([])).versions, (await NOWHERE.end(())).lost)
-    assert () == (await NOWHERE.renew([], MINUTE)).runs
-    assert () == (await NOWHERE.rescue([], attempts_max=3)).requeued
+    assert ({}, {}) == ((await PolicyRunQueue(NoDatabase()).end([])).versions, (await queue_of(NOWHERE).end(())).lost)
+    assert () == (await PolicyRunQueue(NoDatabase()).renew([], MINUTE)).runs
+    assert () == (await PolicyRunQueue(NoDatabase()).rescue([], attempts_max=3)).requeued
     assert await NOWHERE.get("acme", "no-uuid") is None
     assert [] == list(await NOWHERE.events("acme", "no-uuid"))

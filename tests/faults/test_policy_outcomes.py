@@ -29,7 +29,7 @@ from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicy
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run, run_request
+from tests.builders import AT, policy_run, queue_of, run_request
 from tests.faults.backend_monitor import Watch, checked_out, url_of, with_settings
 from tests.faults.cancel_at_await import Cancel, cancelled_at
 from tests.faults.faulty_proxy import Fault, Wire
@@ -69,17 +69,17 @@ async def prepare(runs: PolicyRunRepository) -> None:
     nobody = policy_run(f"nobody-{uuid.uuid4()}")
     await runs.insert(nobody)
     (held,) = (await lease(runs, nobody.tenant_id)).runs
-    await runs.renew([held], MINUTE)
+    await queue_of(runs).renew([held], MINUTE)
     await runs.replace(held.request_cancellation(at=AT), "A")
-    await runs.end([LeaseResult.submitted(held)])
+    await queue_of(runs).end([LeaseResult.submitted(held)])
     await runs.replace(held.submit(at=AT), "A")
-    await runs.rescue([seen(held)], attempts_max=3)
+    await queue_of(runs).rescue([seen(held)], attempts_max=3)
     assert await runs.get_by_run_id(nobody.tenant_id, nobody.run_id) is not None
 
 
 async def lease(runs: PolicyRunRepository, tenant: str, *, limit: int = 1, attempts_max: int = 9) -> Any:
     """Leases for a minute."""
-    return await runs.lease("A", MINUTE, attempts_max=attempts_max, limit=limit, tenant_id=tenant)
+    return await queue_of(runs).lease("A", MINUTE, attempts_max=attempts_max, limit=limit, tenant_id=tenant)
 
 
 async def leased(storage: Storage, tenant: str) -> PolicyRunJob:
@@ -235,7 +235,9 @@ async def test_a_lease_whose_answer_is_lost_gives_the_very_runs(
         assert ["pending", "dispatching"] == await statuses(storage, run)
     rest = await lease(runs, tenant, limit=9)
     assert 2 == len(rest.runs)
-    assert {run.id for run in answer.runs} == set((await runs.end(map(LeaseResult.submitted, answer.runs))).versions)
+    assert {run.id for run in answer.runs} == set(
+        (await storage.policy_run_queue.end(map(LeaseResult.submitted, answer.runs))).versions
+    )
 
 
 async def test_a_lease_that_never_reached_the_server_changed_nothing(
@@ -271,9 +273,9 @@ async def test_a_lease_whose_answer_is_lost_does_not_count_what_was_given_back_i
     """As one whose answer arrives: the run is leased, and not failed for having had too many attempts."""
     runs, run = storage.policy_runs, await leased(storage, tenant)
     for _ in range(2):
-        await runs.end([LeaseResult.released(run)])
+        await storage.policy_run_queue.end([LeaseResult.released(run)])
         (run,) = (await lease(runs, tenant, attempts_max=1)).runs
-    await runs.end([LeaseResult.released(run)])
+    await storage.policy_run_queue.end([LeaseResult.released(run)])
     wire.fault = Fault.DROP_REPLY
     answer = await lease(wired, tenant, attempts_max=1)
     assert 1 == wire.hit
@@ -327,11 +329,11 @@ async def test_a_heartbeat_whose_answer_is_lost_is_unknown_and_can_be_asked_for_
         await prepare(wired)
         wire.hit, wire.fault = 0, fault
         with pytest.raises(OutcomeUnknown):
-            await wired.renew([run], timedelta(hours=1))
+            await queue_of(wired).renew([run], timedelta(hours=1))
         assert 1 == wire.hit
         between = await now(storage, run)
         assert landed == (between.updated_at > run.updated_at)
-        (again,) = (await wired.renew([run], timedelta(hours=2))).runs
+        (again,) = (await queue_of(wired).renew([run], timedelta(hours=2))).runs
         assert again == await now(storage, run)
         assert again.updated_at > between.updated_at
         assert ["pending", "dispatching"] == await statuses(storage, run)
@@ -355,7 +357,7 @@ class Ending:
             "pending": LeaseResult.released(self.run),
             "failed": LeaseResult.failed(self.run, "no engine took it"),
         }[self.how]
-        return await runs.end([ending], transition_id=self.transition)
+        return await queue_of(runs).end([ending], transition_id=self.transition)
 
     async def require_applied_once(self, storage: Storage, *answers: FinishResult) -> None:
         """Asserts that all answers, and one more, tell of the one end that row and log hold."""
@@ -426,7 +428,7 @@ async def test_a_late_end_whose_answer_is_lost_is_never_told_to_be_applied(
     wired: PolicyRunRepository, wire: Wire, storage: Storage, ending: Ending
 ) -> None:
     """The run was rescued, and is another attempt's; asked again, it is told to be lost."""
-    await storage.policy_runs.rescue([seen(ending.run)], attempts_max=3)
+    await storage.policy_run_queue.rescue([seen(ending.run)], attempts_max=3)
     after = await now(storage, ending.run)
     wire.fault = Fault.DROP_REPLY
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
@@ -441,11 +443,11 @@ async def test_of_many_ends_whose_answer_is_lost_each_is_told_what_became_of_it(
 ) -> None:
     """One ended, one was lost before, one is held by somebody, and one is canceled as it was asked for."""
     ended, lost, held, asked = [await leased(storage, tenant) for _ in range(4)]
-    await storage.policy_runs.rescue([seen(lost)], attempts_max=3)
+    await storage.policy_run_queue.rescue([seen(lost)], attempts_max=3)
     await ask_for_the_end(storage, asked)
     async with shared_watch.holding(held.id, table="policy_runs"):
         wire.fault = Fault.DROP_REPLY
-        answer = await wired.end([LeaseResult.released(run) for run in (ended, lost, held, asked)])
+        answer = await queue_of(wired).end([LeaseResult.released(run) for run in (ended, lost, held, asked)])
     assert 1 == wire.hit
     assert {run.id: (await now(storage, run)).updated_at for run in (ended, asked)} == answer.versions
     assert ({lost.id}, frozenset({held.id})) == (set(answer.lost), answer.busy)
@@ -460,10 +462,10 @@ async def test_a_rescue_whose_answer_is_lost_is_told_what_it_did(
 ) -> None:
     """Which wait again, which failed, and neither what was not touched."""
     stopped, spent, lively = [await leased(storage, tenant) for _ in range(3)]
-    await storage.policy_runs.renew([lively], MINUTE)
+    await storage.policy_run_queue.renew([lively], MINUTE)
     sightings = [seen(stopped), StalledItem(spent.id, tenant, spent.updated_at, 9), seen(lively)]
     wire.fault = Fault.DROP_REPLY
-    answer = await wired.rescue(sightings, attempts_max=3)
+    answer = await queue_of(wired).rescue(sightings, attempts_max=3)
     assert 1 == wire.hit
     assert ((stopped.id,), (spent.id,)) == (answer.requeued, answer.failed)
     found = [(await now(storage, run)).status for run in (stopped, spent, lively)]
@@ -478,10 +480,10 @@ async def test_a_rescue_that_never_reached_the_server_changed_nothing(
     run = await leased(storage, tenant)
     wire.fault = Fault.DROP_REQUEST
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
-        await wired.rescue([seen(run)], attempts_max=3)
+        await queue_of(wired).rescue([seen(run)], attempts_max=3)
     assert 1 == wire.hit
     assert run == await now(storage, run)
-    assert (run.id,) == (await wired.rescue([seen(run)], attempts_max=3)).requeued
+    assert (run.id,) == (await queue_of(wired).rescue([seen(run)], attempts_max=3)).requeued
     assert ["pending", "dispatching", "pending"] == await statuses(storage, run)
 
 
@@ -554,7 +556,7 @@ async def test_a_lost_move_whose_answer_is_lost_changed_nothing(
     wired: PolicyRunRepository, wire: Wire, storage: Storage, asked: Asked
 ) -> None:
     """What is not in the log was not applied; asked again, it is told who was first."""
-    await storage.policy_runs.end([LeaseResult.failed(asked.run, "first")])
+    await storage.policy_run_queue.end([LeaseResult.failed(asked.run, "first")])
     wire.fault = Fault.DROP_REPLY
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
         await asked.of(wired)
@@ -700,7 +702,7 @@ async def test_a_use_case_whose_write_is_lost_is_told_truly_and_can_be_asked_for
     pending = await asked(lambda: service.enqueue(request))
     (held,) = (await lease(storage.policy_runs, tenant)).runs
     requested = await asked(lambda: service.request_cancellation(tenant, "nightly", reason="enough"))
-    await storage.policy_runs.end([LeaseResult.submitted(held)])
+    await storage.policy_run_queue.end([LeaseResult.submitted(held)])
     completion = PolicyRunCompletion(run_id="nightly", status="completed")
     completed = await asked(lambda: service.complete(tenant, completion))
     again = await asked(lambda: service.retry(tenant, "nightly", new_run_id="nightly, again"))

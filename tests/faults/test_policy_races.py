@@ -22,7 +22,7 @@ from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, Retry
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run, run_request
+from tests.builders import AT, policy_run, queue_of, run_request
 from tests.faults.backend_monitor import Watch
 
 Status = PolicyRunStatus
@@ -58,7 +58,7 @@ async def lease(
 ) -> LeaseBatch:
     """Leases for a minute, and waits for nobody."""
     async with asyncio.timeout(5):
-        return await runs.lease(owner, MINUTE, attempts_max=9, limit=limit, tenant_id=tenant, **more)
+        return await queue_of(runs).lease(owner, MINUTE, attempts_max=9, limit=limit, tenant_id=tenant, **more)
 
 
 async def leased(storage: Storage, tenant: str, owner: str = "A") -> PolicyRunJob:
@@ -206,10 +206,10 @@ async def test_a_rescue_leaves_a_run_alone_whose_end_is_under_way(storage: Stora
     """It does not wait for it either: there is life in that run."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        ended = await holder.end([LeaseResult.submitted(run)])
+        ended = await queue_of(holder).end([LeaseResult.submitted(run)])
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    after = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
+            during = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    after = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
     assert [(), (), (), ()] == [during.requeued, during.failed, after.requeued, after.failed]
     assert {run.id} == set(ended.versions)
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
@@ -220,10 +220,10 @@ async def test_an_end_that_meets_a_rescue_is_refused(storage: Storage, tenant: s
     """It waits for nobody: as long as the rescue is under way it is told so, and then that its lease is over."""
     run = await leased(storage, tenant)
     async with transaction(storage) as rescuer:
-        rescued = await rescuer.rescue([seen(run)], attempts_max=3)
+        rescued = await queue_of(rescuer).rescue([seen(run)], attempts_max=3)
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.end([how(run)])
-    ended = await storage.policy_runs.end([how(run)])
+            during = await storage.policy_run_queue.end([how(run)])
+    ended = await storage.policy_run_queue.end([how(run)])
     assert ((run.id,), ()) == (rescued.requeued, rescued.failed)
     assert ({}, {}, frozenset({run.id})) == (during.versions, during.lost, during.busy)
     assert ({}, {run.id}, frozenset()) == (ended.versions, set(ended.lost), ended.busy)
@@ -236,10 +236,10 @@ async def test_an_end_that_meets_a_rescue_that_rolls_back_is_done(storage: Stora
     """What never happened does not fence."""
     run = await leased(storage, tenant)
     async with storage.session() as session:
-        await storage.policy_runs.using(session).rescue([seen(run)], attempts_max=3)
-        during = await storage.policy_runs.end([LeaseResult.submitted(run)])
+        await storage.policy_run_queue.using(session).rescue([seen(run)], attempts_max=3)
+        during = await storage.policy_run_queue.end([LeaseResult.submitted(run)])
         await session.rollback()
-    after = await storage.policy_runs.end([LeaseResult.submitted(run)])
+    after = await storage.policy_run_queue.end([LeaseResult.submitted(run)])
     assert (frozenset({run.id}), {run.id}) == (during.busy, set(after.versions))
     assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
 
@@ -248,9 +248,9 @@ async def test_an_end_that_meets_a_heartbeat_is_done(storage: Storage, tenant: s
     """A heartbeat changes the row under it, and not its attempt: the end must not be lost on the way."""
     run = await leased(storage, tenant)
     async with transaction(storage) as beating:
-        (renewed,) = (await beating.renew([run], MINUTE)).runs
-        during = await storage.policy_runs.end([LeaseResult.submitted(run)])
-    ended = await storage.policy_runs.end([LeaseResult.submitted(run)])
+        (renewed,) = (await queue_of(beating).renew([run], MINUTE)).runs
+        during = await storage.policy_run_queue.end([LeaseResult.submitted(run)])
+    ended = await storage.policy_run_queue.end([LeaseResult.submitted(run)])
     assert (frozenset({run.id}), {run.id}) == (during.busy, set(ended.versions))
     assert ended.versions[run.id] > renewed.updated_at > run.updated_at
     assert Status.SUBMITTED is (await now(storage, run)).status
@@ -260,10 +260,10 @@ async def test_a_heartbeat_that_meets_an_end_neither_waits_nor_revives(storage: 
     """Under way, the run counts as held still; once it is committed, as lost."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        await holder.end([LeaseResult.submitted(run)])
+        await queue_of(holder).end([LeaseResult.submitted(run)])
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.renew([run], MINUTE)
-    after = await storage.policy_runs.renew([run], MINUTE)
+            during = await storage.policy_run_queue.renew([run], MINUTE)
+    after = await storage.policy_run_queue.renew([run], MINUTE)
     assert ((), frozenset(), frozenset({run.id})) == (during.runs, during.lost, during.busy)
     assert ((), frozenset({run.id}), frozenset()) == (after.runs, after.lost, after.busy)
     assert (Status.SUBMITTED, None) == (
@@ -276,10 +276,10 @@ async def test_a_rescue_leaves_a_run_alone_whose_heartbeat_is_under_way(storage:
     """Uncommitted, it holds the row; committed, it has raised the version that was seen."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        await holder.renew([run], MINUTE)
+        await queue_of(holder).renew([run], MINUTE)
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    after = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
+            during = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    after = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
     assert [(), ()] == [during.requeued, after.requeued]
     assert ["pending", "dispatching"] == await statuses(storage, run)
 
@@ -288,10 +288,10 @@ async def test_a_heartbeat_that_meets_a_rescue_neither_waits_nor_revives(storage
     """Under way, the run counts as held still; once it is committed, as lost."""
     run = await leased(storage, tenant)
     async with transaction(storage) as rescuer:
-        await rescuer.rescue([seen(run)], attempts_max=3)
+        await queue_of(rescuer).rescue([seen(run)], attempts_max=3)
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.renew([run], MINUTE)
-    after = await storage.policy_runs.renew([run], MINUTE)
+            during = await storage.policy_run_queue.renew([run], MINUTE)
+    after = await storage.policy_run_queue.renew([run], MINUTE)
     assert ((), frozenset(), frozenset({run.id})) == (during.runs, during.lost, during.busy)
     assert ((), frozenset({run.id}), frozenset()) == (after.runs, after.lost, after.busy)
     assert ["pending", "dispatching", "pending"] == await statuses(storage, run)
@@ -301,9 +301,9 @@ async def test_one_row_that_is_held_does_not_stop_the_heartbeats_of_others(stora
     """Each run's heartbeat is its own, though they are one statement."""
     held, free = await leased(storage, tenant), await leased(storage, tenant)
     async with transaction(storage) as somebody:
-        await somebody.renew([held], MINUTE)
+        await queue_of(somebody).renew([held], MINUTE)
         async with asyncio.timeout(5):
-            renewed = await storage.policy_runs.renew([held, free], MINUTE)
+            renewed = await storage.policy_run_queue.renew([held, free], MINUTE)
     assert ([free.id], frozenset(), frozenset({held.id})) == (
         [run.id for run in renewed.runs],
         renewed.lost,
@@ -316,10 +316,10 @@ async def test_a_row_that_somebody_holds_is_not_seen_as_run_out(
 ) -> None:
     """It cannot be renewed meanwhile: a rescue would race the first heartbeat once the row is free."""
     held, stopped = await leased(storage, tenant), await leased(storage, tenant)
-    await storage.policy_runs.renew([held, stopped], timedelta(microseconds=1))
+    await storage.policy_run_queue.renew([held, stopped], timedelta(microseconds=1))
     async with shared_watch.holding(held.id, table=RUNS), asyncio.timeout(5):
-        during = await storage.policy_runs.expired(tenant_id=tenant)
-    after = await storage.policy_runs.expired(tenant_id=tenant)
+        during = await storage.policy_run_queue.expired(tenant_id=tenant)
+    after = await storage.policy_run_queue.expired(tenant_id=tenant)
     assert [stopped.id] == [sighting.job_id for sighting in during]
     assert {held.id, stopped.id} == {sighting.job_id for sighting in after}
 
@@ -327,12 +327,12 @@ async def test_a_row_that_somebody_holds_is_not_seen_as_run_out(
 async def test_a_rescue_leaves_a_run_alone_that_was_leased_anew(storage: Storage, tenant: str) -> None:
     """Given back and taken by another, it is dispatched again, and is not what was seen."""
     run = await leased(storage, tenant)
-    await storage.policy_runs.end([LeaseResult.released(run)])
+    await storage.policy_run_queue.end([LeaseResult.released(run)])
     async with transaction(storage) as leaser:
         (again,) = (await lease(leaser, tenant, "B")).runs
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    after = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
+            during = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    after = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
     assert [(), ()] == [during.requeued, after.requeued]
     assert (again, 2, "B") == (await now(storage, run), again.attempts, again.lease_owner)
 
@@ -342,7 +342,7 @@ async def test_a_lease_does_not_see_a_run_whose_rescue_is_under_way(storage: Sto
     run = await leased(storage, tenant)
     soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
     async with transaction(storage) as rescuer:
-        await rescuer.rescue([seen(run)], attempts_max=3, backoff=soon)
+        await queue_of(rescuer).rescue([seen(run)], attempts_max=3, backoff=soon)
         during = await lease(storage.policy_runs, tenant, "B")
     after = await lease(storage.policy_runs, tenant, "B")
     assert [] == ids(during)
@@ -353,9 +353,9 @@ async def test_of_two_rescues_of_one_run_one_wins(storage: Storage, tenant: str)
     """The other, which saw the same, finds it moved."""
     run = await leased(storage, tenant)
     async with transaction(storage) as first:
-        one = await first.rescue([seen(run)], attempts_max=3)
-        during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    after = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
+        one = await queue_of(first).rescue([seen(run)], attempts_max=3)
+        during = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    after = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
     assert [(run.id,), (), ()] == [one.requeued, during.requeued, after.requeued]
     assert ["pending", "dispatching", "pending"] == await statuses(storage, run)
 
@@ -364,7 +364,7 @@ async def test_of_fifty_ends_of_one_lease_one_lands(storage: Storage, tenant: st
     """However they end it; the others are told that it is over, or busy as long as it is under way."""
     run = await leased(storage, tenant)
     hows = [SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled]
-    answers = await asyncio.gather(*(storage.policy_runs.end([hows[step % 4](run)]) for step in range(50)))
+    answers = await asyncio.gather(*(storage.policy_run_queue.end([hows[step % 4](run)]) for step in range(50)))
     landed = [answer for answer in answers if run.id in answer.versions]
     assert 1 == len(landed)
     assert 50 == len(landed) + sum((run.id in answer.lost) + (run.id in answer.busy) for answer in answers)
@@ -379,15 +379,15 @@ async def test_of_fifty_ends_of_one_lease_one_lands(storage: Storage, tenant: st
 async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: str, again_by: str) -> None:
     """Leased anew, even by a dispatcher of the same name: the first attempt cannot end, renew or move the second."""
     first = await leased(storage, tenant, "A")
-    await storage.policy_runs.end([LeaseResult.released(first)])
+    await storage.policy_run_queue.end([LeaseResult.released(first)])
     (second,) = (await lease(storage.policy_runs, tenant, again_by)).runs
     before = await statuses(storage, first)
 
     for how in (SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled):
-        ended = await storage.policy_runs.end([how(first)])
+        ended = await storage.policy_run_queue.end([how(first)])
         assert ({}, {first.id}) == (ended.versions, set(ended.lost))
         assert ended.lost[first.id].endswith(f"a later look found the run dispatching at attempt 2, of {again_by!r}")
-    renewed = await storage.policy_runs.renew([first], MINUTE)
+    renewed = await storage.policy_run_queue.renew([first], MINUTE)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
     for late in (
         first.submit(at=AT),
@@ -410,8 +410,8 @@ async def test_another_owner_can_do_nothing_with_a_lease(storage: Storage, tenan
     run = await leased(storage, tenant, "A")
     forged = run.replace(lease_owner="B")
 
-    ended = await storage.policy_runs.end([LeaseResult.submitted(forged)])
-    renewed = await storage.policy_runs.renew([forged], MINUTE)
+    ended = await storage.policy_run_queue.end([LeaseResult.submitted(forged)])
+    renewed = await storage.policy_run_queue.renew([forged], MINUTE)
     moved = [
         await storage.policy_runs.replace(run.submit(at=AT), "B"),
         await storage.policy_runs.replace(run.renew(at=AT, until=AT), "B"),
@@ -450,7 +450,7 @@ async def test_a_cancellation_that_waits_for_an_end_is_not_lost(
     ending, status, log = AFTER_AN_END[how]
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        await holder.end([ending(run)])
+        await queue_of(holder).end([ending(run)])
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
     asked = await waiting
@@ -473,8 +473,8 @@ async def test_an_end_that_meets_a_cancellation_does_not_lose_it(storage: Storag
     async with transaction(storage) as service:
         await asking(service, run)
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.end([ending(run)])
-    after = await storage.policy_runs.end([ending(run)])
+            during = await storage.policy_run_queue.end([ending(run)])
+    after = await storage.policy_run_queue.end([ending(run)])
     found = await now(storage, run)
     assert ({}, {}, frozenset({run.id})) == (during.versions, during.lost, during.busy)
     assert {run.id: found.updated_at} == after.versions
@@ -491,11 +491,11 @@ async def test_a_cancellation_that_waits_for_a_heartbeat_is_not_lost(
     """The heartbeat raised the version it was to change; it looks again, and the next heartbeat tells the holder."""
     run = await leased(storage, tenant)
     async with transaction(storage) as beating:
-        await beating.renew([run], MINUTE)
+        await queue_of(beating).renew([run], MINUTE)
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
     asked = await waiting
-    (told,) = (await storage.policy_runs.renew([run], MINUTE)).runs
+    (told,) = (await storage.policy_run_queue.renew([run], MINUTE)).runs
     assert (Status.DISPATCHING, True, "not wanted") == (
         told.status,
         told.cancellation_requested,
@@ -511,8 +511,8 @@ async def test_a_heartbeat_that_meets_a_cancellation_learns_of_it_next_time(stor
     async with transaction(storage) as service:
         await asking(service, run)
         async with asyncio.timeout(5):
-            during = await storage.policy_runs.renew([run], MINUTE)
-    (after,) = (await storage.policy_runs.renew([run], MINUTE)).runs
+            during = await storage.policy_run_queue.renew([run], MINUTE)
+    (after,) = (await storage.policy_run_queue.renew([run], MINUTE)).runs
     assert ((), frozenset(), frozenset({run.id})) == (during.runs, during.lost, during.busy)
     assert (True, "not wanted") == (after.cancellation_requested, after.cancellation_reason)
     assert after == await now(storage, run)
@@ -529,7 +529,7 @@ async def test_a_cancellation_that_waits_for_a_lease_asks_its_holder(
         await shared_watch.until_waiting()
     asked = await waiting
     assert (Status.DISPATCHING, True, "A") == (asked.status, asked.cancellation_requested, asked.lease_owner)
-    ended = await storage.policy_runs.end([LeaseResult.released(held)])
+    ended = await storage.policy_run_queue.end([LeaseResult.released(held)])
     assert {run.id} == set(ended.versions)
     assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
 
@@ -552,7 +552,7 @@ async def test_a_cancellation_that_waits_for_a_rescue_is_not_lost(
     """It cancels what waits again."""
     run = await leased(storage, tenant)
     async with transaction(storage) as rescuer:
-        await rescuer.rescue([seen(run)], attempts_max=3)
+        await queue_of(rescuer).rescue([seen(run)], attempts_max=3)
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
     assert Status.CANCELED is (await waiting).status
@@ -564,9 +564,9 @@ async def test_a_rescue_of_a_run_whose_cancellation_was_requested_cancels_it(sto
     run = await leased(storage, tenant)
     async with transaction(storage) as service:
         await asking(service, run)
-        during = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    stale = await storage.policy_runs.rescue([seen(run)], attempts_max=3)
-    after = await storage.policy_runs.rescue([seen(await now(storage, run))], attempts_max=3)
+        during = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    stale = await storage.policy_run_queue.rescue([seen(run)], attempts_max=3)
+    after = await storage.policy_run_queue.rescue([seen(await now(storage, run))], attempts_max=3)
     assert [(), (), (run.id,)] == [during.requeued, stale.requeued, after.requeued]
     assert (Status.CANCELED, None) == ((await now(storage, run)).status, (await now(storage, run)).lease_owner)
     assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
@@ -578,7 +578,7 @@ async def test_a_cancellation_that_waits_for_a_failure_is_told_that_it_is_too_la
     """A run that has failed cannot be canceled, and keeps why it failed."""
     run = await leased(storage, tenant)
     async with transaction(storage) as holder:
-        await holder.end([failed(run)])
+        await queue_of(holder).end([failed(run)])
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
     with pytest.raises(JobConflict, match="the run is failed already"):
@@ -734,14 +734,14 @@ async def test_batches_in_opposite_orders_never_deadlock(storage: Storage, tenan
             case 0:
                 number, left = 0, {run.id for run in runs}
                 while left:
-                    ended = await storage.policy_runs.end([SUBMITTED(run) for run in order if run.id in left])
+                    ended = await storage.policy_run_queue.end([SUBMITTED(run) for run in order if run.id in left])
                     number += len(ended.versions)
                     left &= ended.busy
                 return number
             case 1:
-                await storage.policy_runs.renew(order, MINUTE)
+                await storage.policy_run_queue.renew(order, MINUTE)
             case _:
-                rescued = await storage.policy_runs.rescue([seen(run) for run in order], attempts_max=3)
+                rescued = await storage.policy_run_queue.rescue([seen(run) for run in order], attempts_max=3)
                 return len(rescued.requeued)
         return 0
 
@@ -759,13 +759,13 @@ async def test_a_lost_race_under_repeatable_read_is_an_error_and_no_answer(stora
         return await runs.replace(run.submit(at=AT), "A")
 
     async def by_end(runs: PolicyRunRepository, run: PolicyRunJob) -> object:
-        return await runs.end([LeaseResult.submitted(run)])
+        return await storage.policy_run_queue.using(session).end([LeaseResult.submitted(run)])
 
     async def by_renewal(runs: PolicyRunRepository, run: PolicyRunJob) -> object:
-        return await runs.renew([run], MINUTE)
+        return await storage.policy_run_queue.using(session).renew([run], MINUTE)
 
     async def by_rescue(runs: PolicyRunRepository, run: PolicyRunJob) -> object:
-        return await runs.rescue([seen(run)], attempts_max=3)
+        return await storage.policy_run_queue.using(session).rescue([seen(run)], attempts_max=3)
 
     for call in (by_replace, by_end, by_renewal, by_rescue):
         run = await leased(storage, tenant)
@@ -773,7 +773,7 @@ async def test_a_lost_race_under_repeatable_read_is_an_error_and_no_answer(stora
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             runs = storage.policy_runs.using(session)
             assert run == await runs.get(tenant, run.id)
-            (renewed,) = (await storage.policy_runs.renew([run], MINUTE)).runs
+            (renewed,) = (await storage.policy_run_queue.renew([run], MINUTE)).runs
             with pytest.raises(DatabaseUnavailable) as caught:
                 await call(runs, run)
             with pytest.raises(DatabaseUnavailable, match="roll it back") as afterwards:

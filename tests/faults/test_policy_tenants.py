@@ -17,7 +17,7 @@ from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run, run_request
+from tests.builders import AT, policy_run, queue_of, run_request
 
 Status = PolicyRunStatus
 
@@ -64,10 +64,12 @@ async def scene(request: pytest.FixtureRequest, storage: Storage, tenant: str) -
     runs = storage.policy_runs
     for _ in range(4):
         await runs.insert(policy_run(tenant, priority="high"))
-    leased = await runs.lease("A", MINUTE, attempts_max=9, limit=4, tenant_id=tenant)
+    leased = await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, limit=4, tenant_id=tenant)
     held, run_out, submitted, failed = leased.runs
-    (run_out,) = (await runs.renew([run_out], timedelta(microseconds=1))).runs
-    await runs.end([LeaseResult.submitted(submitted), LeaseResult.failed(failed, "no engine took it")])
+    (run_out,) = (await storage.policy_run_queue.renew([run_out], timedelta(microseconds=1))).runs
+    await storage.policy_run_queue.end(
+        [LeaseResult.submitted(submitted), LeaseResult.failed(failed, "no engine took it")]
+    )
     pending = await runs.insert(policy_run(tenant))
     found = [await runs.get(tenant, run.id) for run in (pending, held, run_out, submitted, failed)]
     made = [run for run in found if run is not None]
@@ -101,9 +103,9 @@ VERBS: Final[dict[str, Verb]] = {
     "count": lambda runs, thief, _run: runs.count(thief),
     "events": lambda runs, thief, run: runs.events(thief, run.id),
     "metrics": lambda runs, thief, _run: runs.metrics(thief, window=timedelta(days=366)),
-    "lease": lambda runs, thief, _run: runs.lease("B", MINUTE, attempts_max=9, limit=99, tenant_id=thief),
-    "expired": lambda runs, thief, _run: runs.expired(tenant_id=thief),
-    "rescue": lambda runs, thief, run: runs.rescue(
+    "lease": lambda runs, thief, _run: queue_of(runs).lease("B", MINUTE, attempts_max=9, limit=99, tenant_id=thief),
+    "expired": lambda runs, thief, _run: queue_of(runs).expired(tenant_id=thief),
+    "rescue": lambda runs, thief, run: queue_of(runs).rescue(
         [StalledItem(run.id, thief, run.updated_at, run.attempts)], attempts_max=1
     ),
     "get of the service": lambda runs, thief, run: PolicyRunService(runs).get(thief, run.run_id),
@@ -139,10 +141,10 @@ async def test_another_tenants_lease_can_neither_be_renewed_nor_ended(scene: Sce
         LeaseResult.canceled,
         lambda run: LeaseResult.failed(run, "x"),
     ):
-        ended = await scene.runs.end([how(held)])
+        ended = await queue_of(scene.runs).end([how(held)])
         assert ({}, {held.id: f"tenant {scene.thief!r} has no such run"}) == (ended.versions, ended.lost)
         assert frozenset() == ended.busy
-    renewed = await scene.runs.renew([held], MINUTE)
+    renewed = await queue_of(scene.runs).renew([held], MINUTE)
     assert ((), frozenset({held.id}), frozenset()) == (renewed.runs, renewed.lost, renewed.busy)
     assert before == await scene.rows()
 
@@ -173,13 +175,13 @@ async def test_another_tenants_run_cannot_be_moved(scene: Scene) -> None:
 async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
     """One statement for runs of both: what is given under the wrong tenant harms nobody else's."""
     await scene.runs.insert(policy_run(scene.thief))
-    (own,) = (await scene.runs.lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
+    (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
     taken = stolen(scene.thief, scene.held)
 
-    renewed = await scene.runs.renew([taken, own], MINUTE)
+    renewed = await queue_of(scene.runs).renew([taken, own], MINUTE)
     sightings = [StalledItem(scene.run_out.id, scene.thief, scene.run_out.updated_at, 1)]
-    rescued = await scene.runs.rescue(sightings, attempts_max=3)
-    ended = await scene.runs.end([LeaseResult.submitted(taken), LeaseResult.submitted(own)])
+    rescued = await queue_of(scene.runs).rescue(sightings, attempts_max=3)
+    ended = await queue_of(scene.runs).end([LeaseResult.submitted(taken), LeaseResult.submitted(own)])
 
     assert ([own.id], frozenset({taken.id})) == ([run.id for run in renewed.runs], renewed.lost)
     assert ((), ()) == (rescued.requeued, rescued.failed)
@@ -192,13 +194,13 @@ async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
 async def test_two_leases_of_one_statement_cannot_be_ended_under_each_others_tenant(scene: Scene) -> None:
     """Both tenants are in the statement, and both runs; what does not belong together is lost."""
     await scene.runs.insert(policy_run(scene.thief))
-    (own,) = (await scene.runs.lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
+    (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
     before = await scene.rows()
 
     crossed = [stolen(scene.thief, scene.held), stolen(scene.held.tenant_id, own)]
-    renewed = await scene.runs.renew(crossed, MINUTE)
-    ended = await scene.runs.end(map(LeaseResult.submitted, crossed))
-    rescued = await scene.runs.rescue(
+    renewed = await queue_of(scene.runs).renew(crossed, MINUTE)
+    ended = await queue_of(scene.runs).end(map(LeaseResult.submitted, crossed))
+    rescued = await queue_of(scene.runs).rescue(
         [StalledItem(run.id, run.tenant_id, run.updated_at, run.attempts) for run in crossed], attempts_max=3
     )
 

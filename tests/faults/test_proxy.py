@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
 from graphjobs.database import engine as engine_room
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
@@ -60,7 +60,7 @@ async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJo
 
     async def use_session() -> None:
         async with wired.session() as session, session.begin():
-            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            jobs = GraphJobRepository(wired.database.using(session))
             await jobs.try_replace(nobody.start(at=AT), QUEUED)
 
     await asyncio.gather(*(use() for _ in range(2)), *(use_session() for _ in range(2)))
@@ -140,7 +140,7 @@ async def test_a_swap_in_a_session_that_is_lost_did_not_land(
     queued = await prepared(wired, storage, tenant)
 
     async with wired.session() as session:
-        jobs = PostgresGraphJobRepository(wired.database.using(session))
+        jobs = GraphJobRepository(wired.database.using(session))
         assert queued == await jobs.get_build_job(tenant, queued.id)
         proxy.fault = fault
         with pytest.raises(DatabaseUnavailable):
@@ -151,7 +151,7 @@ async def test_a_swap_in_a_session_that_is_lost_did_not_land(
     assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
     async with wired.session() as session, session.begin():
-        jobs = PostgresGraphJobRepository(wired.database.using(session))
+        jobs = GraphJobRepository(wired.database.using(session))
         assert await jobs.try_replace(queued.start(at=AT), QUEUED)
 
 
@@ -205,7 +205,7 @@ async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
 
     async def swap() -> None:
         async with wired.session() as session, session.begin():
-            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            jobs = GraphJobRepository(wired.database.using(session))
             assert queued == await jobs.get_build_job(tenant, queued.id)
             proxy.fault = Fault.BLACKHOLE
             silent.set()
@@ -224,9 +224,7 @@ async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
     assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     proxy.fault = Fault.NONE
     async with wired.session() as session, session.begin():
-        assert queued == await PostgresGraphJobRepository(wired.database.using(session)).get_build_job(
-            tenant, queued.id
-        )
+        assert queued == await GraphJobRepository(wired.database.using(session)).get_build_job(tenant, queued.id)
 
 
 @pytest.mark.parametrize(("fault", "lands"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
@@ -238,7 +236,7 @@ async def test_a_commit_that_is_lost_raises_the_same_error_whether_or_not_it_lan
 
     async def swap() -> None:
         async with wired.session() as session, session.begin():
-            jobs = PostgresGraphJobRepository(wired.database.using(session))
+            jobs = GraphJobRepository(wired.database.using(session))
             assert await jobs.try_replace(queued.start(at=AT), QUEUED)
             proxy.fault = fault
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, open_storage
-from graphjobs.graph_jobs.repository import GraphJobRepository, PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
@@ -21,7 +21,7 @@ QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
     """A repository inside a transaction, which commits at the end."""
     async with storage.session() as session, session.begin():
-        yield PostgresGraphJobRepository(storage.database.using(session))
+        yield GraphJobRepository(storage.database.using(session))
 
 
 async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
@@ -138,7 +138,7 @@ async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
     async with storage.session() as session:
-        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        jobs = GraphJobRepository(storage.database.using(session))
         assert await jobs.try_replace(first, QUEUED)
         waiting = asyncio.create_task(storage.graph_job_repository.try_replace(second, QUEUED))
         await shared_watch.until_waiting()
@@ -220,7 +220,7 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(stora
 
     async with storage.session() as session:
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        jobs = PostgresGraphJobRepository(storage.database.using(session))
+        jobs = GraphJobRepository(storage.database.using(session))
         assert queued == await jobs.get_build_job(tenant, queued.id)
         assert await storage.graph_job_repository.try_replace(started, QUEUED)
         with pytest.raises(DatabaseUnavailable) as caught:
@@ -242,7 +242,7 @@ async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_se
         queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with storage.session() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            jobs = PostgresGraphJobRepository(storage.database.using(session))
+            jobs = GraphJobRepository(storage.database.using(session))
             await jobs.get_build_job(tenant, queued.id)
         async with transaction(storage) as in_next:
             assert queued == await in_next.get_build_job(tenant, queued.id)

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import CorruptRow, GraphJobEvent, GraphJobStatus
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 
@@ -37,9 +37,9 @@ _DAMAGE = {
 
 
 @pytest_asyncio.fixture
-async def jobs(storage: Storage) -> AsyncIterator[PostgresGraphJobRepository]:
+async def jobs(storage: Storage) -> AsyncIterator[GraphJobRepository]:
     """The repository, alone."""
-    yield PostgresGraphJobRepository(storage.database)
+    yield GraphJobRepository(storage.database)
 
 
 async def _damage(storage: Storage, table: str, assignment: str, row_id: object) -> None:
@@ -51,7 +51,7 @@ async def _damage(storage: Storage, table: str, assignment: str, row_id: object)
 
 @pytest.mark.parametrize("damage", list(_DAMAGE))
 async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
-    storage: Storage, jobs: PostgresGraphJobRepository, tenant: str, damage: str
+    storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
     """Got, it raises CorruptRow; listed, it is left out and told; a swap of it is lost or plain, and never raises."""
     before, broken, after = [await jobs.insert(build_job(tenant)) for _ in range(3)]
@@ -66,7 +66,7 @@ async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
 
 
 async def test_a_version_past_9999_does_not_make_a_swap_fail(
-    storage: Storage, jobs: PostgresGraphJobRepository, tenant: str
+    storage: Storage, jobs: GraphJobRepository, tenant: str
 ) -> None:
     """The swap lands, and says so: the version that Python cannot hold is no reason to call it unknown."""
     job = await jobs.insert(build_job(tenant))
@@ -88,7 +88,7 @@ _EVENT_DAMAGE = {
 
 @pytest.mark.parametrize("damage", list(_EVENT_DAMAGE))
 async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
-    storage: Storage, jobs: PostgresGraphJobRepository, tenant: str, damage: str
+    storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
     """The log is read around it."""
     job = await jobs.insert(build_job(tenant))
@@ -102,7 +102,7 @@ async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
 
 
 async def test_the_error_repeats_nothing_of_the_payload(
-    storage: Storage, jobs: PostgresGraphJobRepository, tenant: str
+    storage: Storage, jobs: GraphJobRepository, tenant: str
 ) -> None:
     """Errors are logged; payloads may hold what must not be."""
     job = await jobs.insert(build_job(tenant))

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from graphjobs import GraphJobsError, PolicyRunJob, PolicyRunRepository, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run
+from tests.builders import AT, policy_run, queue_of
 
 Status = PolicyRunStatus
 
@@ -47,7 +47,7 @@ async def add(runs: PolicyRunRepository, tenant: str, *priorities: str, **given:
 
 async def lease(runs: PolicyRunRepository, limit: int, **given: Any) -> LeaseBatch:
     """Leases for one owner."""
-    return await runs.lease("owner", _MINUTE, **{"attempts_max": 5, "limit": limit, **given})
+    return await queue_of(runs).lease("owner", _MINUTE, **{"attempts_max": 5, "limit": limit, **given})
 
 
 def ids(found: Sequence[PolicyRunJob]) -> list[uuid.UUID]:
@@ -58,7 +58,7 @@ def ids(found: Sequence[PolicyRunJob]) -> list[uuid.UUID]:
 async def test_a_lease_is_what_the_runs_own_move_would_give_but_for_the_clock(runs: PolicyRunRepository) -> None:
     """Dispatching, an attempt more, the owner's until then by the database's clock; and logged."""
     run = await runs.insert(policy_run(metadata={"a": "b"}))
-    (held,) = (await runs.lease("owner", timedelta(minutes=7), attempts_max=5)).runs
+    (held,) = (await queue_of(runs).lease("owner", timedelta(minutes=7), attempts_max=5)).runs
     assert held.last_attempt_at is not None
     until = held.last_attempt_at + timedelta(minutes=7)
     expected = run.lease(at=held.last_attempt_at, owner="owner", until=until)
@@ -202,7 +202,7 @@ async def test_nor_where_each_lease_takes_one(runs: PolicyRunRepository) -> None
         (run,) = (await lease(runs, 1)).runs
         if run.id == overdue.id:
             return
-        await runs.end([LeaseResult.released(run)])
+        await queue_of(runs).end([LeaseResult.released(run)])
     raise AssertionError("it was never taken")
 
 
@@ -235,14 +235,14 @@ async def test_what_is_not_available_yet_is_not_taken(runs: PolicyRunRepository)
 async def test_a_heartbeat_lets_a_lease_last_and_changes_nothing_else(runs: PolicyRunRepository) -> None:
     """By the database's clock from now; one that has run out unnoticed is its owner's still."""
     (run,) = await add(runs, "acme", "normal")
-    (held,) = (await runs.lease("owner", _MOMENT, attempts_max=5)).runs
-    (renewed,) = (await runs.renew([held], timedelta(hours=1))).runs
+    (held,) = (await queue_of(runs).lease("owner", _MOMENT, attempts_max=5)).runs
+    (renewed,) = (await queue_of(runs).renew([held], timedelta(hours=1))).runs
     assert held.stored(updated_at=renewed.updated_at, lease_expires_at=renewed.lease_expires_at) == renewed
     assert renewed.lease_expires_at is not None
     assert timedelta(minutes=59) < renewed.lease_expires_at - datetime.now(UTC) < timedelta(minutes=61)
     assert renewed == await runs.get("acme", run.id)
     assert 2 == len(await runs.events("acme", run.id))
-    assert () == await runs.expired()
+    assert () == await queue_of(runs).expired()
 
 
 async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
@@ -251,10 +251,10 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
     await add(runs, "b", *["normal"] * 3)
     held = list((await lease(runs, 6)).runs)
     gone, others = held[0], held[1:]
-    await runs.end([LeaseResult.failed(gone, "by hand")])
+    await queue_of(runs).end([LeaseResult.failed(gone, "by hand")])
 
-    renewed = await runs.renew(held, _MINUTE)
-    ended = await runs.end(
+    renewed = await queue_of(runs).renew(held, _MINUTE)
+    ended = await queue_of(runs).end(
         [
             LeaseResult.submitted(gone),
             LeaseResult.submitted(others[0]),
@@ -295,12 +295,16 @@ async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_s
 ) -> None:
     """A process that was restarted under its name leases the run again; what the one before still does is too late."""
     await add(runs, "acme", "normal")
-    (first,) = (await runs.lease("owner", _MOMENT, attempts_max=5)).runs
-    await runs.rescue(await runs.expired(), attempts_max=5, backoff=RetryBackoff(first=_MOMENT, cap=_MOMENT))
+    (first,) = (await queue_of(runs).lease("owner", _MOMENT, attempts_max=5)).runs
+    await queue_of(runs).rescue(
+        await queue_of(runs).expired(),
+        attempts_max=5,
+        backoff=RetryBackoff(first=_MOMENT, cap=_MOMENT),
+    )
     (second,) = (await lease(runs, 1)).runs
 
-    renewed = await runs.renew([first], _MINUTE)
-    ended = await runs.end([LeaseResult.submitted(first)])
+    renewed = await queue_of(runs).renew([first], _MINUTE)
+    ended = await queue_of(runs).end([LeaseResult.submitted(first)])
 
     assert (first.id, first.lease_owner, 2) == (second.id, second.lease_owner, second.attempts)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
@@ -314,9 +318,9 @@ async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunReposi
     held = (await lease(runs, 2)).runs
     named = uuid.uuid4()
     endings = [LeaseResult.released(run) for run in held]
-    first = await runs.end(endings, transition_id=named)
-    again = await runs.end(endings, transition_id=named)
-    late = await runs.end(endings)
+    first = await queue_of(runs).end(endings, transition_id=named)
+    again = await queue_of(runs).end(endings, transition_id=named)
+    late = await queue_of(runs).end(endings)
     assert (first.versions, {}) == (again.versions, dict(again.lost))
     assert {run.id for run in held} == set(late.lost)
     assert 3 == len(await runs.events("acme", held[0].id))
@@ -326,10 +330,10 @@ async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: P
     """As its own move does."""
     (run,) = await add(runs, "acme", "normal")
     (held,) = (await lease(runs, 1)).runs
-    await runs.end([LeaseResult.released(held, error="away")])
+    await queue_of(runs).end([LeaseResult.released(held, error="away")])
     (again,) = (await lease(runs, 1)).runs
     assert "away" == again.last_error
-    await runs.end([LeaseResult.submitted(again)])
+    await queue_of(runs).end([LeaseResult.submitted(again)])
     now = await runs.get("acme", run.id)
     assert now is not None
     assert (Status.SUBMITTED, None) == (now.status, now.last_error)
@@ -345,7 +349,7 @@ async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRep
     for _ in range(3):
         taken = await lease(runs, 1, attempts_max=3)
         told.append(run.id in taken.final_attempt_ids)
-        await runs.end([LeaseResult.released(taken.runs[0], error="away")])
+        await queue_of(runs).end([LeaseResult.released(taken.runs[0], error="away")])
     fourth = await lease(runs, 1, attempts_max=3)
     now = await runs.get("acme", run.id)
     assert [False, False, True] == told
@@ -369,22 +373,22 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(runs: PolicyR
     (run,) = await add(runs, "acme", "normal")
     for _ in range(4):
         (held,) = (await lease(runs, 1, attempts_max=2)).runs
-        await runs.end([LeaseResult.released(held)])
+        await queue_of(runs).end([LeaseResult.released(held)])
     first = await lease(runs, 1, attempts_max=2)
     assert (frozenset(), 5) == (first.final_attempt_ids, first.runs[0].attempts)
-    await runs.end([LeaseResult.released(first.runs[0], error="away")])
+    await queue_of(runs).end([LeaseResult.released(first.runs[0], error="away")])
     assert {run.id} == (await lease(runs, 1, attempts_max=2)).final_attempt_ids
 
 
 async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: PolicyRunRepository) -> None:
     """With the back-off, its reason, and the attempt counted; one that was renewed since is left alone."""
     stopped, alive = await add(runs, "acme", "normal", "normal")
-    held = {run.id: run for run in (await runs.lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
-    seen = await runs.expired()
-    await runs.renew([held[alive.id]], _MINUTE)
+    held = {run.id: run for run in (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
+    seen = await queue_of(runs).expired()
+    await queue_of(runs).renew([held[alive.id]], _MINUTE)
 
     waits = RetryBackoff(first=timedelta(minutes=8), cap=timedelta(minutes=8))
-    rescued = await runs.rescue(seen, attempts_max=5, backoff=waits, actor="rescuer")
+    rescued = await queue_of(runs).rescue(seen, attempts_max=5, backoff=waits, actor="rescuer")
 
     assert {stopped.id, alive.id} == {sighting.job_id for sighting in seen}
     assert ((stopped.id,), ()) == (rescued.requeued, rescued.failed)
@@ -396,19 +400,19 @@ async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: Po
     assert (True, "rescuer", "dispatching", "pending") == tuple(
         event.payload[name] for name in ("rescued", "actor", "from", "to")
     )
-    late = await runs.end([LeaseResult.submitted(held[stopped.id])])
+    late = await queue_of(runs).end([LeaseResult.submitted(held[stopped.id])])
     assert {stopped.id} == set(late.lost)
 
 
 async def test_a_rescue_at_the_last_attempt_fails_and_of_a_canceled_run_cancels(runs: PolicyRunRepository) -> None:
     """Neither is tried again."""
     last, canceled = await add(runs, "acme", "normal", "normal")
-    held = {run.id: run for run in (await runs.lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
+    held = {run.id: run for run in (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
     asked = await runs.replace(held[canceled.id].request_cancellation(at=AT), "gone")
     assert asked.applied
-    seen = {sighting.job_id: sighting for sighting in await runs.expired(tenant_id="acme")}
-    first = await runs.rescue([seen[last.id]], attempts_max=1)
-    second = await runs.rescue([seen[canceled.id]], attempts_max=5)
+    seen = {sighting.job_id: sighting for sighting in await queue_of(runs).expired(tenant_id="acme")}
+    first = await queue_of(runs).rescue([seen[last.id]], attempts_max=1)
+    second = await queue_of(runs).rescue([seen[canceled.id]], attempts_max=5)
     assert ((), (last.id,)) == (first.requeued, first.failed)
     assert ((canceled.id,), ()) == (second.requeued, second.failed)
     now = [await runs.get("acme", run.id) for run in (last, canceled)]
@@ -421,11 +425,11 @@ async def test_expired_leases_of_one_tenant_are_his_own(runs: PolicyRunRepositor
     """And the longest ago come first."""
     await add(runs, "a", "normal")
     await add(runs, "b", "normal")
-    (of_a,) = (await runs.lease("gone", _MOMENT, attempts_max=5, tenant_id="a")).runs
-    (of_b,) = (await runs.lease("gone", _MOMENT, attempts_max=5, tenant_id="b")).runs
-    assert [of_b.id] == [sighting.job_id for sighting in await runs.expired(tenant_id="b")]
-    assert [of_a.id, of_b.id] == [sighting.job_id for sighting in await runs.expired()]
-    assert [of_a.id] == [sighting.job_id for sighting in await runs.expired(limit=1)]
+    (of_a,) = (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, tenant_id="a")).runs
+    (of_b,) = (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, tenant_id="b")).runs
+    assert [of_b.id] == [sighting.job_id for sighting in await queue_of(runs).expired(tenant_id="b")]
+    assert [of_a.id, of_b.id] == [sighting.job_id for sighting in await queue_of(runs).expired()]
+    assert [of_a.id] == [sighting.job_id for sighting in await queue_of(runs).expired(limit=1)]
 
 
 _REFUSE_FAILURES = (
@@ -463,7 +467,7 @@ async def test_a_heartbeat_writes_no_index(graphjobs_storage: Storage) -> None:
     before = await _updates(graphjobs_storage)
     for _ in range(10):
         async with graphjobs_storage.session() as session, session.begin():
-            held = (await runs.using(session).renew(held, _MINUTE)).runs
+            held = (await queue_of(runs.using(session)).renew(held, _MINUTE)).runs
             await session.execute(text("SELECT pg_stat_force_next_flush()"))
     every, in_place = [now - then for now, then in zip(await _updates(graphjobs_storage), before, strict=True)]
     assert 200 == every

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graphjobs import IllegalTransition, InvalidJob, PolicyRunInputs, PolicyRunJob, PolicyRunRequest, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run
+from tests.builders import AT, policy_run, queue_of
 
 Status = PolicyRunStatus
 
@@ -132,7 +132,7 @@ class _Model:
     async def lease(self) -> None:
         """Of those that are pending the right ones."""
         owner = self.choose.choice(["a", "b"])
-        taken = await self.runs.lease(owner, _MINUTE, attempts_max=99_999, limit=1, tenant_id=self.tenant)
+        taken = await queue_of(self.runs).lease(owner, _MINUTE, attempts_max=99_999, limit=1, tenant_id=self.tenant)
         pending = [run for run in self.now.values() if run.status is Status.PENDING]
         assert bool(pending) == bool(taken.runs)
         for run in taken.runs:
@@ -161,7 +161,7 @@ class _Model:
     async def renew(self) -> None:
         """Those that still are held, and only they."""
         held = self._held()
-        renewed = await self.runs.renew(held, _MINUTE)
+        renewed = await queue_of(self.runs).renew(held, _MINUTE)
         assert [run.id for run in held if self._is_held(run)] == [run.id for run in renewed.runs]
         assert {run.id for run in held if not self._is_held(run)} == renewed.lost
         for run in renewed.runs:
@@ -177,7 +177,7 @@ class _Model:
             lambda run: LeaseResult.failed(run, "so"),
         )
         endings = [self.choose.choice(made)(run) for run in self._held()]
-        ended = await self.runs.end(endings)
+        ended = await queue_of(self.runs).end(endings)
         held = {ending.job.id for ending in endings if self._is_held(ending.job)}
         assert (held, frozenset()) == (set(ended.versions), ended.busy)
         assert {ending.job.id for ending in endings} - held == set(ended.lost)

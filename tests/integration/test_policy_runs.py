@@ -28,10 +28,11 @@ from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
 from graphjobs.policy_runs import repository as repository_room
 from graphjobs.policy_runs.attempt_results import LeaseResult
+from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run
+from tests.builders import AT, policy_run, queue_of
 
 Status = PolicyRunStatus
 
@@ -51,7 +52,7 @@ async def runs(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterato
 async def leased(runs: PolicyRunRepository, run: PolicyRunJob, owner: str = "owner") -> PolicyRunJob:
     """Stores a run and leases it."""
     await runs.insert(run)
-    (found,) = (await runs.lease(owner, _MINUTE, attempts_max=5, tenant_id=run.tenant_id)).runs
+    (found,) = (await queue_of(runs).lease(owner, _MINUTE, attempts_max=5, tenant_id=run.tenant_id)).runs
     return found
 
 
@@ -184,7 +185,7 @@ async def test_a_run_that_is_available_at_once_is_so_from_now_on_whatever_its_ma
     """By a clock that is ahead it would wait; by one that is behind, pass those that wait."""
     made = datetime.now(UTC) + off
     now = await runs.insert(policy_run(tenant, available_at=made, created_at=made, queued_at=made))
-    taken = await runs.lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
+    taken = await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
     assert [now.id] == [run.id for run in taken.runs]
     assert made == now.created_at
     assert abs(now.available_at - datetime.now(UTC)) < timedelta(minutes=1)
@@ -195,7 +196,7 @@ async def test_a_run_that_is_put_off_is_put_off(runs: PolicyRunRepository, tenan
     ahead = datetime.now(UTC) + timedelta(hours=1)
     later_on = await runs.insert(policy_run(tenant, available_at=ahead))
 
-    taken = await runs.lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
+    taken = await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
 
     assert ahead == later_on.available_at
     assert () == taken.runs
@@ -257,7 +258,7 @@ async def test_an_attempt_that_was_lost_is_not_ended_by_who_had_it(runs: PolicyR
     """Though he bears the same name: the attempt is another one."""
     first = await leased(runs, policy_run(tenant))
     await runs.replace(first.release(at=AT, available_at=AT), "owner")
-    (second,) = (await runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
+    (second,) = (await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
 
     late = await runs.replace(first.submit(at=AT), "owner")
 
@@ -270,7 +271,7 @@ async def test_a_change_that_keeps_the_status_is_of_the_version_that_was_read(
 ) -> None:
     """Else a heartbeat of the holder would be written over."""
     held = await leased(runs, policy_run(tenant))
-    await runs.renew([held], timedelta(hours=1))
+    await queue_of(runs).renew([held], timedelta(hours=1))
     stale = await runs.replace(held.request_cancellation(at=AT), "owner")
     assert stale.job is not None
     fresh = await runs.replace(stale.job.request_cancellation(at=AT, reason="why"), "owner")
@@ -535,7 +536,9 @@ async def test_what_is_rolled_back_never_was(storage: Storage, tenant: str) -> N
     async with storage.session() as session:
         runs = storage.policy_runs.using(session)
         run = await runs.insert(policy_run(tenant))
-        (held,) = (await runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
+        (held,) = (
+            await storage.policy_run_queue.using(session).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)
+        ).runs
         assert run.id == held.id
         await session.rollback()
     assert None is await storage.policy_runs.get(tenant, run.id)
@@ -588,13 +591,13 @@ async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> Non
     assert first == await counted(runs.insert(run.replace(id=uuid.uuid4())))
     await counted(runs.get(tenant, run.id))
     await counted(runs.get_by_run_id(tenant, run.run_id))
-    (held,) = (await counted(runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant))).runs
-    await counted(runs.lease("owner", _MINUTE, attempts_max=5, limit=1))
-    await counted(runs.renew([held], timedelta(microseconds=1)))
-    seen = await counted(runs.expired(tenant_id=tenant))
-    await counted(runs.rescue(seen, attempts_max=5))
+    (held,) = (await counted(PolicyRunQueue(counting).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant))).runs
+    await counted(PolicyRunQueue(counting).lease("owner", _MINUTE, attempts_max=5, limit=1))
+    await counted(PolicyRunQueue(counting).renew([held], timedelta(microseconds=1)))
+    seen = await counted(PolicyRunQueue(counting).expired(tenant_id=tenant))
+    await counted(PolicyRunQueue(counting).rescue(seen, attempts_max=5))
     other = await leased(runs, policy_run(tenant, priority="emergency"))
-    await counted(runs.end([LeaseResult.submitted(other)]))
+    await counted(PolicyRunQueue(counting).end([LeaseResult.submitted(other)]))
     now = await runs.get(tenant, other.id)
     assert now is not None
     assert await counted(runs.replace(now.complete(at=AT), None))

@@ -36,14 +36,14 @@ def service(storage: Storage) -> PolicyRunService:
 async def leased(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
     """A run that somebody dispatches."""
     await storage.policy_runs.insert(policy_run(tenant, **fields))
-    (run,) = (await storage.policy_runs.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
+    (run,) = (await storage.policy_run_queue.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
     return run
 
 
 async def submitted(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
     """A run that somebody runs."""
     run = await leased(storage, tenant, **fields)
-    await storage.policy_runs.end([LeaseResult.submitted(run)])
+    await storage.policy_run_queue.end([LeaseResult.submitted(run)])
     found = await storage.policy_runs.get(tenant, run.id)
     assert found is not None
     return found
@@ -132,11 +132,11 @@ async def test_a_leased_run_is_canceled_when_its_holder_next_asks(
         first.cancellation_requested,
         first.lease_owner,
     )
-    (renewed,) = (await storage.policy_runs.renew([run], _MINUTE)).runs
+    (renewed,) = (await storage.policy_run_queue.renew([run], _MINUTE)).runs
     assert renewed.cancellation_requested
     assert first.cancellation_reason == renewed.cancellation_reason
     assert "why\N{REPLACEMENT CHARACTER}" == str(renewed.cancellation_reason)[:4]
-    await storage.policy_runs.end([LeaseResult.canceled(run)])
+    await storage.policy_run_queue.end([LeaseResult.canceled(run)])
     now = await service.get(tenant, run.run_id)
     assert now is not None
     assert (Status.CANCELED, first.cancellation_requested_at) == (now.status, now.cancellation_requested_at)
@@ -151,7 +151,7 @@ async def test_heartbeats_do_not_keep_a_cancellation_from_being_noted(
 
     async def beat() -> None:
         while not stop.is_set():
-            await storage.policy_runs.renew([run], _MINUTE)
+            await storage.policy_run_queue.renew([run], _MINUTE)
             await asyncio.sleep(0.02)
 
     beating = asyncio.ensure_future(beat())
@@ -180,7 +180,7 @@ async def test_a_submitted_run_ends_as_whoever_runs_it_says(
 async def test_what_was_not_handed_over_cannot_end(service: PolicyRunService, storage: Storage, tenant: str) -> None:
     """It is pending; also where it was given back, and is handed over again."""
     run = await leased(storage, tenant)
-    await storage.policy_runs.end([LeaseResult.released(run)])
+    await storage.policy_run_queue.end([LeaseResult.released(run)])
     with pytest.raises(JobConflict, match="the run is pending: it is handed over first, or again") as caught:
         await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
     assert ("pending", run.id) == (caught.value.status, caught.value.job_id)
@@ -198,7 +198,7 @@ async def test_an_engine_may_be_faster_than_the_note_of_the_hand_over(
     assert done.submitted_at is not None
     moves = [event.payload["to"] for event in await storage.policy_runs.events(tenant, run.id)]
     assert ["pending", "dispatching", "submitted", status] == moves
-    late = await storage.policy_runs.end([LeaseResult.submitted(run)])
+    late = await storage.policy_run_queue.end([LeaseResult.submitted(run)])
     assert {run.id} == set(late.lost)
     assert done == await storage.policy_runs.get(tenant, run.id)
 

@@ -23,14 +23,14 @@ from graphjobs import (
     JobNotFound,
 )
 from graphjobs.database.engine import connect
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 
 Status = GraphJobStatus
 
-Repository = PostgresGraphJobRepository
+Repository = GraphJobRepository
 
 
 @pytest_asyncio.fixture(params=["alone", "in a session"])

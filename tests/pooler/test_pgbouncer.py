@@ -30,14 +30,14 @@ from graphjobs import (
 )
 from graphjobs.core.results import StalledItem
 from graphjobs.database.engine import connect
-from graphjobs.graph_jobs.repository import PostgresGraphJobRepository
+from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.worker import JobContext
 from pytest_graphjobs import run
-from tests.builders import AT, build_job, overlay_job, policy_run
+from tests.builders import AT, build_job, overlay_job, policy_run, queue_of
 
 Status = GraphJobStatus
 
@@ -109,7 +109,7 @@ async def _until_it_answers(settings: Settings) -> None:
                 return
 
 
-async def _life(jobs: PostgresGraphJobRepository, tenant: str) -> None:
+async def _life(jobs: GraphJobRepository, tenant: str) -> None:
     """A job's whole life: each verb once."""
     job = await jobs.insert(build_job(tenant))
     started = job.start(at=AT)
@@ -127,9 +127,9 @@ async def test_many_clients_share_few_connections(pooled: Settings, tenant: str)
 
         async def in_session(number: int) -> None:
             async with storage.session() as session, session.begin():
-                await _life(PostgresGraphJobRepository(storage.database.using(session)), f"{tenant}-{number}")
+                await _life(GraphJobRepository(storage.database.using(session)), f"{tenant}-{number}")
 
-        alone = PostgresGraphJobRepository(storage.database)
+        alone = GraphJobRepository(storage.database)
         await asyncio.gather(
             *(_life(alone, f"{tenant}-{number}") for number in range(30)), *(in_session(number) for number in range(30))
         )
@@ -157,7 +157,7 @@ async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct:
     """After 60 cancelled lives no server connection is in a transaction, and the next callers are served."""
     assert direct.database_url is not None
     async with open_storage(pooled) as storage:
-        alone = PostgresGraphJobRepository(storage.database)
+        alone = GraphJobRepository(storage.database)
         tasks = [asyncio.ensure_future(_life(alone, f"{tenant}-{number}")) for number in range(60)]
         for number, task in enumerate(tasks):
             asyncio.get_running_loop().call_later(number / 200, task.cancel)
@@ -232,23 +232,23 @@ async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
     run = policy_run(tenant, run_id="nightly").replace(queued_at=datetime.now(UTC))
     named, minute = uuid4(), timedelta(minutes=1)
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
-    (first,) = (await runs.lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
-    (renewed,) = (await runs.renew([first], minute)).runs
-    assert () == await runs.expired(tenant_id=tenant)
+    (first,) = (await queue_of(runs).lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
+    (renewed,) = (await queue_of(runs).renew([first], minute)).runs
+    assert () == await queue_of(runs).expired(tenant_id=tenant)
     seen = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
     soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-    assert (run.id,) == (await runs.rescue([seen], attempts_max=3, backoff=soon)).requeued
-    assert {run.id} == (await runs.renew([first], minute)).lost
+    assert (run.id,) == (await queue_of(runs).rescue([seen], attempts_max=3, backoff=soon)).requeued
+    assert {run.id} == (await queue_of(runs).renew([first], minute)).lost
     # A transaction of its own sees the time go on; inside a session's it stands still.
     await runs.replace(first.submit(at=AT), "A")
     again: PolicyRunJob | None = await runs.get(tenant, run.id)
     assert again is not None
     leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
     assert leased is not None
-    ended = await runs.end([LeaseResult.submitted(leased)], transition_id=named)
+    ended = await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=named)
     assert {run.id} == set(ended.versions)
-    assert ended == await runs.end([LeaseResult.submitted(leased)], transition_id=named)
-    assert {run.id} == set((await runs.end([LeaseResult.released(first)])).lost)
+    assert ended == await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=named)
+    assert {run.id} == set((await queue_of(runs).end([LeaseResult.released(first)])).lost)
     completion = PolicyRunCompletion(run_id="nightly", status="completed")
     completed = await PolicyRunService(runs).complete(tenant, completion)
     assert [completed] == list((await runs.list(tenant)).runs)
@@ -277,16 +277,20 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
     minute, added, ended = timedelta(minutes=1), [policy_run(tenant) for _ in range(30)], list[object]()
 
     async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
-        while leased := (await runs.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)).runs:
-            await runs.renew(leased, minute)
-            answer = await runs.end([LeaseResult.submitted(run) for run in leased])
+        while leased := (
+            await storage.policy_run_queue.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)
+        ).runs:
+            await storage.policy_run_queue.renew(leased, minute)
+            answer = await storage.policy_run_queue.end([LeaseResult.submitted(run) for run in leased])
             ended.extend(answer.versions)
             assert (0, 0) == (len(answer.lost), len(answer.busy))
 
     async with open_storage(pooled) as storage, open_storage(direct) as beside:
         runs = storage.policy_runs
         await asyncio.gather(*(runs.insert(run) for run in added))
-        (stopped,) = (await runs.lease("gone", timedelta(milliseconds=1), attempts_max=9, tenant_id=tenant)).runs
+        (stopped,) = (
+            await storage.policy_run_queue.lease("gone", timedelta(milliseconds=1), attempts_max=9, tenant_id=tenant)
+        ).runs
         cancelled = asyncio.create_task(dispatcher(runs, "cancelled"))
         asyncio.get_running_loop().call_later(0.01, cancelled.cancel)
         await asyncio.gather(*(dispatcher(runs, f"dispatcher {number}") for number in range(5)))
@@ -294,7 +298,7 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         left = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
         seen = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in left]
         soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-        rescued = await runs.rescue(seen, attempts_max=9, backoff=soon)
+        rescued = await storage.policy_run_queue.rescue(seen, attempts_max=9, backoff=soon)
         await dispatcher(runs, "the last")
         page = await runs.list(tenant, statuses=["submitted"], limit=20)
         rest = await runs.list(tenant, statuses=["submitted"], limit=20, cursor=page.next_cursor)
@@ -316,13 +320,16 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
     async with open_storage(pooled) as storage, open_storage(direct) as other:
         runs = storage.policy_runs
         await runs.insert(policy_run(tenant))
-        (run,) = (await runs.lease("A", minute, attempts_max=3, tenant_id=tenant)).runs
+        (run,) = (await storage.policy_run_queue.lease("A", minute, attempts_max=3, tenant_id=tenant)).runs
         async with other.session() as holder, holder.begin():
             await holder.execute(text("SELECT 1 FROM scheduler.policy_runs WHERE id = :id FOR UPDATE"), {"id": run.id})
             with pytest.raises(DatabaseUnavailable) as caught:
                 await runs.replace(run.submit(at=AT), "A")
-            renewed, ended = await runs.renew([run], minute), await runs.end([LeaseResult.submitted(run)])
+            renewed, ended = (
+                await storage.policy_run_queue.renew([run], minute),
+                await storage.policy_run_queue.end([LeaseResult.submitted(run)]),
+            )
         assert "55P03" == caught.value.sqlstate
         assert [frozenset({run.id})] * 2 == [renewed.busy, ended.busy]
         assert run == await runs.get(tenant, run.id)
-        assert {run.id} == set((await runs.end([LeaseResult.submitted(run)])).versions)
+        assert {run.id} == set((await storage.policy_run_queue.end([LeaseResult.submitted(run)])).versions)

@@ -134,7 +134,9 @@ async def test_a_failed_attempt_waits_for_the_next_one(storage: Storage, tenant:
     wait = back.available_at - back.updated_at
     assert (Status.PENDING, "OSError: the engine is away") == (back.status, back.last_error)
     assert timedelta(minutes=5) <= wait <= timedelta(minutes=10)
-    assert () == (await storage.policy_runs.lease("x", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
+    assert (
+        () == (await storage.policy_run_queue.lease("x", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
+    )
 
 
 async def test_a_rejected_run_fails_at_once(storage: Storage, tenant: str) -> None:
@@ -260,7 +262,7 @@ async def test_a_run_that_was_lost_unnoticed_and_leased_again_is_at_its_last_att
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
         lasts.append(context.last)
         if not context.last:
-            await storage.policy_runs.end([LeaseResult.released(run, error="by hand")])
+            await storage.policy_run_queue.end([LeaseResult.released(run, error="by hand")])
             await waits(run, context)
         raise OSError("the engine is away")
 
@@ -370,7 +372,7 @@ async def test_a_live_run_is_renewed_for_as_long_as_its_function_runs(storage: S
 async def test_a_run_whose_dispatcher_is_gone_is_rescued_and_submitted(storage: Storage, tenant: str) -> None:
     """By another, after its lease ran out, at the next attempt; its log says why."""
     run = await storage.policy_runs.insert(policy_run(tenant))
-    await storage.policy_runs.lease("gone", timedelta(milliseconds=1), attempts_max=5, tenant_id=tenant)
+    await storage.policy_run_queue.lease("gone", timedelta(milliseconds=1), attempts_max=5, tenant_id=tenant)
 
     dispatcher = PolicyRunDispatcher(storage, taken, options=options(tenant, lease=timedelta(seconds=1)))
     working = asyncio.ensure_future(dispatcher.run())
@@ -391,7 +393,7 @@ async def test_a_run_whose_dispatcher_is_gone_is_rescued_and_submitted(storage: 
 async def test_a_run_whose_dispatchers_are_gone_at_the_last_attempt_has_failed(storage: Storage, tenant: str) -> None:
     """It is not tried for ever."""
     run = await storage.policy_runs.insert(policy_run(tenant))
-    await storage.policy_runs.lease("gone", timedelta(milliseconds=1), attempts_max=1, tenant_id=tenant)
+    await storage.policy_run_queue.lease("gone", timedelta(milliseconds=1), attempts_max=1, tenant_id=tenant)
     dispatcher = PolicyRunDispatcher(
         storage, taken, options=options(tenant, lease=timedelta(seconds=1), attempts_max=1)
     )
@@ -412,7 +414,7 @@ async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
     go_on = asyncio.Event()
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        await storage.policy_runs.end([LeaseResult.failed(run, "by hand")])
+        await storage.policy_run_queue.end([LeaseResult.failed(run, "by hand")])
         go_on.set()
 
     dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))

@@ -1,7 +1,9 @@
 """Every SQL statement that looks for work: leases, and leases that have run out; as constants with named binds.
 
-What holds for `statements` holds here, but for three that serve everybody, and look across tenants: `LEASE_RUNS`,
-`FIND_LEASED_RUNS` and `LIST_EXPIRED_RUNS`. Whoever looks waits for nobody, and skips what others hold. Times are the database's.
+What holds for `single` holds here, but for three that serve everybody, and look across tenants: `LEASE_RUNS`,
+`FIND_LEASED_RUNS` and `LIST_EXPIRED_RUNS`. Whoever looks waits for nobody, and skips what others hold. Times are the
+database's.
+
 """
 
 from collections.abc import Callable
