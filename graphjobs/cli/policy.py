@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic_core import from_json
 
 from graphjobs.cli.output import print_lines, print_table
 from graphjobs.core.fields import check_name
+from graphjobs.core.json_values import read_json
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import InvalidJob, JobNotFound
 from graphjobs.policy_runs.filters import PolicyRunQuery
@@ -262,7 +262,7 @@ def _options_named(**named: str) -> Iterator[None]:
 def _environment(text: str) -> dict[str, Any]:
     try:
         # NaN passes here: the value has a sentence of its own for it.
-        found = from_json(_content(text[1:]) if text.startswith("@") else text.encode())
+        found = read_json(_content(text[1:]) if text.startswith("@") else text.encode())
     except ValueError as error:
         raise InvalidJob(f"it is no JSON: {error}", field="environment") from None
     if isinstance(found, dict):

@@ -7,13 +7,12 @@ from uuid import UUID
 
 from immutabledict import immutabledict
 from pydantic import Field
-from pydantic_core import from_json
 from sqlalchemy import CTE, BigInteger, Select, Table, Text, Uuid, bindparam, func, literal_column, select
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from graphjobs.core.fields import FrozenModel, Id, Json, Name, UtcTime
-from graphjobs.core.json_values import to_plain_json
+from graphjobs.core.json_values import read_json, to_plain_json
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.database.executor import Row
 from graphjobs.database.sql_expressions import null_if_unrepresentable
@@ -60,7 +59,7 @@ def event_from_row(kind: type[E], statuses: type[StatusEnum], table: str, row: R
             job_id=UUID(int=job_id.int),
             tenant_id=tenant_id,
             status=statuses.from_code(status_code),
-            payload=from_json(document),
+            payload=read_json(document),
             created_at=created_at,
         )
     except ValueError as error:  # InvalidJob is one, too

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from graphjobs.core.json_values import freeze_json, to_plain_json
+from graphjobs.core.json_values import VALUE_DEPTH_MAX, freeze_json, nests_deeper, to_plain_json, too_deep
 from graphjobs.errors import InvalidJob
 
 NAME_LENGTH_MAX: Final = 256
@@ -277,7 +277,7 @@ class FrozenModel(BaseModel):
         try:
             value: Self = cls.__pydantic_validator__.validate_json(text, by_alias=True, by_name=False)
         except ValidationError as error:
-            invalid = from_validation_error(error)
+            invalid = _too_deep(error.title) if nests_deeper(text, VALUE_DEPTH_MAX) else from_validation_error(error)
         else:
             return value
         raise invalid
@@ -297,6 +297,11 @@ class FrozenModel(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, but what is changed is checked; `deep` copies nothing, for nothing here can change."""
         return self.replace(**update) if update else self
+
+
+def _too_deep(title: str) -> InvalidJob:
+    problem = too_deep(VALUE_DEPTH_MAX)
+    return InvalidJob(f"{title}: {problem}", problems=[("", problem)])
 
 
 def from_validation_error(error: ValidationError) -> InvalidJob:

@@ -2,18 +2,32 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
 from immutabledict import immutabledict
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 JSON_BYTES_MAX: Final = 65_536
 JSON_DEPTH_MAX: Final = 32
 JSON_INTEGER_MAX: Final = 2**63 - 1
+DECODED_DEPTH_MAX: Final = 500
+"""The most levels that Python's decoders are given: they recurse, and each Python lets them by another depth.
+
+Python 3.11 allows the fewest, 1,000 with all that has been called before; half of them are left to that.
+"""
+VALUE_DEPTH_MAX: Final = 200
+"""The most levels that pydantic's own reader takes, on every Python; what nests deeper than `JSON_DEPTH_MAX` is refused
+later, by a sentence that names the field."""
 _WRITTEN_OUT_FROM: Final = 1e16
 """From here on a float is written with an exponent, and without a point."""
+# What is no bracket, texts included, and the bracket after it: one that opens is group 1. It matches anywhere, also
+# where a text or a backslash ends with the whole, so that the time is in proportion to the length.
+_UP_TO_BRACKET: Final = re.compile(
+    rb'[^"{}\[\]]*+(?:"(?:[^"\\]++|\\.?)*+(?:"|\Z)[^"{}\[\]]*+)*+(?:([{\[])|[}\]]|\Z)', re.DOTALL
+)
 _dump_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -98,3 +112,39 @@ def to_plain_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [to_plain_json(item) for item in value]
     return value
+
+
+def nests_deeper(text: str | bytes, levels: int) -> bool:
+    """Tells by its brackets whether JSON nests deeper than so many levels; it is not decoded.
+
+    Each object and each list is a level. Of what is no JSON, at least those levels count that come before the place
+    where a decoder sees it.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if raw.count(b"{") + raw.count(b"[") <= levels:  # as nearly always
+        return False
+    depth = 0
+    for bracket in _UP_TO_BRACKET.finditer(raw):
+        depth += 1 if bracket.lastindex else -1
+        if depth > levels:
+            return True
+    return False
+
+
+def too_deep(levels: int, form: str = "JSON") -> str:
+    """Says what is wrong with what nests deeper."""
+    return f"{form} must not nest deeper than {levels:,} levels"
+
+
+def read_json(text: str | bytes) -> Any:
+    """Reads JSON as pydantic does.
+
+    Raises:
+        ValueError: it is no JSON, or nests too deep.
+    """
+    try:
+        return from_json(text)
+    except ValueError:
+        if not nests_deeper(text, VALUE_DEPTH_MAX):
+            raise
+    raise ValueError(too_deep(VALUE_DEPTH_MAX))

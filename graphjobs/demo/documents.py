@@ -14,6 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from graphjobs.core.json_values import DECODED_DEPTH_MAX, nests_deeper, too_deep
+
 PATH_LENGTH_MAX: Final = 200
 WORD_LENGTH_MAX: Final = 80
 
@@ -106,7 +108,8 @@ def _parsed(content: bytes) -> object:
     # Each error is raised after its handler: chained to its cause it would keep the whole file in memory.
     try:
         text = content.decode("utf-8-sig")
-        value: object = json.loads(text, parse_constant=_refuse_constant)
+        deep = nests_deeper(content, DECODED_DEPTH_MAX)
+        value: object = None if deep else json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         at_end = error.reason == "unexpected end of data"
         problem = "it is cut off within a character" if at_end else "it is not UTF-8 text"
@@ -114,10 +117,10 @@ def _parsed(content: bytes) -> object:
         problem = _syntax_problem(error)
     except ValueError:
         problem = "it holds an integer of more digits than Python reads"
-    except RecursionError:
-        problem = "its JSON nests too deep"
     else:
-        return value
+        if not deep:
+            return value
+        problem = too_deep(DECODED_DEPTH_MAX)
     raise DocumentError(f"the file cannot be read as JSON: {problem}")
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from graphjobs.core.fields import check_name
+from graphjobs.core.json_values import DECODED_DEPTH_MAX, nests_deeper
 from graphjobs.errors import ConfigurationError
 
 GRAPH_READ: Final = "graph:read"
@@ -135,11 +136,11 @@ def _read(path: Path) -> Mapping[str, Grant]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry: Any = None if nests_deeper(line, DECODED_DEPTH_MAX) else json.loads(line)
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = check_name(entry["tenant"], "tenant")
             sound = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             sound = None
         if not sound:
             raise ConfigurationError(

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import bson
 import pytest
-from bson import Decimal128, Int64, ObjectId
+from bson import DBRef, Decimal128, Int64, ObjectId
 from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 
@@ -181,11 +181,11 @@ async def test_a_tag_that_is_none_harms_nothing(
     assert before[0] in waiting(graphjobs_database_url)
 
 
-@pytest.mark.parametrize("levels", [300, 500, 900])
+@pytest.mark.parametrize("levels", [99, 300, 499, 900])
 async def test_what_json_cannot_hold_waits_as_bytes(
     graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, levels: int
 ) -> None:
-    """However deep it nests; and a key that Extended JSON would take for a type of its own."""
+    """However much deeper than 100 levels it nests; and a key that Extended JSON would take for a type of its own."""
     deep: dict[str, Any] = {}
     for _ in range(levels):
         deep = {"in": deep}
@@ -194,23 +194,48 @@ async def test_what_json_cannot_hold_waits_as_bytes(
     entries = waiting(graphjobs_database_url)
     assert 2 == len(entries)
     raw = {bytes.fromhex(each["raw"].removeprefix("\\x")) for each in entries if each["raw"]}
-    assert bson.encode(documents[1]) in raw
+    assert {bson.encode(document) for document in documents} == raw
+    # More than 500 levels are not decoded; up to there it is a document, and the field at fault is known.
+    assert {"" if levels > 498 else "deep", "status"} == {each["field"] for each in entries}
     files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     await backfilled(graphjobs_storage, files["graph_jobs"].parent)
     assert {each["id"] for each in entries} == {each["id"] for each in waiting(graphjobs_database_url)}
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: {"in": inner}, lambda inner: [inner], lambda inner: DBRef("a", inner)])
+async def test_what_nests_by_100_levels_waits_as_text(
+    graphjobs_storage: Storage,
+    graphjobs_database_url: str,
+    tmp_path: Path,
+    wrap: Callable[[Any], Any],
+) -> None:
+    """As deep as MongoDB promises to store documents, and on every Python; each can be read again."""
+    deep = AT
+    for _ in range(99):
+        deep = wrap(deep)
+    document = build(deep=deep)
+    await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[document]))
+    (entry,) = waiting(graphjobs_database_url)
+    assert ("deep", None) == (entry["field"], entry["raw"])
+    assert bson.encode(document) == bson.encode(loads(entry["document"]))
+    files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
+    await backfilled(graphjobs_storage, files["graph_jobs"].parent)
+    assert [entry["id"]] == [each["id"] for each in waiting(graphjobs_database_url)]
+
+
+@pytest.mark.parametrize("levels", [100, 499, 900])
 @pytest.mark.parametrize("strange", ["1180591620717411303424", '"\\ud800"'])
 async def test_what_neither_json_nor_bson_can_hold_waits_as_it_was_read(
-    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, strange: str
+    graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, strange: str, levels: int
 ) -> None:
     """Nested too deep to be written as JSON, with a number or a letter that BSON has no form for."""
-    deep = '{"in":' * 900 + strange + "}" * 900
+    deep = '{"in":' * levels + strange + "}" * levels
     line = json.dumps(build(createdAt="2024-05-06T07:08:09Z")).removesuffix("}") + f', "deep": {deep}}}'
     (tmp_path / "dump").mkdir()
     (tmp_path / "dump" / "graph_jobs.json").write_text(line + "\n")
     await backfilled(graphjobs_storage, tmp_path / "dump")
     (entry,) = waiting(graphjobs_database_url)
+    assert ("" if levels > 499 else "deep") == entry["field"]
     assert line.encode() == bytes.fromhex(entry["raw"].removeprefix("\\x"))
 
 

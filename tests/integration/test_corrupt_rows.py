@@ -62,6 +62,7 @@ async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
     listed = await jobs.list_build_jobs(tenant, limit=10)
     assert {before, after} == set(listed)
     assert [broken.id] == [row.row_id for row in listed.unreadable]
+    assert (damage == "5,000 levels") == ("JSON must not nest deeper than 200 levels" in str(caught.value))
     assert await jobs.try_replace(broken.start(at=AT), Status.QUEUED) in (True, False)
 
 
@@ -99,6 +100,7 @@ async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
     listed = await jobs.list_events(tenant, job.id)
     assert [events[0], events[2]] == list(listed)
     assert [("graph_job_events", events[1].id)] == [(row.table, row.row_id) for row in listed.unreadable]
+    assert (damage == "5,000 levels") == ("JSON must not nest deeper than 200 levels" in str(listed.unreadable[0]))
 
 
 async def test_the_error_repeats_nothing_of_the_payload(

@@ -96,7 +96,7 @@ async def test_a_bad_file_is_a_failed_job_and_the_rest_goes_on(graphjobs_storage
     assert len(bad) + 2 == len(failed)
     assert all(job.error and len(job.error) < 500 for job in failed)
     reasons = " ".join(job.error or "" for job in failed)
-    for word in ("cut off", "16,777,216 bytes", "SPDX", "no such file", "directory", "empty"):
+    for word in ("cut off", "16,777,216 bytes", "SPDX", "no such file", "directory", "empty", "500 levels"):
         assert word in reasons
     assert {Status.COMPLETED: 2, Status.FAILED: len(failed)} == {
         status: sum(job.status is status for job in report.finished) for status in (Status.COMPLETED, Status.FAILED)

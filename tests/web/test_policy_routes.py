@@ -383,8 +383,12 @@ async def test_an_environment_no_database_can_keep_is_refused(client: httpx.Asyn
     for text in strange:
         answer = await client.post("/policy/runs", content=begin + text + end, headers=_JSON)
         assert ["inputs.environment"] == fields(answer), text
-    for text in (b'{"a":"\\ud800"}', deep[2], b"[" * 5_000 + b"]" * 5_000):
-        assert [""] == fields(await client.post("/policy/runs", content=begin + text + end, headers=_JSON))
+    sentence = "JSON must not nest deeper than 200 levels"
+    lone = b'{"a":"\\ud800"}'
+    for text, told in ((lone, "hex escape"), (deep[2], sentence), (b"[" * 5_000 + b"]" * 5_000, sentence)):
+        answer = await client.post("/policy/runs", content=begin + text + end, headers=_JSON)
+        assert [""] == fields(answer)
+        assert told in answer.json()["errors"][0]["problem"]
     largest = b'{"a":"' + b"x" * (65_536 - 8) + b'"}'
     for text in (deep[0], largest):
         asked = await client.post("/policy/runs", content=begin + text + end, headers=_JSON)

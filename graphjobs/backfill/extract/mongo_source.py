@@ -17,8 +17,10 @@ from graphjobs.backfill.extract.records import (
     Place,
     Position,
     codec_options,
+    nests_deeper,
     shortened,
 )
+from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
 SCHEMES: Final = ("mongodb://", "mongodb+srv://")
@@ -108,9 +110,11 @@ def _key_reader() -> Callable[[bytes, Any], Any]:
 
     def key_of(raw: bytes, otherwise: Any) -> Any:
         """Gives the `_id`; of a document that cannot be read at all, that of the one before."""
+        if nests_deeper("bson", raw, DECODED_DEPTH_MAX):
+            return otherwise
         try:
             return bson.decode(raw, forgiving).get("_id", otherwise)
-        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError):
             return otherwise
 
     return key_of

@@ -5,6 +5,7 @@ of graphjobs lives without.
 """
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from graphjobs.core.fields import sanitize_error
+from graphjobs.core.json_values import DECODED_DEPTH_MAX, too_deep
+from graphjobs.core.json_values import nests_deeper as json_nests_deeper
 from graphjobs.errors import ConfigurationError
 
 JOBS: Final = "graph_jobs"
@@ -61,7 +64,7 @@ class Position(NamedTuple):
         try:
             ordinal, offset, key = loads(text)
             return cls(int(ordinal), int(offset), key)
-        except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, _WrongValue):
+        except (ValueError, TypeError, ArithmeticError, LookupError, _WrongValue):
             raise ValueError("this is no position of a source") from None
 
 
@@ -163,9 +166,11 @@ def _bson_decoder() -> Decode:
     decode_bson: Callable[..., dict[str, Any]] = bson.decode
 
     def decode(raw: bytes) -> dict[str, Any] | str:
+        if _bson_nests_deeper(raw, DECODED_DEPTH_MAX):
+            return too_deep(DECODED_DEPTH_MAX, "BSON")
         try:
             return decode_bson(raw, options)
-        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             return f"it cannot be read as BSON: {shortened(str(error)) or type(error).__name__}"
 
     return decode
@@ -188,15 +193,16 @@ def _json_decoder() -> Decode:
 
     def decode(raw: bytes) -> dict[str, Any] | str:
         try:
-            value = json.loads(raw.decode(), object_hook=hook)
+            text = raw.decode()
+            if json_nests_deeper(raw, DECODED_DEPTH_MAX):
+                return too_deep(DECODED_DEPTH_MAX)
+            value = json.loads(text, object_hook=hook)
         except UnicodeDecodeError as error:
             return f"it is not UTF-8 text, from byte {error.start:,} of it on"
         except json.JSONDecodeError as error:
             return f"it cannot be read as JSON: {error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1:,}"
         except _WrongValue as error:
             return f"it cannot be read as Extended JSON: {error}"
-        except RecursionError:
-            return "its JSON nests too deep"
         except ValueError:
             return "it holds an integer of more digits than Python reads"
         return value if isinstance(value, dict) else f"it should be an object, not {type(value).__name__}"
@@ -205,8 +211,65 @@ def _json_decoder() -> Decode:
 
 
 def loads(text: str) -> Any:
-    """Reads any Extended JSON, as documents are read."""
+    """Reads any Extended JSON, as documents are read.
+
+    Raises:
+        ValueError: it is no JSON, or nests too deep.
+    """
+    if json_nests_deeper(text, DECODED_DEPTH_MAX):
+        raise ValueError(too_deep(DECODED_DEPTH_MAX))
     return json.loads(text, object_hook=_object_hook())
+
+
+# How many bytes a value of BSON takes by its type, beside those that its own length tells; and where that stands.
+# Of what nests it is those before its first field. Source: bsonspec.org, version 1.1.
+_SIZES: Final = {
+    **dict(enumerate((8, 4, 4, 4, 5, 0, 12, 1, 8, 0, 0, 16, 4, 4, 12, 4, 8, 8, 16), start=0x01)),
+    0x7F: 0,
+    0xFF: 0,
+}
+_LENGTHS_AT: Final = {0x02: 0, 0x05: 0, 0x0C: 0, 0x0D: 0, 0x0E: 0, 0x0F: 4}
+_REGEX: Final = 0x0B
+_NESTING: Final = b"\x03\x04\x0f"
+"""A document, a list, and code with the document of its scope."""
+_LEVEL_SIZE_MIN: Final = 6
+"""Its type, the end of its name, and its length."""
+_length_at: Final = struct.Struct("<i").unpack_from
+
+
+def nests_deeper(form: Form, raw: bytes, levels: int) -> bool:
+    """Tells by its bytes whether a document nests deeper than so many levels; it is not decoded.
+
+    It is a level itself, and so is each document and each list in it; of Extended JSON so is each wrapper such as $oid.
+    """
+    return _bson_nests_deeper(raw, levels) if form == "bson" else json_nests_deeper(raw, levels)
+
+
+def _bson_nests_deeper(raw: bytes, levels: int) -> bool:
+    if len(raw) < _LEVEL_SIZE_MIN * levels or sum(map(raw.count, _NESTING)) < levels:  # as nearly always
+        return False
+    depth, at = 1, 4
+    try:
+        while depth:
+            kind, at = raw[at], at + 1
+            if kind == 0:
+                depth -= 1
+                continue
+            at = raw.index(0, at) + 1
+            if kind in _LENGTHS_AT:
+                (length,) = _length_at(raw, at + _LENGTHS_AT[kind])
+                if length < 0:
+                    return False
+                at += length
+            elif kind == _REGEX:
+                at = raw.index(0, raw.index(0, at) + 1) + 1
+            at += _SIZES[kind]
+            depth += kind in _NESTING
+            if depth > levels:
+                return True
+    except (LookupError, ValueError, struct.error):
+        pass  # it is no BSON from there on, as the decoder says better
+    return False
 
 
 class _WrongValue(Exception):

@@ -19,8 +19,10 @@ from bson.binary import Binary
 from bson.errors import BSONError
 from bson.objectid import ObjectId
 
-from graphjobs.backfill.extract.records import Found, loads
+from graphjobs.backfill.extract.records import Found, loads, nests_deeper
 from graphjobs.core.fields import sanitize_error
+from graphjobs.core.json_values import DECODED_DEPTH_MAX
+from graphjobs.core.json_values import nests_deeper as json_nests_deeper
 
 TAG: Final = "_quarantine"
 """The field of a line of the quarantine's files that names its entry."""
@@ -30,6 +32,10 @@ _NAMESPACE: Final = UUID("5f3f9a5e-6f0e-5b5c-9d3c-2f6a4c1c8e77")
 
 _TEXT_SIZE_MAX: Final = 4 * 1024 * 1024
 """Of more bytes of BSON than that no text is made: of many small numbers it would take thirty times the memory."""
+
+_TEXT_DEPTH_MAX: Final = 100
+"""Of what nests deeper no text is made: pymongo recurses up to five times a level, and each Python lets it by another
+depth. MongoDB's manual promises to store no more levels than that."""
 
 _TAG_FIELDS: Final = frozenset({"id", "field", "reason", "place", "sha256"})
 
@@ -109,18 +115,19 @@ def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
         reason: one sentence.
     """
     place = what.place or f"{found.place.part}, entry {found.place.ordinal:,}"
-    document, raw = (None, what.raw or b"") if what.document is None else _kept(what.document, found.raw)
+    document, raw = (None, what.raw or b"") if what.document is None else _kept(what.document, found)
     content = raw if document is None else document.encode()
     key = uuid5(_NAMESPACE, f"{found.collection} {hashlib.sha256(content or b'').hexdigest()}")
     named = None if what.document is None else document_id_of(found.collection, what.document)
     return Entry(key, found.collection, named, place, field, reason, document, raw)
 
 
-def _kept(document: dict[str, Any], raw: bytes) -> tuple[str | None, bytes | None]:
+def _kept(document: dict[str, Any], found: Found) -> tuple[str | None, bytes | None]:
     """Gives a document as text, or as bytes where text would come back as another one: its BSON, or as it was read."""
     encoded = _bson_of(document)
-    if encoded is not None and len(encoded) > _TEXT_SIZE_MAX:
-        return None, encoded
+    form, raw = (found.form, found.raw) if encoded is None else ("bson", encoded)
+    if (encoded is not None and len(encoded) > _TEXT_SIZE_MAX) or nests_deeper(form, raw, _TEXT_DEPTH_MAX):
+        return None, raw
     try:
         text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
         try:
@@ -131,13 +138,13 @@ def _kept(document: dict[str, Any], raw: bytes) -> tuple[str | None, bytes | Non
             return text, None
     except Exception:  # noqa: BLE001, S110  # whatever it holds, it is kept
         pass
-    return None, raw if encoded is None else encoded
+    return None, raw
 
 
 def _bson_of(document: dict[str, Any]) -> bytes | None:
     try:
         return bson.encode(document)
-    except (BSONError, ValueError, TypeError, ArithmeticError, RecursionError):
+    except (BSONError, ValueError, TypeError, ArithmeticError):
         return None  # JSON holds more than BSON, as integers of 100 bits
 
 
@@ -180,10 +187,12 @@ def as_written(line: str) -> bool:
     """Tells whether a line of a quarantine's file is as `line_of` gave it: what was mended is not."""
     if not line.startswith(_BEGINNING) or not line.endswith("}"):
         return False
+    if json_nests_deeper(line, DECODED_DEPTH_MAX):
+        return False
     try:
         tag, end = json.JSONDecoder().raw_decode(line, len(_BEGINNING))
         return bool(tag["sha256"] == _digest(line[end:-1].removeprefix(", ")))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return False
 
 

@@ -14,7 +14,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from graphjobs.backfill.transform.diagnostics import Refusal, found
-from graphjobs.core.json_values import JSON_BYTES_MAX, JSON_DEPTH_MAX
+from graphjobs.core.json_values import DECODED_DEPTH_MAX, JSON_BYTES_MAX, JSON_DEPTH_MAX, nests_deeper
 
 UUID_BYTES: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -86,11 +86,11 @@ def whole_of(value: object) -> tuple[int | None, str]:
 
 def document_of_text(text: str) -> dict[str, Any] | None:
     """Reads the JSON text of an object; None where it is none."""
-    if len(text) > _DOCUMENT_LENGTH_MAX:
+    if len(text) > _DOCUMENT_LENGTH_MAX or nests_deeper(text, DECODED_DEPTH_MAX):
         return None
     try:
         read = json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return read if isinstance(read, dict) else None
 

@@ -10,6 +10,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar, cast, get_args
 
+from bson.code import Code
+from bson.dbref import DBRef
 from bson.int64 import Int64
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
@@ -21,6 +23,7 @@ from graphjobs.backfill.transform.field_reader import Document
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids, created_by, form_of, identify, identity_of
 from graphjobs.backfill.transform.repair import RUNNING, event_creation, graph_course, run_course
 from graphjobs.core.fields import FrozenModel, from_validation_error
+from graphjobs.core.json_values import JSON_DEPTH_MAX
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -75,6 +78,7 @@ _OVERLAY_TRIGGERS: Final = _words("policy", "advisory", "vex", "sbom-version", "
 _BYTE_ORDERS: Final = _words(*get_args(LegacyUuids))
 _WORD_FIELDS: Final = frozenset({"kind", "type", "overlayKind", "status", "trigger", "mode", "priority"})
 _NUMBERS: Final = (int, Int64, float)
+_FLAT: Final = frozenset({str, int, float, bool, datetime, type(None)})
 _SCHEMAS: Final[Mapping[type[FrozenModel], str]] = {
     kind: kind.model_fields["schema_version"].default for kind in (GraphBuildJob, GraphOverlayJob, PolicyRunJob)
 }
@@ -366,10 +370,18 @@ def _settle(document: Document, name: str, inline: object, within: object) -> No
 def _same(one: object, other: object) -> bool:
     if type(one) in _NUMBERS and type(other) in _NUMBERS:
         return one == other
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except RecursionError:
-        return False
+    # What nests deeper, or refers to another document, is refused by whoever reads it: nothing is lost by not looking.
+    return type(one) is type(other) and _is_plain(one, JSON_DEPTH_MAX) and bool(one == other)
+
+
+def _is_plain(value: object, levels: int) -> bool:
+    """Tells whether a value nests in documents and lists alone, and by no more than so many levels."""
+    if type(value) in _FLAT:
+        return True
+    if isinstance(value, Mapping | list):
+        items = value.values() if isinstance(value, Mapping) else value
+        return levels > 0 and all(_is_plain(item, levels - 1) for item in items)
+    return not isinstance(value, DBRef | Code)
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any], LegacyUuids], Mapped]]] = MappingProxyType(

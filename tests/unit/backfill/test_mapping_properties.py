@@ -136,7 +136,11 @@ def _deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
     return value
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: {"a": inner}, lambda inner: [inner]], ids=["documents", "lists"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda inner: {"a": inner}, lambda inner: [inner], lambda inner: DBRef("a", inner)],
+    ids=["documents", "lists", "references"],
+)
 @pytest.mark.parametrize(("collection", "document"), _BASES)
 def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Callable[[Any], Any]) -> None:
     """5,000 levels in any field, also inline and under payload at once, where they are compared."""
@@ -144,7 +148,13 @@ def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Cal
     for name in [*_FIELDS, "note"]:
         assert isinstance(map_document(collection, {**document, name: deep}), Mapped | Refused)
         both = {**document, name: deep, "payload": {name: twin, "jobId": JOB_ID, "payload": {}}}
-        assert isinstance(map_document(collection, both), Mapped | Refused)
+        compared = map_document(collection, both)
+        assert isinstance(compared, Mapped | Refused)
+        if name != "payload":
+            # Whether they are the same changes nothing: so deep, none comes.
+            both["payload"][name] = wrap(twin)
+            assert isinstance(compared, Refused)
+            assert compared == map_document(collection, both)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import json
 import socket
 import time
 import traceback
 
+import bson
 import pytest
 
 from graphjobs import ConfigurationError, DatabaseUnavailable
@@ -60,6 +62,15 @@ async def test_a_name_tells_hosts_and_database_and_no_password() -> None:
             assert "hush" not in repr(LiveSource(name, client["scheduler"], ()))
         finally:
             await client.close()
+
+
+def test_the_id_of_a_document_that_nests_too_deep_is_that_of_the_one_before() -> None:
+    """It is told later, when the document is read, and does not keep the reading from going on."""
+    key_of = mongo_source._key_reader()
+    deep = b'{"in":' * 499 + b"1" + b"}" * 499
+    most = bson.encode({"_id": 7, "deep": json.loads(deep)})
+    over = bson.encode({"_id": 7, "deep": [json.loads(deep)]})
+    assert (7, 6) == (key_of(most, 6), key_of(over, 6))
 
 
 async def refusal_of(address: str) -> str:

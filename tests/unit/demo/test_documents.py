@@ -86,11 +86,14 @@ def test_an_integer_of_too_many_digits_is_refused(tmp_path: Path) -> None:
 
 
 def test_json_that_nests_too_deep_is_refused(tmp_path: Path) -> None:
-    """A file of brackets alone must not end the worker with a RecursionError."""
+    """A file of brackets alone must not end the worker with a RecursionError; 500 levels are read on every Python."""
     path = tmp_path / "document.json"
-    path.write_text('{"a":' * 200_000)
-
-    assert refusal(path, size_max_bytes=2_000_000) == "the file cannot be read as JSON: its JSON nests too deep"
+    sentence = "the file cannot be read as JSON: JSON must not nest deeper than 500 levels"
+    for deep in ('{"a":' * 200_000, '{"a":' * 501 + "1" + "}" * 501):
+        path.write_text(deep)
+        assert refusal(path, size_max_bytes=2_000_000) == sentence
+    path.write_text('{"a":' * 500 + "1" + "}" * 500)
+    assert read_document(path, size_max_bytes=2_000_000).fields == json.loads(path.read_text())
 
 
 def test_an_error_keeps_nothing_of_the_file_in_memory(tmp_path: Path) -> None:
