@@ -1,8 +1,10 @@
 # `make demo` and `make test` start from nothing: a Python of 3.11 or newer is all they ask for.
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
-READY_TO_BENCH := .venv/.ready-to-bench
+# Another Python has an environment of its own beside this one: make test PYTHON=python3.13 VENV=.venv-3.13
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_TO_BENCH := $(VENV)/.ready-to-bench
 # One more than the cores of CI, for tests wait often. A module's stay together: they share what they have started.
 TEST_PROCESSES ?= 3
 SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadscope
@@ -20,7 +22,7 @@ help: ## this list
 $(READY): requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "graphjobs needs Python 3.11 or newer: say which with 'make PYTHON=/path/to/python3.11 ...'"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
@@ -68,4 +70,4 @@ lock: $(READY) ## pin the development dependencies anew
 		--upgrade --constraint requirements-dev.txt pyproject.toml --output-file requirements-bench.txt
 
 clean: ## remove what make made
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
