@@ -11,8 +11,7 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from graphjobs.database.schema import SCHEMA
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow

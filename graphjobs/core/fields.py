@@ -1,7 +1,7 @@
-"""What stored values are made of: field types with their limits, and the frozen `Value`; knows no job, no database.
+"""Field types of stored values with their limits, and the frozen base model. No job and no database here.
 
-Field types are core schemas where they can be, not Python functions, so that reading a row stays in pydantic's own
-compiled code: a value is validated each time it is read.
+Field types are core schemas where possible, not Python functions, so that validation, which runs for every row that
+is read, stays in pydantic's compiled code.
 """
 
 import re
@@ -33,7 +33,7 @@ NAME_LENGTH_MAX: Final = 256
 """Characters of a tenant, an id, a key. Two of them fit a B-tree entry of PostgreSQL: 2,704 bytes, 4 a character."""
 ERROR_LENGTH_MAX: Final = 4_000
 REASON_LENGTH_MAX: Final = 1_048_576
-"""The most characters of a reason that are taken from outside; what is stored keeps head and tail of it."""
+"""The most characters of a reason that callers may give; the stored text keeps its head and tail."""
 NAMES_MAX: Final = 1_000
 _PART_LENGTH_MAX: Final = 100
 METADATA_ENTRIES_MAX: Final = 64
@@ -52,7 +52,7 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 
 def _matching(pattern: str, problem: str) -> CoreSchema:
-    """Text of a pattern, with a sentence for people where it does not match."""
+    """Build the schema of text that matches a pattern, with its error text."""
     return core_schema.custom_error_schema(
         core_schema.str_schema(pattern=pattern, strict=True),
         custom_error_type="text",
@@ -60,14 +60,14 @@ def _matching(pattern: str, problem: str) -> CoreSchema:
     )
 
 
-# As ranges, not \P{Cc}: the pattern also stands in JSON schemas, which are read by other engines, too.
+# As ranges, not \P{Cc}: the pattern is also in JSON schemas, which other regex engines read.
 _NO_CONTROL: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _LINES: Final = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 
 
 @dataclass(frozen=True, slots=True)
 class BoundedText:
-    """Text of 1 to `length_max` characters, UTF-8 clean, no control characters; `lines` lets tab and newline pass."""
+    """Text of 1 to `length_max` characters, UTF-8 clean, no control characters; `multiline` allows tab and newline."""
 
     length_max: int
     multiline: bool = False
@@ -79,14 +79,14 @@ class BoundedText:
         return core_schema.custom_error_schema(
             core_schema.str_schema(min_length=1, max_length=self.length_max, pattern=pattern, strict=True),
             custom_error_type="text",
-            custom_error_message=f"It should be text of 1 to {self.length_max:,} characters, UTF-8 clean, "
+            custom_error_message=f"must be text of 1 to {self.length_max:,} characters, UTF-8 clean, "
             f"without control characters{spared}",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Text of one form, said in `problem`."""
+    """Text that matches a pattern; `problem` is the error text where it does not."""
 
     pattern: str
     problem: str
@@ -101,7 +101,7 @@ class _Uuid:
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         text = core_schema.chain_schema(
             [
-                _matching(_UUID_TEXT, "Text should be a UUID of 36 characters"),
+                _matching(_UUID_TEXT, "must be a UUID of 36 characters"),
                 core_schema.uuid_schema(strict=False),
             ]
         )
@@ -110,19 +110,19 @@ class _Uuid:
         sentence = core_schema.custom_error_schema(
             either,
             custom_error_type="uuid",
-            custom_error_message="Input should be a UUID, or its text of 36 characters",
+            custom_error_message="must be a UUID, or its text of 36 characters",
         )
         return core_schema.json_or_python_schema(json_schema=text, python_schema=sentence)
 
 
 class _UtcTime:
-    """An aware time, kept in UTC. In JSON ISO 8601 with an offset; fractions past microseconds are cut."""
+    """An aware time in UTC. In JSON, ISO 8601 with an offset; fractions beyond microseconds are cut."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # Without the pattern, a JSON string of digits alone passes as seconds since 1970, strict or not.
+        # Without the pattern, a JSON string of digits passes as seconds since 1970, also in strict mode.
         time = core_schema.datetime_schema(strict=False, tz_constraint="aware")
-        problem = "A time should be ISO 8601 with an offset, in the years 0001 to 9999"
-        # What we write ourselves ends in Z, and is read without a call of Python.
+        problem = "must be a time in ISO 8601 with an offset, in the years 0001 to 9999"
+        # Stored times end in Z, and are read without calling Python code.
         in_utc = core_schema.chain_schema([_matching(_UTC_TEXT, problem), time])
         with_offset = _in_utc(core_schema.chain_schema([_matching(_TIME_TEXT, problem), time]))
         text = core_schema.union_schema(
@@ -142,11 +142,11 @@ def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise PydanticCustomError("time", "A time should lie in the years 0001 to 9999, also in UTC") from None
+        raise PydanticCustomError("time", "must be a time in the years 0001 to 9999, also in UTC") from None
 
 
 def _bounded_list(value: object) -> object:
-    """People give any iterable where names are asked for; a string is none, and nothing endless is followed."""
+    """Return any iterable of names as a list, bounded so that an endless one is refused; a string is no list."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping | list | tuple):
         return [item for item, _ in zip(value, range(NAMES_MAX + 1), strict=False)]
     return value
@@ -161,19 +161,19 @@ def _sorted_mapping(value: Mapping[str, str]) -> immutabledict[str, str]:
 
 
 def _in_utf8(text: object) -> object:
-    """What Python reads from a file or a process may hold lone surrogates, which UTF-8 cannot."""
+    """Replace lone surrogates, which text from files or processes may hold and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
 Name: TypeAlias = Annotated[str, BoundedText(NAME_LENGTH_MAX)]
 ErrorText: TypeAlias = Annotated[str, BoundedText(ERROR_LENGTH_MAX, multiline=True)]
 Reason: TypeAlias = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX), BeforeValidator(_in_utf8)]
-"""Any text of why something failed, as it comes from outside; `clean_error` makes an error of it."""
+"""Any text of why something failed, as callers give it; `sanitize_error` makes a stored error of it."""
 Id: TypeAlias = Annotated[UUID, _Uuid()]
 UtcTime: TypeAlias = Annotated[datetime, _UtcTime()]
 Digest: TypeAlias = Annotated[
     str,
-    Pattern(r"^sha256:[0-9a-f]{64}$", "A digest should be 'sha256:' and 64 hexadecimal digits in lower case"),
+    Pattern(r"^sha256:[0-9a-f]{64}$", "must be 'sha256:' and 64 hexadecimal digits in lower case"),
 ]
 NameSet: TypeAlias = Annotated[
     tuple[Name, ...],
@@ -200,31 +200,31 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
 def check_name(value: object, field: str) -> str:
-    """Lets a tenant, an id or a key pass, as an argument of a call.
+    """Return a tenant, an id or a key, given as an argument.
 
     Raises:
-        InvalidJob: it is no text of 1 to 256 characters, UTF-8 clean and without control characters.
+        InvalidJob: it is not text of 1 to 256 characters, UTF-8 clean and without control characters.
     """
     try:
         return _NAME.validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
-    raise InvalidJob(f"{field}: {problem}", field=field)
+    raise InvalidJob(f"{field} {problem}", field=field)
 
 
 def check_limit(value: object, *, limit_max: int) -> int:
-    """Lets the bound of a list pass.
+    """Return the limit of a list.
 
     Raises:
-        InvalidJob: it is no whole number from 1 to `limit_max`.
+        InvalidJob: it is not an integer between 1 and `limit_max`.
     """
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit_max:
         return value
-    raise InvalidJob(f"limit: it should be a whole number from 1 to {limit_max}", field="limit")
+    raise InvalidJob(f"limit must be between 1 and {limit_max:,}", field="limit")
 
 
 def parse_id(value: object, field: str) -> UUID | None:
-    """Reads an id given as a UUID or as its text; None for text that is no UUID, which nothing is found under.
+    """Parse an id given as a UUID or as text; None for text that is not a UUID, so that nothing is found by it.
 
     Raises:
         InvalidJob: it is neither a UUID nor text.
@@ -233,11 +233,16 @@ def parse_id(value: object, field: str) -> UUID | None:
         return value
     if isinstance(value, str):
         return UUID(value) if _UUID.fullmatch(value) else None
-    raise InvalidJob(f"{field}: it should be a UUID or its text, not {type(value).__name__}", field=field)
+    raise InvalidJob(f"{field} must be a UUID or its text, not {type(value).__name__}", field=field)
+
+
+def as_uuid(value: UUID) -> UUID:
+    """Return a plain UUID: the driver's own subclass neither pickles nor compares by type."""
+    return UUID(int=value.int)
 
 
 class FrozenModel(BaseModel):
-    """A frozen value that checks itself when it is made, raises `InvalidJob`, and speaks camelCase JSON.
+    """A frozen value that is validated when it is made, raises `InvalidJob`, and has camelCase JSON.
 
     Strict: nothing is coerced silently (no bool for a number, no naive time, no unknown field).
     """
@@ -264,15 +269,15 @@ class FrozenModel(BaseModel):
                 return
             raise invalid
 
-        # pydantic takes the marked method for its own, and goes on validating nested and JSON input without it.
+        # The mark tells pydantic that this is its own method, so that nested and JSON input is validated without it.
         __init__.__pydantic_base_init__ = True
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Reads a payload: a JSON object with camelCase keys.
+        """Parse a payload: a JSON object with camelCase keys.
 
         Raises:
-            InvalidJob: the text is no JSON, or no such value.
+            InvalidJob: the text is not JSON, or not such a value.
         """
         try:
             value: Self = cls.__pydantic_validator__.validate_json(text, by_alias=True, by_name=False)
@@ -283,19 +288,19 @@ class FrozenModel(BaseModel):
         raise invalid
 
     def to_json(self) -> str:
-        """Gives the payload; the same value always gives the same text. Fields that are None are left out."""
+        """Return the payload; equal values give equal text. Fields that are None are left out."""
         return self.__pydantic_serializer__.to_json(self, by_alias=True, exclude_none=True).decode()
 
     def replace(self, **fields: Any) -> Self:
-        """Gives a new value with these fields changed, checked as a whole.
+        """Return a new value with these fields changed, validated as a whole.
 
         Raises:
-            InvalidJob: the new value would not be valid.
+            InvalidJob: the new value is not valid.
         """
         return type(self)(**{**self.__dict__, **fields})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, but what is changed is checked; `deep` copies nothing, for nothing here can change."""
+        """Copy as pydantic does, but validate the changes; `deep` copies nothing, because values are immutable."""
         return self.replace(**update) if update else self
 
 
@@ -305,7 +310,7 @@ def _too_deep(title: str) -> InvalidJob:
 
 
 def from_validation_error(error: ValidationError) -> InvalidJob:
-    """Puts what pydantic found wrong into our own words: the fields and their limits, and never the input."""
+    """Build an `InvalidJob` from pydantic's error: the fields and their limits, never the input."""
     problems = [
         (".".join(_part(part) for part in found["loc"]), found["msg"])
         for found in error.errors(include_url=False, include_input=False, include_context=False)
@@ -316,14 +321,14 @@ def from_validation_error(error: ValidationError) -> InvalidJob:
 
 
 def _part(part: object) -> str:
-    """A field's name, which may be anybody's own where it is a key."""
+    """Return a part of a field's path; a key of a mapping is the caller's own text, so it is sanitized."""
     return sanitize_error(str(part)[:_PART_LENGTH_MAX]) if part != "" else ""
 
 
 def sanitize_error(text: str) -> str:
-    """Makes any text fit the field `error`: cut in the middle to 4,000 characters, control characters replaced.
+    """Return text that fits the field `error`: cut in the middle to 4,000 characters, control characters replaced.
 
-    Head and tail stay, for the last line of a traceback says most.
+    The tail stays because the last line of a traceback says most.
     """
     if len(text) > ERROR_LENGTH_MAX:
         head, tail = text[: ERROR_LENGTH_MAX // 4], text[-(ERROR_LENGTH_MAX // 2) :]
@@ -333,6 +338,6 @@ def sanitize_error(text: str) -> str:
 
 
 def invariant_error(rule: str) -> PydanticCustomError:
-    """Gives the error of an invariant that does not hold, as a validator raises it."""
-    # The rule stands in a value of its own: pydantic would read braces in a template.
+    """Build the error of a broken invariant, for validators to raise."""
+    # The rule is a context value, because pydantic would interpret braces in a template.
     return PydanticCustomError("invariant", "{rule}", {"rule": rule})

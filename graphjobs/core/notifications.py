@@ -1,23 +1,25 @@
-"""Tells listeners that something is queued, where that is asked for: a hint after the write, and no part of it.
+"""Notices to listeners that something was queued. A notice is a hint sent after the write, and not part of it.
 
-A statement of its own, for it is volatile; and commits with a notice in them take turns on one lock of the server.
+It is a statement of its own because it is volatile, and because commits with a notice take turns on one server lock.
 """
 
 from typing import Any, Final
 
-from sqlalchemy import Select, func, literal_column, select
+import sqlalchemy as sa
 
 from graphjobs.database.executor import Executor, SessionExecutor
 from graphjobs.errors import GraphJobsError
 
 CHANNEL: Final = "graphjobs_queued"
 
-NOTIFY_QUEUED: Final[Select[Any]] = select(func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''")))
-"""Sends a notice, delivered when the transaction commits. It carries nothing: who hears it looks."""
+NOTIFY_QUEUED: Final[sa.Select[Any]] = sa.select(
+    sa.func.pg_notify(sa.literal_column(f"'{CHANNEL}'"), sa.literal_column("''"))
+)
+"""Sends a notice, which is delivered when the transaction commits. It carries nothing: listeners look for work."""
 
 
 async def notify_queued(executor: Executor, *, enabled: bool) -> None:
-    """Sends a notice, if it is wanted. One that cannot be sent is no error: polling finds what is queued."""
+    """Send a notice if enabled. A failure is not an error: polling finds what is queued."""
     if not enabled:
         return
     try:

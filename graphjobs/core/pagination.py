@@ -1,16 +1,19 @@
-"""What every list is made of: its bounds, the position a page begins after, cursors, bounded counts, rows left out."""
+"""Lists in pages: bounds, keys and cursors, bounded counts, and the rows that cannot be read."""
 
 import base64
 import binascii
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
 
+from pydantic import Field
 from pydantic_core import from_json, to_json
 
+from graphjobs.core.fields import BoundedText, FrozenModel
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
 
@@ -20,7 +23,7 @@ PAGE_MAX: Final = 1_000
 PAGE_DEFAULT: Final = 50
 
 COUNT_MAX: Final = 10_000
-"""Up to here a count is exact: an index entry is read for each."""
+"""Counts are exact up to this number: each counted row is one index entry that is read."""
 
 CURSOR_LENGTH_MAX: Final = 256
 
@@ -32,42 +35,90 @@ T = TypeVar("T")
 
 
 class PageKey(NamedTuple):
-    """Where a page begins: after this time and id, newest first."""
+    """The key that a page begins after, newest first: time and id."""
 
     at: datetime
     id: UUID
 
 
 FIRST_PAGE: Final = PageKey(TIMESTAMP_MAX, LAST_ID)
-"""No entry is after the last time and id, so this is where the first page begins."""
+"""The key of the first page: no entry has a later time or a greater id."""
+
+
+class PageQuery(FrozenModel):
+    """The part that all queries share: limit and cursor. A subclass adds its filters."""
+
+    filter_names: ClassVar[str]
+    """The names of the filters, for error texts."""
+
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    cursor: Annotated[str, BoundedText(CURSOR_LENGTH_MAX)] | None = None
+
+    @property
+    def first_key(self) -> PageKey:
+        """The key that the first page begins after."""
+        return FIRST_PAGE
+
+    def page_key(self, tenant_id: str) -> PageKey:
+        """Return the key that this page begins after: that of the cursor, or the first.
+
+        Raises:
+            InvalidJob: the cursor is malformed, or belongs to another query or tenant.
+        """
+        if self.cursor is None:
+            return self.first_key
+        return decode_cursor(self._filters(tenant_id), self.cursor, names=self.filter_names)
+
+    def cursor_after(self, tenant_id: str, key: PageKey) -> str:
+        """Return the cursor of the page that begins after a key; it is bound to this query and tenant."""
+        return encode_cursor(self._filters(tenant_id), key)
+
+    @abstractmethod
+    def _filters(self, tenant_id: str) -> list[object]:
+        """Return the tenant and the filters, which a cursor is bound to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list.
+
+    Attributes:
+        items: the entries, newest first.
+        next_cursor: `cursor` of the query for the next page; None on the last page.
+        unreadable: a `CorruptRow` for each row of the page that is left out.
+    """
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+    unreadable: tuple[CorruptRow, ...] = ()
 
 
 def encode_cursor(filters: Sequence[object], key: PageKey) -> str:
-    """Gives the cursor of the page that begins after a position; it is bound to what the list filters by."""
+    """Return the cursor of the page that begins after a key; it is bound to the list's filters."""
     parts = [_digest(filters), key.at.isoformat(), key.id.hex]
     return base64.urlsafe_b64encode(to_json(parts)).rstrip(b"=").decode()
 
 
 def decode_cursor(filters: Sequence[object], cursor: str, *, names: str) -> PageKey:
-    """Reads a cursor.
+    """Parse a cursor.
 
     Args:
-        filters: what the list filters by, as it was given to `cursor_of`.
-        cursor: what that gave.
-        names: the filters' names, for people.
+        filters: the list's filters, as `encode_cursor` was given them.
+        cursor: the cursor.
+        names: the names of the filters, for error texts.
 
     Raises:
-        InvalidJob: it is no cursor, or belongs to another list.
+        InvalidJob: the cursor is malformed, or belongs to another list.
     """
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         digest, time, entry = from_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-        position = PageKey(datetime.fromisoformat(time).astimezone(UTC), UUID(hex=entry))
+        key = PageKey(datetime.fromisoformat(time).astimezone(UTC), UUID(hex=entry))
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
-        raise InvalidJob("cursor: it should be the next_cursor of the page before, unchanged", field="cursor") from None
+        raise InvalidJob("cursor must be the next_cursor of the page before, unchanged", field="cursor") from None
     if digest != _digest(filters):
-        raise InvalidJob(f"cursor: it belongs to another query; keep {names} as they were", field="cursor")
-    return position
+        raise InvalidJob(f"cursor belongs to another query: keep {names} as they were", field="cursor")
+    return key
 
 
 def _digest(filters: Sequence[object]) -> str:
@@ -75,15 +126,15 @@ def _digest(filters: Sequence[object]) -> str:
 
 
 def as_tuple(value: object) -> object:
-    """People give one status or word where a list is asked for, and any collection where a tuple is."""
-    if isinstance(value, str):  # a status is one, too
+    """Return a tuple of one status, or of any collection, for fields that hold several."""
+    if isinstance(value, str):  # a status is a string, too
         return (value,)
     return tuple(value) if isinstance(value, list | set | frozenset) else value
 
 
 @dataclass(frozen=True, slots=True)
 class BoundedCount:
-    """How many there are, as far as was counted.
+    """A count up to a cap.
 
     Attributes:
         value: the count, at most the cap.
@@ -95,7 +146,7 @@ class BoundedCount:
 
     @classmethod
     def from_count(cls, count: int, cap: int) -> Self:
-        """Gives the count of what a statement found that looked for one more than the cap."""
+        """Build the count from that of a statement that counts up to one more than the cap."""
         return cls(min(count, cap), exact=count <= cap)
 
     def __str__(self) -> str:
@@ -103,23 +154,23 @@ class BoundedCount:
 
 
 class PartialList(tuple[T, ...]):
-    """What could be read of a list, in its order.
+    """The readable entries of a list, in its order.
 
     Attributes:
-        unreadable: a `CorruptRow` for each row that was left out.
+        unreadable: a `CorruptRow` for each row that is left out.
     """
 
     unreadable: tuple[CorruptRow, ...] = ()
 
     def __new__(cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = ()) -> Self:
-        """Lists what was read, and what could not be."""
+        """Build the list from its readable entries and the errors of the others."""
         listed = super().__new__(cls, items)
         listed.unreadable = tuple(unreadable)
         return listed
 
 
 def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
-    """Reads what can be read; a row that cannot be harms no other."""
+    """Read rows; an unreadable row is left out and reported, and harms no other."""
     items: list[T] = []
     unreadable: list[CorruptRow] = []
     for row in rows:
@@ -130,27 +181,30 @@ def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
     return PartialList(items, unreadable)
 
 
-def paginate(
-    read: Callable[[Row], T], rows: Sequence[Row], limit: int, key_of: Callable[[Row], PageKey]
-) -> tuple[PartialList[T], PageKey | None]:
-    """Gives a page, and where the next one begins; None where there is none.
+def read_page(
+    read: Callable[[Row], T], rows: Sequence[Row], query: PageQuery, tenant_id: str, key_of: Callable[[Row], PageKey]
+) -> Page[T]:
+    """Read one page.
 
     Args:
         read: reads a row.
-        rows: one more than the page holds, where there are more.
-        limit: the most the page holds.
-        key_of: gives that of a row.
+        rows: the rows of the page, and one more where the list goes on.
+        query: the query.
+        tenant_id: the tenant that the query is for.
+        key_of: returns the key of a row.
     """
-    shown = rows[:limit]
-    return read_rows(read, shown), key_of(shown[-1]) if len(rows) > limit else None
+    shown = rows[: query.limit]
+    listed = read_rows(read, shown)
+    cursor = query.cursor_after(tenant_id, key_of(shown[-1])) if len(rows) > query.limit else None
+    return Page(tuple(listed), cursor, listed.unreadable)
 
 
 def check_event_id(after: Any) -> int:
-    """Lets the event a log is to go on after pass.
+    """Return the id of the event that a log is read after.
 
     Raises:
-        InvalidJob: it is no id of an event, nor 0.
+        InvalidJob: it is not an integer between 0 and 2^63 - 1.
     """
     if isinstance(after, int) and not isinstance(after, bool) and 0 <= after < 2**63:
         return after
-    raise InvalidJob("after: it should be the id of an event, or 0", field="after")
+    raise InvalidJob("after must be the id of an event, or 0", field="after")

@@ -1,36 +1,25 @@
-"""What a queue answers whoever does its work: heartbeats, ends, sightings of who stopped, rescues; values only."""
+"""Results of the queues of both domains: heartbeats, finished attempts, stalled items, rescues. Values only."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import islice
-from typing import Final, TypeVar
+from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from graphjobs.core.fields import check_name
-from graphjobs.errors import InvalidJob
-
 ATTEMPTS_MAX: Final = 99_999
-"""The most attempts anything can have."""
-
-BATCH_MAX: Final = 1_000
-"""The most jobs, or tenants, that one call takes."""
-
-LEASE_MAX: Final = timedelta(days=1)
-
-T = TypeVar("T")
+"""The most attempts that a job or run can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class StalledItem:
-    """Something under way as it was seen: whoever finds it at the same version later knows that nothing has moved it.
+    """A running job or leased run as a scan found it. If the version is the same later, nothing has changed it since.
 
     Attributes:
-        job_id: which job.
-        tenant_id: whose.
-        version: the row's `updated_at`, which each heartbeat raises; None for one that Python cannot hold.
-        attempts: the attempt that runs; None where the row does not tell.
-        given_back: how many attempts before were given back in order, as the log tells; they do the job no harm.
+        job_id: the id of the job or run.
+        tenant_id: its tenant.
+        version: the row's `updated_at`, which every heartbeat raises; None where Python cannot represent it.
+        attempts: the attempt that runs; None where the row cannot be read.
+        released: how many earlier attempts were released in order. They do not count against the bound of attempts.
     """
 
     job_id: UUID
@@ -42,11 +31,11 @@ class StalledItem:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatResult:
-    """What a heartbeat found.
+    """Result of a heartbeat.
 
     Attributes:
-        versions: the new versions, by job; a job whose row somebody else had at the moment is not among them.
-        lost: jobs that no longer run at this attempt: nothing the holder does can end them.
+        versions: the new version of each job. A job whose row is locked by another transaction is missing here.
+        lost: the ids of jobs that no longer run at this attempt: their holder can no longer finish them.
     """
 
     versions: Mapping[UUID, datetime]
@@ -55,13 +44,13 @@ class HeartbeatResult:
 
 @dataclass(frozen=True, slots=True)
 class FinishResult:
-    """What came of endings.
+    """Result of finishing attempts.
 
     Attributes:
-        versions: the versions of the jobs that were ended by this call, by job.
-        lost: those that no longer run at the attempt given, each with one sentence on where a later look found it;
-            nothing was changed.
-        busy: those whose row somebody else has at the moment, so that nothing was changed either: ask again soon.
+        versions: the new version of each job that this call finished.
+        lost: jobs that no longer run at the given attempt, each with one sentence on its state in a later read. Nothing
+            was changed.
+        busy: the ids of jobs whose rows other transactions hold. Nothing was changed: try again soon.
     """
 
     versions: Mapping[UUID, datetime]
@@ -71,11 +60,11 @@ class FinishResult:
 
 @dataclass(frozen=True, slots=True)
 class RescueResult:
-    """What a rescue did.
+    """Result of a rescue.
 
     Attributes:
-        requeued: jobs that wait again.
-        failed: jobs that had no attempt left, or whose row cannot be read.
+        requeued: the ids of jobs that are queued again.
+        failed: the ids of jobs that had no attempt left, or whose rows cannot be read.
     """
 
     requeued: tuple[UUID, ...]
@@ -83,93 +72,13 @@ class RescueResult:
 
 
 def exhausted_reason(stalled: StalledItem, attempts_max: int) -> str | None:
-    """Says why a job fails that gave no sign of life; None where it may be tried again."""
+    """Return why a stalled item fails; None where it may be tried again."""
     if stalled.attempts is None:
-        return "its worker gave no sign of life, and its row does not tell the attempt, so it cannot be tried again"
+        return "the worker stopped sending heartbeats, and the row does not tell the attempt, so it is not tried again"
     if stalled.attempts - stalled.released < attempts_max:
         return None
-    but = f", of which {stalled.released} were given back in order" if stalled.released else ""
+    released = f", {stalled.released} of them released in order" if stalled.released else ""
     return (
-        f"its worker gave no sign of life at attempt {stalled.attempts}{but}, and {attempts_max} are the most it gets"
+        f"the worker stopped sending heartbeats at attempt {stalled.attempts}{released}; "
+        f"at most {attempts_max} attempts are made"
     )
-
-
-def check_actor(actor: str | None) -> str | None:
-    """Lets who does it pass, or nobody."""
-    return None if actor is None else check_name(actor, "actor")
-
-
-def check_attempts_max(attempts_max: object) -> int:
-    """Lets the most attempts pass.
-
-    Raises:
-        InvalidJob: it is no whole number from 1 to 99,999.
-    """
-    if isinstance(attempts_max, int) and not isinstance(attempts_max, bool) and 1 <= attempts_max <= ATTEMPTS_MAX:
-        return attempts_max
-    raise InvalidJob(f"attempts_max: it should be a whole number from 1 to {ATTEMPTS_MAX}", field="attempts_max")
-
-
-def check_wait(wait: object, field: str) -> timedelta:
-    """Lets a wait pass.
-
-    Raises:
-        InvalidJob: it is no timedelta of more than zero, up to a day.
-    """
-    if isinstance(wait, timedelta) and timedelta(0) < wait <= LEASE_MAX:
-        return wait
-    raise InvalidJob(f"{field}: it should be a timedelta of more than zero, up to a day", field=field)
-
-
-def check_stored_tenant(name: object, field: str) -> str:
-    """Lets a tenant pass as the database lists it. Rows written by hand have any name; they are to be set aside.
-
-    Raises:
-        InvalidJob: no row can have it.
-    """
-    if isinstance(name, str) and "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name):
-        return name
-    raise InvalidJob(f"{field}: it should be text as the database holds it, without NUL", field=field)
-
-
-def check_batch(items: Iterable[T], field: str) -> list[T]:
-    """Lets a list pass that one statement can take.
-
-    Raises:
-        InvalidJob: it is none, or longer than 1,000.
-    """
-    if not isinstance(items, Iterable):
-        raise InvalidJob(f"{field}: it should be a list", field=field)
-    taken = list(islice(items, BATCH_MAX + 1))
-    if len(taken) > BATCH_MAX:
-        raise InvalidJob(f"{field}: one call takes at most {BATCH_MAX}", field=field)
-    return taken
-
-
-def check_unique(items: list[T], id_of: Callable[[T], UUID], field: str) -> list[T]:
-    """Lets a list pass in which each job is there once."""
-    if len({id_of(item) for item in items}) < len(items):
-        raise InvalidJob(f"{field}: each job should be there once", field=field)
-    return items
-
-
-def check_item_type(value: object, kind: type[T], field: str) -> T:
-    """Lets an item of a list pass."""
-    if isinstance(value, kind):
-        return value
-    raise InvalidJob(f"{field}: it should hold only {kind.__name__}s, not {type(value).__name__}", field=field)
-
-
-def check_stalled(stalled: Iterable[StalledItem]) -> list[StalledItem]:
-    """Lets sightings pass: few enough for one statement, each job once."""
-    given = [check_item_type(sighting, StalledItem, "stalled") for sighting in check_batch(stalled, "stalled")]
-    return check_unique(given, lambda sighting: sighting.job_id, "stalled")
-
-
-def key_params(keys: Iterable[tuple[UUID, str]]) -> dict[str, object]:
-    """The binds that find jobs by id and tenant."""
-    given = list(keys)
-    return {
-        "p_job_ids": [job_id for job_id, _ in given],
-        "p_distinct_tenant_ids": sorted({tenant_id for _, tenant_id in given}),
-    }

@@ -1,5 +1,6 @@
-"""Words on the wire that a SMALLINT column stores as a number, and the moves between them; standard library only."""
+"""Enumerations that a SMALLINT column stores by code, and the transitions between statuses. Standard library only."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Set
 from enum import StrEnum
 from typing import Self
@@ -8,12 +9,12 @@ from graphjobs.errors import IllegalTransition
 
 
 class CodedEnum(StrEnum):
-    """A word on the wire that a SMALLINT column stores as a number."""
+    """An enumeration of words that a SMALLINT column stores by code."""
 
     code: int
 
     def __new__(cls, word: str, code: int) -> Self:
-        """Makes a member of its word and its number."""
+        """Build a member from its word and its code."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.code = code
@@ -21,10 +22,10 @@ class CodedEnum(StrEnum):
 
     @classmethod
     def parse(cls, word: object) -> Self:
-        """Gives the member of a word on the wire, or the member itself.
+        """Return the member of a word, or the member itself.
 
         Raises:
-            ValueError: it is no word of this enumeration.
+            ValueError: the enumeration has no such word.
         """
         if isinstance(word, cls):
             return word
@@ -32,44 +33,46 @@ class CodedEnum(StrEnum):
             for member in cls:
                 if member == word:
                     return member
-        raise ValueError(f"no word of {cls.__name__}")
+        raise ValueError(f"{cls.__name__} has no such word")
 
     @classmethod
     def from_code(cls, code: int) -> Self:
-        """Gives the member a column's number stands for.
+        """Return the member of a code.
 
         Raises:
-            ValueError: no member has this number.
+            ValueError: no member has this code.
         """
         for member in cls:
             if member.code == code:
                 return member
-        raise ValueError(f"{code} is no code of {cls.__name__}")
+        raise ValueError(f"{cls.__name__} has no code {code}")
 
 
 class StatusEnum(CodedEnum):
-    """Where something stands, and what it may become. Each kind of status says what it is of, and which moves are."""
+    """A status, and the statuses that may follow it. Subclasses name their entity and give the transition table."""
 
     @classmethod
+    @abstractmethod
     def entity_name(cls) -> str:
-        """What stands there, for people: "graph job"."""
-        raise NotImplementedError
+        """Return the name of what has the status, for error texts: "graph job"."""
+        ...
 
     @classmethod
+    @abstractmethod
     def transitions(cls) -> Mapping[Self, Set[Self]]:
-        """Each status and what it may become. A move to the same status changes the thing, not its status."""
-        raise NotImplementedError
+        """Return the statuses that may follow each status. A transition to the same status changes other fields."""
+        ...
 
     @property
     def is_final(self) -> bool:
-        """True where no move leads on."""
+        """True where no transition leads on."""
         return not self.transitions()[self]
 
     def require_transition(self, target: Self, *, from_status: Self | None = None) -> None:
-        """Lets a legal move pass; with `from_status`, a move that one status alone can make.
+        """Check that a transition is legal, and with `from_status` that it starts from that status.
 
         Raises:
-            IllegalTransition: the transition table does not hold the move, or this is not the status it starts from.
+            IllegalTransition: the transition table does not have it, or this is not the status it starts from.
         """
         followers = self.transitions()[self]
         if target not in followers or (from_status is not None and self is not from_status):

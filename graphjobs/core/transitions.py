@@ -1,4 +1,4 @@
-"""A move and what came of it: its id, what its event tells, and what its caller is answered; no database here."""
+"""A transition, its event's payload, and the result that its caller gets. No database here."""
 
 import hashlib
 import json
@@ -17,32 +17,32 @@ from graphjobs.core.fields import check_name
 from graphjobs.errors import InvalidJob
 
 dump_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Gives JSON as it is stored, of plain values."""
+"""Returns JSON as it is stored, from plain values."""
 
 RESCUED: Final = "rescued"
-"""In the payload of an event: it was taken from somebody who gave no sign of life."""
+"""Key in the payload of an event: the job was taken from a worker that had stopped sending heartbeats."""
 
 
 class Transitionable(Protocol):
-    """What moves: it stands somewhere, has had attempts, and may say why the last one failed."""
+    """A job or run, as far as a transition reads it."""
 
     @property
     def status(self) -> str:
-        """Where it stands."""
+        """Its status."""
         ...
 
     @property
     def attempts(self) -> int:
-        """How many attempts it has had."""
+        """How many attempts were started."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why the last one failed."""
+        """Why the last attempt failed, or None."""
         ...
 
     def stored(self, *, updated_at: datetime) -> Self:
-        """Gives it as the database now holds it, at a version."""
+        """Return the value as stored at a version."""
         ...
 
 
@@ -50,7 +50,7 @@ T = TypeVar("T", bound=Transitionable)
 
 
 class UpdateOutcome(StrEnum):
-    """What came of an update."""
+    """The outcome of an update."""
 
     APPLIED = "applied"
     CONFLICT = "conflict"
@@ -60,16 +60,16 @@ class UpdateOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult(Generic[T]):
-    """What came of an update, and what to know of it; true where it was applied.
+    """The result of an update; true where it was applied.
 
     Attributes:
-        outcome: `applied`: this very move is in the table and in the log. `conflict`: the job was not as the move
-            expected. `not_found`: the tenant has no such job. `illegal`: none may move so. All but `applied` changed
-            nothing.
-        transition_id: the id of the move; asking with it again answers the same.
-        job: applied: the job with its new version. Conflict: the job as a later look found it, which may be another
-            state than the one the move met. Else None.
-        event_id: applied: the id of the event in the log. Else None.
+        outcome: `applied`: this transition is in the table and in the log. `conflict`: the job was not in the expected
+            state. `not_found`: the tenant has no such job. `illegal`: the transition table does not allow it. All but
+            `applied` changed nothing.
+        transition_id: the id of the transition; the same call with it gives the same result.
+        job: applied: the job with its new version. Conflict: the job as a later read found it, which may differ from
+            the state that the update met. Otherwise None.
+        event_id: applied: the id of the event in the log. Otherwise None.
         reason: one sentence for people; empty where applied.
     """
 
@@ -81,44 +81,44 @@ class UpdateResult(Generic[T]):
 
     @property
     def applied(self) -> bool:
-        """True where the move is in the table and in the log."""
+        """True where the transition is in the table and in the log."""
         return self.outcome is UpdateOutcome.APPLIED
 
     def __bool__(self) -> bool:
         return self.applied
 
 
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_NO_PAYLOAD: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class RecordedTransition(NamedTuple):
-    """What a move left behind: the version, its event, and what that tells where it was looked up."""
+    """A transition in the log: the version it left, the id of its event, and the payload where it was read."""
 
     version: datetime
     event_id: int
-    payload: Mapping[str, Any] = _NOTHING
+    payload: Mapping[str, Any] = _NO_PAYLOAD
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One move of one job: its id, and what its event tells."""
+    """One transition of one job: its id, and the payload of its event."""
 
     transition_id: UUID
     payload: Mapping[str, object]
 
     @classmethod
     def for_insert(cls, job: Transitionable, transition_id: UUID, actor: str | None) -> Self:
-        """The addition of a job; its id alone says which."""
+        """Build the insertion of a job."""
         return cls._build({"to": job.status, "attempts": job.attempts}, job, transition_id, actor)
 
     @classmethod
     def for_update(
         cls, job: Transitionable, expected: str, payload_json: str, transition_id: UUID, actor: str | None
     ) -> Self:
-        """A move to `job`; the digest of its document tells it from another one under the same id."""
+        """Build a transition to `job`; the digest of the payload tells it from another one under the same id."""
         digest = hashlib.sha256(payload_json.encode()).hexdigest()[:32]
-        told = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
-        return cls._build(told, job, transition_id, actor)
+        payload = {"from": expected, "to": job.status, "attempts": job.attempts, "digest": digest}
+        return cls._build(payload, job, transition_id, actor)
 
     @classmethod
     def _build(cls, payload: dict[str, object], job: Transitionable, transition_id: UUID, actor: str | None) -> Self:
@@ -131,51 +131,49 @@ class Transition:
 
     @property
     def event_payload(self) -> str:
-        """The event's payload, as it is stored."""
+        """The payload of the event, as it is stored."""
         return dump_json(self.payload)
 
     def to_result(self, job: T, recorded: RecordedTransition) -> UpdateResult[T]:
-        """What the move's caller is told, the first time and each time after."""
+        """Build the result for the caller, the same for the first call and for each repeated one."""
         stored = job.stored(updated_at=recorded.version)
         return UpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, recorded.event_id)
 
     def match_recorded(self, events: Iterable[tuple[str, RecordedTransition]]) -> RecordedTransition | None:
-        """Finds this very move among the events that have its id; None where there are none.
+        """Find this transition among the events with its id; None where there are none.
 
         Args:
-            events: their payloads, as they are stored, and what each left behind.
+            events: their payloads as stored, and what each recorded.
 
         Raises:
-            InvalidJob: the id names other moves of this job only.
+            InvalidJob: the id belongs to another transition of this job.
         """
-        others = False
-        for payload, logged in events:
-            told = from_json(payload)
-            if all(told.get(name) == self.payload.get(name) for name in ("from", "to", "attempts", "digest")):
-                return logged._replace(payload=told)
-            others = True
-        if others:
-            raise InvalidJob(
-                f"transition_id: {self.transition_id} names another move of this job; each move takes its own",
-                field="transition_id",
-            )
+        is_taken = False
+        for text, recorded in events:
+            payload = from_json(text)
+            if all(payload.get(name) == self.payload.get(name) for name in ("from", "to", "attempts", "digest")):
+                return recorded._replace(payload=payload)
+            is_taken = True
+        if is_taken:
+            problem = f"transition_id {self.transition_id} belongs to another transition of this job: use a new one"
+            raise InvalidJob(problem, field="transition_id")
         return None
 
 
 def ensure_transition_id(transition_id: UUID | None) -> UUID:
-    """Gives a move's id: the caller's, or a new one.
+    """Return the caller's transition id, or a new one.
 
     Raises:
-        InvalidJob: it is no UUID.
+        InvalidJob: it is not a UUID.
     """
     if transition_id is None:
         return uuid7()
     if isinstance(transition_id, UUID):
         return transition_id
-    raise InvalidJob("transition_id: it should be a UUID", field="transition_id")
+    raise InvalidJob("transition_id must be a UUID", field="transition_id")
 
 
-def event_payload(source: str, target: str, transition_id: UUID, actor: str | None, **told: object) -> str:
-    """Gives the payload of an event; what is None is left out."""
-    given = {"from": source, "to": target, **told, "transitionId": str(transition_id), "actor": actor}
-    return dump_json({name: value for name, value in given.items() if value is not None})
+def event_payload(source: str, target: str, transition_id: UUID, actor: str | None, **more: object) -> str:
+    """Return the payload of an event; entries that are None are left out."""
+    payload = {"from": source, "to": target, **more, "transitionId": str(transition_id), "actor": actor}
+    return dump_json({name: value for name, value in payload.items() if value is not None})

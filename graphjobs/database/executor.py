@@ -4,13 +4,13 @@ Both ways are safe to cancel at any await. Cancelled does not mean not applied: 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import asyncpg
-from sqlalchemy import Dialect, Executable, Integer, Select, bindparam, column, exc, literal_column, select, table
+from sqlalchemy import Dialect, Executable, exc
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
@@ -20,15 +20,13 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
 from graphjobs.database.error_translation import translate_error
-from graphjobs.errors import ConfigurationError, DatabaseUnavailable, OutcomeUnknown
+from graphjobs.errors import ConfigurationError, OutcomeUnknown
 from graphjobs.settings import Settings
 
 Params: TypeAlias = Mapping[str, object]
 T = TypeVar("T")
 
 _DRAIN_SECONDS: Final = 5.0
-_RESOLVE_SECONDS: Final = 15.0
-_PROBE_EVERY_SECONDS: Final = 0.1
 _DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -204,51 +202,6 @@ def _is_autocommit_session(session: AsyncSession) -> bool:
         return False
     of_engine = getattr(bind.dialect, "_on_connect_isolation_level", None)
     return bind.get_execution_options().get("isolation_level", of_engine) == "AUTOCOMMIT"
-
-
-_FIND_BACKEND: Final[Select[Any]] = (
-    select(literal_column("1"))
-    .select_from(table("pg_stat_activity", schema="pg_catalog"))
-    .where(column("pid") == bindparam("p_backend_pid", type_=Integer))
-)
-
-
-async def resolve_outcome(lost: OutcomeUnknown, executor: Executor, probe: Callable[[], Awaitable[T | None]]) -> T:
-    """Finds out whether a write landed whose answer was lost. What is not there is believed only at its end.
-
-    As long as the server's side of the lost connection runs, the write may still wait there, for a lock or for its
-    turn; once that has ended, what cannot be seen will never be.
-
-    Args:
-        lost: what the write raised.
-        executor: runs on another connection.
-        probe: gives what the write would have left, or None where it is not there.
-
-    Returns:
-        What `look` found.
-
-    Raises:
-        DatabaseUnavailable: the write never landed, and never will.
-        OutcomeUnknown: that could not be told within 15 seconds.
-    """
-    deadline = asyncio.get_running_loop().time() + _RESOLVE_SECONDS
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                # Before the look: what ended after it could have landed in between.
-                ended = lost.backend is not None and not await executor.fetch_all(
-                    _FIND_BACKEND, {"p_backend_pid": lost.backend}
-                )
-                found = await probe()
-        except (DatabaseUnavailable, TimeoutError):
-            found, ended = None, False
-        if found is not None:
-            return found
-        if ended:
-            raise DatabaseUnavailable("the connection ended before the write was done; nothing was changed, try again")
-        if asyncio.get_running_loop().time() + _PROBE_EVERY_SECONDS > deadline:
-            raise lost
-        await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
 
 async def _drain_cancelled(driver: "asyncpg.Connection[asyncpg.Record]") -> None:

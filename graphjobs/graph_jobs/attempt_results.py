@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from graphjobs.core.fields import Metadata, check_name, sanitize_error
 from graphjobs.core.transitions import dump_json
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.graph_jobs.models import GraphBuildJob
-from graphjobs.graph_jobs.row_mapping import AnyJob, check_job
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob
+from graphjobs.graph_jobs.row_mapping import check_job
 from graphjobs.graph_jobs.status import GraphJobStatus
 
 Status = GraphJobStatus

@@ -1,48 +1,46 @@
-"""What lists of graph jobs are asked for and answer with: queries, cursors, collections, counts; no database here."""
+"""Queries of graph jobs, and what they return: pages and the overlay lag. No database here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.core.fields import BoundedText, FrozenModel, Name, UtcTime
+from graphjobs.core.fields import Name, UtcTime
 from graphjobs.core.pagination import (
-    CURSOR_LENGTH_MAX,
     FIRST_PAGE,
     LAST_ID,
-    PAGE_DEFAULT,
-    PAGE_MAX,
     TIMESTAMP_MAX,
     TIMESTAMP_MIN,
     BoundedCount,
+    Page,
     PageKey,
+    PageQuery,
     as_tuple,
-    decode_cursor,
-    encode_cursor,
 )
-from graphjobs.errors import CorruptRow
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 
-class GraphJobQuery(FrozenModel):
-    """Which jobs of a tenant a page holds, newest first: `created_at DESC, id DESC`.
+class GraphJobQuery(PageQuery):
+    """Which jobs of a tenant a page has, newest first: `created_at DESC, id DESC`.
 
-    Every filter is one that an index carries. A correlation id cannot be combined with a type or statuses, for no index
-    holds them together: such a query is refused, and not slow.
+    An index serves every filter. No index has a correlation id together with a type or statuses: such a query is
+    refused, rather than slow.
 
     Attributes:
-        type: one kind of job; None means both.
+        type: jobs of one type; None means both.
         statuses: jobs of any of these; empty means all.
         correlation_id: jobs of this correlation; alone, or with times.
         created_from: the earliest `created_at`, inclusive.
         created_to: the end of the range of `created_at`, exclusive.
         limit: the most jobs of the page, 1 to 1,000.
-        cursor: `next_cursor` of the page before; it continues its own query only, whatever the limit.
+        cursor: `next_cursor` of the page before; it continues the same query only, with any limit.
     """
+
+    filter_names: ClassVar[str] = "type, statuses, correlation_id and times"
 
     type: Annotated[GraphJobType, Field(strict=False)] | None = None
     statuses: Annotated[
@@ -53,82 +51,60 @@ class GraphJobQuery(FrozenModel):
     correlation_id: Name | None = None
     created_from: UtcTime | None = None
     created_to: UtcTime | None = None
-    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
-    cursor: Annotated[str, BoundedText(CURSOR_LENGTH_MAX)] | None = None
 
     @model_validator(mode="after")
-    def _has_an_index(self) -> Self:
+    def _check_index(self) -> Self:
         if self.correlation_id is not None and (self.type is not None or self.statuses):
             raise PydanticCustomError(
                 "index",
-                "correlation_id cannot be combined with type or statuses: no index holds them together; "
-                "page through the correlation, and choose among its jobs",
+                "correlation_id must not be combined with type or statuses, because no index has them together: "
+                "list the correlation, and filter its jobs",
             )
         if self.created_from is not None and self.created_to is not None and self.created_from >= self.created_to:
-            raise PydanticCustomError("range", "created_from should be earlier than created_to")
+            raise PydanticCustomError("range", "created_from must be earlier than created_to")
         return self
 
     @property
     def earliest(self) -> datetime:
-        """The earliest time a job of this query can have."""
+        """The earliest `created_at` of the query."""
         return max(self.created_from or TIMESTAMP_MIN, TIMESTAMP_MIN)
 
-    def page_key(self, tenant_id: str) -> PageKey:
-        """Gives the position this page begins after: the cursor's, or the end of the range.
-
-        Raises:
-            InvalidJob: the cursor is none, or belongs to another query or tenant.
-        """
-        if self.cursor is not None:
-            names = "type, statuses, correlation_id and times"
-            return decode_cursor(self._filters(tenant_id), self.cursor, names=names)
+    @property
+    def first_key(self) -> PageKey:
+        """The key that the first page begins after: the end of the range."""
         if self.created_to is None:
             return FIRST_PAGE
-        # Times have microseconds, so this is the last one before the end. No id is after the last one.
+        # Times have microseconds, so this is the last time before the end, and no id is greater than LAST_ID.
         end = max(self.created_to, TIMESTAMP_MIN) - timedelta(microseconds=1)
         return PageKey(min(end, TIMESTAMP_MAX), LAST_ID)
 
-    def cursor_after(self, tenant_id: str, key: PageKey) -> str:
-        """Gives the cursor of the page that begins after a position; it is bound to this query and tenant."""
-        return encode_cursor(self._filters(tenant_id), key)
-
     def _filters(self, tenant_id: str) -> list[object]:
-        return [
-            tenant_id,
-            self.type,
-            sorted(set(self.statuses)),
-            self.correlation_id,
-            self.created_from,
-            self.created_to,
-        ]
+        times = (self.created_from, self.created_to)
+        return [tenant_id, self.type, sorted(set(self.statuses)), self.correlation_id, *times]
 
 
-@dataclass(frozen=True, slots=True)
-class GraphJobCollection:
-    """One page of jobs.
+class GraphJobCollection(Page[AnyJob]):
+    """One page of build and overlay jobs; see `Page`."""
 
-    Attributes:
-        jobs: builds and overlays, newest first.
-        next_cursor: `cursor` of the query for the page after this one; None where no more jobs were there.
-        unreadable: a `CorruptRow` for each row of the page that was left out.
-    """
+    __slots__ = ()
 
-    jobs: tuple[GraphBuildJob | GraphOverlayJob, ...]
-    next_cursor: str | None = None
-    unreadable: tuple[CorruptRow, ...] = ()
+    @property
+    def jobs(self) -> tuple[AnyJob, ...]:
+        """The jobs of the page, newest first."""
+        return self.items
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayLag:
-    """How far behind a tenant's overlays are. Ages and latencies are seconds of the database's clock.
+    """How far a tenant's overlay jobs lag behind. Ages and latencies are seconds of the database's clock.
 
     Attributes:
-        counts: of overlay jobs, by status.
-        oldest_queued: the age of the oldest queued one; None where none waits.
-        p50: the median from created to completed, over the window; None where none was completed.
-        p95: the 95th percentile of it.
-        completed: how many jobs the percentiles are of: the newest of the window, at most the count's cap.
-        window: which jobs they are of: those created at most this long ago.
+        counts: the number of overlay jobs by status.
+        oldest_queued: the age of the oldest queued job; None where none is queued.
+        p50: the median from created to completed over the window; None where none was completed.
+        p95: the 95th percentile of the same.
+        completed: the number of jobs that the percentiles cover: the newest of the window, up to the cap of counts.
+        window: the percentiles cover jobs created at most this long ago.
     """
 
     counts: Mapping[GraphJobStatus, BoundedCount] = field(hash=False)

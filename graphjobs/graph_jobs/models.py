@@ -6,7 +6,7 @@ Source of the fields: the payloads the .NET scheduler wrote. A value that exists
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from immutabledict import immutabledict
 from pydantic import Field, model_validator
@@ -205,6 +205,10 @@ class GraphOverlayJob(GraphJob):
     def complete(self, *, at: datetime) -> Self:
         """Running to completed."""
         return self._transition(Status.COMPLETED, completed_at=at, error=None)
+
+
+AnyJob: TypeAlias = GraphBuildJob | GraphOverlayJob
+Job = TypeVar("Job", bound=GraphJob)
 
 
 class GraphJobEvent(Event):

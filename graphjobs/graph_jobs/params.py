@@ -1,4 +1,4 @@
-"""What the queue is asked with: arguments that are let pass, and the binds of its statements; no I/O here."""
+"""Arguments of the queue of graph jobs: checked, and as the parameters of its statements."""
 
 from collections.abc import Iterable, Sequence
 from uuid import UUID
@@ -6,106 +6,111 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import check_name
-from graphjobs.core.results import (
-    StalledItem,
-    check_batch,
-    check_item_type,
-    check_stored_tenant,
-    check_unique,
-    key_params,
-)
+from graphjobs.core.queue_flow import key_params, stalled_params
+from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import RESCUED, Transition, dump_json, event_payload
+from graphjobs.core.validation import check_batch, check_items, check_stored_tenant, check_unique
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.attempt_results import AttemptResult
-from graphjobs.graph_jobs.row_mapping import AnyJob, check_job, job_params
+from graphjobs.graph_jobs.models import AnyJob, GraphJob
+from graphjobs.graph_jobs.row_mapping import check_job, job_params
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 Status = GraphJobStatus
 
 
 def parse_type(kind: object) -> GraphJobType:
-    """Reads a kind given by its word, as an argument of a call.
+    """Parse a type of job given as an argument, as a member or by its word.
 
     Raises:
-        InvalidJob: it is none.
+        InvalidJob: it is not a type.
     """
     try:
         return GraphJobType.parse(kind)
     except ValueError:
         words = " or ".join(GraphJobType)
-    raise InvalidJob(f"kind: it should be {words}", field="kind")
+    raise InvalidJob(f"kind must be {words}", field="kind")
 
 
 def check_tenants(tenants: str | Iterable[str], limit: int) -> tuple[str, ...]:
-    """Lets the tenants of a claim pass: one, or as many as get a share each."""
+    """Return the tenants of a claim: one, or at most as many as get a share each."""
     if isinstance(tenants, str):
         return (check_name(tenants, "tenants"),)
-    named = tuple(check_stored_tenant(tenant, "tenants") for tenant in check_batch(tenants, "tenants"))
-    if len(named) > limit or len(set(named)) < len(named):
-        raise InvalidJob(f"tenants: each should be there once, and no more than limit, {limit}", field="tenants")
-    return named
+    names = tuple(check_stored_tenant(tenant, "tenants") for tenant in check_batch(tenants, "tenants"))
+    if len(names) > limit or len(set(names)) < len(names):
+        raise InvalidJob(f"tenants must be unique, and at most limit, {limit}", field="tenants")
+    return names
 
 
 def check_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
-    """Lets jobs pass: few enough for one statement, each once."""
+    """Return a batch of jobs, each id once."""
     return check_unique([check_job(job) for job in check_batch(jobs, "jobs")], lambda job: job.id, "jobs")
 
 
 def check_results(results: Iterable[AttemptResult]) -> list[AttemptResult]:
-    """Lets endings pass: few enough for one statement, each job once."""
-    given = [check_item_type(ending, AttemptResult, "results") for ending in check_batch(results, "results")]
-    return check_unique(given, lambda ending: ending.job.id, "results")
+    """Return a batch of results, each job once."""
+    return check_items(results, AttemptResult, lambda result: result.job.id, "results")
 
 
 def tenant_share_params(tenants: Sequence[str], limit: int) -> dict[str, object]:
-    """The binds that share a limit out among tenants, as equally as can be; the first get what is left over."""
-    share, over = divmod(limit, len(tenants))
-    return {"p_tenant_ids": list(tenants), "p_shares": [share + 1] * over + [share] * (len(tenants) - over)}
+    """Return the parameters that divide a limit among tenants as equally as possible; the first get the remainder."""
+    share, remainder = divmod(limit, len(tenants))
+    return {
+        "p_tenant_ids": list(tenants),
+        "p_shares": [share + 1] * remainder + [share] * (len(tenants) - remainder),
+    }
+
+
+def insert_many_params(jobs: Sequence[GraphJob], actor: str | None, prefix: str = "p_") -> dict[str, object]:
+    """Return the parameters that insert many jobs with their events; all but the shared ones begin with the prefix."""
+    columns = [job_params(job) for job in jobs]
+    return {
+        f"{prefix}payloads": [column["p_payload"] for column in columns],
+        f"{prefix}event_payloads": [Transition.for_insert(job, uuid7(), actor).event_payload for job in jobs],
+        "p_types": [column["p_type"] for column in columns],
+        "p_created_ats": [job.created_at for job in jobs],
+        "p_correlation_ids": [job.correlation_id for job in jobs],
+    }
 
 
 def heartbeat_params(jobs: Sequence[AnyJob]) -> dict[str, object]:
-    """The binds that renew jobs."""
+    """Return the parameters that find running jobs at their attempts."""
     return {
-        **key_params((job.id, job.tenant_id) for job in jobs),
+        **key_params(jobs),
         "p_tenant_ids": [job.tenant_id for job in jobs],
         "p_attempts": [job.attempts for job in jobs],
     }
 
 
 def finish_params(results: Sequence[AttemptResult], transition_id: UUID, actor: str | None) -> dict[str, object]:
-    """The binds that end jobs, and those that add what follows from them where something does."""
-    binds = {
-        **heartbeat_params([ending.job for ending in results]),
-        "p_new_statuses": [ending.status.code for ending in results],
-        "p_payloads": [ending.patch for ending in results],
+    """Return the parameters that finish attempts, and those that insert follow-up jobs where there are any."""
+    params = {
+        **heartbeat_params([result.job for result in results]),
+        "p_new_statuses": [result.status.code for result in results],
+        "p_payloads": [result.patch for result in results],
         "p_event_payloads": _event_payloads(results, transition_id, actor),
     }
-    pairs = [(ending.job, job) for ending in results for job in ending.followups]
+    pairs = [(result.job, job) for result in results for job in result.followups]
     if not pairs:
-        return binds
-    check_unique(pairs, lambda pair: pair[1].id, "followups")
-    columns = [job_params(job) for _, job in pairs]
+        return params
+    followups = check_unique([job for _, job in pairs], lambda job: job.id, "followups")
     return {
-        **binds,
+        **params,
         "p_parent_ids": [parent.id for parent, _ in pairs],
-        "p_followup_ids": [job.id for _, job in pairs],
-        "p_types": [of_job["p_type"] for of_job in columns],
-        "p_followup_payloads": [of_job["p_payload"] for of_job in columns],
-        "p_created_ats": [job.created_at for _, job in pairs],
-        "p_correlation_ids": [job.correlation_id for _, job in pairs],
-        "p_followup_event_payloads": [Transition.for_insert(job, uuid7(), actor).event_payload for _, job in pairs],
+        "p_followup_ids": [job.id for job in followups],
+        **insert_many_params(followups, actor, "p_followup_"),
     }
 
 
 def _event_payloads(results: Sequence[AttemptResult], transition_id: UUID, actor: str | None) -> list[str]:
-    # Most of a batch end alike, and so do their events.
-    entries: dict[tuple[GraphJobStatus, int, str | None], str] = {}
-    for ending in results:
-        alike = (ending.status, ending.job.attempts, ending.error)
-        if alike not in entries:
-            status, attempts, error = alike
-            entries[alike] = event_payload(Status.RUNNING, status, transition_id, actor, attempts=attempts, error=error)
-    return [entries[ending.status, ending.job.attempts, ending.error] for ending in results]
+    # Most results of a batch are alike, and so are their events.
+    payloads: dict[tuple[GraphJobStatus, int, str | None], str] = {}
+    for result in results:
+        key = (result.status, result.job.attempts, result.error)
+        if key not in payloads:
+            status, attempts, error = key
+            payloads[key] = event_payload(Status.RUNNING, status, transition_id, actor, attempts=attempts, error=error)
+    return [payloads[result.status, result.job.attempts, result.error] for result in results]
 
 
 def take_over_params(
@@ -114,30 +119,28 @@ def take_over_params(
     transition_id: UUID,
     actor: str | None,
     *,
-    rescued: bool,
+    rescued: bool = False,
 ) -> dict[str, object]:
-    """The binds that take jobs from whoever ran them: failed for a reason, else queued again."""
+    """Return the parameters that take jobs from their workers: failed with a reason, or queued again without one."""
     targets = [Status.QUEUED if reason is None else Status.FAILED for reason in reasons]
-    told = list(zip(stalled, targets, reasons, strict=True))
+    patches = [
+        {"status": target} if reason is None else {"status": target, "error": reason}
+        for target, reason in zip(targets, reasons, strict=True)
+    ]
     return {
-        **key_params((sighting.job_id, sighting.tenant_id) for sighting in stalled),
-        "p_tenant_ids": [sighting.tenant_id for sighting in stalled],
-        "p_versions": [sighting.version for sighting in stalled],
+        **stalled_params(stalled),
         "p_new_statuses": [target.code for target in targets],
-        "p_payloads": [
-            dump_json({"status": target} if reason is None else {"status": target, "error": reason})
-            for _, target, reason in told
-        ],
+        "p_payloads": [dump_json(patch) for patch in patches],
         "p_event_payloads": [
             event_payload(
                 Status.RUNNING,
                 target,
                 transition_id,
                 actor,
-                attempts=sighting.attempts,
+                attempts=item.attempts,
                 error=reason,
                 **{RESCUED: rescued or None},
             )
-            for sighting, target, reason in told
+            for item, target, reason in zip(stalled, targets, reasons, strict=True)
         ],
     }

@@ -1,14 +1,14 @@
-"""The repository of graph jobs, as the plan contracts it: a statement in, a value out; no transaction is begun here."""
+"""The repository of graph jobs, as the plan contracts it: one statement a call, no event log."""
 
 from uuid import UUID
 
 from graphjobs.core.fields import check_limit, check_name, parse_id
 from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
+from graphjobs.core.validation import check_type
 from graphjobs.database.executor import Executor
-from graphjobs.errors import InvalidJob, JobAlreadyExists, JobNotFound
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.errors import JobAlreadyExists, JobNotFound
+from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob, Job
 from graphjobs.graph_jobs.row_mapping import (
-    Job,
     check_job,
     event_from_row,
     job_from_row,
@@ -21,20 +21,18 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 
 
 class GraphJobRepository:
-    """Inserts, swaps, reads and logs graph jobs; each call is one statement and one round trip.
+    """Inserts, swaps, reads and lists graph jobs; each call is one statement and one round trip.
 
-    A job is found only by its own tenant and as its own kind. Every method raises `InvalidJob` for an argument that
-    cannot be, before any SQL, and `DatabaseUnavailable`, `OutcomeUnknown` or `SchemaOutOfDate` as the executor does.
-    `job_id` is a UUID or its text; text that is no UUID is not found. Source: the plan's IGraphJobRepository.
+    A job is found by its own tenant and as its own type only. Every method raises `InvalidJob` for an invalid argument,
+    before any SQL, and `DatabaseUnavailable`, `OutcomeUnknown` or `SchemaOutOfDate` as the executor does. `job_id` is a
+    UUID or its text; text that is not a UUID is not found. Source: the plan's IGraphJobRepository.
     """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
     async def insert(self, job: Job) -> Job:
-        """Stores a new job of either kind and any status.
-
-        `created_at` is the value's, `updated_at` the database's.
+        """Insert a new job of either type and any status. `created_at` is the value's, the database sets `updated_at`.
 
         Returns:
             The job with its version, `updated_at`.
@@ -45,111 +43,106 @@ class GraphJobRepository:
         rows = await self._executor.fetch_all(single.INSERT_JOB, job_params(check_job(job)))
         if not rows:
             raise JobAlreadyExists(job.id)
-        return job.stored(updated_at=rows[0][0])
+        ((version,),) = rows
+        return job.stored(updated_at=version)
 
     async def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> bool:
-        """Swaps a build job in, if it still is in the status `expected` and at the attempts `job` follows from.
+        """Swap a build job if it still has the status `expected` and the attempts that `job` follows from.
 
-        A swap that keeps the status also compares `job.updated_at`: of two edits of one version one is lost.
+        A swap that keeps the status also compares `job.updated_at`: of two edits of one version only one is applied.
 
         Returns:
-            True where this swap was applied; False where it was lost, or no such job is the tenant's. Nothing changed.
+            True where this swap was applied; False where it lost, or the tenant has no such job. Then nothing changed.
 
         Raises:
-            IllegalTransition: no job may go from `expected` to `job.status`; before any SQL.
+            IllegalTransition: the transition table does not allow `expected` to `job.status`; raised before any SQL.
         """
         return await self._try_replace(GraphBuildJob, job, expected)
 
     async def try_replace_overlay(self, job: GraphOverlayJob, expected: GraphJobStatus) -> bool:
-        """As `try_replace`, for an overlay job."""
+        """Swap an overlay job; see `try_replace`."""
         return await self._try_replace(GraphOverlayJob, job, expected)
 
     async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
-        """Reads a build job; None where the tenant has none of this id.
+        """Return a build job; None where the tenant has no build job with this id.
 
         Raises:
-            CorruptRow: it is there and cannot be read.
+            CorruptRow: the row cannot be read.
         """
         return await self._get(GraphBuildJob, tenant_id, job_id)
 
     async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
-        """As `get_build_job`, for an overlay job."""
+        """Return an overlay job; see `get_build_job`."""
         return await self._get(GraphOverlayJob, tenant_id, job_id)
 
     async def list_build_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
     ) -> PartialList[GraphBuildJob]:
-        """Lists a tenant's newest build jobs, `created_at` then `id` descending; of one status, or of all.
+        """List a tenant's build jobs, newest first: `created_at DESC, id DESC`.
 
         Args:
-            tenant_id: whose jobs.
-            status: the one status to list, or None for all.
-            limit: the most jobs to read, 1 to 1,000.
+            tenant_id: the tenant.
+            status: only jobs of this status; None means all.
+            limit: the most jobs, 1 to 1,000.
 
         Returns:
-            The jobs; rows that cannot be read are left out and named in `unreadable`.
+            The readable jobs. Rows that cannot be read are left out, and listed in `unreadable`.
         """
         return await self._list(GraphBuildJob, tenant_id, status, limit)
 
     async def list_overlay_jobs(
         self, tenant_id: str, status: GraphJobStatus | None = None, *, limit: int
     ) -> PartialList[GraphOverlayJob]:
-        """As `list_build_jobs`, for overlay jobs."""
+        """List a tenant's overlay jobs; see `list_build_jobs`."""
         return await self._list(GraphOverlayJob, tenant_id, status, limit)
 
     async def append_event(self, event: GraphJobEvent) -> GraphJobEvent:
-        """Appends to a job's log.
+        """Append an event to a job's log.
 
         Returns:
             The event with its id.
 
         Raises:
-            JobNotFound: tenant and job do not exist together.
+            JobNotFound: the tenant has no such job.
         """
-        if not isinstance(event, GraphJobEvent):
-            raise InvalidJob("event: it should be a GraphJobEvent", field="event")
-        rows = await self._executor.fetch_all(
-            single.APPEND_EVENT,
-            {
-                "p_job_id": event.job_id,
-                "p_tenant_id": event.tenant_id,
-                "p_status": event.status.code,
-                "p_payload": event.payload_json(),
-                "p_created_at": event.created_at,
-            },
-        )
+        check_type(event, GraphJobEvent, "event")
+        params = {
+            "p_job_id": event.job_id,
+            "p_tenant_id": event.tenant_id,
+            "p_status": event.status.code,
+            "p_payload": event.payload_json(),
+            "p_created_at": event.created_at,
+        }
+        rows = await self._executor.fetch_all(single.APPEND_EVENT, params)
         if not rows:
             raise JobNotFound(event.tenant_id, event.job_id)
-        return event.replace(id=rows[0][0])
+        ((event_id,),) = rows
+        return event.replace(id=event_id)
 
     async def list_events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[GraphJobEvent]:
-        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
+        """List a job's log, oldest first; empty where the tenant has no such job.
 
         Args:
-            tenant_id: whose job.
-            job_id: which job.
-            after: the id of the event to go on from.
-            limit: the most events to read, 1 to 1,000.
+            tenant_id: the tenant.
+            job_id: the job.
+            after: the id of the event to continue after.
+            limit: the most events, 1 to 1,000.
         """
         params = {
             "p_tenant_id": check_name(tenant_id, "tenant_id"),
             "p_limit": check_limit(limit, limit_max=PAGE_MAX),
+            "p_after_event_id": check_event_id(after),
         }
-        begin = check_event_id(after)
         job = parse_id(job_id, "job_id")
         if job is None:
             return PartialList()
-        rows = await self._executor.fetch_all(
-            single.LIST_EVENTS, {**params, "p_job_id": job, "p_after_event_id": begin}
-        )
+        rows = await self._executor.fetch_all(single.LIST_EVENTS, {**params, "p_job_id": job})
         return read_rows(event_from_row, rows)
 
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
-        if not isinstance(job, kind):
-            raise InvalidJob(f"job: it should be a {kind.__name__}, not {type(job).__name__}", field="job")
-        swap = swap_params(job, expected, None)
+        swap = swap_params(check_type(job, kind, "job"), expected, None)
         statement = single.REPLACE_JOB_AT_VERSION if "p_expected_version" in swap else single.REPLACE_JOB
         return bool(await self._executor.fetch_all(statement, swap))
 
@@ -169,9 +162,8 @@ class GraphJobRepository:
             "p_type": kind.type.code,
             "p_limit": check_limit(limit, limit_max=PAGE_MAX),
         }
-        if status is None:
-            rows = await self._executor.fetch_all(lists.LIST_JOBS, params)
-        else:
+        statement = lists.LIST_JOBS
+        if status is not None:
+            statement = lists.LIST_JOBS_BY_STATUS
             params["p_status"] = parse_status(status, "status").code
-            rows = await self._executor.fetch_all(lists.LIST_JOBS_BY_STATUS, params)
-        return read_rows(lambda row: job_from_row(kind, row), rows)
+        return read_rows(lambda row: job_from_row(kind, row), await self._executor.fetch_all(statement, params))

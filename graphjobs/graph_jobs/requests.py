@@ -11,8 +11,7 @@ from pydantic_core import PydanticCustomError
 from graphjobs.core.fields import Digest, FrozenModel, Id, Metadata, Name, NameSet, Reason
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 
 _ID_NAMESPACE = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
 

@@ -1,21 +1,33 @@
-"""Between rows and values: what a job is written as, and what it is read from; no I/O here."""
+"""Mapping between graph jobs and rows: the parameters that write a job, and the job that a row holds. No I/O here."""
 
 from datetime import datetime
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple
 from uuid import UUID
 
-from graphjobs.core.event_log import event_from_row as log_entry_of
+from graphjobs.core import event_log
+from graphjobs.core.fields import as_uuid
+from graphjobs.core.pagination import PageKey
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob, Job
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
-AnyJob: TypeAlias = GraphBuildJob | GraphOverlayJob
-Job = TypeVar("Job", bound=GraphJob)
+
+class JobColumns(NamedTuple):
+    """The columns of a job, in the order of `sql.single.job_columns`. Times are None where Python cannot hold them."""
+
+    id: UUID
+    tenant_id: str
+    type: int
+    status: int
+    created_at: datetime
+    correlation_id: str | None
+    updated_at: datetime | None
+    payload: str
 
 
 def job_params(job: GraphJob) -> dict[str, object]:
-    """The binds that write a job: its columns and its payload, from one value, so that they never disagree."""
+    """Return the parameters that write a job: columns and payload from one value, so that they never disagree."""
     return {
         "p_job_id": job.id,
         "p_tenant_id": job.tenant_id,
@@ -28,90 +40,103 @@ def job_params(job: GraphJob) -> dict[str, object]:
 
 
 def swap_params(job: GraphJob, expected: object, expected_version: datetime | None) -> dict[str, object]:
-    """The binds that swap a job in: its columns, the status and attempts it follows from, and where compared `seen`.
+    """Return the parameters of a swap: the job, the status and attempts that it follows from, maybe the version.
 
     Args:
-        job: the job as it shall be.
-        expected: the status it moves from.
-        expected_version: the version it moves from; None means that of the job, for a move that keeps the status.
+        job: the job after the swap.
+        expected: the status before it.
+        expected_version: the version before it; None means that of the job, for a swap that keeps the status.
 
     Raises:
-        IllegalTransition: no job may go from `expected` to `job.status`.
+        IllegalTransition: the transition table does not allow `expected` to `job.status`.
     """
     source = parse_status(expected, "expected")
     source.require_transition(job.status)
-    begins = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
-    binds = {
+    is_start = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
+    params = {
         **job_params(job),
         "p_expected_status": source.code,
-        "p_expected_attempts": job.attempts - 1 if begins else job.attempts,
+        "p_expected_attempts": job.attempts - 1 if is_start else job.attempts,
     }
     if expected_version is not None:
-        return {**binds, "p_expected_version": _check_version(expected_version)}
+        return {**params, "p_expected_version": _check_version(expected_version)}
     if job.status is not source:
-        return binds
+        return params
     if job.updated_at is None:
         raise InvalidJob(
-            "updated_at: a swap that keeps the status compares the version; change a job that was read",
+            "updated_at must be set: a swap that keeps the status compares the version, so change a job that was read",
             field="updated_at",
         )
-    return {**binds, "p_expected_version": job.updated_at}
+    return {**params, "p_expected_version": job.updated_at}
 
 
 def _check_version(expected_version: object) -> datetime:
     if isinstance(expected_version, datetime) and expected_version.tzinfo is not None:
         return expected_version
-    raise InvalidJob("expected_version: it should be the updated_at of a job that was read", field="expected_version")
+    raise InvalidJob("expected_version must be the updated_at of a job that was read", field="expected_version")
 
 
 def parse_status(value: object, field: str) -> GraphJobStatus:
-    """Reads a status given by its word, as an argument of a call.
+    """Parse a status given as an argument, as a member or by its word.
 
     Raises:
-        InvalidJob: it is none.
+        InvalidJob: it is not a status.
     """
     try:
         return GraphJobStatus.parse(value)
     except ValueError:
         words = ", ".join(GraphJobStatus)
-    raise InvalidJob(f"{field}: it should be one of {words}", field=field)
+    raise InvalidJob(f"{field} must be one of {words}", field=field)
 
 
 def check_job(job: Job) -> Job:
-    """Lets a job of either kind pass, as an argument of a call.
+    """Return a build or overlay job given as an argument.
 
     Raises:
-        InvalidJob: it is none.
+        InvalidJob: it is neither.
     """
     if type(job) in (GraphBuildJob, GraphOverlayJob):
         return job
-    raise InvalidJob("job: it should be a GraphBuildJob or a GraphOverlayJob", field="job")
+    raise InvalidJob(f"job must be a GraphBuildJob or a GraphOverlayJob, not {type(job).__name__}", field="job")
 
 
 def job_from_row(kind: type[Job], row: Row) -> Job:
-    """Reads a job of a row, in the order of `statements.GET_JOB`."""
-    job_id, tenant_id, type_code, status_code, created_at, correlation_id, updated_at, document = row
-    try:
-        job = kind.from_json(document, updated_at=updated_at)
-    except InvalidJob as error:
-        problem = f"its payload is no {kind.__name__}: {error}"
-    else:
-        columns = (job_id, tenant_id, type_code, status_code, created_at, correlation_id)
-        if columns == (job.id, job.tenant_id, kind.type.code, job.status.code, job.created_at, job.correlation_id):
-            return job
-        problem = "its payload and its columns disagree"
-    raise CorruptRow("graph_jobs", UUID(int=job_id.int), problem)
+    """Read a job from a row of `JobColumns`.
+
+    Raises:
+        CorruptRow: the payload is not such a job, or disagrees with the columns.
+    """
+    return _job_from_columns(kind, JobColumns(*row))
 
 
 def any_job_from_row(row: Row) -> AnyJob:
-    """Reads a job of a row, as the kind its column says."""
-    if row[2] == GraphJobType.BUILD.code:
-        return job_from_row(GraphBuildJob, row)
-    if row[2] == GraphJobType.OVERLAY.code:
-        return job_from_row(GraphOverlayJob, row)
-    raise CorruptRow("graph_jobs", UUID(int=row[0].int), f"its type, {row[2]}, is none")
+    """Read a job from a row of `JobColumns`, of the type that its column says."""
+    columns = JobColumns(*row)
+    if columns.type == GraphJobType.BUILD.code:
+        return _job_from_columns(GraphBuildJob, columns)
+    if columns.type == GraphJobType.OVERLAY.code:
+        return _job_from_columns(GraphOverlayJob, columns)
+    raise CorruptRow("graph_jobs", as_uuid(columns.id), f"its type is {columns.type}, which does not exist")
+
+
+def _job_from_columns(kind: type[Job], columns: JobColumns) -> Job:
+    try:
+        job = kind.from_json(columns.payload, updated_at=columns.updated_at)
+    except InvalidJob as error:
+        problem = f"its payload is not a {kind.__name__}: {error}"
+    else:
+        if columns[:6] == (job.id, job.tenant_id, kind.type.code, job.status.code, job.created_at, job.correlation_id):
+            return job
+        problem = "its payload and its columns disagree"
+    raise CorruptRow("graph_jobs", as_uuid(columns.id), problem)
+
+
+def page_key(row: Row) -> PageKey:
+    """Return the key of a row of `JobColumns` in lists."""
+    columns = JobColumns(*row)
+    return PageKey(columns.created_at, as_uuid(columns.id))
 
 
 def event_from_row(row: Row) -> GraphJobEvent:
-    """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
-    return log_entry_of(GraphJobEvent, GraphJobStatus, "graph_job_events", row)
+    """Read an event from a row of `sql.single.LIST_EVENTS`."""
+    return event_log.event_from_row(GraphJobEvent, GraphJobStatus, "graph_job_events", row)

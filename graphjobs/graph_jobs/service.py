@@ -18,9 +18,8 @@ from graphjobs.errors import (
     JobNotFound,
 )
 from graphjobs.graph_jobs.filters import OverlayLag
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob, Job
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, idempotent_id
-from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.store import GraphJobStore
 

@@ -1,8 +1,8 @@
-"""The store of graph jobs: a job and its log move as one statement, and every answer says what happened."""
+"""The store of graph jobs: a job and its event are written in one statement, and every result says what happened."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,77 +10,74 @@ from typing_extensions import override
 
 from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
-from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PageKey, PartialList, paginate
-from graphjobs.core.transitions import RecordedTransition, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
-from graphjobs.database.executor import Executor, SessionExecutor, resolve_outcome
-from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists, OutcomeUnknown
+from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PartialList, read_page
+from graphjobs.core.queue_flow import versions_by_id
+from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
+from graphjobs.core.update_flow import UpdateFlow
+from graphjobs.core.validation import WINDOW_MAX, check_duration, check_type
+from graphjobs.database.executor import Executor, SessionExecutor
+from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphJobEvent, GraphOverlayJob, Job
+from graphjobs.graph_jobs.params import check_jobs, insert_many_params
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.graph_jobs.row_mapping import (
-    AnyJob,
-    Job,
     any_job_from_row,
     check_job,
     job_from_row,
     job_params,
+    page_key,
     parse_status,
     swap_params,
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
-ADD_MANY_MAX: Final = 1_000
-"""The most jobs `add_many` takes at once."""
-
 GraphJobUpdateResult = UpdateResult
-"""What came of an update of a graph job."""
+"""The result of an update of a graph job."""
 
-_WINDOW_MAX: Final = timedelta(days=366)
+Status = GraphJobStatus
 
 
 class GraphJobStore(Protocol):
-    """Adds, moves, pages, counts and logs graph jobs. Whatever changes a job writes its event in the same statement.
+    """Adds, updates, lists and counts graph jobs, and reads their logs. Every write has its event in one statement.
 
-    A job is found only by its own tenant. Every method raises `InvalidJob` for an argument that cannot be, before any
-    SQL, and `DatabaseUnavailable` or `SchemaOutOfDate` as the executor does. `job_id` is a UUID or its text; text that
-    is no UUID is not found. Source: the plan's GraphJobStore.
-
-    Attributes:
-        commits_alone: True where each call is its own transaction; False inside a session's.
+    A job is found by its own tenant only. Every method raises `InvalidJob` for an invalid argument, before any SQL, and
+    `DatabaseUnavailable` or `SchemaOutOfDate` as the executor does. `job_id` is a UUID or its text; text that is not a
+    UUID is not found. A host may replace the store. Source: the plan's GraphJobStore.
     """
 
     @property
     def is_autocommit(self) -> bool:
-        """True where each call is its own transaction; False inside a session's."""
+        """True where each call is a transaction of its own; False inside a session."""
         ...
 
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
-        """Stores a new job of any status, and its first event.
+        """Insert a new job of any status, with its first event.
 
-        Asked again with the same transition id, also while the first is under way, it adds nothing and gives the job as
-        it now is.
+        Repeated with the same transition id, also while the first call is running, it inserts nothing and returns the
+        job as it is now.
 
         Args:
-            job: the job; `created_at` is its own, `updated_at` the database's to give.
-            transition_id: names this very addition; one is made if none is given.
-            actor: who asked, for the event.
+            job: the job; `created_at` is the value's, the database sets `updated_at`.
+            transition_id: identifies this insertion; None means a new id.
+            actor: who adds the job, for the event.
 
         Returns:
             The job with its version, `updated_at`.
 
         Raises:
             JobAlreadyExists: the id is taken. Inside a session the transaction stays usable.
-            OutcomeUnknown: the connection was lost, and it could not be found out whether the job was added.
+            OutcomeUnknown: the connection was lost, and it is unknown whether the job was added.
         """
         ...
 
     async def add_many(self, jobs: Iterable[AnyJob], *, actor: str | None = None) -> tuple[AnyJob, ...]:
-        """Stores up to 1,000 new jobs of one tenant, each with its first event, as one statement: all in one commit.
+        """Insert up to 1,000 new jobs of one tenant, each with its first event, in one statement.
 
         Returns:
-            Those that were added, in their order, with their versions. A job whose id is taken is left out, so after an
-            `OutcomeUnknown` the same call can be made again.
+            The added jobs in their order, with their versions. A job whose id is taken is left out, so that the same
+            call can be repeated after an `OutcomeUnknown`.
 
         Raises:
             OutcomeUnknown: the connection was lost before the answer.
@@ -88,51 +85,51 @@ class GraphJobStore(Protocol):
         ...
 
     async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
-        """Reads a job of either kind; None where the tenant has none of this id.
+        """Return a job of either type; None where the tenant has no job with this id.
 
         Raises:
-            CorruptRow: it is there and cannot be read.
+            CorruptRow: the row cannot be read.
         """
         ...
 
     async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
-        """Reads a build job; None where the tenant has none of this id. Raises as `get_job` does."""
+        """Return a build job; None where the tenant has no build job with this id. Raises as `get_job`."""
         ...
 
     async def get_overlay_job(self, tenant_id: str, job_id: UUID | str) -> GraphOverlayJob | None:
-        """Reads an overlay job; None where the tenant has none of this id. Raises as `get_job` does."""
+        """Return an overlay job; None where the tenant has no overlay job with this id. Raises as `get_job`."""
         ...
 
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
-        """Reads one page of a tenant's jobs, newest first. Pages stay disjoint while jobs are added.
+        """Return one page of a tenant's jobs, newest first. Pages stay disjoint while jobs are added.
 
-        A job whose status changes while one walks can be met again, or missed, by a query for statuses only: it was in
-        both, or in neither, at the time. A row whose `created_at` no Python can hold is on no page; of rows whose
-        status is none, those of the lowest number come first, and more of them than a page holds are not all named.
+        With a filter by status, a job whose status changes between two pages can be on both, or on neither. Rows with
+        times that Python cannot represent are on no page. Rows with unknown status codes sort by code, lowest first; at
+        most one page of them is reported.
         """
         ...
 
     async def get_active_overlay_jobs(self, tenant_id: str) -> GraphJobCollection:
-        """Reads a tenant's overlay jobs that are queued or running, the newest 1,000.
+        """Return a tenant's queued and running overlay jobs, the newest 1,000.
 
         Where there are more, `next_cursor` continues `GraphJobQuery(type=OVERLAY, statuses=(QUEUED, RUNNING))`.
         """
         ...
 
     async def count(self, tenant_id: str, query: GraphJobQuery | None = None) -> BoundedCount:
-        """Counts the jobs of a query, whatever its cursor and limit: exact up to 10,000, else "more than"."""
+        """Count the jobs of a query, without its cursor and limit: exact up to 10,000, else "more than"."""
         ...
 
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[GraphJobEvent]:
-        """Lists a job's log in its order, oldest first; empty where the tenant has no such job.
+        """List a job's log, oldest first; empty where the tenant has no such job.
 
         Args:
-            tenant_id: whose job.
-            job_id: which job.
-            after: the id of the event to go on from.
-            limit: the most events to read, 1 to 1,000.
+            tenant_id: the tenant.
+            job_id: the job.
+            after: the id of the event to continue after.
+            limit: the most events, 1 to 1,000.
         """
         ...
 
@@ -145,58 +142,57 @@ class GraphJobStore(Protocol):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        """Moves a job, and logs the move: both or neither.
+        """Apply a transition of a job, with its event: both or neither.
 
-        A move that changes the status is applied if the row still has the status `expected` and the attempts `job`
-        follows from. One that keeps it also compares the version, and so does any move that is given `seen`.
+        A transition to another status is applied if the row still has the status `expected` and the attempts that `job`
+        follows from. One that keeps the status also compares the version, as does any with `expected_version`.
 
-        The same move asked again with the same transition id is applied once and answers the same, also when the first
-        still waits for a lock. A move that is lost and whose id names another one of this job is refused. On a lost
-        connection the id is looked up, for up to 15 seconds; nothing is repeated blindly. A cancelled call may have
-        been applied: ask again with the same id.
+        The same transition repeated with the same transition id is applied once and returns the same result, also while
+        the first call waits for a lock. After a lost connection the id is looked up for up to 15 seconds; nothing is
+        repeated blindly. A cancelled call may have been applied: repeat it with the same id.
 
         Args:
-            job: the job as it shall be, made by one of its moves.
-            expected: the status it moves from.
-            expected_version: the version the move was made from. None means `job.updated_at` for a move that keeps the
-                status, and
-                any version for one that changes it.
-            transition_id: names this very move; one is made if none is given.
-            actor: who moves it, for the event.
+            job: the job after the transition, made by one of its methods.
+            expected: the status before it.
+            expected_version: the version before it. None means `job.updated_at` for a transition that keeps the status,
+                and any version for one that changes it.
+            transition_id: identifies this transition; None means a new id.
+            actor: who changes the job, for the event.
 
         Raises:
-            InvalidJob: an argument that cannot be; or the move is lost, and its id names another move of this job.
-            CorruptRow: the move is lost, and the job is there and cannot be read.
-            OutcomeUnknown: the connection was lost, and it could not be found out whether the move was applied.
+            InvalidJob: an invalid argument; or the update lost, and its transition id belongs to another transition.
+            CorruptRow: the update lost, and the row cannot be read.
+            OutcomeUnknown: the connection was lost, and it is unknown whether the transition was applied.
         """
         ...
 
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
-        """Tells how far behind a tenant's overlays are.
+        """Return how far a tenant's overlay jobs lag behind.
 
         Args:
-            tenant_id: whose overlays.
-            window: the percentiles are of jobs created at most this long ago; up to 366 days.
+            tenant_id: the tenant.
+            window: the percentiles cover jobs created at most this long ago; up to 366 days.
         """
         ...
 
     def using(self, session: AsyncSession) -> Self:
-        """Gives the store inside the caller's transaction, which commits or vanishes with the rest."""
+        """Return the store inside the caller's transaction, which commits or rolls back with the rest."""
         ...
 
 
 class PostgresGraphJobStore(GraphJobStore):
-    """`GraphJobStore` on PostgreSQL, by whatever executor it is given: `storage.database`, or a session's.
+    """`GraphJobStore` on PostgreSQL.
 
     Args:
-        executor: runs the statements.
-        notify: whether listening workers are told of what is queued, in a statement more.
+        executor: runs the statements: `storage.database`, or a session's.
+        notify: whether to notify listening workers of queued jobs, in one more statement.
     """
 
     def __init__(self, executor: Executor, *, notify: bool = False) -> None:
         self._executor = executor
         self._notify = notify
         self._repository = GraphJobRepository(executor)
+        self._flow = UpdateFlow(executor, single.FIND_TRANSITION)
 
     @property
     @override
@@ -209,53 +205,42 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
-        move = Transition.for_insert(check_job(job), ensure_transition_id(transition_id), actor)
-        try:
-            rows = await self._executor.fetch_all(
-                single.INSERT_JOB_WITH_EVENT, {**job_params(job), "p_event_payload": move.event_payload}
-            )
-        except OutcomeUnknown as lost:
-            logged = await resolve_outcome(lost, self._executor, lambda: self._find_applied(job, move))
-            return job.stored(updated_at=logged.version)
-        if rows:
+        transition = Transition.for_insert(check_job(job), ensure_transition_id(transition_id), actor)
+        applied = await self._flow.apply(single.INSERT_JOB_WITH_EVENT, job_params(job), job, transition)
+        if applied is None:
+            raise JobAlreadyExists(job.id)
+        if applied.row is not None:
             await self._notify_queued(job.status)
-            return job.stored(updated_at=rows[0][0])
-        if await self._find_transition(job, move) is not None:
-            now = await self._get(type(job), job)
-            if now is not None:
-                return now
-        raise JobAlreadyExists(job.id)
+        elif applied.is_repeat:
+            current = await self._get(job)
+            if current is None:
+                raise JobAlreadyExists(job.id)
+            return current
+        return job.stored(updated_at=applied.recorded.version)
 
     @override
     async def add_many(self, jobs: Iterable[AnyJob], *, actor: str | None = None) -> tuple[AnyJob, ...]:
-        given = _check_jobs(jobs)
-        if not given:
+        added = check_jobs(jobs)
+        if not added:
             return ()
-        entries = [Transition.for_insert(job, ensure_transition_id(None), actor).event_payload for job in given]
-        columns = [job_params(job) for job in given]
-        rows = await self._executor.fetch_all(
-            single.INSERT_JOBS_WITH_EVENTS,
-            {
-                "p_tenant_id": given[0].tenant_id,
-                "p_job_ids": [job.id for job in given],
-                "p_types": [of_job["p_type"] for of_job in columns],
-                "p_new_statuses": [of_job["p_status"] for of_job in columns],
-                "p_payloads": [of_job["p_payload"] for of_job in columns],
-                "p_created_ats": [job.created_at for job in given],
-                "p_correlation_ids": [job.correlation_id for job in given],
-                "p_event_payloads": entries,
-            },
-        )
-        versions = {UUID(int=row[0].int): row[1] for row in rows}
-        await self._notify_queued(*(job.status for job in given))
-        return tuple(job.stored(updated_at=versions[job.id]) for job in given if job.id in versions)
+        if len({job.tenant_id for job in added}) > 1:
+            raise InvalidJob("jobs must be of one tenant", field="jobs")
+        params = {
+            "p_tenant_id": added[0].tenant_id,
+            "p_job_ids": [job.id for job in added],
+            "p_new_statuses": [job.status.code for job in added],
+            **insert_many_params(added, actor),
+        }
+        versions = versions_by_id(await self._executor.fetch_all(single.INSERT_JOBS_WITH_EVENTS, params))
+        await self._notify_queued(*(job.status for job in added))
+        return tuple(job.stored(updated_at=versions[job.id]) for job in added if job.id in versions)
 
     @override
     async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
         tenant, job = check_name(tenant_id, "tenant_id"), parse_id(job_id, "job_id")
-        rows = (
-            await self._executor.fetch_all(single.GET_ANY_JOB, {"p_tenant_id": tenant, "p_job_id": job}) if job else ()
-        )
+        if job is None:
+            return None
+        rows = await self._executor.fetch_all(single.GET_ANY_JOB, {"p_tenant_id": tenant, "p_job_id": job})
         return any_job_from_row(rows[0]) if rows else None
 
     @override
@@ -268,24 +253,24 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
-        tenant, asked = check_name(tenant_id, "tenant_id"), _check_query(query)
-        # One more than asked for tells whether there are more.
-        binds = lists.list_params(tenant, asked, limit=asked.limit + 1)
-        rows = await self._executor.fetch_all(lists.statements_for(asked).page, binds)
-        page, last = paginate(any_job_from_row, rows, asked.limit, lambda row: PageKey(row[4], UUID(int=row[0].int)))
-        return GraphJobCollection(tuple(page), asked.cursor_after(tenant, last) if last else None, page.unreadable)
+        tenant, query = check_name(tenant_id, "tenant_id"), _check_query(query)
+        # One row more than the page holds shows that the list goes on.
+        params = lists.list_params(tenant, query, limit=query.limit + 1)
+        rows = await self._executor.fetch_all(lists.statements_for(query).page, params)
+        page = read_page(any_job_from_row, rows, query, tenant, page_key)
+        return GraphJobCollection(page.items, page.next_cursor, page.unreadable)
 
     @override
     async def get_active_overlay_jobs(self, tenant_id: str) -> GraphJobCollection:
-        active = (GraphJobStatus.QUEUED, GraphJobStatus.RUNNING)
+        active = (Status.QUEUED, Status.RUNNING)
         return await self.get_jobs(tenant_id, GraphJobQuery(type=GraphJobType.OVERLAY, statuses=active, limit=PAGE_MAX))
 
     @override
     async def count(self, tenant_id: str, query: GraphJobQuery | None = None) -> BoundedCount:
-        tenant, asked = check_name(tenant_id, "tenant_id"), _check_query(query)
-        binds = lists.list_params(tenant, asked.replace(cursor=None), limit=COUNT_MAX + 1)
-        rows = await self._executor.fetch_all(lists.statements_for(asked).bounded_count, binds)
-        return BoundedCount.from_count(rows[0][0], COUNT_MAX)
+        tenant, query = check_name(tenant_id, "tenant_id"), _check_query(query)
+        params = lists.list_params(tenant, query.replace(cursor=None), limit=COUNT_MAX + 1)
+        ((count,),) = await self._executor.fetch_all(lists.statements_for(query).bounded_count, params)
+        return BoundedCount.from_count(count, COUNT_MAX)
 
     @override
     async def events(
@@ -308,98 +293,45 @@ class PostgresGraphJobStore(GraphJobStore):
             swap = swap_params(check_job(job), source, expected_version)
         except IllegalTransition as error:
             return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
-        move = Transition.for_update(job, source, str(swap["p_payload"]), named, actor)
+        transition = Transition.for_update(job, source, str(swap["p_payload"]), named, actor)
         statement = single.TRANSITION_JOB_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_JOB
-        try:
-            rows = await self._executor.fetch_all(statement, {**swap, "p_event_payload": move.event_payload})
-        except OutcomeUnknown as lost:
-            return move.to_result(
-                job, await resolve_outcome(lost, self._executor, lambda: self._find_applied(job, move))
-            )
-        if rows:
-            if job.status is not source:
-                await self._notify_queued(job.status)
-            return move.to_result(job, RecordedTransition(*rows[0]))
-        logged = await self._find_transition(job, move)
-        return move.to_result(job, logged) if logged else await self._conflict_result(job, source, move)
+        applied = await self._flow.apply(statement, swap, job, transition)
+        if applied is None:
+            return await self._conflict_result(job, source, named)
+        if applied.row is not None and job.status is not source:
+            await self._notify_queued(job.status)
+        return transition.to_result(job, applied.recorded)
 
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
-        tenant = check_name(tenant_id, "tenant_id")
-        if not isinstance(window, timedelta) or not timedelta(0) < window <= _WINDOW_MAX:
-            raise InvalidJob("window: it should be a timedelta of more than zero, up to 366 days", field="window")
+        tenant, window = check_name(tenant_id, "tenant_id"), check_duration(window, "window", WINDOW_MAX)
         params = {"p_tenant_id": tenant, "p_window": window, "p_limit": COUNT_MAX + 1}
-        (row,) = await self._executor.fetch_all(lists.OVERLAY_LAG, params)
-        *counts, oldest, p50, p95, completed = row
-        return OverlayLag(
-            counts={
-                status: BoundedCount.from_count(found, COUNT_MAX)
-                for status, found in zip(GraphJobStatus, counts, strict=True)
-            },
-            oldest_queued=None if oldest is None else max(oldest, 0.0),
-            p50=p50,
-            p95=p95,
-            completed=completed,
-            window=window,
-        )
+        ((*counts, oldest, p50, p95, completed),) = await self._executor.fetch_all(lists.OVERLAY_LAG, params)
+        by_status = dict(zip(Status, (BoundedCount.from_count(count, COUNT_MAX) for count in counts), strict=True))
+        return OverlayLag(by_status, None if oldest is None else max(oldest, 0.0), p50, p95, completed, window)
 
     async def _notify_queued(self, *statuses: GraphJobStatus) -> None:
-        await notify_queued(self._executor, enabled=self._notify and GraphJobStatus.QUEUED in statuses)
+        await notify_queued(self._executor, enabled=self._notify and Status.QUEUED in statuses)
 
-    async def _get(self, kind: type[Job], job: Job) -> Job | None:
-        """Reads a job as it now is."""
-        rows = await self._executor.fetch_all(
-            single.GET_JOB, {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_type": kind.type.code}
-        )
-        return job_from_row(kind, rows[0]) if rows else None
+    async def _get(self, job: Job) -> Job | None:
+        params = {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_type": job.type.code}
+        rows = await self._executor.fetch_all(single.GET_JOB, params)
+        return job_from_row(type(job), rows[0]) if rows else None
 
     async def _conflict_result(
-        self, job: Job, expected: GraphJobStatus, move: "Transition"
+        self, job: Job, expected: GraphJobStatus, transition_id: UUID
     ) -> GraphJobUpdateResult[Job]:
-        """A later look tells a job that is elsewhere from one that is not there."""
-        now = await self._get(type(job), job)
-        if now is None:
+        # A later read: reading in the losing statement would return the state before the winner.
+        current = await self._get(job)
+        if current is None:
             reason = f"tenant {job.tenant_id!r} has no {job.type} job {job.id}"
-            return GraphJobUpdateResult(UpdateOutcome.NOT_FOUND, move.transition_id, reason=reason)
+            return GraphJobUpdateResult(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
         reason = (
-            f"the job was not {expected} any more, or not at the attempts or the version the move was made from; a "
-            f"later look found it {now.status} at attempts {now.attempts}"
+            f"the job was no longer {expected}, or not at the attempts or the version that the update follows from; a "
+            f"later read found it {current.status} at attempts {current.attempts}"
         )
-        return GraphJobUpdateResult(UpdateOutcome.CONFLICT, move.transition_id, now, reason=reason)
-
-    async def _find_applied(self, job: GraphJob, move: "Transition") -> "RecordedTransition | None":
-        """Looks for a move whose answer was lost; another one under its id does not say that it will not land yet."""
-        try:
-            return await self._find_transition(job, move)
-        except InvalidJob:
-            return None
-
-    async def _find_transition(self, job: GraphJob, move: "Transition") -> "RecordedTransition | None":
-        """Looks a move up in the log, by its id; see `Move.among`."""
-        rows = await self._executor.fetch_all(
-            single.FIND_TRANSITION,
-            {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_transition_id": str(move.transition_id)},
-        )
-        return move.match_recorded((told, RecordedTransition(version, event_id)) for event_id, told, version in rows)
-
-
-def _check_jobs(jobs: Iterable[AnyJob]) -> list[AnyJob]:
-    """Lets what `add_many` takes pass: jobs of one tenant, few enough for one statement, each id once."""
-    if not isinstance(jobs, Iterable):
-        raise InvalidJob("jobs: it should be jobs, as a list", field="jobs")
-    given = [check_job(job) for job, _ in zip(jobs, range(ADD_MANY_MAX + 1), strict=False)]
-    if len(given) > ADD_MANY_MAX:
-        raise InvalidJob(f"jobs: add_many takes at most {ADD_MANY_MAX} at once", field="jobs")
-    if len({job.tenant_id for job in given}) > 1:
-        raise InvalidJob("jobs: add_many takes jobs of one tenant at once", field="jobs")
-    if len({job.id for job in given}) < len(given):
-        raise InvalidJob("jobs: each should have an id of its own", field="jobs")
-    return given
+        return GraphJobUpdateResult(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)
 
 
 def _check_query(query: object) -> GraphJobQuery:
-    if query is None:
-        return GraphJobQuery()
-    if isinstance(query, GraphJobQuery):
-        return query
-    raise InvalidJob(f"query: it should be a GraphJobQuery, not {type(query).__name__}", field="query")
+    return GraphJobQuery() if query is None else check_type(query, GraphJobQuery, "query")

@@ -1,15 +1,14 @@
-"""How the dispatch of a policy run ends, what a lease took, and the back-off between attempts; values only."""
+"""Results of leases of policy runs, and the back-off between attempts. Values only."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Self
 from uuid import UUID
 
 from graphjobs.core.fields import sanitize_error
-from graphjobs.core.results import StalledItem, check_batch, check_item_type, check_unique
-from graphjobs.core.transitions import RESCUED, event_payload
+from graphjobs.core.validation import check_duration
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.row_mapping import check_run
@@ -18,21 +17,21 @@ from graphjobs.policy_runs.status import PolicyRunStatus
 Status = PolicyRunStatus
 
 DELAY_MAX: Final = timedelta(days=7)
-"""The longest an attempt may be put off."""
+"""The longest delay of an attempt."""
 
 _NO_DELAY: Final = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBackoff:
-    """How long a run waits for its next attempt: twice as long each time, up to a cap, cut at random by up to a half.
+    """The delay of the next attempt: doubled each time, up to a cap, and shortened at random by up to a half.
 
     Attributes:
-        first: after the first attempt; more than zero.
-        cap: at most; up to seven days.
+        first: the delay after the first attempt; more than zero.
+        cap: the longest delay; up to 7 days.
 
     Raises:
-        InvalidJob: one is out of its bounds; it is named.
+        InvalidJob: a delay is out of bounds.
     """
 
     first: timedelta = timedelta(seconds=5)
@@ -40,18 +39,16 @@ class RetryBackoff:
 
     def __post_init__(self) -> None:
         for name in ("first", "cap"):
-            wait = getattr(self, name)
-            if not isinstance(wait, timedelta) or not _NO_DELAY < wait <= DELAY_MAX:
-                raise InvalidJob(f"{name}: it should be a timedelta of more than zero, up to seven days", field=name)
+            check_duration(getattr(self, name), name, DELAY_MAX)
         if self.first > self.cap:
-            raise InvalidJob("first: it should be no longer than cap", field="first")
+            raise InvalidJob("first must not be longer than cap", field="first")
 
     def after(self, attempts: int, *, jitter: Callable[[], float] = random.random) -> timedelta:
-        """Gives the wait after so many attempts.
+        """Return the delay after a number of attempts.
 
         Args:
-            attempts: how many there were, 1 or more.
-            jitter: gives a number from 0 to 1.
+            attempts: the number of attempts, 1 or more.
+            jitter: returns a number between 0 and 1.
         """
         doubled = self.first * 2 ** min(max(attempts - 1, 0), 30) if self.first < self.cap else self.cap
         return min(doubled, self.cap) * (1 - jitter() / 2)
@@ -59,13 +56,13 @@ class RetryBackoff:
 
 @dataclass(frozen=True, slots=True)
 class LeaseResult:
-    """How one lease of a run ends. Made by `submitted`, `failed`, `given_back` and `canceled`.
+    """The result of one lease of a run. Made by `submitted`, `failed`, `released` and `canceled`.
 
     Attributes:
-        job: the run as it was leased: its id, tenant, owner and attempts say which lease ends.
-        status: what it becomes. A run that is given back or failed is canceled instead where its end was asked for.
+        job: the run as it was leased: id, tenant, owner and attempts identify the lease.
+        status: its next status. A run that is released or failed is canceled instead if its cancellation was requested.
         error: why the attempt failed, or None.
-        delay: how long it then waits, where it is given back.
+        delay: the delay of the next attempt, where the run is released.
     """
 
     job: PolicyRunJob
@@ -75,30 +72,30 @@ class LeaseResult:
 
     @classmethod
     def submitted(cls, job: PolicyRunJob) -> Self:
-        """Dispatching to submitted: whoever runs it has taken it."""
+        """Dispatching to submitted: an engine has accepted the run."""
         return cls._build(job, Status.SUBMITTED)
 
     @classmethod
     def failed(cls, job: PolicyRunJob, error: str) -> Self:
-        """Dispatching to failed. The text is cleaned and cut, never refused."""
+        """Dispatching to failed. The text is sanitized and cut, never refused."""
         return cls._build(job, Status.FAILED, sanitize_error(error))
 
     @classmethod
     def released(cls, job: PolicyRunJob, *, delay: timedelta = _NO_DELAY, error: str | None = None) -> Self:
-        """Dispatching to pending: somebody else may lease it, after a delay.
+        """Dispatching to pending: any dispatcher may lease it after a delay.
 
         Args:
             job: the run.
-            delay: how long it waits; up to seven days.
-            error: why the attempt failed. None gives it back in order, and the attempt does not count.
+            delay: the delay, up to 7 days.
+            error: why the attempt failed. None releases the run in order, and the attempt does not count.
         """
         if not isinstance(delay, timedelta) or not _NO_DELAY <= delay <= DELAY_MAX:
-            raise InvalidJob("delay: it should be a timedelta of zero or more, up to seven days", field="delay")
+            raise InvalidJob("delay must be a timedelta of zero or more, up to 7 days", field="delay")
         return cls._build(job, Status.PENDING, None if error is None else sanitize_error(error), delay)
 
     @classmethod
     def canceled(cls, job: PolicyRunJob) -> Self:
-        """Dispatching to canceled: its end was asked for."""
+        """Dispatching to canceled, as requested."""
         return cls._build(job, Status.CANCELED)
 
     @classmethod
@@ -111,13 +108,13 @@ class LeaseResult:
 
 @dataclass(frozen=True, slots=True)
 class TenantCursors:
-    """Whose turn it was last, so that the next lease goes on after them: given by each lease, to be given to the next.
+    """The tenants that a lease served last; the next lease continues after them.
 
-    Those with emergencies take turns among themselves, or one tenant's emergencies would pass over the others' turns.
+    Tenants with emergencies rotate among themselves, so that one tenant's emergencies do not skip the turns of others.
 
     Attributes:
-        emergency: the last tenant served of those with emergencies.
-        others: the last served of all others.
+        emergency: the last tenant that was served for its emergencies.
+        others: the last tenant that was served for its other runs.
     """
 
     emergency: str = ""
@@ -126,14 +123,14 @@ class TenantCursors:
 
 @dataclass(frozen=True, slots=True)
 class LeaseBatch:
-    """What a lease took.
+    """The runs that a lease took.
 
     Attributes:
-        runs: they are dispatching now, and the owner's; the most urgent first.
-        last: the ids of those that are at their last attempt.
-        exhausted: the ids of runs that had had all their attempts; they are failed, or a rescue will fail them.
-        unreadable: rows that were taken too and cannot be read, and why; they are failed in the same way.
-        turns: whose turn it was, for the next lease.
+        runs: the leased runs, now dispatching, the most urgent first.
+        final_attempt_ids: the ids of runs at their last attempt.
+        exhausted: the ids of runs that had no attempt left; they are failed, or a rescue will fail them.
+        unreadable: rows that were taken and cannot be read; they are failed in the same way.
+        cursors: the tenants that were served, for the next lease.
     """
 
     runs: tuple[PolicyRunJob, ...]
@@ -145,88 +142,14 @@ class LeaseBatch:
 
 @dataclass(frozen=True, slots=True)
 class LeaseHeartbeatResult:
-    """What a heartbeat found.
+    """Result of a heartbeat of leases.
 
     Attributes:
-        runs: those that still are their owner's, as they now are: `cancellation_requested` tells the holder to end.
-        lost: the ids of those that are not: nothing the holder does can end them.
-        busy: the ids of those whose row somebody else has at the moment: they are held still, and not renewed.
+        runs: the renewed runs as they are now: `cancellation_requested` tells the holder to stop.
+        lost: the ids of runs whose lease is lost: the holder can no longer end them.
+        busy: the ids of runs whose rows other transactions hold: the leases are still held, and were not renewed.
     """
 
     runs: tuple[PolicyRunJob, ...]
     lost: frozenset[UUID] = frozenset()
     busy: frozenset[UUID] = frozenset()
-
-
-def check_leased(jobs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
-    """Lets runs pass that are leased: few enough for one statement, each once."""
-    given = [check_run(job) for job in check_batch(jobs, "jobs")]
-    for job in given:
-        if job.lease_owner is None:
-            raise InvalidJob(f"jobs: run {job.run_id!r} is {job.status}, so nobody leases it", field="jobs")
-    return check_unique(given, lambda job: job.id, "jobs")
-
-
-def check_results(results: Iterable[LeaseResult]) -> list[LeaseResult]:
-    """Lets endings pass: few enough for one statement, each run once."""
-    given = [check_item_type(ending, LeaseResult, "results") for ending in check_batch(results, "results")]
-    return check_unique(given, lambda ending: ending.job.id, "results")
-
-
-def lease_params(jobs: Sequence[PolicyRunJob]) -> dict[str, object]:
-    """The binds that find leases: by run, tenant, owner and attempt."""
-    return {
-        "p_job_ids": [job.id for job in jobs],
-        "p_distinct_tenant_ids": sorted({job.tenant_id for job in jobs}),
-        "p_tenant_ids": [job.tenant_id for job in jobs],
-        "p_lease_attempts": [job.attempts for job in jobs],
-        "p_lease_owners": [job.lease_owner for job in jobs],
-    }
-
-
-def finish_params(results: Sequence[LeaseResult], transition_id: UUID, actor: str | None) -> dict[str, object]:
-    """The binds that end leases."""
-    told = [
-        event_payload(Status.DISPATCHING, end.status, transition_id, actor, attempts=end.job.attempts, error=end.error)
-        for end in results
-    ]
-    return {
-        **lease_params([ending.job for ending in results]),
-        "p_new_statuses": [ending.status.code for ending in results],
-        "p_delays": [ending.delay for ending in results],
-        "p_last_errors": [ending.error for ending in results],
-        "p_event_payloads": told,
-    }
-
-
-def take_over_params(
-    stalled: Sequence[StalledItem],
-    targets: Sequence[tuple[PolicyRunStatus, str, timedelta]],
-    transition_id: UUID,
-    actor: str | None,
-    *,
-    rescued: bool,
-) -> dict[str, object]:
-    """The binds that take runs from whoever leased them: where to, why, and how long they wait."""
-    told = list(zip(stalled, targets, strict=True))
-    return {
-        "p_job_ids": [sighting.job_id for sighting in stalled],
-        "p_distinct_tenant_ids": sorted({sighting.tenant_id for sighting in stalled}),
-        "p_tenant_ids": [sighting.tenant_id for sighting in stalled],
-        "p_versions": [sighting.version for sighting in stalled],
-        "p_new_statuses": [target.code for target, _, _ in targets],
-        "p_delays": [delay for _, _, delay in targets],
-        "p_last_errors": [reason for _, reason, _ in targets],
-        "p_event_payloads": [
-            event_payload(
-                Status.DISPATCHING,
-                target,
-                transition_id,
-                actor,
-                attempts=sighting.attempts,
-                error=reason,
-                **{RESCUED: rescued or None},
-            )
-            for sighting, (target, reason, _) in told
-        ],
-    }

@@ -1,11 +1,13 @@
-"""Between rows and values: what a policy run is written as, and what it is read from; no I/O here."""
+"""Mapping between policy runs and rows: the parameters that write a run, and the run that a row holds. No I/O here."""
 
 from typing import Any
-from uuid import UUID
 
-from graphjobs.core.event_log import event_from_row as log_entry_of
+from graphjobs.core import event_log
+from graphjobs.core.fields import as_uuid
+from graphjobs.core.pagination import PageKey
+from graphjobs.core.validation import check_type
 from graphjobs.database.executor import Row
-from graphjobs.errors import CorruptRow, InvalidJob
+from graphjobs.errors import CorruptRow
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob, PolicyRunPayload
 from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
@@ -14,18 +16,16 @@ Status = PolicyRunStatus
 
 
 def check_run(job: PolicyRunJob) -> PolicyRunJob:
-    """Lets a run pass, as an argument of a call.
+    """Return a run given as an argument.
 
     Raises:
-        InvalidJob: it is none.
+        InvalidJob: it is not a PolicyRunJob.
     """
-    if type(job) is PolicyRunJob:
-        return job
-    raise InvalidJob(f"job: it should be a PolicyRunJob, not {type(job).__name__}", field="job")
+    return check_type(job, PolicyRunJob, "job")
 
 
 def run_params(job: PolicyRunJob) -> dict[str, object]:
-    """The binds that write a run: its columns, and the payload of what no column holds."""
+    """Return the parameters that write a run: its columns, and the payload of all other fields."""
     return {
         "p_job_id": job.id,
         "p_tenant_id": job.tenant_id,
@@ -52,16 +52,15 @@ def run_params(job: PolicyRunJob) -> dict[str, object]:
 
 
 def infer_source_status(job: PolicyRunJob, expected_lease_owner: str | None) -> PolicyRunStatus:
-    """Tells the status a run was moved from: with an owner it was dispatching; without, what it has been tells.
+    """Return the status before a transition: dispatching with an owner; without one, the run's own times tell.
 
     Raises:
-        IllegalTransition: no run may go from there to where it is.
+        IllegalTransition: the transition table does not allow that status to `job.status`.
     """
+    is_unsubmitted_cancel = job.status is Status.CANCELED and job.submitted_at is None
     if expected_lease_owner is not None:
         source = Status.DISPATCHING
-    elif job.status in (Status.PENDING, Status.DISPATCHING) or (
-        job.status is Status.CANCELED and job.submitted_at is None
-    ):
+    elif job.status in (Status.PENDING, Status.DISPATCHING) or is_unsubmitted_cancel:
         source = Status.PENDING
     else:
         source = Status.SUBMITTED
@@ -70,35 +69,40 @@ def infer_source_status(job: PolicyRunJob, expected_lease_owner: str | None) -> 
 
 
 def swap_params(job: PolicyRunJob, source: PolicyRunStatus, expected_lease_owner: str | None) -> dict[str, object]:
-    """The binds that swap a run in: its columns, and the status, owner and attempts it follows from.
+    """Return the parameters of a swap: the run, and the status, owner and attempts that it follows from.
 
-    One that keeps its status compares the version, too.
+    A swap that keeps the status compares the version, too.
     """
-    begins = source is Status.PENDING and job.status is Status.DISPATCHING
-    binds = {
+    is_lease = source is Status.PENDING and job.status is Status.DISPATCHING
+    params = {
         **run_params(job),
         "p_expected_status": source.code,
         "p_expected_lease_owner": expected_lease_owner,
-        "p_expected_attempts": job.attempts - 1 if begins else job.attempts,
+        "p_expected_attempts": job.attempts - 1 if is_lease else job.attempts,
     }
-    return {**binds, "p_expected_version": job.updated_at} if job.status is source else binds
+    return {**params, "p_expected_version": job.updated_at} if job.status is source else params
+
+
+def columns_of(row: Row) -> dict[str, Any]:
+    """Return the columns of a row of `COLUMNS` by name; what the statement adds after them is left out."""
+    return dict(zip(COLUMNS, row, strict=False))
 
 
 def run_from_row(row: Row) -> PolicyRunJob:
-    """Reads a run of a row, in the order of `statements.COLUMNS`; what comes after them is the statement's own.
+    """Read a run from a row of `COLUMNS`.
 
     Raises:
-        CorruptRow: it cannot be read.
+        CorruptRow: the row is not such a run.
     """
-    columns: dict[str, Any] = dict(zip(COLUMNS, row, strict=False))
-    key = UUID(int=columns.pop("id").int)
+    columns = columns_of(row)
+    job_id = as_uuid(columns.pop("id"))
     try:
-        details = PolicyRunPayload.from_json(columns.pop("payload"))
+        payload = PolicyRunPayload.from_json(columns.pop("payload"))
         return PolicyRunJob(
             **{
                 **columns,
-                **details.__dict__,
-                "id": key,
+                **payload.__dict__,
+                "id": job_id,
                 "mode": PolicyRunMode.from_code(columns["mode"]),
                 "priority": PolicyRunPriority.from_code(columns["priority"]),
                 "status": Status.from_code(columns["status"]),
@@ -107,9 +111,15 @@ def run_from_row(row: Row) -> PolicyRunJob:
         )
     except ValueError as error:  # InvalidJob is one, too
         problem = str(error)
-    raise CorruptRow("policy_runs", key, problem)
+    raise CorruptRow("policy_runs", job_id, problem)
+
+
+def page_key(row: Row) -> PageKey:
+    """Return the key of a row of `COLUMNS` in lists."""
+    columns = columns_of(row)
+    return PageKey(columns["queued_at"], as_uuid(columns["id"]))
 
 
 def event_from_row(row: Row) -> PolicyRunEvent:
-    """Reads an event of a row, in the order of `statements.LIST_EVENTS`."""
-    return log_entry_of(PolicyRunEvent, PolicyRunStatus, "policy_run_events", row)
+    """Read an event from a row of `sql.single.LIST_EVENTS`."""
+    return event_log.event_from_row(PolicyRunEvent, PolicyRunStatus, "policy_run_events", row)

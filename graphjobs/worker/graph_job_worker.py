@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.graph_jobs.attempt_results import AttemptResult
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
 from graphjobs.worker.base_worker import Engine

@@ -11,9 +11,8 @@ from uuid_utils.compat import uuid7
 
 from graphjobs.errors import ConfigurationError, InvalidJob, JobConflict
 from graphjobs.graph_jobs.attempt_results import AttemptResult
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
-from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
 from graphjobs.worker.context import Context, awaited, patiently, takes_two

@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
 from graphjobs.core.fields import check_name
-from graphjobs.core.results import ATTEMPTS_MAX, BATCH_MAX, LEASE_MAX
+from graphjobs.core.results import ATTEMPTS_MAX
+from graphjobs.core.validation import BATCH_MAX, LEASE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
 
 CONCURRENCY_MAX: Final = 10_000

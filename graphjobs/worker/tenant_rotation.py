@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
-from graphjobs.core.results import BATCH_MAX
+from graphjobs.core.validation import BATCH_MAX
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.status import GraphJobType
 

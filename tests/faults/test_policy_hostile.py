@@ -227,7 +227,7 @@ async def test_a_run_that_has_had_all_its_attempts_is_failed_and_stops_no_other(
     assert ((spent.id,), frozenset({last.id}), ()) == (answer.exhausted, answer.final_attempt_ids, answer.unreadable)
     found = await runs.get(tenant, spent.id)
     assert found is not None
-    why = "it has had all its attempts: 3 are the most it gets"
+    why = "all attempts were made: at most 3 are"
     assert (Status.FAILED, why, None) == (found.status, found.last_error, found.lease_owner)
     *_, event = await runs.events(tenant, spent.id)
     assert (why, ["pending", "dispatching", "failed"]) == (event.payload["error"], await statuses(storage, spent))
@@ -366,9 +366,9 @@ HELD: Final = policy_run().lease(at=AT, owner="A", until=AT)
 SEEN: Final = StalledItem(HELD.id, HELD.tenant_id, AT, 1)
 
 NAME: Final = "text of 1 to 256 characters, UTF-8 clean, without control characters"
-DAY: Final = "a timedelta of more than zero, up to a day"
-LIMIT: Final = "a whole number from 1 to 1000"
-ATTEMPTS: Final = "a whole number from 1 to 99999"
+DAY: Final = "a timedelta of more than zero, up to 1 day"
+LIMIT: Final = "between 1 and 1,000"
+ATTEMPTS: Final = "an integer between 1 and 99,999"
 
 NO_NAMES: Final = ["", LONG, "x" * 257, "a\0b", "a\nb", "\ud800", 5, True, b"A"]
 NO_WAITS: Final = [timedelta(0), timedelta(seconds=-1), timedelta(days=3650), MINUTE * 1440 + timedelta.resolution, 60]
@@ -413,64 +413,64 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=bad),
         ["", 5, b"a", ("", "")],
         "after",
-        "it should hold only TenantCursors",
+        "must be a TenantCursors",
     ),
     "lease after others": (
         lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=TenantCursors(others=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.others",
-        "text as the database holds it, without NUL",
+        "text that PostgreSQL can store",
     ),
     "lease after emergencies": (
         lambda bad: PolicyRunQueue(NoDatabase()).lease("A", MINUTE, attempts_max=3, after=TenantCursors(emergency=bad)),
         ["a\0b", "\ud800", None, 5, b"a"],
         "after.emergency",
-        "text as the database holds it, without NUL",
+        "text that PostgreSQL can store",
     ),
     "renew duration": (lambda bad: PolicyRunQueue(NoDatabase()).renew([HELD], bad), [None, *NO_WAITS], "duration", DAY),
-    "renew jobs": (lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE), NO_LISTS, "jobs", "should be a list"),
+    "renew jobs": (lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE), NO_LISTS, "jobs", "must be a list"),
     "renew many": (
         lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE),
         [[HELD] * 1_001, itertools.repeat(HELD)],
         "jobs",
-        "at most 1000",
+        "at most 1,000 items",
     ),
     "renew twice": (
         lambda bad: PolicyRunQueue(NoDatabase()).renew(bad, MINUTE),
         [[HELD, HELD]],
         "jobs",
-        "each job should be there once",
+        "must not have the same id twice",
     ),
     "renew nobody's": (
         lambda bad: PolicyRunQueue(NoDatabase()).renew([bad], MINUTE),
         [PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)],
         "jobs",
-        "so nobody leases it",
+        "must be leased",
     ),
     "renew what is no run": (
         lambda bad: PolicyRunQueue(NoDatabase()).renew([bad], MINUTE),
         [True, None, run_request(), HELD.id, LeaseResult.submitted(HELD)],
         "job",
-        "it should be a PolicyRunJob",
+        "must be a PolicyRunJob",
     ),
-    "end endings": (PolicyRunQueue(NoDatabase()).end, NO_LISTS, "results", "should be a list"),
+    "end endings": (PolicyRunQueue(NoDatabase()).end, NO_LISTS, "results", "must be a list"),
     "end many": (
         PolicyRunQueue(NoDatabase()).end,
         [[LeaseResult.submitted(HELD)] * 1_001, itertools.repeat(LeaseResult.submitted(HELD))],
         "results",
-        "at most 1000",
+        "at most 1,000 items",
     ),
     "end twice": (
         PolicyRunQueue(NoDatabase()).end,
         [[LeaseResult.submitted(HELD), LeaseResult.released(HELD)]],
         "results",
-        "each job should be there once",
+        "must not have the same id twice",
     ),
     "end what is no ending": (
         lambda bad: PolicyRunQueue(NoDatabase()).end([bad]),
         [True, None, HELD, SEEN],
         "results",
-        "only LeaseResults",
+        "must be a LeaseResult",
     ),
     "end actor": (
         lambda bad: PolicyRunQueue(NoDatabase()).end([LeaseResult.submitted(HELD)], actor=bad),
@@ -482,7 +482,7 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: PolicyRunQueue(NoDatabase()).end([LeaseResult.submitted(HELD)], transition_id=bad),
         ["x", str(uuid.uuid4()), 5, True],
         "transition_id",
-        "should be a UUID",
+        "must be a UUID",
     ),
     "expired tenant_id": (lambda bad: PolicyRunQueue(NoDatabase()).expired(tenant_id=bad), NO_NAMES, "tenant_id", NAME),
     "expired limit": (lambda bad: PolicyRunQueue(NoDatabase()).expired(limit=bad), NO_LIMITS, "limit", LIMIT),
@@ -490,25 +490,25 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         NO_LISTS,
         "stalled",
-        "should be a list",
+        "must be a list",
     ),
     "rescue many": (
         lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         [[SEEN] * 1_001, itertools.repeat(SEEN)],
         "stalled",
-        "at most 1000",
+        "at most 1,000 items",
     ),
     "rescue twice": (
         lambda bad: PolicyRunQueue(NoDatabase()).rescue(bad, attempts_max=3),
         [[SEEN, SEEN]],
         "stalled",
-        "each job should be there once",
+        "must not have the same id twice",
     ),
     "rescue what is no sighting": (
         lambda bad: PolicyRunQueue(NoDatabase()).rescue([bad], attempts_max=3),
         [True, None, HELD, HELD.id],
         "stalled",
-        "only StalledItems",
+        "must be a StalledItem",
     ),
     "rescue attempts_max": (
         lambda bad: PolicyRunQueue(NoDatabase()).rescue([SEEN], attempts_max=bad),
@@ -526,13 +526,13 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: PolicyRunQueue(NoDatabase()).rescue([SEEN], attempts_max=3, backoff=bad),
         [MINUTE, 5, True, "1s"],
         "backoff",
-        "should be a RetryBackoff",
+        "must be a RetryBackoff",
     ),
     "insert job": (
         NOWHERE.insert,
         [True, None, run_request(), HELD.id, "x"],
         "job",
-        "it should be a PolicyRunJob",
+        "must be a PolicyRunJob",
     ),
     "insert actor": (lambda bad: NOWHERE.insert(PENDING, actor=bad), NO_NAMES, "actor", NAME),
     "get tenant_id": (lambda bad: NOWHERE.get(bad, PENDING.id), [None, *NO_NAMES], "tenant_id", NAME),
@@ -543,7 +543,7 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: NOWHERE.replace(bad, None),
         [True, None, run_request(), LeaseResult.submitted(HELD)],
         "job",
-        "it should be a PolicyRunJob",
+        "must be a PolicyRunJob",
     ),
     "replace owner": (lambda bad: NOWHERE.replace(HELD, bad), NO_NAMES, "expected_lease_owner", NAME),
     "replace actor": (lambda bad: NOWHERE.replace(HELD, "A", actor=bad), NO_NAMES, "actor", NAME),
@@ -551,7 +551,7 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
         lambda bad: NOWHERE.replace(HELD, "A", transition_id=bad),
         ["x", 5, True],
         "transition_id",
-        "should be a UUID",
+        "must be a UUID",
     ),
     "list tenant_id": (NOWHERE.list, [None, *NO_NAMES], "tenant_id", NAME),
     "list policy_id": (
@@ -641,7 +641,7 @@ async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str
         storage.policy_run_queue.end(LeaseResult.submitted(run) for run in held),
         storage.policy_run_queue.rescue((StalledItem(run.id, tenant, AT, 1) for run in held), attempts_max=3),
     ):
-        with pytest.raises(InvalidJob, match="at most 1000"):
+        with pytest.raises(InvalidJob, match="at most 1,000 items"):
             await call
 
 

@@ -20,10 +20,9 @@ from graphjobs import (
     PolicyRunStatus,
     open_storage,
 )
+from graphjobs.core import queue_flow, recovery
 from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateOutcome, UpdateResult
-from graphjobs.database import executor as executor_room
-from graphjobs.policy_runs import queue as queue_room
 from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
@@ -304,13 +303,13 @@ async def test_a_lease_whose_answer_is_lost_finds_a_run_whose_cancellation_was_r
 ) -> None:
     """It is the owner's all the same, and he learns of the request: nothing else would end that lease in order."""
     run, untouched = [await storage.policy_runs.insert(policy_run(tenant)) for _ in range(2)]
-    find_out = executor_room.resolve_outcome
+    find_out = recovery.resolve_outcome
 
     async def after_the_request(*given: Any) -> Any:
         await ask_for_the_end(storage, run)
         return await find_out(*given)
 
-    monkeypatch.setattr(queue_room, "resolve_outcome", after_the_request)
+    monkeypatch.setattr(queue_flow, "resolve_outcome", after_the_request)
     wire.fault = Fault.DROP_REPLY
     answer = await lease(wired, tenant, limit=9)
     assert 1 == wire.hit
@@ -416,7 +415,7 @@ async def test_an_end_nobody_can_look_up_is_told_to_be_unknown(
     wired: PolicyRunRepository, wire: Wire, storage: Storage, ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stays broken past the bound; the end landed, and asked again it says so."""
-    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     wire.lasts, wire.fault = True, Fault.DROP_REPLY
     with pytest.raises(OutcomeUnknown):
         await ending.of(wired)
@@ -588,7 +587,7 @@ async def test_a_move_that_waits_past_the_bound_is_told_to_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may still land, and does; asked again, it is applied once."""
-    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     async with shared_watch.holding(asked.run.id, table="policy_runs"):
         waiting = asyncio.create_task(asked.of(wired))
         await shared_watch.until_waiting()

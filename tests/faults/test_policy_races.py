@@ -227,7 +227,7 @@ async def test_an_end_that_meets_a_rescue_is_refused(storage: Storage, tenant: s
     assert ((run.id,), ()) == (rescued.requeued, rescued.failed)
     assert ({}, {}, frozenset({run.id})) == (during.versions, during.lost, during.busy)
     assert ({}, {run.id}, frozenset()) == (ended.versions, set(ended.lost), ended.busy)
-    told = "the lease of 'A' at attempt 1 is over: a later look found the run pending at attempt 1"
+    told = "the lease of 'A' at attempt 1 is lost: a later read found the run pending at attempt 1"
     assert told == ended.lost[run.id]
     assert ["pending", "dispatching", "pending"] == await statuses(storage, run)
 
@@ -386,7 +386,7 @@ async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: s
     for how in (SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled):
         ended = await storage.policy_run_queue.end([how(first)])
         assert ({}, {first.id}) == (ended.versions, set(ended.lost))
-        assert ended.lost[first.id].endswith(f"a later look found the run dispatching at attempt 2, of {again_by!r}")
+        assert ended.lost[first.id].endswith(f"a later read found the run dispatching by {again_by!r}")
     renewed = await storage.policy_run_queue.renew([first], MINUTE)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
     for late in (

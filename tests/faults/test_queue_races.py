@@ -10,8 +10,8 @@ import pytest
 from graphjobs import GraphJobStatus
 from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import AttemptResult
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
-from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.storage import Storage
 from tests.builders import build_job
 

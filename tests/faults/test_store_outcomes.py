@@ -20,9 +20,9 @@ from graphjobs import (
     OutcomeUnknown,
     open_storage,
 )
+from graphjobs.core import recovery
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database import engine as engine_room
-from graphjobs.database import executor as executor_room
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
@@ -188,7 +188,7 @@ async def test_a_move_nobody_can_look_up_is_told_to_be_unknown(
     wired: Storage, wire: Wire, storage: Storage, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stays broken past the bound; the move landed, and asked again it says so."""
-    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.5)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.5)
     wire.lasts, wire.fault = True, Fault.DROP_REPLY
     async with asyncio.timeout(5):
         with pytest.raises(OutcomeUnknown):
@@ -264,7 +264,7 @@ async def test_a_move_that_waits_past_the_bound_is_told_to_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may still land, and does; asked again, it is applied once."""
-    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     async with shared_watch.holding(asked.queued.id):
         waiting = asyncio.create_task(asked.of(wired))
         await shared_watch.until_waiting()
@@ -481,7 +481,7 @@ async def test_an_addition_that_waits_past_the_bound_is_told_to_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may still land, and does; asked again, it is there once."""
-    monkeypatch.setattr(executor_room, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     async with storage.session() as session:
         await storage.graph_jobs.using(session).add(adding.job)
         waiting = asyncio.create_task(adding.of(wired))

@@ -165,11 +165,11 @@ async def test_what_cannot_be_is_one_sentence_that_names_the_option(
 
 def test_an_argument_that_cannot_be_is_named_by_its_own_word(policy: Command) -> None:
     """No option is blamed for it."""
-    _refused(policy("submit", ""), "POLICY_ID: It should be text")
+    _refused(policy("submit", ""), "POLICY_ID: must be text")
     for verb in ("show", "cancel", "retry"):
-        _refused(policy(verb, "x" * 257), "RUN_ID: It should be text")
-    _refused(policy("retry", "x", "--run-id", ""), "--run-id: It should be text")
-    _refused(policy("cancel", "x", "--tenant", "\x07"), "--tenant: It should be text")
+        _refused(policy(verb, "x" * 257), "RUN_ID: must be text")
+    _refused(policy("retry", "x", "--run-id", ""), "--run-id: must be text")
+    _refused(policy("cancel", "x", "--tenant", "\x07"), "--tenant: must be text")
 
 
 async def test_runs_are_listed_by_the_words_of_the_outside(policy: Command, storage: Storage, tenant: str) -> None:

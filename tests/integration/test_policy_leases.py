@@ -268,7 +268,7 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
 
     assert (ids(others), frozenset({gone.id})) == (ids(renewed.runs), renewed.lost)
     assert {run.id for run in others} == set(ended.versions)
-    assert "a later look found the run failed at attempt 1" in ended.lost[gone.id]
+    assert "a later read found the run failed at attempt 1" in ended.lost[gone.id]
     after = {run.id: await runs.get(run.tenant_id, run.id) for run in others}
     now = [after[run.id] for run in others]
     statuses = [run.status for run in now if run is not None]
@@ -308,7 +308,7 @@ async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_s
 
     assert (first.id, first.lease_owner, 2) == (second.id, second.lease_owner, second.attempts)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
-    assert "a later look found the run dispatching at attempt 2, of 'owner'" in ended.lost[first.id]
+    assert "a later read found the run dispatching by 'owner'" in ended.lost[first.id]
     assert second == await runs.get("acme", first.id)
 
 
@@ -355,7 +355,7 @@ async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRep
     assert [False, False, True] == told
     assert ((), (run.id,)) == (fourth.runs, fourth.exhausted)
     assert now is not None
-    assert (Status.FAILED, "it has had all its attempts: 3 are the most it gets") == (
+    assert (Status.FAILED, "all attempts were made: at most 3 are") == (
         now.status,
         now.last_error,
     )

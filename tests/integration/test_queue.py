@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from graphjobs import CorruptRow, GraphJobsError, GraphJobStatus, IllegalTransition, InvalidJob
 from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import AttemptResult
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
-from graphjobs.graph_jobs.row_mapping import AnyJob
 from graphjobs.graph_jobs.status import GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.storage import Storage
@@ -192,7 +192,7 @@ async def test_a_share_never_goes_past_the_limit(way: Way, tenant: str) -> None:
 @pytest.mark.parametrize("limit", [0, -1, 1_001, True, "5", None, 2.0])
 async def test_a_limit_that_cannot_be_is_named(alone: Way, tenant: str, limit: Any) -> None:
     """With its bounds."""
-    with pytest.raises(InvalidJob, match="limit: it should be a whole number from 1 to 1000") as caught:
+    with pytest.raises(InvalidJob, match="limit must be between 1 and 1,000") as caught:
         await alone.queue.claim(tenant, _BUILD, limit=limit)
     assert "limit" == caught.value.field
 
@@ -443,7 +443,7 @@ async def test_who_lost_the_job_cannot_end_it_and_is_told(way: Way, tenant: str)
 
     assert {sound.id} == set(ended.versions)
     assert {first.id} == set(ended.lost)
-    assert "attempt 1 does not run any more: a later look found the job running at attempt 2" == ended.lost[first.id]
+    assert "attempt 1 no longer runs: a later read found the job running at attempt 2" == ended.lost[first.id]
     assert second == await way.now(first)
     assert before == await log(way, first)
 
@@ -457,7 +457,7 @@ async def test_who_lost_the_job_to_a_cancel_or_a_delete_is_told(way: Way, tenant
     ended = await way.queue.end([AttemptResult.failed(canceled, "late"), AttemptResult.failed(gone, "late")])
 
     assert {} == ended.versions
-    assert ended.lost[canceled.id].endswith("a later look found the job canceled at attempt 1")
+    assert ended.lost[canceled.id].endswith("a later read found the job canceled at attempt 1")
     assert f"tenant {tenant!r} has no such job" == ended.lost[gone.id]
 
 
@@ -611,7 +611,7 @@ async def test_a_job_that_stopped_at_its_last_attempt_fails_with_a_reason(way: W
     assert ((), (job.id,)) == (rescued.requeued, rescued.failed)
     now = await way.now(job)
     assert now.completed_at is not None
-    reason = "its worker gave no sign of life at attempt 1, and 1 are the most it gets"
+    reason = "the worker stopped sending heartbeats at attempt 1; at most 1 attempts are made"
     assert job.fail(at=now.completed_at, error=reason) == now
     assert reason == (await log(way, job))[-1]["error"]
 
@@ -634,7 +634,7 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(alone: Way, t
     assert [(1, 0), (0, 1)] == stops
     failed = await alone.now(job)
     assert failed.error is not None
-    assert "at attempt 6, of which 4 were given back in order, and 2 are the most it gets" in failed.error
+    assert "at attempt 6, 4 of them released in order; at most 2 attempts are made" in failed.error
 
 
 async def test_only_jobs_that_were_silent_are_seen(alone: Way, tenant: str) -> None:

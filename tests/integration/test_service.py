@@ -19,9 +19,8 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.graph_jobs import service as service_module
-from graphjobs.graph_jobs.models import GraphBuildJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, Job
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, idempotent_id
-from graphjobs.graph_jobs.row_mapping import AnyJob, Job
 from graphjobs.graph_jobs.store import PostgresGraphJobStore
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage

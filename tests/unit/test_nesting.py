@@ -85,7 +85,7 @@ def test_every_reader_of_text_has_the_limit(tmp_path: Path, opens: str, closes: 
 def test_a_value_of_more_than_200_levels_is_told_by_the_number(opens: str, closes: str) -> None:
     """Below it is the field's own sentence; pydantic's reader, which ends there, has words of its own."""
     inner = VALUE_DEPTH_MAX - 1
-    with pytest.raises(InvalidJob, match="JSON should nest at most 32 levels") as named:
+    with pytest.raises(InvalidJob, match="JSON must nest at most 32 levels") as named:
         PolicyRunInputs.from_json(f'{{"environment": {_text(opens, closes, inner)}}}')
     assert "environment" == named.value.field
     with pytest.raises(InvalidJob) as told:

@@ -20,7 +20,7 @@ from graphjobs.core.fields import parse_id
 from graphjobs.core.pagination import BoundedCount, PartialList
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
-from graphjobs.graph_jobs.row_mapping import AnyJob, Job
+from graphjobs.graph_jobs.models import AnyJob, Job
 from graphjobs.graph_jobs.store import GraphJobStore
 
 

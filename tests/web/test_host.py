@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 
 from graphjobs import ConfigurationError, GraphJobStatus
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage

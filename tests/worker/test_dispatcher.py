@@ -384,7 +384,7 @@ async def test_a_run_whose_dispatcher_is_gone_is_rescued_and_submitted(storage: 
     events = await storage.policy_runs.events(tenant, run.id)
     assert (2, 1) == (submitted.attempts, dispatcher.counts.rescued)
     assert ["pending", "dispatching", "pending", "dispatching", "submitted"] == [event.status for event in events]
-    assert (True, "its dispatcher gave no sign of life until its lease ran out") == (
+    assert (True, "the dispatcher stopped sending heartbeats, and its lease expired") == (
         events[2].payload["rescued"],
         events[2].payload["error"],
     )
@@ -403,7 +403,7 @@ async def test_a_run_whose_dispatchers_are_gone_at_the_last_attempt_has_failed(s
     await working
     failed = await now(storage, run)
     assert Status.FAILED is failed.status
-    assert "gave no sign of life at attempt 1, and 1 are the most it gets" in str(failed.last_error)
+    assert "stopped sending heartbeats at attempt 1; at most 1 attempts are made" in str(failed.last_error)
 
 
 async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
@@ -423,7 +423,7 @@ async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
 
     assert (1, 0) == (dispatcher.counts.lost, dispatcher.counts.submitted)
     assert Status.FAILED is (await now(storage, run)).status
-    assert "a later look found the run failed at attempt 1" in caplog.text
+    assert "a later read found the run failed at attempt 1" in caplog.text
 
 
 async def test_emergencies_are_dispatched_first(storage: Storage, tenant: str) -> None:

@@ -22,7 +22,7 @@ from graphjobs import (
 )
 from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import AttemptResult
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobContext, WorkerOptions

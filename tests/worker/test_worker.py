@@ -28,7 +28,7 @@ from graphjobs import (
 )
 from graphjobs.core.fields import ERROR_LENGTH_MAX
 from graphjobs.graph_jobs.attempt_results import AttemptResult
-from graphjobs.graph_jobs.row_mapping import AnyJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 from graphjobs.worker import handler_runner as running_room
@@ -212,8 +212,8 @@ async def _returns_anothers_follow_up() -> BuildResult:
         (_exits, "Interrupted: the handler asked the process to exit, with 3"),
         (_cancels_itself, "the handler was cancelled from within"),
         (_returns_something_else, "TypeError: the build handler returned str, not a BuildResult"),
-        (_returns_what_cannot_be, "graph_snapshot_id: It should be text of 1 to 256 characters"),
-        (_returns_strange_metadata, "metadata.nodes: It should be text of 1 to 4,096 characters"),
+        (_returns_what_cannot_be, "graph_snapshot_id must be text of 1 to 256 characters"),
+        (_returns_strange_metadata, "metadata.nodes: must be text of 1 to 4,096 characters"),
         (_returns_anothers_follow_up, "following: what follows from a job is of the same tenant"),
     ],
 )

@@ -371,5 +371,5 @@ def test_a_number_is_what_the_database_gives_back(number: float, kept: float) ->
 @pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**400, -(2**64)])
 def test_a_whole_number_that_no_float_is_should_fit_64_bits(number: int) -> None:
     """It would come back as another one, or not at all."""
-    with pytest.raises(InvalidJob, match="a JSON integer should fit 64 bits"):
+    with pytest.raises(InvalidJob, match="a JSON integer must fit 64 bits"):
         GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})

@@ -52,8 +52,8 @@ def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "reason"),
     [
-        ({"correlation_id": "c", "type": "build"}, "", "no index holds them together"),
-        ({"correlation_id": "c", "statuses": ("queued",)}, "", "no index holds them together"),
+        ({"correlation_id": "c", "type": "build"}, "", "no index has them together"),
+        ({"correlation_id": "c", "statuses": ("queued",)}, "", "no index has them together"),
         ({"created_from": AT, "created_to": AT}, "", "earlier"),
         ({"limit": 0}, "limit", "greater"),
         ({"limit": 1_001}, "limit", "less"),

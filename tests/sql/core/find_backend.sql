@@ -1,6 +1,6 @@
--- graphjobs.database.executor._FIND_BACKEND
+-- graphjobs.core.recovery._FIND_BACKEND
 --   $1 p_backend_pid INTEGER
-PREPARE database_find_backend AS
+PREPARE core_find_backend AS
 SELECT 1
 FROM pg_catalog.pg_stat_activity
 WHERE pid = $1::INTEGER;
