@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, SmallInteger, Text, Uuid, func
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -16,19 +16,19 @@ class GraphJobRow(Base):
 
     __tablename__ = "graph_jobs"
 
-    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(Text)
-    type: Mapped[int] = mapped_column(SmallInteger)
-    status: Mapped[int] = mapped_column(SmallInteger)
+    id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(sa.Text)
+    type: Mapped[int] = mapped_column(sa.SmallInteger)
+    status: Mapped[int] = mapped_column(sa.SmallInteger)
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    correlation_id: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    updated_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    correlation_id: Mapped[str | None] = mapped_column(sa.Text)
 
     __table_args__ = (
-        Index("idx_graph_jobs_tenant_status", "tenant_id", "status", created_at.desc()),
-        Index("idx_graph_jobs_tenant_type_status", "tenant_id", "type", "status", created_at.desc()),
-        Index(
+        sa.Index("idx_graph_jobs_tenant_status", "tenant_id", "status", created_at.desc()),
+        sa.Index("idx_graph_jobs_tenant_type_status", "tenant_id", "type", "status", created_at.desc()),
+        sa.Index(
             "idx_graph_jobs_tenant_correlation",
             "tenant_id",
             "correlation_id",
@@ -43,11 +43,11 @@ class GraphJobEventRow(Base):
 
     __tablename__ = "graph_job_events"
 
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
-    job_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey(f"{SCHEMA}.graph_jobs.id", ondelete="CASCADE"))
-    tenant_id: Mapped[str] = mapped_column(Text)
-    status: Mapped[int] = mapped_column(SmallInteger)
+    id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=True)
+    job_id: Mapped[UUID] = mapped_column(sa.Uuid, sa.ForeignKey(f"{SCHEMA}.graph_jobs.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str] = mapped_column(sa.Text)
+    status: Mapped[int] = mapped_column(sa.SmallInteger)
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
-    __table_args__ = (Index("idx_graph_job_events_job", "job_id", created_at.desc()),)
+    __table_args__ = (sa.Index("idx_graph_job_events_job", "job_id", created_at.desc()),)

@@ -1,31 +1,13 @@
-"""Every SQL statement that looks for work: tenants that have some, claims, and jobs that have stopped.
+"""Statements that find work: tenants with queued jobs, claims, and stalled jobs; see `single` for the rules.
 
-What holds for `statements` holds here, but for one exception, named as such: `TENANTS_WITH` reads across tenants.
-Whoever looks waits for nobody, and skips what others hold. All times are the database's.
+One statement reads across tenants: `LIST_TENANTS_WITH_STATUS`. Rows that other transactions hold are skipped. All times
+are the database's.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import (
-    CTE,
-    BigInteger,
-    Boolean,
-    ColumnElement,
-    Interval,
-    SmallInteger,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    func,
-    literal_column,
-    or_,
-    select,
-    true,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import insert_events
@@ -53,23 +35,23 @@ from graphjobs.graph_jobs.sql.expressions import (
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus
 
-_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
+_EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 
 
-def _next_tenant(of: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
-    step = select(JOBS.c.tenant_id).where(JOBS.c.tenant_id >= literal_column("''"), of(JOBS.c.tenant_id))
+def _next_tenant(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
+    step = sa.select(JOBS.c.tenant_id).where(JOBS.c.tenant_id >= sa.literal_column("''"), is_after(JOBS.c.tenant_id))
     return step.order_by(JOBS.c.tenant_id).limit(one()).scalar_subquery()
 
 
-def _has_work(walk: CTE) -> ColumnElement[bool]:
+def _has_work(walk: sa.CTE) -> sa.ColumnElement[bool]:
     newest = (
-        select(JOBS.c.created_at)
+        sa.select(JOBS.c.created_at)
         .where(
             JOBS.c.tenant_id == walk.c.tenant,
             JOBS.c.type == KIND,
-            JOBS.c.status == bindparam("p_status", type_=SmallInteger),
+            JOBS.c.status == sa.bindparam("p_status", type_=sa.SmallInteger),
         )
-        # Ordered, so that only the index serves it; without, the planner hopes to meet one early in the whole table.
+        # Ordered, so that only the index serves it: unordered, the planner expects an early match in a table scan.
         .order_by(JOBS.c.created_at.desc())
         .limit(one())
         .scalar_subquery()
@@ -78,44 +60,49 @@ def _has_work(walk: CTE) -> ColumnElement[bool]:
 
 
 LIST_TENANTS_WITH_STATUS: Final = rotating_tenants("tenants", _next_tenant, _has_work).limit(LIMIT)
-"""Lists the tenants that have jobs of a kind in a status, in a circle from after one. The only read across tenants."""
+"""Lists tenants that have jobs of a type in a status, beginning after one and wrapping around. Reads across tenants."""
 
-_tenant_shares: Final = unnest_params("asked", ("p_tenant_ids", Text, "tenant"), ("p_shares", BigInteger, "share"))
+_tenant_shares: Final = unnest_params(
+    "tenant_shares", ("p_tenant_ids", sa.Text, "tenant_id"), ("p_shares", sa.BigInteger, "share")
+)
 _candidates: Final = (
-    select(JOBS.c.id)
-    .where(JOBS.c.tenant_id == _tenant_shares.c.tenant, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
-    # The index's own order, of which ties are no part: with the ids, all jobs of a time would be read and sorted.
+    sa.select(JOBS.c.id)
+    .where(JOBS.c.tenant_id == _tenant_shares.c.tenant_id, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
+    # The index's own order: with the id in it, all jobs of one time would be read and sorted.
     .order_by(JOBS.c.created_at)
     .limit(_tenant_shares.c.share)
     .with_for_update(key_share=True, skip_locked=True)
-    .lateral("oldest")
+    .lateral("candidates")
 )
-# Materialized: planned into the UPDATE, the LIMIT would be asked again for each row, and more taken than asked for.
+# Materialized: inlined into the UPDATE, the LIMIT can be evaluated again for each row, and too many rows are taken.
 _locked_ids: Final = (
-    select(_candidates.c.id).join_from(_tenant_shares, _candidates, true()).cte("picked").prefix_with("MATERIALIZED")
+    sa.select(_candidates.c.id)
+    .join_from(_tenant_shares, _candidates, sa.true())
+    .cte("locked_ids")
+    .prefix_with("MATERIALIZED")
 )
-_start_clock: Final = db_now()
+_now: Final = db_now()
 _claimed: Final = (
-    update(JOBS)
+    sa.update(JOBS)
     .where(
-        JOBS.c.id == func.any(func.array(select(_locked_ids.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
-        JOBS.c.tenant_id.collate("C") == func.any(TENANTS),
+        JOBS.c.id == sa.func.any(sa.func.array(sa.select(_locked_ids.c.id).scalar_subquery(), type_=ARRAY(sa.Uuid))),
+        JOBS.c.tenant_id.collate("C") == sa.func.any(TENANTS),
     )
     .values(
         status=RUNNING,
-        # What has no number of attempts stays as it is: its reader will tell it from a job.
-        payload=case(
+        # A payload without a number of attempts stays as it is: the caller reports it as unreadable.
+        payload=sa.case(
             (
-                is_object & (attempts < literal_column(str(ATTEMPTS_MAX))),
+                is_object & (attempts < sa.literal_column(str(ATTEMPTS_MAX))),
                 jsonb_merge(
                     without_error,
-                    func.jsonb_build_object(
-                        literal_column("'status'"),
-                        literal_column(f"'{GraphJobStatus.RUNNING}'"),
-                        literal_column("'attempts'"),
-                        attempts + literal_column("1"),
-                        literal_column("'startedAt'"),
-                        select(_start_clock.c.told).scalar_subquery(),
+                    sa.func.jsonb_build_object(
+                        sa.literal_column("'status'"),
+                        sa.literal_column(f"'{GraphJobStatus.RUNNING}'"),
+                        sa.literal_column("'attempts'"),
+                        attempts + sa.literal_column("1"),
+                        sa.literal_column("'startedAt'"),
+                        sa.select(_now.c.utc_text).scalar_subquery(),
                     ),
                 ),
             ),
@@ -128,14 +115,14 @@ _claimed: Final = (
 )
 _claimed_log: Final = insert_events(
     EVENTS,
-    select(
+    sa.select(
         _claimed.c.id,
         _claimed.c.tenant_id,
         _claimed.c.status,
         jsonb_merge(
             _EVENT_PAYLOAD,
-            func.jsonb_build_object(
-                literal_column("'attempts'"), _claimed.c.payload.op("->")(literal_column("'attempts'"))
+            sa.func.jsonb_build_object(
+                sa.literal_column("'attempts'"), _claimed.c.payload.op("->")(sa.literal_column("'attempts'"))
             ),
         ),
         _claimed.c.updated_at,
@@ -143,69 +130,69 @@ _claimed_log: Final = insert_events(
     "logged",
 )
 CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
-"""Starts the oldest queued jobs of one kind, of each tenant at most its share, with an event each; waits for nobody."""
+"""Starts the oldest queued jobs of one type, of each tenant at most its share, with an event each."""
 
 FIND_CLAIMED_JOBS: Final = (
     job_columns(JOBS)
     .where(
-        JOBS.c.tenant_id == func.any(TENANTS),
+        JOBS.c.tenant_id == sa.func.any(TENANTS),
         JOBS.c.type == KIND,
         JOBS.c.status == RUNNING,
-        # One for each job: as EXISTS, the planner may begin with the log of all jobs.
-        select(EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'")))
+        # A scalar per job: with EXISTS, the planner may begin with the log of all jobs.
+        sa.select(EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'")))
         .where(
             EVENTS.c.job_id == JOBS.c.id,
             EVENTS.c.tenant_id == JOBS.c.tenant_id,
             EVENTS.c.created_at == JOBS.c.updated_at,
         )
         .order_by(EVENTS.c.created_at.desc())
-        .limit(literal_column("1"))
+        .limit(sa.literal_column("1"))
         .scalar_subquery()
         == TRANSITION,
     )
     .order_by(JOBS.c.created_at, JOBS.c.id)
 )
-"""Finds what a claim took whose answer was lost: the jobs that run since it, and nothing has renewed."""
+"""Finds the jobs of a claim whose answer was lost: those that run since, without a heartbeat."""
 
 _stalled: Final = (
-    select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)
+    sa.select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)
     .where(
-        JOBS.c.tenant_id == _tenant_shares.c.tenant,
+        JOBS.c.tenant_id == _tenant_shares.c.tenant_id,
         JOBS.c.type == KIND,
         JOBS.c.status == RUNNING,
-        # A version ahead of the clock is looked at too: that clock was set back, and its age would hide it for long.
-        or_(
-            JOBS.c.updated_at < func.now() - bindparam("p_lease", type_=Interval),
-            JOBS.c.updated_at > func.now() + bindparam("p_lease", type_=Interval),
+        # Versions ahead of the clock, too: after the clock was set back, their age would hide them for long.
+        sa.or_(
+            JOBS.c.updated_at < sa.func.now() - sa.bindparam("p_lease", type_=sa.Interval),
+            JOBS.c.updated_at > sa.func.now() + sa.bindparam("p_lease", type_=sa.Interval),
         ),
     )
     .order_by(JOBS.c.created_at)
     .limit(_tenant_shares.c.share)
-    # Whose row somebody holds cannot be renewed, and its silence says nothing.
+    # A job whose row another transaction holds cannot be renewed, so a missing heartbeat says nothing.
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("stalled")
 )
 _released: Final = (
-    select(func.count(EVENTS.c.id))
+    sa.select(sa.func.count(EVENTS.c.id))
     .where(
         EVENTS.c.job_id == _stalled.c.id,
         EVENTS.c.tenant_id == _stalled.c.tenant_id,
-        EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'from'"))
-        == literal_column(f"'{GraphJobStatus.RUNNING}'"),
+        EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
+        == sa.literal_column(f"'{GraphJobStatus.RUNNING}'"),
         EVENTS.c.status == QUEUED,
-        ~EVENTS.c.payload.op("?", return_type=Boolean)(literal_column(f"'{RESCUED}'")),
+        ~EVENTS.c.payload.op("?", return_type=sa.Boolean)(sa.literal_column(f"'{RESCUED}'")),
     )
     .correlate(_stalled)
     .scalar_subquery()
 )
-LIST_STALLED_JOBS: Final = select(
+LIST_STALLED_JOBS: Final = sa.select(
     _stalled.c.id,
     _stalled.c.tenant_id,
     null_if_unrepresentable(_stalled.c.updated_at),
     payload_attempts(_stalled.c.payload),
     _released,
-).join_from(_tenant_shares, _stalled, true())
-"""Reads which running jobs give no sign of life, though nobody holds their rows; of each tenant the oldest, its share.
+).join_from(_tenant_shares, _stalled, sa.true())
+"""Lists running jobs without a heartbeat whose rows are free; of each tenant the oldest, at most its share.
 
-Gives id, tenant, version, attempts (NULL where they are no number), and how many of them were given back in order.
+Returns id, tenant, version, attempts (NULL where the payload has no such number), and how many attempts were released.
 """

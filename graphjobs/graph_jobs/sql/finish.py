@@ -1,30 +1,12 @@
-"""Every SQL statement that renews or ends many running jobs, of any tenants, as constants with named binds.
+"""Statements that renew, finish or take over many running jobs, of any tenants; see `single` for the rules.
 
-What holds for `statements` holds here. Jobs are found by their keys alone, `id = ANY(...)`: joined to what was given
-instead, the planner may guess a few hundred rows too many and read the whole table. Whoever locks many does so in the
-order of their ids, and waits for nobody. All times are the database's.
+Jobs are found by `id = ANY(...)` alone: joined to the input instead, the planner may overestimate the rows and read the
+whole table. Rows are locked in the order of their ids, and locked rows are skipped. All times are the database's.
 """
 
 from typing import Any, Final
 
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Select,
-    SmallInteger,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    func,
-    literal_column,
-    select,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
@@ -41,40 +23,44 @@ from graphjobs.graph_jobs.sql.expressions import (
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS
 
-_JOBS: Final = bindparam("p_job_ids", type_=ARRAY(Uuid))
+_JOBS: Final = sa.bindparam("p_job_ids", type_=ARRAY(sa.Uuid))
 
-# Each tenant once: it is compared with every row, and there are fewer tenants than jobs.
-_WHOSE: Final = bindparam("p_distinct_tenant_ids", type_=ARRAY(Text))
-
-
-def _by_keys(*conditions: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...]:
-    return (JOBS.c.id == func.any(_JOBS), JOBS.c.tenant_id.collate("C") == func.any(_WHOSE), *conditions)
+# Each tenant once: the array is compared with every row, and there are fewer tenants than jobs.
+_DISTINCT_TENANTS: Final = sa.bindparam("p_distinct_tenant_ids", type_=ARRAY(sa.Text))
 
 
-# The cast takes the indexes on status out of the planner's choice.
-_runs: Final = as_type(JOBS.c.status, Integer) == RUNNING
+def _by_keys(*conditions: sa.ColumnElement[bool]) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        JOBS.c.id == sa.func.any(_JOBS),
+        JOBS.c.tenant_id.collate("C") == sa.func.any(_DISTINCT_TENANTS),
+        *conditions,
+    )
 
 
-_of_keys_given: Final = (("p_job_ids", Uuid, "given_id"), ("p_tenant_ids", Text, "tenant"))
-_of_attempts: Final = ("p_attempts", Integer, "attempts_held")
-_of_version: Final = ("p_versions", DateTime(timezone=True), "version_seen")
-_of_move: Final = (
-    ("p_new_statuses", SmallInteger, "target"),
-    ("p_payloads", Text, "patch"),
-    ("p_event_payloads", Text, "entry"),
+# The cast keeps the planner from the indexes on status.
+_is_running: Final = sa.cast(JOBS.c.status, sa.Integer) == RUNNING
+
+
+_KEYS: Final = (("p_job_ids", sa.Uuid, "job_id"), ("p_tenant_ids", sa.Text, "tenant_id"))
+_ATTEMPTS: Final = ("p_attempts", sa.Integer, "attempts")
+_VERSION: Final = ("p_versions", sa.DateTime(timezone=True), "version")
+_CHANGE: Final = (
+    ("p_new_statuses", sa.SmallInteger, "status"),
+    ("p_payloads", sa.Text, "patch"),
+    ("p_event_payloads", sa.Text, "event_payload"),
 )
 
 
-def _locked() -> CTE:
-    """Those that run, locked; but for those whose row somebody holds: one of these would keep all others waiting."""
+def _locked() -> sa.CTE:
+    """Lock the running jobs; rows that other transactions hold are skipped, or one would hold up all others."""
     return (
-        select(
+        sa.select(
             JOBS.c.id,
             JOBS.c.tenant_id,
             null_if_unrepresentable(JOBS.c.updated_at).label("version"),
-            JOBS.c.payload.op("->", return_type=JSONB)(literal_column("'attempts'")).label("attempts"),
+            JOBS.c.payload.op("->", return_type=JSONB)(sa.literal_column("'attempts'")).label("attempts"),
         )
-        .where(*_by_keys(_runs))
+        .where(*_by_keys(_is_running))
         .order_by(JOBS.c.id)
         .with_for_update(key_share=True, skip_locked=True)
         .cte("locked")
@@ -82,175 +68,164 @@ def _locked() -> CTE:
     )
 
 
-def _same_job(given: FromClause, locked: FromClause) -> ColumnElement[bool]:
-    return (locked.c.id == given.c.given_id) & (locked.c.tenant_id == given.c.tenant)
+def _same_job(inputs: sa.FromClause, locked: sa.FromClause) -> sa.ColumnElement[bool]:
+    return (locked.c.id == inputs.c.job_id) & (locked.c.tenant_id == inputs.c.tenant_id)
 
 
-def _has_attempts(given: FromClause, locked: FromClause) -> ColumnElement[bool]:
-    # As JSON, which no strange row can make fail.
-    return locked.c.attempts == func.to_jsonb(given.c.attempts_held)
+def _same_attempt(inputs: sa.FromClause, locked: sa.FromClause) -> sa.ColumnElement[bool]:
+    # Compared as JSON, which no malformed row can make fail.
+    return locked.c.attempts == sa.func.to_jsonb(inputs.c.attempts)
 
 
-def _apply(held: CTE) -> CTE:
-    """Writes what is held: status, the fields of the patch, and a final one's time."""
+def _apply(fenced: sa.CTE) -> sa.CTE:
+    """Update the fenced jobs: status, the fields of the patch, and the time of a final status."""
     now = db_now()
-    final = held.c.target > RUNNING
-    ended_at = select(
-        func.jsonb_build_object(literal_column("'completedAt'"), now.c.told).label("told")
+    is_final = fenced.c.status > RUNNING
+    completed_at = sa.select(
+        sa.func.jsonb_build_object(sa.literal_column("'completedAt'"), now.c.utc_text).label("patch")
     ).scalar_subquery()
-    patch = jsonb_merge(
-        as_type(held.c.patch, JSONB), case((final, ended_at), else_=as_type(literal_column("'{}'"), JSONB))
-    )
+    nothing = sa.cast(sa.literal_column("'{}'"), JSONB)
+    patch = jsonb_merge(sa.cast(fenced.c.patch, JSONB), sa.case((is_final, completed_at), else_=nothing))
     return (
-        update(JOBS)
-        .where(
-            JOBS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
-            JOBS.c.id == held.c.given_id,
-            JOBS.c.tenant_id.collate("C") == held.c.tenant,
-        )
+        sa.update(JOBS)
+        .where(*_by_fenced(fenced))
         .values(
-            status=held.c.target,
-            # What is no object stays as it is.
-            payload=case(
-                (
-                    is_object,
-                    jsonb_merge(without_error, patch),
-                ),
-                else_=JOBS.c.payload,
-            ),
+            status=fenced.c.status,
+            # A payload that is not an object stays as it is.
+            payload=sa.case((is_object, jsonb_merge(without_error, patch)), else_=JOBS.c.payload),
             updated_at=next_job_version,
         )
-        .returning(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, JOBS.c.updated_at, held.c.entry)
-        .cte("written")
+        .returning(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, JOBS.c.updated_at, fenced.c.event_payload)
+        .cte("updated")
     )
 
 
-def _log_of(source: CTE, name: str) -> CTE:
-    """Writes an event for each row that was written."""
-    entries = select(
-        source.c.id, source.c.tenant_id, source.c.status, as_type(source.c.entry, JSONB), source.c.updated_at
-    )
-    return insert_events(EVENTS, entries, name)
-
-
-def _fenced(given: NamedFromClause, locked: CTE, fence: ColumnElement[bool]) -> CTE:
-    return (select(*given.c).join_from(given, locked, _same_job(given, locked) & fence).cte("held")).prefix_with(
-        "MATERIALIZED"
+def _by_fenced(fenced: sa.CTE) -> tuple[sa.ColumnElement[bool], ...]:
+    ids = sa.func.array(sa.select(fenced.c.job_id).scalar_subquery(), type_=ARRAY(sa.Uuid))
+    return (
+        JOBS.c.id == sa.func.any(ids),
+        JOBS.c.id == fenced.c.job_id,
+        JOBS.c.tenant_id.collate("C") == fenced.c.tenant_id,
     )
 
 
-def _returning_versions(written: CTE) -> Select[Any]:
-    return select(written.c.id, null_if_unrepresentable(written.c.updated_at)).add_cte(_log_of(written, "logged"))
+def _insert_events_of(source: sa.CTE, name: str) -> sa.CTE:
+    payload = sa.cast(source.c.event_payload, JSONB)
+    rows = sa.select(source.c.id, source.c.tenant_id, source.c.status, payload, source.c.updated_at)
+    return insert_events(EVENTS, rows, name)
 
 
-def _finish() -> CTE:
-    given, locked = unnest_params("given", *_of_keys_given, _of_attempts, *_of_move), _locked()
-    return _apply(_fenced(given, locked, _has_attempts(given, locked)))
+def _fenced(inputs: NamedFromClause, locked: sa.CTE, fence: sa.ColumnElement[bool], *columns: Any) -> sa.CTE:
+    joined = sa.select(*(columns or inputs.c)).join_from(inputs, locked, _same_job(inputs, locked) & fence)
+    return joined.cte("fenced").prefix_with("MATERIALIZED")
 
 
-def _take_over() -> CTE:
-    given, locked = unnest_params("given", *_of_keys_given, _of_version, *_of_move), _locked()
-    return _apply(_fenced(given, locked, locked.c.version.is_not_distinct_from(given.c.version_seen)))
+def _returning_versions(updated: sa.CTE) -> sa.Select[Any]:
+    events = _insert_events_of(updated, "logged")
+    return sa.select(updated.c.id, null_if_unrepresentable(updated.c.updated_at)).add_cte(events)
+
+
+def _finish() -> sa.CTE:
+    inputs, locked = unnest_params("inputs", *_KEYS, _ATTEMPTS, *_CHANGE), _locked()
+    return _apply(_fenced(inputs, locked, _same_attempt(inputs, locked)))
+
+
+def _take_over() -> sa.CTE:
+    inputs, locked = unnest_params("inputs", *_KEYS, _VERSION, *_CHANGE), _locked()
+    return _apply(_fenced(inputs, locked, locked.c.version.is_not_distinct_from(inputs.c.version)))
 
 
 FINISH_JOBS: Final = _returning_versions(_finish())
-"""Ends running jobs, or gives them back, of those only that still are at the attempts given; an event each.
+"""Finishes or releases running jobs that still are at the given attempts, with an event each; returns id and version.
 
-A job whose row somebody holds is left out.
+Jobs whose rows other transactions hold are left out.
 """
 
 TAKE_OVER_JOBS: Final = _returning_versions(_take_over())
-"""Ends or requeues running jobs that are still at the version seen, whoever ran them; an event each.
+"""Fails or queues running jobs that still are at the version seen, with an event each; returns id and version.
 
-A job whose row somebody holds is left alone: there is life in it.
+Jobs whose rows other transactions hold are left alone: their workers are alive.
 """
 
 
-def _finish_with_followups() -> Select[Any]:
-    ended = _finish()
-    following = unnest_params(
-        "following",
-        ("p_parent_ids", Uuid, "parent"),
-        ("p_followup_ids", Uuid, "added_id"),
-        ("p_types", SmallInteger, "kind"),
-        ("p_followup_payloads", Text, "document"),
-        ("p_created_ats", DateTime(timezone=True), "time"),
-        ("p_correlation_ids", Text, "correlation"),
-        ("p_followup_event_payloads", Text, "entry"),
+def _finish_with_followups() -> sa.Select[Any]:
+    finished = _finish()
+    followups = unnest_params(
+        "followups",
+        ("p_parent_ids", sa.Uuid, "parent_id"),
+        ("p_followup_ids", sa.Uuid, "job_id"),
+        ("p_types", sa.SmallInteger, "type"),
+        ("p_followup_payloads", sa.Text, "payload"),
+        ("p_created_ats", sa.DateTime(timezone=True), "created_at"),
+        ("p_correlation_ids", sa.Text, "correlation_id"),
+        ("p_followup_event_payloads", sa.Text, "event_payload"),
     )
     added = (
         insert(JOBS)
         .from_select(
             ["id", "tenant_id", "type", "status", "payload", "created_at", "correlation_id"],
-            select(
-                following.c.added_id,
-                ended.c.tenant_id,
-                following.c.kind,
+            sa.select(
+                followups.c.job_id,
+                finished.c.tenant_id,
+                followups.c.type,
                 QUEUED,
-                as_type(following.c.document, JSONB),
-                following.c.time,
-                following.c.correlation,
+                sa.cast(followups.c.payload, JSONB),
+                followups.c.created_at,
+                followups.c.correlation_id,
             )
-            .join_from(following, ended, ended.c.id == following.c.parent)
-            .order_by(following.c.added_id),
+            .join_from(followups, finished, finished.c.id == followups.c.parent_id)
+            .order_by(followups.c.job_id),
         )
         .on_conflict_do_nothing(index_elements=[JOBS.c.id])
         .returning(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, JOBS.c.updated_at)
         .cte("added")
     )
-    insert_events = (
-        select(*added.c, following.c.entry)
-        .join_from(added, following, following.c.added_id == added.c.id)
-        .cte("entered")
+    added_events = (
+        sa.select(*added.c, followups.c.event_payload)
+        .join_from(added, followups, followups.c.job_id == added.c.id)
+        .cte("added_events")
     )
-    return _returning_versions(ended).add_cte(_log_of(insert_events, "added_log"))
+    return _returning_versions(finished).add_cte(_insert_events_of(added_events, "added_log"))
 
 
 FINISH_JOBS_WITH_FOLLOWUPS: Final = _finish_with_followups()
-"""As `END_JOBS`; adds the queued jobs that follow from those that were ended, with an event each: both or neither."""
+"""As `FINISH_JOBS`, and inserts the queued follow-up jobs of those that it finished, with an event each."""
 
 
-def _renew() -> Select[Any]:
-    given, locked = unnest_params("given", *_of_keys_given, _of_attempts), _locked()
-    held = (
-        select(given.c.given_id, given.c.tenant)
-        .join_from(given, locked, _same_job(given, locked) & _has_attempts(given, locked))
-        .cte("held")
-        .prefix_with("MATERIALIZED")
-    )
+def _renew() -> sa.Select[Any]:
+    inputs, locked = unnest_params("inputs", *_KEYS, _ATTEMPTS), _locked()
+    fenced = _fenced(inputs, locked, _same_attempt(inputs, locked), inputs.c.job_id, inputs.c.tenant_id)
     renewed = (
-        update(JOBS)
-        .where(
-            JOBS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
-            JOBS.c.id == held.c.given_id,
-            JOBS.c.tenant_id.collate("C") == held.c.tenant,
-        )
+        sa.update(JOBS)
+        .where(*_by_fenced(fenced))
         .values(updated_at=next_job_version)
         .returning(JOBS.c.id, JOBS.c.updated_at)
         .cte("renewed")
     )
-    # As it was when the statement began: whose row somebody holds at the moment is not lost yet.
-    as_seen = (
-        select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.payload.op("->")(literal_column("'attempts'")).label("attempts"))
-        .where(*_by_keys(_runs))
-        .cte("as_seen")
+    # As the statement's snapshot has it: a job whose row another transaction holds is not lost yet.
+    snapshot = (
+        sa.select(
+            JOBS.c.id, JOBS.c.tenant_id, JOBS.c.payload.op("->")(sa.literal_column("'attempts'")).label("attempts")
+        )
+        .where(*_by_keys(_is_running))
+        .cte("snapshot")
         .prefix_with("MATERIALIZED")
     )
     return (
-        select(as_seen.c.id, null_if_unrepresentable(renewed.c.updated_at))
-        .join_from(given, as_seen, _same_job(given, as_seen) & _has_attempts(given, as_seen))
-        .outerjoin(renewed, renewed.c.id == as_seen.c.id)
+        sa.select(snapshot.c.id, null_if_unrepresentable(renewed.c.updated_at))
+        .join_from(inputs, snapshot, _same_job(inputs, snapshot) & _same_attempt(inputs, snapshot))
+        .outerjoin(renewed, renewed.c.id == snapshot.c.id)
     )
 
 
 RENEW_JOBS: Final = _renew()
-"""Raises the versions of running jobs that are still at the attempts given, and changes nothing else: the heartbeat.
+"""Raises the versions of running jobs that still are at the given attempts, and writes nothing else: the heartbeat.
 
-Gives each job that still is held, with its new version, or NULL where somebody else has its row at the moment.
+Returns each of them with its new version, or NULL where another transaction holds its row.
 """
 
 FIND_TRANSITIONED: Final = find_transitioned(EVENTS)
-"""Finds the events of a statement that moved many jobs: job, and the version it got by it."""
+"""Finds the events of one transition id in the logs of many jobs; returns job id and version."""
 
-GET_STATES: Final = select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, attempts).where(*_by_keys())
-"""Reads where jobs stand: id, tenant, status, attempts (NULL where they are no number)."""
+GET_STATES: Final = sa.select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.status, attempts).where(*_by_keys())
+"""Reads the states of jobs: id, tenant, status, attempts (NULL where the payload has no such number)."""

@@ -1,33 +1,15 @@
-"""Every SQL statement that reads many jobs of a tenant, as constants with named binds: lists, pages, counts, lag.
+"""Statements that read many jobs of a tenant: lists, pages, counts and the overlay lag; see `single` for the rules.
 
-What holds for `statements` holds here. Each is a union of ordered scans of one index, one a status: no index orders
-across statuses (181 ms at 1M rows, so 0.6). A scan asks for the index's own order and for ties, not for the ids within
-a time: then no plan but the ordered scan is cheap. Asked for both, PostgreSQL 15 sorts all rows of a tenant that the
-statistics do not know yet. Ids are sorted outside, among a few.
+Each is a union of ordered scans of one index, one scan per status, because no index orders across statuses (181 ms at
+1,000,000 rows, against 0.6 ms). A scan asks for the index's own order with ties, and not for the ids within a time:
+then only the ordered scan is cheap. With the ids, PostgreSQL 15 sorts all rows of a tenant that the statistics do not
+know yet. The ids are sorted outside, among a few rows.
 """
 
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    Float,
-    FromClause,
-    Interval,
-    ScalarSelect,
-    Select,
-    SmallInteger,
-    Uuid,
-    bindparam,
-    extract,
-    func,
-    literal_column,
-    select,
-    text,
-    union_all,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from graphjobs.database.sql_expressions import null_if_unrepresentable
@@ -38,36 +20,36 @@ from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 _CODES: Final = [status.code for status in GraphJobStatus]
 
 _INVALID_LOW, _INVALID_HIGH = min(_CODES) - 1, max(_CODES) + 1
-"""In `statuses`, these ask for numbers that no status has: such a row is met too, and reported as unreadable."""
+"""In `p_statuses`, these select codes that no status has: such rows are read, too, and reported as unreadable."""
 
-_STATUSES: Final = bindparam("p_statuses", type_=ARRAY(SmallInteger))
-_AFTER_CREATED: Final = bindparam("p_after_created_at", type_=DateTime(timezone=True))
-_AFTER_JOB: Final = bindparam("p_after_id", type_=Uuid)
-_EARLIEST: Final = bindparam("p_created_from", type_=DateTime(timezone=True))
-_WINDOW: Final = bindparam("p_window", type_=Interval)
+_STATUSES: Final = sa.bindparam("p_statuses", type_=ARRAY(sa.SmallInteger))
+_AFTER_CREATED: Final = sa.bindparam("p_after_created_at", type_=sa.DateTime(timezone=True))
+_AFTER_JOB: Final = sa.bindparam("p_after_id", type_=sa.Uuid)
+_EARLIEST: Final = sa.bindparam("p_created_from", type_=sa.DateTime(timezone=True))
+_WINDOW: Final = sa.bindparam("p_window", type_=sa.Interval)
 
 _of_tenant: Final = JOBS.c.tenant_id == TENANT
 _of_kind: Final = _of_tenant & (JOBS.c.type == KIND)
 _of_correlation: Final = _of_tenant & (JOBS.c.correlation_id == CORRELATION)
-# Without the ids, which no index holds: what is counted is not read from the table.
+# Without the ids, which no index has: counts need not read the table.
 _in_range: Final = (JOBS.c.created_at >= _EARLIEST) & (JOBS.c.created_at <= _AFTER_CREATED)
 _in_page: Final = _in_range & ((JOBS.c.created_at < _AFTER_CREATED) | (JOBS.c.id < _AFTER_JOB))
 
 
-def _code(number: int) -> ColumnElement[int]:
-    return literal_column(str(number))
+def _code(number: int) -> sa.ColumnElement[int]:
+    return sa.literal_column(str(number))
 
 
 class _IndexScan(NamedTuple):
-    """A part of what is asked for that one index holds in its order."""
+    """A part of a list that one index has in its order."""
 
-    condition: ColumnElement[bool]
-    order: tuple[ColumnElement[Any], ...] = (JOBS.c.created_at.desc(),)
+    condition: sa.ColumnElement[bool]
+    order: tuple[sa.ColumnElement[Any], ...] = (JOBS.c.created_at.desc(),)
 
 
-def _per_status(condition: ColumnElement[bool]) -> list[_IndexScan]:
-    """Each status, and what is none, which is met to be reported as a row that cannot be read."""
-    # What is none is ordered by its number first, as the index is: else PostgreSQL 15 takes one that cannot find it.
+def _per_status(condition: sa.ColumnElement[bool]) -> list[_IndexScan]:
+    """Build a scan for each status, and for unknown codes below and above them, which are reported as unreadable."""
+    # Unknown codes are ordered by code first, as the index is; otherwise PostgreSQL 15 takes an unsuitable index.
     none = (JOBS.c.status, JOBS.c.created_at.desc())
     return [
         *(_IndexScan(condition & (JOBS.c.status == _code(code))) for code in _CODES),
@@ -76,79 +58,79 @@ def _per_status(condition: ColumnElement[bool]) -> list[_IndexScan]:
     ]
 
 
-def _per_requested_status(whose: ColumnElement[bool]) -> list[_IndexScan]:
-    """The same, each read only where it is asked for: a one-time filter, so one statement serves every set."""
+def _per_requested_status(condition: sa.ColumnElement[bool]) -> list[_IndexScan]:
+    """Build the same scans, each with a one-time filter, so that one statement serves every set of statuses."""
     marks = [*_CODES, _INVALID_LOW, _INVALID_HIGH]
     return [
-        _IndexScan(condition & (_code(mark) == func.any(_STATUSES)), order)
-        for (condition, order), mark in zip(_per_status(whose), marks, strict=True)
+        _IndexScan(condition & (_code(mark) == sa.func.any(_STATUSES)), order)
+        for (condition, order), mark in zip(_per_status(condition), marks, strict=True)
     ]
 
 
-def _merged(scans: Iterable[_IndexScan]) -> FromClause:
-    """The newest of each range, in no order; a few more where times are equal."""
-    found = [
-        select(JOBS).where(condition).order_by(*order).fetch(LIMIT, with_ties=True).subquery()
+def _merged(scans: Iterable[_IndexScan]) -> sa.FromClause:
+    """Merge the newest rows of each scan, unordered; a few more where times are equal."""
+    merged = [
+        sa.select(JOBS).where(condition).order_by(*order).fetch(LIMIT, with_ties=True).subquery()
         for condition, order in scans
     ]
-    return found[0] if len(found) == 1 else union_all(*(select(rows) for rows in found)).subquery("newest")
+    return merged[0] if len(merged) == 1 else sa.union_all(*(sa.select(rows) for rows in merged)).subquery("newest")
 
 
-def _ordered(newest: FromClause) -> Select[Any]:
-    """The one fixed order of lists, over what the scans found."""
+def _ordered(newest: sa.FromClause) -> sa.Select[Any]:
+    """Order merged rows in the fixed order of lists."""
     return job_columns(newest).order_by(newest.c.created_at.desc(), newest.c.id.desc()).limit(LIMIT)
 
 
-def _page(whose: Iterable[_IndexScan]) -> Select[Any]:
-    return _ordered(_merged(_IndexScan(condition & _in_page, order) for condition, order in whose))
+def _page(scans: Iterable[_IndexScan]) -> sa.Select[Any]:
+    return _ordered(_merged(_IndexScan(condition & _in_page, order) for condition, order in scans))
 
 
-def _counted(ranges: Iterable[_IndexScan]) -> ScalarSelect[int]:
-    """How many there are, up to the limit. Ordered, so that only the index serves it, which stops there."""
+def _counted(ranges: Iterable[_IndexScan]) -> sa.ScalarSelect[int]:
+    """Count rows up to the limit. Ordered, so that only the index serves it, and stops at the limit."""
     scans = [
-        select(literal_column("1").label("one")).where(condition).order_by(*order).limit(LIMIT).subquery()
+        sa.select(sa.literal_column("1").label("one")).where(condition).order_by(*order).limit(LIMIT).subquery()
         for condition, order in ranges
     ]
-    found = union_all(*(select(scan.c.one) for scan in scans)).limit(LIMIT).subquery()
-    return select(func.count(found.c.one)).scalar_subquery()
+    counted = sa.union_all(*(sa.select(scan.c.one) for scan in scans)).limit(LIMIT).subquery()
+    return sa.select(sa.func.count(counted.c.one)).scalar_subquery()
 
 
-def _count(whose: Iterable[_IndexScan]) -> Select[tuple[int]]:
-    return select(_counted(_IndexScan(condition & _in_range, order) for condition, order in whose))
+def _count(scans: Iterable[_IndexScan]) -> sa.Select[tuple[int]]:
+    return sa.select(_counted(_IndexScan(condition & _in_range, order) for condition, order in scans))
 
 
-_of_status: Final = _of_kind & (JOBS.c.status == bindparam("p_status", type_=SmallInteger))
+_of_status: Final = _of_kind & (JOBS.c.status == sa.bindparam("p_status", type_=sa.SmallInteger))
 
 LIST_JOBS_BY_STATUS: Final = _ordered(_merged([_IndexScan(_of_status)]))
-"""Reads a tenant's newest jobs of one kind and status."""
+"""Lists a tenant's newest jobs of one type and status."""
 
 LIST_JOBS: Final = _ordered(_merged(_per_status(_of_kind)))
-"""Reads a tenant's newest jobs of one kind, whatever their status."""
+"""Lists a tenant's newest jobs of one type."""
 
 LIST_BY_TENANT: Final = _page(_per_requested_status(_of_tenant))
-"""Reads a page of a tenant's jobs of both kinds, of the statuses asked for."""
+"""Lists a page of a tenant's jobs of both types, of the requested statuses."""
 
 LIST_BY_TYPE: Final = _page(_per_requested_status(_of_kind))
-"""Reads a page of a tenant's jobs of one kind, of the statuses asked for."""
+"""Lists a page of a tenant's jobs of one type, of the requested statuses."""
 
 LIST_BY_CORRELATION: Final = _page([_IndexScan(_of_correlation)])
-"""Reads a page of a tenant's jobs of one correlation id."""
+"""Lists a page of a tenant's jobs of one correlation id."""
 
 COUNT_BY_TENANT: Final = _count(_per_requested_status(_of_tenant))
-"""Counts what `PAGE_OF_TENANT` reads, up to a limit."""
+"""Counts the rows of `LIST_BY_TENANT`, up to a limit."""
 
 COUNT_BY_TYPE: Final = _count(_per_requested_status(_of_kind))
-"""Counts what `PAGE_OF_KIND` reads, up to a limit."""
+"""Counts the rows of `LIST_BY_TYPE`, up to a limit."""
 
 COUNT_BY_CORRELATION: Final = _count([_IndexScan(_of_correlation)])
-"""Counts what `PAGE_OF_CORRELATION` reads, up to a limit."""
+"""Counts the rows of `LIST_BY_CORRELATION`, up to a limit."""
 
 
 class ListStatements(NamedTuple):
-    """The statements that serve the queries of one index."""
+    """The statements of the queries that one index serves."""
 
-    page: Select[Any]
-    bounded_count: Select[Any]
+    page: sa.Select[Any]
+    bounded_count: sa.Select[Any]
 
 
 _BY_TENANT: Final = ListStatements(LIST_BY_TENANT, COUNT_BY_TENANT)
@@ -157,17 +139,17 @@ _BY_CORRELATION: Final = ListStatements(LIST_BY_CORRELATION, COUNT_BY_CORRELATIO
 
 
 def statements_for(query: GraphJobQuery) -> ListStatements:
-    """Gives the statements whose index carries a query."""
+    """Return the statements whose index serves a query."""
     if query.correlation_id is not None:
         return _BY_CORRELATION
     return _BY_TENANT if query.type is None else _BY_TYPE
 
 
 def list_params(tenant: str, query: GraphJobQuery, *, limit: int) -> dict[str, object]:
-    """Gives what any of the shapes is bound to.
+    """Return the parameters of any of these statements.
 
     Raises:
-        InvalidJob: the query's cursor is none, or belongs to another query or tenant.
+        InvalidJob: the cursor is malformed, or belongs to another query or tenant.
     """
     start = query.page_key(tenant)
     return {
@@ -182,43 +164,47 @@ def list_params(tenant: str, query: GraphJobQuery, *, limit: int) -> dict[str, o
     }
 
 
-def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[float]:
-    return as_type(extract("epoch", until - time), Float)
+def _seconds_from(time: sa.ColumnElement[Any], until: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+    return sa.cast(sa.extract("epoch", until - time), sa.Float)
 
 
-def _overlay_lag() -> Select[Any]:
+def _overlay_lag() -> sa.Select[Any]:
     of_overlays = _of_tenant & (JOBS.c.type == _code(GraphJobType.OVERLAY.code))
     of_status = {status: of_overlays & (JOBS.c.status == _code(status.code)) for status in GraphJobStatus}
-    # Rows of infinite times have no age; written by hand, they are left out rather than made to fail.
+    # Rows with infinite times, written by hand, have no age: they are left out.
     finite = null_if_unrepresentable(JOBS.c.created_at).is_not(None) & null_if_unrepresentable(
         JOBS.c.updated_at
     ).is_not(None)
     oldest = (
-        select(JOBS.c.created_at)
+        sa.select(JOBS.c.created_at)
         .where(of_status[GraphJobStatus.QUEUED], null_if_unrepresentable(JOBS.c.created_at).is_not(None))
         .order_by(JOBS.c.created_at)
         .limit(_code(1))
         .scalar_subquery()
     )
     completed = (
-        select(func.greatest(_seconds_from(JOBS.c.created_at, JOBS.c.updated_at), text("0.0")).label("latency"))
-        .where(of_status[GraphJobStatus.COMPLETED], JOBS.c.created_at >= func.now() - _WINDOW, finite)
+        sa.select(
+            sa.func.greatest(_seconds_from(JOBS.c.created_at, JOBS.c.updated_at), sa.text("0.0")).label("latency")
+        )
+        .where(of_status[GraphJobStatus.COMPLETED], JOBS.c.created_at >= sa.func.now() - _WINDOW, finite)
         .order_by(JOBS.c.created_at.desc())
         .limit(LIMIT)
         .subquery()
     )
-    share = [func.percentile_cont(literal_column(level)).within_group(completed.c.latency) for level in ("0.5", "0.95")]
-    columns: list[ColumnElement[Any]] = [
-        *(_counted([_IndexScan(condition)]) for condition in of_status.values()),
-        _seconds_from(oldest, func.now()),
-        *share,
-        func.count(completed.c.latency),
+    share = [
+        sa.func.percentile_cont(sa.literal_column(level)).within_group(completed.c.latency) for level in ("0.5", "0.95")
     ]
-    return select(*columns).select_from(completed)
+    columns: list[sa.ColumnElement[Any]] = [
+        *(_counted([_IndexScan(condition)]) for condition in of_status.values()),
+        _seconds_from(oldest, sa.func.now()),
+        *share,
+        sa.func.count(completed.c.latency),
+    ]
+    return sa.select(*columns).select_from(completed)
 
 
 OVERLAY_LAG: Final = _overlay_lag()
-"""Reads how far behind a tenant's overlays are: counts by status, the oldest queued one's age, percentiles.
+"""Reads the overlay lag of a tenant: counts by status, the age of the oldest queued job, percentiles.
 
-The time of completion is the row's `updated_at`: a completed row never moves again, and it is the database's clock.
+The time of completion is the row's `updated_at`: a completed row never changes, and it is the database's clock.
 """

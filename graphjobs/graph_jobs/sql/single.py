@@ -1,31 +1,12 @@
-"""Every SQL statement on one graph job and its log, as constants with named binds; `scans` has those on many.
+"""Statements on one graph job and its log, as constants with named binds. SQL of graph jobs is in this package only.
 
-There is no I/O here, and no such SQL anywhere else. What holds for each: it gives the tenant on every table it touches,
-and names its columns; no bind has a column's name; JSONB crosses as text both ways, so that nobody's codec matters; a
-write uses no volatile function. So each routes to one node of a distributed engine. Being constants, they are compiled
-once.
+The rules for all of them: every table is restricted by tenant; columns are named; binds are `p_` and the column; JSONB
+crosses as text both ways, so that no codec is relied on; writes use no volatile function. Constants are compiled once.
 """
 
 from typing import Any, Final, cast
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Select,
-    SmallInteger,
-    Table,
-    Text,
-    Uuid,
-    bindparam,
-    func,
-    literal_column,
-    select,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql import ColumnCollection
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
@@ -34,33 +15,33 @@ from graphjobs.core.event_log import LOG_COLUMNS, find_transition, insert_events
 from graphjobs.database.sql_expressions import next_version, null_if_unrepresentable, unnest_params
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 
-JOBS: Final = cast("Table", GraphJobRow.__table__)
-EVENTS: Final = cast("Table", GraphJobEventRow.__table__)
+JOBS: Final = cast("sa.Table", GraphJobRow.__table__)
+EVENTS: Final = cast("sa.Table", GraphJobEventRow.__table__)
 
-TENANT: Final = bindparam("p_tenant_id", type_=Text)
-_JOB: Final = bindparam("p_job_id", type_=Uuid)
-KIND: Final = bindparam("p_type", type_=SmallInteger)
-LIMIT: Final = bindparam("p_limit", type_=BigInteger)
-_PAYLOAD: Final = as_type(bindparam("p_payload", type_=Text), JSONB)
-_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
-_TARGET: Final = bindparam("p_status", type_=SmallInteger)
-_CREATED: Final = bindparam("p_created_at", type_=DateTime(timezone=True))
-CORRELATION: Final = bindparam("p_correlation_id", type_=Text)
+TENANT: Final = sa.bindparam("p_tenant_id", type_=sa.Text)
+_JOB: Final = sa.bindparam("p_job_id", type_=sa.Uuid)
+KIND: Final = sa.bindparam("p_type", type_=sa.SmallInteger)
+LIMIT: Final = sa.bindparam("p_limit", type_=sa.BigInteger)
+_PAYLOAD: Final = sa.cast(sa.bindparam("p_payload", type_=sa.Text), JSONB)
+_EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
+_TARGET: Final = sa.bindparam("p_status", type_=sa.SmallInteger)
+_CREATED: Final = sa.bindparam("p_created_at", type_=sa.DateTime(timezone=True))
+CORRELATION: Final = sa.bindparam("p_correlation_id", type_=sa.Text)
 
 
-def _by_key() -> ColumnElement[bool]:
-    """Finds one row by its key, so that only the primary key can serve it.
+def _by_key() -> sa.ColumnElement[bool]:
+    """Find one row by its key, such that only the primary key can serve it.
 
-    The collation takes the tenant's indexes out of the planner's choice. Without it the planner reads, of a tenant the
-    statistics do not know yet, every row: 17.8 ms against 0.12 at 100,000 new rows.
+    The collation keeps the planner from the tenant's indexes. Without it, the planner reads every row of a tenant that
+    the statistics do not know yet: 17.8 ms against 0.12 ms at 100,000 new rows.
     """
     return (JOBS.c.id == _JOB) & (JOBS.c.tenant_id == TENANT.collate("C"))
 
 
-def job_columns(source: FromClause) -> Select[Any]:
-    """What a job is read from, in the order the repository takes it."""
-    c: ColumnCollection[str, ColumnElement[Any]] = source.c
-    return select(
+def job_columns(source: sa.FromClause) -> sa.Select[Any]:
+    """Select the columns of a job, in the order of `row_mapping.JobColumns`."""
+    c: ColumnCollection[str, sa.ColumnElement[Any]] = source.c
+    return sa.select(
         c.id,
         c.tenant_id,
         c.type,
@@ -68,7 +49,7 @@ def job_columns(source: FromClause) -> Select[Any]:
         null_if_unrepresentable(c.created_at),
         c.correlation_id,
         null_if_unrepresentable(c.updated_at),
-        as_type(c.payload, Text),
+        sa.cast(c.payload, sa.Text),
     )
 
 
@@ -83,23 +64,23 @@ _insert: Final = (
         created_at=_CREATED,
         correlation_id=CORRELATION,
     )
-    # A taken id gives no row rather than an error, which would end the caller's transaction.
+    # A taken id returns no row; an error would abort the caller's transaction.
     .on_conflict_do_nothing(index_elements=[JOBS.c.id])
 )
 
 INSERT_JOB: Final = _insert.returning(null_if_unrepresentable(JOBS.c.updated_at))
-"""Inserts a job; gives its version, or no row where the id is taken."""
+"""Inserts a job; returns its version, or no row where the id is taken."""
 
 _swap: Final = (
-    update(JOBS)
+    sa.update(JOBS)
     .where(
         _by_key(),
         JOBS.c.type == KIND,
-        JOBS.c.status == bindparam("p_expected_status", type_=SmallInteger),
-        # The fence: who lost the job has other attempts. As JSON, which no strange row can make fail.
-        JOBS.c.payload.op("->", return_type=JSONB)(literal_column("'attempts'"))
-        == func.to_jsonb(bindparam("p_expected_attempts", type_=Integer)),
-        # No move changes this; comparing it keeps column and payload of one mind.
+        JOBS.c.status == sa.bindparam("p_expected_status", type_=sa.SmallInteger),
+        # The fence: a worker that lost the job has other attempts. Compared as JSON, so that no malformed row fails.
+        JOBS.c.payload.op("->", return_type=JSONB)(sa.literal_column("'attempts'"))
+        == sa.func.to_jsonb(sa.bindparam("p_expected_attempts", type_=sa.Integer)),
+        # No transition changes it; the comparison keeps column and payload equal.
         JOBS.c.created_at == _CREATED,
     )
     .values(
@@ -110,67 +91,67 @@ _swap: Final = (
     )
 )
 _swap_at_version: Final = _swap.where(
-    JOBS.c.updated_at == bindparam("p_expected_version", type_=DateTime(timezone=True))
+    JOBS.c.updated_at == sa.bindparam("p_expected_version", type_=sa.DateTime(timezone=True))
 )
 
 REPLACE_JOB: Final = _swap.returning(null_if_unrepresentable(JOBS.c.updated_at))
-"""Moves a job from one status to another; gives its new version, or no row where the swap was lost."""
+"""Swaps a job to another status; returns its new version, or no row where the swap lost."""
 
 REPLACE_JOB_AT_VERSION: Final = _swap_at_version.returning(null_if_unrepresentable(JOBS.c.updated_at))
-"""Changes a job that keeps its status: status and attempts stay, so the version it was read at is compared too."""
+"""Swaps a job that keeps its status: status and attempts stay equal, so the version is compared, too."""
 
 
-def _with_event(write: ReturningInsert[Any] | ReturningUpdate[Any]) -> Select[Any]:
-    """The write of a job and the entry of its log, as one statement: neither is ever there without the other.
+def _with_event(write: ReturningInsert[Any] | ReturningUpdate[Any]) -> sa.Select[Any]:
+    """Build the write of a job and of its event as one statement: neither is there without the other.
 
-    The event's `created_at` is the version the job got by it, so that who asks again can be told.
+    The event's `created_at` is the version that the job got by it, so that a repeated call can return it.
     """
     written = write.cte("written")
     logged = insert_events(
-        EVENTS, select(written.c.id, written.c.tenant_id, _TARGET, _EVENT_PAYLOAD, written.c.updated_at), "logged"
+        EVENTS, sa.select(written.c.id, written.c.tenant_id, _TARGET, _EVENT_PAYLOAD, written.c.updated_at), "logged"
     )
-    return select(null_if_unrepresentable(written.c.updated_at), select(logged.c.id).scalar_subquery()).select_from(
-        written
-    )
+    return sa.select(
+        null_if_unrepresentable(written.c.updated_at), sa.select(logged.c.id).scalar_subquery()
+    ).select_from(written)
 
 
 _WRITTEN: Final = (JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at)
 
 INSERT_JOB_WITH_EVENT: Final = _with_event(_insert.returning(*_WRITTEN))
-"""Inserts a job and its first event; gives its version and the event's id, or no row where the id is taken."""
+"""Inserts a job and its first event; returns version and event id, or no row where the id is taken."""
 
 TRANSITION_JOB: Final = _with_event(_swap.returning(*_WRITTEN))
-"""As `REPLACE_JOB`, with its event; gives the new version and the event's id."""
+"""As `REPLACE_JOB`, with its event; returns version and event id."""
 
 TRANSITION_JOB_AT_VERSION: Final = _with_event(_swap_at_version.returning(*_WRITTEN))
-"""As `EDIT_JOB`, with its event; gives the new version and the event's id."""
+"""As `REPLACE_JOB_AT_VERSION`, with its event; returns version and event id."""
 
 
-_input: Final = unnest_params(
-    "given",
-    ("p_job_ids", Uuid, "given_id"),
-    ("p_types", SmallInteger, "kind"),
-    ("p_new_statuses", SmallInteger, "target"),
-    ("p_payloads", Text, "document"),
-    ("p_created_ats", DateTime(timezone=True), "time"),
-    ("p_correlation_ids", Text, "correlation"),
-    ("p_event_payloads", Text, "entry"),
+_inputs: Final = unnest_params(
+    "inputs",
+    ("p_job_ids", sa.Uuid, "job_id"),
+    ("p_types", sa.SmallInteger, "type"),
+    ("p_new_statuses", sa.SmallInteger, "status"),
+    ("p_payloads", sa.Text, "payload"),
+    ("p_created_ats", sa.DateTime(timezone=True), "created_at"),
+    ("p_correlation_ids", sa.Text, "correlation_id"),
+    ("p_event_payloads", sa.Text, "event_payload"),
 )
 _added: Final = (
     insert(JOBS)
     .from_select(
         ["id", "tenant_id", "type", "status", "payload", "created_at", "correlation_id"],
-        select(
-            _input.c.given_id,
-            as_type(TENANT, Text),
-            _input.c.kind,
-            _input.c.target,
-            as_type(_input.c.document, JSONB),
-            _input.c.time,
-            _input.c.correlation,
+        sa.select(
+            _inputs.c.job_id,
+            sa.cast(TENANT, sa.Text),
+            _inputs.c.type,
+            _inputs.c.status,
+            sa.cast(_inputs.c.payload, JSONB),
+            _inputs.c.created_at,
+            _inputs.c.correlation_id,
         )
-        # Two of these with the same ids take them in the same order, and so never deadlock.
-        .order_by(_input.c.given_id),
+        # In the order of ids, so that two statements with the same ids never deadlock.
+        .order_by(_inputs.c.job_id),
     )
     .on_conflict_do_nothing(index_elements=[JOBS.c.id])
     .returning(*_WRITTEN, JOBS.c.status)
@@ -178,40 +159,42 @@ _added: Final = (
 )
 _added_log: Final = insert_events(
     EVENTS,
-    select(
-        _added.c.id, _added.c.tenant_id, _added.c.status, as_type(_input.c.entry, JSONB), _added.c.updated_at
-    ).join_from(_added, _input, _input.c.given_id == _added.c.id),
+    sa.select(
+        _added.c.id, _added.c.tenant_id, _added.c.status, sa.cast(_inputs.c.event_payload, JSONB), _added.c.updated_at
+    ).join_from(_added, _inputs, _inputs.c.job_id == _added.c.id),
     "logged",
 )
-INSERT_JOBS_WITH_EVENTS: Final = select(_added.c.id, null_if_unrepresentable(_added.c.updated_at)).add_cte(_added_log)
-"""Inserts many jobs of one tenant and their first events; gives id and version of each whose id was free."""
+INSERT_JOBS_WITH_EVENTS: Final = sa.select(_added.c.id, null_if_unrepresentable(_added.c.updated_at)).add_cte(
+    _added_log
+)
+"""Inserts many jobs of one tenant and their first events; returns id and version of each whose id was free."""
 
 GET_JOB: Final = job_columns(JOBS).where(_by_key(), JOBS.c.type == KIND)
-"""Reads one job of one kind."""
+"""Reads one job of one type."""
 
 GET_ANY_JOB: Final = job_columns(JOBS).where(_by_key())
-"""Reads one job of either kind."""
+"""Reads one job of either type."""
 
 FIND_TRANSITION: Final = find_transition(EVENTS)
-"""Finds the events of the moves of one job that were given an id: id, payload, and the version the job got by each."""
+"""Finds the events of one job by a transition id; returns event id, payload and version."""
 
 _locked_job: Final = (
-    select(JOBS.c.id, JOBS.c.tenant_id)
+    sa.select(JOBS.c.id, JOBS.c.tenant_id)
     .where(_by_key())
-    # Under the row's lock, so that event ids order one job's history. NO KEY lets others insert events meanwhile.
+    # Under the row's lock, so that event ids order one job's log. NO KEY lets others insert events meanwhile.
     .with_for_update(key_share=True)
-    .cte("its_job")
+    .cte("locked_job")
     .prefix_with("MATERIALIZED")
 )
 APPEND_EVENT: Final = (
     insert(EVENTS)
     .from_select(
         LOG_COLUMNS,
-        select(_locked_job.c.id, _locked_job.c.tenant_id, _TARGET, _PAYLOAD, _CREATED),
+        sa.select(_locked_job.c.id, _locked_job.c.tenant_id, _TARGET, _PAYLOAD, _CREATED),
     )
     .returning(EVENTS.c.id)
 )
-"""Appends to the log of a job that is there and the tenant's; gives the event's id, or no row."""
+"""Appends an event to the log of a tenant's job; returns the event's id, or no row where there is no such job."""
 
 LIST_EVENTS: Final = list_events(EVENTS)
-"""Reads one job's log, oldest first, from after an event on."""
+"""Lists one job's log after an event, oldest first."""

@@ -4,25 +4,25 @@
 --   $3 p_shares BIGINT[]
 --   $4 p_type SMALLINT
 PREPARE graph_jobs_claim_jobs AS
-WITH clock AS MATERIALIZED
-(SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS told),
-picked AS MATERIALIZED
-(SELECT oldest.id AS id
-FROM unnest($2::TEXT[], $3::BIGINT[]) AS asked(tenant, share)
+WITH db_now AS MATERIALIZED
+(SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS utc_text),
+locked_ids AS MATERIALIZED
+(SELECT candidates.id AS id
+FROM unnest($2::TEXT[], $3::BIGINT[]) AS tenant_shares(tenant_id, share)
 JOIN LATERAL (SELECT scheduler.graph_jobs.id AS id
 FROM scheduler.graph_jobs
-WHERE scheduler.graph_jobs.tenant_id = asked.tenant
+WHERE scheduler.graph_jobs.tenant_id = tenant_shares.tenant_id
 AND scheduler.graph_jobs.type = $4::SMALLINT
 AND scheduler.graph_jobs.status = 0
 ORDER BY scheduler.graph_jobs.created_at
-LIMIT asked.share
-FOR NO KEY UPDATE SKIP LOCKED) AS oldest ON true),
+LIMIT tenant_shares.share
+FOR NO KEY UPDATE SKIP LOCKED) AS candidates ON true),
 claimed AS
 (UPDATE scheduler.graph_jobs
-SET status=1, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object' AND CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END < 99999) THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || jsonb_build_object('status', 'running', 'attempts', CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END + 1, 'startedAt', (SELECT clock.told
-FROM clock)) ELSE scheduler.graph_jobs.payload END, updated_at=CASE WHEN (CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL) THEN greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond') ELSE now() END
-WHERE scheduler.graph_jobs.id = any(array((SELECT picked.id
-FROM picked)))
+SET status=1, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object' AND CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END < 99999) THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || jsonb_build_object('status', 'running', 'attempts', CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END + 1, 'startedAt', (SELECT db_now.utc_text
+FROM db_now)) ELSE scheduler.graph_jobs.payload END, updated_at=CASE WHEN (CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL) THEN greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond') ELSE now() END
+WHERE scheduler.graph_jobs.id = any(array((SELECT locked_ids.id
+FROM locked_ids)))
 AND (scheduler.graph_jobs.tenant_id COLLATE "C") = any($2::TEXT[])
 RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.type, scheduler.graph_jobs.status, scheduler.graph_jobs.payload, scheduler.graph_jobs.created_at, scheduler.graph_jobs.updated_at, scheduler.graph_jobs.correlation_id),
 logged AS

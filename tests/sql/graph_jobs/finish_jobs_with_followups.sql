@@ -14,8 +14,8 @@
 --   $13 p_correlation_ids TEXT[]
 --   $14 p_followup_event_payloads TEXT[]
 PREPARE graph_jobs_finish_jobs_with_followups AS
-WITH clock AS MATERIALIZED
-(SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS told),
+WITH db_now AS MATERIALIZED
+(SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS utc_text),
 locked AS MATERIALIZED
 (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.tenant_id AS tenant_id, CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END AS version, scheduler.graph_jobs.payload -> 'attempts' AS attempts
 FROM scheduler.graph_jobs
@@ -24,43 +24,43 @@ AND (scheduler.graph_jobs.tenant_id COLLATE "C") = any($7::TEXT[])
 AND CAST(scheduler.graph_jobs.status AS INTEGER) = 1
 ORDER BY scheduler.graph_jobs.id
 FOR NO KEY UPDATE SKIP LOCKED),
-held AS MATERIALIZED
-(SELECT given.given_id AS given_id, given.tenant AS tenant, given.attempts_held AS attempts_held, given.target AS target, given.patch AS patch, given.entry AS entry
-FROM unnest($1::UUID[], $2::TEXT[], $3::INTEGER[], $4::SMALLINT[], $5::TEXT[], $6::TEXT[]) AS given(given_id, tenant, attempts_held, target, patch, entry)
-JOIN locked ON locked.id = given.given_id
-AND locked.tenant_id = given.tenant
-AND locked.attempts = to_jsonb(given.attempts_held)),
-written AS
+fenced AS MATERIALIZED
+(SELECT inputs.job_id AS job_id, inputs.tenant_id AS tenant_id, inputs.attempts AS attempts, inputs.status AS status, inputs.patch AS patch, inputs.event_payload AS event_payload
+FROM unnest($1::UUID[], $2::TEXT[], $3::INTEGER[], $4::SMALLINT[], $5::TEXT[], $6::TEXT[]) AS inputs(job_id, tenant_id, attempts, status, patch, event_payload)
+JOIN locked ON locked.id = inputs.job_id
+AND locked.tenant_id = inputs.tenant_id
+AND locked.attempts = to_jsonb(inputs.attempts)),
+updated AS
 (UPDATE scheduler.graph_jobs
-SET status=held.target, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object') THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || (CAST(held.patch AS JSONB) || CASE WHEN (held.target > 1) THEN (SELECT jsonb_build_object('completedAt', clock.told) AS told
-FROM clock) ELSE CAST('{}' AS JSONB) END) ELSE scheduler.graph_jobs.payload END, updated_at=CASE WHEN (CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL) THEN greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond') ELSE now() END
-FROM held
-WHERE scheduler.graph_jobs.id = any(array((SELECT held.given_id
-FROM held)))
-AND scheduler.graph_jobs.id = held.given_id
-AND (scheduler.graph_jobs.tenant_id COLLATE "C") = held.tenant
-RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, scheduler.graph_jobs.updated_at, held.entry),
+SET status=fenced.status, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object') THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || (CAST(fenced.patch AS JSONB) || CASE WHEN (fenced.status > 1) THEN (SELECT jsonb_build_object('completedAt', db_now.utc_text) AS patch
+FROM db_now) ELSE CAST('{}' AS JSONB) END) ELSE scheduler.graph_jobs.payload END, updated_at=CASE WHEN (CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL) THEN greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond') ELSE now() END
+FROM fenced
+WHERE scheduler.graph_jobs.id = any(array((SELECT fenced.job_id
+FROM fenced)))
+AND scheduler.graph_jobs.id = fenced.job_id
+AND (scheduler.graph_jobs.tenant_id COLLATE "C") = fenced.tenant_id
+RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, scheduler.graph_jobs.updated_at, fenced.event_payload),
 logged AS
 (INSERT INTO scheduler.graph_job_events (job_id, tenant_id, status, payload, created_at)
-SELECT written.id AS id, written.tenant_id AS tenant_id, written.status AS status, CAST(written.entry AS JSONB) AS entry, written.updated_at AS updated_at
-FROM written
+SELECT updated.id AS id, updated.tenant_id AS tenant_id, updated.status AS status, CAST(updated.event_payload AS JSONB) AS event_payload, updated.updated_at AS updated_at
+FROM updated
 RETURNING scheduler.graph_job_events.id),
 added AS
 (INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload, created_at, correlation_id)
-SELECT following.added_id AS added_id, written.tenant_id AS tenant_id, following.kind AS kind, 0, CAST(following.document AS JSONB) AS document, following.time AS time, following.correlation AS correlation
-FROM unnest($8::UUID[], $9::UUID[], $10::SMALLINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[], $13::TEXT[], $14::TEXT[]) AS following(parent, added_id, kind, document, time, correlation, entry)
-JOIN written ON written.id = following.parent
-ORDER BY following.added_id
+SELECT followups.job_id AS job_id, updated.tenant_id AS tenant_id, followups.type AS type, 0, CAST(followups.payload AS JSONB) AS payload, followups.created_at AS created_at, followups.correlation_id AS correlation_id
+FROM unnest($8::UUID[], $9::UUID[], $10::SMALLINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[], $13::TEXT[], $14::TEXT[]) AS followups(parent_id, job_id, type, payload, created_at, correlation_id, event_payload)
+JOIN updated ON updated.id = followups.parent_id
+ORDER BY followups.job_id
 ON CONFLICT (id) DO NOTHING
 RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, scheduler.graph_jobs.updated_at),
-entered AS
-(SELECT added.id AS id, added.tenant_id AS tenant_id, added.status AS status, added.updated_at AS updated_at, following.entry AS entry
+added_events AS
+(SELECT added.id AS id, added.tenant_id AS tenant_id, added.status AS status, added.updated_at AS updated_at, followups.event_payload AS event_payload
 FROM added
-JOIN unnest($8::UUID[], $9::UUID[], $10::SMALLINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[], $13::TEXT[], $14::TEXT[]) AS following(parent, added_id, kind, document, time, correlation, entry) ON added.id = following.added_id),
+JOIN unnest($8::UUID[], $9::UUID[], $10::SMALLINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[], $13::TEXT[], $14::TEXT[]) AS followups(parent_id, job_id, type, payload, created_at, correlation_id, event_payload) ON added.id = followups.job_id),
 added_log AS
 (INSERT INTO scheduler.graph_job_events (job_id, tenant_id, status, payload, created_at)
-SELECT entered.id AS id, entered.tenant_id AS tenant_id, entered.status AS status, CAST(entered.entry AS JSONB) AS entry, entered.updated_at AS updated_at
-FROM entered
+SELECT added_events.id AS id, added_events.tenant_id AS tenant_id, added_events.status AS status, CAST(added_events.event_payload AS JSONB) AS event_payload, added_events.updated_at AS updated_at
+FROM added_events
 RETURNING scheduler.graph_job_events.id)
-SELECT written.id, CASE WHEN (written.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN written.updated_at END AS anon_1
-FROM written;
+SELECT updated.id, CASE WHEN (updated.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN updated.updated_at END AS anon_1
+FROM updated;

@@ -10,13 +10,13 @@ WHERE scheduler.graph_job_events.job_id = stalled.id
 AND scheduler.graph_job_events.tenant_id = stalled.tenant_id
 AND (scheduler.graph_job_events.payload ->> 'from') = 'running' AND scheduler.graph_job_events.status = 0
 AND NOT (scheduler.graph_job_events.payload ? 'rescued')) AS anon_3
-FROM unnest($1::TEXT[], $2::BIGINT[]) AS asked(tenant, share)
+FROM unnest($1::TEXT[], $2::BIGINT[]) AS tenant_shares(tenant_id, share)
 JOIN LATERAL (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.tenant_id AS tenant_id, scheduler.graph_jobs.updated_at AS updated_at, scheduler.graph_jobs.payload AS payload
 FROM scheduler.graph_jobs
-WHERE scheduler.graph_jobs.tenant_id = asked.tenant
+WHERE scheduler.graph_jobs.tenant_id = tenant_shares.tenant_id
 AND scheduler.graph_jobs.type = $3::SMALLINT
 AND scheduler.graph_jobs.status = 1
 AND (scheduler.graph_jobs.updated_at < now() - $4::INTERVAL OR scheduler.graph_jobs.updated_at > now() + $4::INTERVAL)
 ORDER BY scheduler.graph_jobs.created_at
-LIMIT asked.share
+LIMIT tenant_shares.share
 FOR NO KEY UPDATE SKIP LOCKED) AS stalled ON true;
