@@ -1,1 +1,1 @@
-"""What graph jobs and policy runs have in common; knows neither."""
+"""Shared parts of graph jobs and policy runs; knows neither domain."""

@@ -48,7 +48,7 @@ def event_from_row(kind: type[E], statuses: type[StatusEnum], table: str, row: R
     """Read an event from a row of `event_columns`.
 
     Raises:
-        CorruptRow: the row cannot be read.
+        CorruptRow: the row is unreadable.
     """
     event_id, job_id, tenant_id, status_code, payload, created_at = row
     try:

@@ -1,4 +1,4 @@
-"""Lists in pages: bounds, keys and cursors, bounded counts, and the rows that cannot be read."""
+"""Lists in pages: bounds, keys and cursors, bounded counts, and the unreadable rows."""
 
 import base64
 import binascii

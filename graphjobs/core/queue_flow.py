@@ -59,7 +59,7 @@ class QueueFlow(Generic[J]):
         take_over: takes items from their holders, if they still are at the version seen.
         find_transitioned: finds the events of a transition id: job id and version.
         get_states: reads states by key: id and tenant first, then what `explain_lost` takes.
-        explain_lost: returns one sentence on a job whose state is not that of the attempt, None where it is; the state
+        explain_lost: returns one sentence on a job that no longer runs at its attempt, None where it is; the state
             is None where there is no such job.
     """
 
@@ -102,7 +102,7 @@ class QueueFlow(Generic[J]):
     async def resolve_missing(
         self, jobs: Sequence[J], params: Params, versions: Mapping[UUID, datetime], transition_id: UUID | None
     ) -> FinishResult:
-        """Tell the jobs that were lost from those that are busy, by a later read.
+        """Separate the lost jobs from the busy ones, by a later read.
 
         Args:
             jobs: all jobs that the statement was to finish.
@@ -134,7 +134,7 @@ class QueueFlow(Generic[J]):
     async def rescue(
         self, stalled: Sequence[StalledItem], params: Params, transition_id: UUID, failed: set[UUID]
     ) -> RescueResult:
-        """Take over stalled items that have not changed since; those with ids in `failed` fail, the others are queued."""
+        """Take over stalled items that have not changed since; those in `failed` fail, the others are queued."""
         taken = await self.write(self.take_over, params, transition_id) if stalled else {}
         return RescueResult(
             tuple(job_id for job_id in taken if job_id not in failed),
@@ -142,7 +142,7 @@ class QueueFlow(Generic[J]):
         )
 
     async def fail_rejected(self, params: Params, transition_id: UUID, number: int, what: str) -> None:
-        """Fail items that were acquired and cannot be run, so that they neither stay running nor come back."""
+        """Fail items that were acquired and are not runnable, so that they neither stay running nor come back."""
         try:
             await self.write(self.take_over, params, transition_id)
         except GraphJobsError:

@@ -1,4 +1,4 @@
-"""Resolution of writes whose answer was lost: they are believed absent only once the server cannot apply them later."""
+"""Resolution of writes with a lost answer: they are believed absent only once the server cannot apply them later."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ _FIND_BACKEND: Final[Select[Any]] = (
 
 
 async def resolve_outcome(unknown: OutcomeUnknown, executor: Executor, probe: Callable[[], Awaitable[T | None]]) -> T:
-    """Find out whether a write was applied whose answer was lost.
+    """Find out whether a write with a lost answer was applied.
 
     While the backend of the lost connection runs, the write may still wait there for a lock or for its turn. Once that
     backend is gone, a write that is not visible will never be.

@@ -18,7 +18,7 @@ class StalledItem:
         job_id: the id of the job or run.
         tenant_id: its tenant.
         version: the row's `updated_at`, which every heartbeat raises; None where Python cannot represent it.
-        attempts: the attempt that runs; None where the row cannot be read.
+        attempts: the attempt that runs; None where the row is unreadable.
         released: how many earlier attempts were released in order. They do not count against the bound of attempts.
     """
 
@@ -34,7 +34,7 @@ class HeartbeatResult:
     """Result of a heartbeat.
 
     Attributes:
-        versions: the new version of each job. A job whose row is locked by another transaction is missing here.
+        versions: the new version of each job. A job with a locked row is missing here.
         lost: the ids of jobs that no longer run at this attempt: their holder can no longer finish them.
     """
 
@@ -50,7 +50,7 @@ class FinishResult:
         versions: the new version of each job that this call finished.
         lost: jobs that no longer run at the given attempt, each with one sentence on its state in a later read. Nothing
             was changed.
-        busy: the ids of jobs whose rows other transactions hold. Nothing was changed: try again soon.
+        busy: the ids of jobs with rows that other transactions hold. Nothing was changed: try again soon.
     """
 
     versions: Mapping[UUID, datetime]
@@ -64,7 +64,7 @@ class RescueResult:
 
     Attributes:
         requeued: the ids of jobs that are queued again.
-        failed: the ids of jobs that had no attempt left, or whose rows cannot be read.
+        failed: the ids of jobs that had no attempt left, or unreadable rows.
     """
 
     requeued: tuple[UUID, ...]

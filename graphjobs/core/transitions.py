@@ -33,12 +33,12 @@ class Transitionable(Protocol):
 
     @property
     def attempts(self) -> int:
-        """How many attempts were started."""
+        """The number of started attempts."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why the last attempt failed, or None."""
+        """The reason why the last attempt failed, or None."""
         ...
 
     def stored(self, *, updated_at: datetime) -> Self:

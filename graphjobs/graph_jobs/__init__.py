@@ -1,1 +1,1 @@
-"""Graph jobs: their statuses, values, tables, statements and repository, each a room of its own."""
+"""Graph jobs: models, statements, repository, store, queue and service."""

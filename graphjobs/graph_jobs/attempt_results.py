@@ -1,7 +1,4 @@
-"""What becomes of running jobs whose attempt is over, and what is known of those that seem to have stopped.
-
-Values only; no database here. No time is among them: the database says when.
-"""
+"""Results of attempts and of claims. Values only, without times: the database sets them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,23 +17,23 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 Status = GraphJobStatus
 
 FOLLOWUPS_MAX: Final = 100
-"""The most jobs that may follow from one."""
+"""The most follow-up jobs of one job."""
 
 _METADATA: Final[TypeAdapter[Mapping[str, str]]] = TypeAdapter(Metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """How one attempt of a running job ends: completed, failed, or given back to the queue.
+    """The result of one attempt of a running job: completed, failed, or released to the queue.
 
-    Made by `completed`, `failed` and `given_back`, which check what they are given.
+    Made by `completed`, `failed` and `released`, which check their arguments.
 
     Attributes:
-        job: the job as it runs: its id, tenant and attempts say which attempt ends.
-        status: what it becomes.
-        fields: what changes in its payload besides, by the payload's own keys.
+        job: the running job: id, tenant and attempts identify the attempt.
+        status: its next status.
+        fields: other changes of its payload, by the payload's keys.
         error: why it failed, or None.
-        followups: queued jobs to add with it, both or neither.
+        followups: queued follow-up jobs, inserted in the same statement.
     """
 
     job: AnyJob
@@ -54,36 +51,36 @@ class AttemptResult:
         metadata: Mapping[str, str] | None = None,
         followups: Iterable[AnyJob] = (),
     ) -> Self:
-        """Running to completed.
+        """Build the result of a completed attempt.
 
         Args:
-            job: the job as it runs.
+            job: the running job.
             graph_snapshot_id: the graph that was built; a build job needs it, an overlay job takes none.
-            metadata: the job's metadata from now on; None leaves it as it is.
-            followups: queued jobs of the same tenant that follow from it, at most 100.
+            metadata: the new metadata of the job; None keeps the old.
+            followups: queued follow-up jobs of the same tenant, at most 100.
 
         Raises:
-            InvalidJob: one of these cannot be.
-            IllegalTransition: the job does not run.
+            InvalidJob: an argument is invalid.
+            IllegalTransition: the job is not running.
         """
         fields: dict[str, object] = {}
         if isinstance(job, GraphBuildJob):
             fields["graphSnapshotId"] = check_name(graph_snapshot_id, "graph_snapshot_id")
         elif graph_snapshot_id is not None:
-            raise InvalidJob("graph_snapshot_id: an overlay job builds no graph", field="graph_snapshot_id")
+            raise InvalidJob("graph_snapshot_id must be None for an overlay job", field="graph_snapshot_id")
         if metadata is not None:
             fields["metadata"] = _check_metadata(metadata)
         return cls._build(job, Status.COMPLETED, fields, followups=_check_followups(job, followups))
 
     @classmethod
     def failed(cls, job: AnyJob, error: str) -> Self:
-        """Running to failed. The text is cleaned and cut, never refused, as `GraphJob.fail` does."""
+        """Build the result of a failed attempt. The text is sanitized and cut, never refused, as in `GraphJob.fail`."""
         cleaned = sanitize_error(error)
         return cls._build(job, Status.FAILED, {"error": cleaned}, error=cleaned)
 
     @classmethod
     def released(cls, job: AnyJob) -> Self:
-        """Running to queued: somebody else may take it. Its attempts stay, and rise with the next start."""
+        """Build the result of a released attempt: any worker may claim the job, at its next attempt."""
         return cls._build(job, Status.QUEUED, {})
 
     @classmethod
@@ -101,18 +98,18 @@ class AttemptResult:
 
     @property
     def patch(self) -> str:
-        """What is merged into the payload, as JSON."""
+        """The JSON that is merged into the payload."""
         return dump_json(self.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """What a claim took.
+    """The jobs that a claim took.
 
     Attributes:
-        jobs: jobs that now run, oldest first.
-        unreadable: rows that were taken too and cannot be read; they are failed now, and the error says why.
-        cursor: the tenant to go on after, for a claim of all tenants.
+        jobs: the claimed jobs, now running, oldest first.
+        unreadable: unreadable rows that were taken; they are failed, with the reason as their error.
+        cursor: the tenant to continue after, for a claim over all tenants.
     """
 
     jobs: tuple[AnyJob, ...]
@@ -132,15 +129,15 @@ def _check_metadata(metadata: object) -> dict[str, str]:
 
 def _check_followups(parent: AnyJob, followups: Iterable[AnyJob]) -> tuple[AnyJob, ...]:
     if not isinstance(followups, Iterable):
-        raise InvalidJob("followups: it should be jobs, as a list", field="followups")
+        raise InvalidJob("followups must be a list of jobs", field="followups")
     jobs = tuple(check_job(job) for job, _ in zip(followups, range(FOLLOWUPS_MAX + 1), strict=False))
     if len(jobs) > FOLLOWUPS_MAX:
-        raise InvalidJob(f"followups: at most {FOLLOWUPS_MAX} jobs may follow from one", field="followups")
+        raise InvalidJob(f"followups must have at most {FOLLOWUPS_MAX} jobs", field="followups")
     for job in jobs:
         if job.tenant_id != parent.tenant_id:
-            raise InvalidJob("followups: what follows from a job is of the same tenant", field="followups")
+            raise InvalidJob("followups must be of the tenant of the job", field="followups")
         if job.status is not Status.QUEUED:
-            raise InvalidJob(f"followups: what follows from a job is queued, not {job.status}", field="followups")
+            raise InvalidJob(f"followups must be queued, not {job.status}", field="followups")
     if len({job.id for job in jobs}) < len(jobs):
-        raise InvalidJob("followups: each should have an id of its own", field="followups")
+        raise InvalidJob("followups must not have the same id twice", field="followups")
     return jobs

@@ -25,7 +25,7 @@ from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 
 class GraphJobQuery(PageQuery):
-    """Which jobs of a tenant a page has, newest first: `created_at DESC, id DESC`.
+    """A query of a tenant's jobs, newest first: `created_at DESC, id DESC`.
 
     An index serves every filter. No index has a correlation id together with a type or statuses: such a query is
     refused, rather than slow.
@@ -96,7 +96,7 @@ class GraphJobCollection(Page[AnyJob]):
 
 @dataclass(frozen=True, slots=True)
 class OverlayLag:
-    """How far a tenant's overlay jobs lag behind. Ages and latencies are seconds of the database's clock.
+    """The lag of a tenant's overlay jobs. Ages and latencies are seconds of the database's clock.
 
     Attributes:
         counts: the number of overlay jobs by status.

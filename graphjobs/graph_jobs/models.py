@@ -1,7 +1,7 @@
-"""What a graph job and its event are: frozen values, their invariants, and pure moves; no database here.
+"""Graph jobs and their events: frozen values, their invariants, and pure transitions. No database here.
 
-Source of the fields: the payloads the .NET scheduler wrote. A value that exists is valid: what is wrong raises
-`InvalidJob`, which names the field, when the value is made from Python or from JSON.
+Source of the fields: the payloads that the .NET scheduler wrote. A value that exists is valid: an invalid one raises
+`InvalidJob`, which names the field, when it is made from Python or from JSON.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,12 +37,12 @@ def _now() -> datetime:
 
 
 class GraphJob(FrozenModel):
-    """What build and overlay jobs have in common: whose it is, where it stands, and the moves.
+    """The fields and the transitions that build and overlay jobs share.
 
-    A move is pure: it gives a new value and stores nothing. It raises `IllegalTransition` where the transition table
-    does not hold it, and `InvalidJob` where the new value could not be. A move that keeps the status keeps
-    `updated_at` too, for that is the version it changes; any other gives a value that was never stored.
-    Two jobs are equal when their payloads are.
+    A transition is pure: it returns a new value and stores nothing. It raises `IllegalTransition` where the transition
+    table does not have it, and `InvalidJob` where the new value is invalid. One that keeps the status keeps
+    `updated_at`, the version that it changes; any other returns a value without a version. Two jobs are equal if their
+    payloads are.
     """
 
     type: ClassVar[GraphJobType]
@@ -58,19 +58,19 @@ class GraphJob(FrozenModel):
     error: ErrorText | None = None
     metadata: Metadata = Field(default_factory=immutabledict)
     updated_at: UtcTime | None = Field(default=None, exclude=True)
-    """The row's version, as it was read; no part of the payload, and None on a value that was never stored."""
+    """The version of the row; not part of the payload, and None on a value that was never stored."""
 
     @classmethod
     def from_json(cls, text: str | bytes, *, updated_at: datetime | None = None) -> Self:
-        """Reads a payload, and gives it the version of the row it comes from; see `Value.from_json`."""
+        """Parse a payload, with the version of its row; see `FrozenModel.from_json`."""
         job = super().from_json(text)
         if job.updated_at is not None:
             raise InvalidJob(f"{cls.__name__}.updated_at: Extra inputs are not permitted", field="updated_at")
-        job.__dict__["updated_at"] = updated_at  # nobody has seen the value yet, so this is still its making
+        job.__dict__["updated_at"] = updated_at  # the value is still being made
         return job
 
     def stored(self, *, updated_at: datetime | None) -> Self:
-        """Gives this value as the database now holds it, at a version."""
+        """Return this value as stored at a version."""
         twin = self.__copy__()
         twin.__dict__["updated_at"] = updated_at
         return twin
@@ -85,25 +85,25 @@ class GraphJob(FrozenModel):
 
     @model_validator(mode="after")
     def _check_invariants(self) -> Self:
-        # Times are not compared with one another: the clocks that made them differ.
+        # Times are not compared with one another, because the clocks that made them differ.
         status = self.status
         if status is Status.RUNNING or status is Status.COMPLETED:
             if self.started_at is None:
-                raise invariant_error(f"a {status} job should have started_at")
+                raise invariant_error(f"a {status} job must have started_at")
             if self.attempts < 1:
-                raise invariant_error(f"a {status} job should have attempts of 1 or more")
+                raise invariant_error(f"a {status} job must have attempts of 1 or more")
         if status.is_final and self.completed_at is None:
-            raise invariant_error(f"a {status} job should have completed_at")
+            raise invariant_error(f"a {status} job must have completed_at")
         if self.completed_at is not None and not status.is_final:
-            raise invariant_error(f"a {status} job should not have completed_at")
+            raise invariant_error(f"a {status} job must not have completed_at")
         if status is Status.FAILED and self.error is None:
-            raise invariant_error("a failed job should have an error")
+            raise invariant_error("a failed job must have an error")
         if status is Status.COMPLETED and self.error is not None:
-            raise invariant_error("a completed job should not have an error")
+            raise invariant_error("a completed job must not have an error")
         return self
 
     def start(self, *, at: datetime) -> Self:
-        """Queued to running: the next attempt begins."""
+        """Start the next attempt: queued to running."""
         return self._transition(
             Status.RUNNING,
             from_status=Status.QUEUED,
@@ -113,19 +113,19 @@ class GraphJob(FrozenModel):
         )
 
     def requeue(self, *, at: datetime | None = None) -> Self:
-        """Running to queued: given back, or rescued. `started_at` stays, of the attempt that was.
+        """Release the job: running to queued. `started_at` stays that of the earlier attempt.
 
-        Every move takes `at`; no field of the payload holds this one, the row's `updated_at` tells.
+        Every transition takes `at`. No field stores this one; the row's `updated_at` has the time.
         """
         del at
         return self._transition(Status.QUEUED, from_status=Status.RUNNING)
 
     def fail(self, *, at: datetime, error: str) -> Self:
-        """Queued or running to failed. The text is cleaned and cut, never refused: a traceback is welcome."""
+        """Fail the job: queued or running to failed. The text is sanitized and cut, never refused."""
         return self._transition(Status.FAILED, completed_at=at, error=sanitize_error(error))
 
     def cancel(self, *, at: datetime) -> Self:
-        """Queued or running to canceled."""
+        """Cancel the job: queued or running to canceled."""
         return self._transition(Status.CANCELED, completed_at=at)
 
     def _transition(self, target: GraphJobStatus, *, from_status: GraphJobStatus | None = None, **fields: Any) -> Self:
@@ -140,7 +140,7 @@ class GraphJob(FrozenModel):
 
 
 class GraphBuildJob(GraphJob):
-    """A job that asks for the dependency graph of one version of one SBOM."""
+    """A job that builds the dependency graph of one version of one SBOM."""
 
     type: ClassVar[GraphJobType] = GraphJobType.BUILD
 
@@ -153,7 +153,7 @@ class GraphBuildJob(GraphJob):
     cartographer_job_id: Name | None = None
 
     def edit(self, *, correlation_id: str | None = None, metadata: Mapping[str, str] | None = None) -> Self:
-        """Changes a job that is still queued; None leaves a field as it is."""
+        """Change a queued job; None keeps a field."""
         return self._update_in_place(Status.QUEUED, {"correlation_id": correlation_id, "metadata": metadata})
 
     def renew(
@@ -163,17 +163,17 @@ class GraphBuildJob(GraphJob):
         cartographer_job_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Self:
-        """Notes progress of a running job; None leaves a field as it is. No field holds `at`, as with `requeue`."""
+        """Record progress of a running job; None keeps a field. No field stores `at`, as in `requeue`."""
         del at
         return self._update_in_place(Status.RUNNING, {"cartographer_job_id": cartographer_job_id, "metadata": metadata})
 
     def complete(self, *, at: datetime, graph_snapshot_id: str) -> Self:
-        """Running to completed, with the graph that was built."""
+        """Complete the job with the built graph: running to completed."""
         return self._transition(Status.COMPLETED, completed_at=at, graph_snapshot_id=graph_snapshot_id, error=None)
 
 
 class GraphOverlayJob(GraphJob):
-    """A job that lays policy, advisory or VEX findings over a built graph."""
+    """A job that overlays policy, advisory or VEX findings on a built graph."""
 
     type: ClassVar[GraphJobType] = GraphJobType.OVERLAY
 
@@ -192,18 +192,18 @@ class GraphOverlayJob(GraphJob):
         metadata: Mapping[str, str] | None = None,
         subjects: Iterable[str] | None = None,
     ) -> Self:
-        """Changes a job that is still queued; None leaves a field as it is."""
+        """Change a queued job; None keeps a field."""
         return self._update_in_place(
             Status.QUEUED, {"correlation_id": correlation_id, "metadata": metadata, "subjects": subjects}
         )
 
     def renew(self, *, at: datetime | None = None, metadata: Mapping[str, str] | None = None) -> Self:
-        """Notes progress of a running job; None leaves a field as it is. No field holds `at`, as with `requeue`."""
+        """Record progress of a running job; None keeps a field. No field stores `at`, as in `requeue`."""
         del at
         return self._update_in_place(Status.RUNNING, {"metadata": metadata})
 
     def complete(self, *, at: datetime) -> Self:
-        """Running to completed."""
+        """Complete the job: running to completed."""
         return self._transition(Status.COMPLETED, completed_at=at, error=None)
 
 

@@ -141,7 +141,7 @@ class GraphJobQueue:
             return HeartbeatResult({}, frozenset())
         versions = versions_by_id(await self._executor.fetch_all(finish.RENEW_JOBS, heartbeat_params(running)))
         lost = frozenset(job.id for job in running if job.id not in versions)
-        # A NULL version is that of a job whose row another transaction holds.
+        # A NULL version is that of a job with a row that another transaction holds.
         return HeartbeatResult({job_id: version for job_id, version in versions.items() if version is not None}, lost)
 
     async def end(
@@ -150,8 +150,8 @@ class GraphJobQueue:
         """Finish up to 1,000 attempts as completed, failed or released, with their follow-up jobs, in one statement.
 
         The statement is fenced: a job that no longer runs at the given attempt is not changed, and reported as lost. It
-        waits for no lock: a job whose row another transaction holds is reported as busy. The same call with the same
-        transition id finishes nothing twice, and returns the same.
+        waits for no lock: a job with a row that another transaction holds is reported as busy. The same call with the
+        same transition id finishes nothing twice, and returns the same.
 
         Args:
             results: the results of the attempts.
@@ -163,12 +163,12 @@ class GraphJobQueue:
             OutcomeUnknown: the connection was lost, and it is unknown whether the attempts were finished.
         """
         finished, actor = check_results(results), check_actor(actor)
-        named = ensure_transition_id(transition_id)
+        own_id = ensure_transition_id(transition_id)
         if not finished:
             return FinishResult({}, {})
-        params = finish_params(finished, named, actor)
+        params = finish_params(finished, own_id, actor)
         statement = finish.FINISH_JOBS_WITH_FOLLOWUPS if "p_parent_ids" in params else finish.FINISH_JOBS
-        versions = await self._flow.write(statement, params, named)
+        versions = await self._flow.write(statement, params, own_id)
         queued = any(result.status is Status.QUEUED or result.followups for result in finished)
         await notify_queued(self._executor, enabled=self._notify and queued)
         return await self._flow.resolve_missing([result.job for result in finished], params, versions, transition_id)
@@ -213,7 +213,7 @@ class GraphJobQueue:
     ) -> RescueResult:
         """Queue up to 1,000 stalled jobs again that have not changed since; fail those without an attempt left.
 
-        A job that was renewed, finished or claimed since is not touched, nor one whose row another transaction holds.
+        A job that was renewed, finished or claimed since is not touched, nor one with a locked row.
 
         Args:
             stalled: the items that `stalled` returned.
@@ -233,7 +233,7 @@ class GraphJobQueue:
         transition_id = uuid7()
         items, reasons = [item for item, _ in rejected], [str(error) for _, error in rejected]
         params = take_over_params(items, reasons, transition_id, actor)
-        await self._flow.fail_rejected(params, transition_id, len(rejected), "graph jobs that cannot be read")
+        await self._flow.fail_rejected(params, transition_id, len(rejected), "unreadable graph jobs")
 
 
 def _split_unreadable(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:

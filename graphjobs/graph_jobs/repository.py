@@ -67,7 +67,7 @@ class GraphJobRepository:
         """Return a build job; None where the tenant has no build job with this id.
 
         Raises:
-            CorruptRow: the row cannot be read.
+            CorruptRow: the row is unreadable.
         """
         return await self._get(GraphBuildJob, tenant_id, job_id)
 
@@ -86,7 +86,7 @@ class GraphJobRepository:
             limit: the most jobs, 1 to 1,000.
 
         Returns:
-            The readable jobs. Rows that cannot be read are left out, and listed in `unreadable`.
+            The readable jobs. Unreadable rows are left out, and listed in `unreadable`.
         """
         return await self._list(GraphBuildJob, tenant_id, status, limit)
 

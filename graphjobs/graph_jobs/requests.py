@@ -1,4 +1,4 @@
-"""What a scheduler is asked for: a build, an overlay, the end of a job; frozen values, no database here."""
+"""Requests to a scheduler: a build, an overlay, the completion of a job. Frozen values, no database here."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -17,13 +17,13 @@ _ID_NAMESPACE = UUID("5b1b7a4e-6c0f-4a53-9f5e-0f6f1f6f9a01")
 
 
 def idempotent_id(tenant_id: str, key: str) -> UUID:
-    """Gives the id of the job a tenant asks for under a key: always the same, so that two at once make one job."""
-    # Neither holds a control character, so the two cannot run into one another.
+    """Return the id of the job that a tenant requests with a key: always the same, so that only one job is made."""
+    # Neither has a control character, so that the two parts stay distinct.
     return uuid5(_ID_NAMESPACE, f"{tenant_id}\n{key}")
 
 
 class GraphBuildRequest(FrozenModel):
-    """Asks for the dependency graph of one version of one SBOM."""
+    """Request for the dependency graph of one version of one SBOM."""
 
     sbom_id: Name
     sbom_version_id: Name
@@ -33,12 +33,12 @@ class GraphBuildRequest(FrozenModel):
     metadata: Metadata = Field(default_factory=immutabledict)
 
     def to_job(self, tenant_id: str, **fields: Any) -> GraphBuildJob:
-        """Gives the queued job this asks for."""
+        """Return the queued job of this request."""
         return GraphBuildJob(tenant_id=tenant_id, **self.__dict__, **fields)
 
 
 class GraphOverlayRequest(FrozenModel):
-    """Asks for findings to be laid over a built graph."""
+    """Request for an overlay of findings on a built graph."""
 
     graph_snapshot_id: Name
     build_job_id: Id | None = None
@@ -50,20 +50,20 @@ class GraphOverlayRequest(FrozenModel):
     metadata: Metadata = Field(default_factory=immutabledict)
 
     def to_job(self, tenant_id: str, **fields: Any) -> GraphOverlayJob:
-        """Gives the queued job this asks for."""
+        """Return the queued job of this request."""
         return GraphOverlayJob(tenant_id=tenant_id, **self.__dict__, **fields)
 
 
 class GraphJobCompletion(FrozenModel):
-    """Tells that a running job is done or has failed.
+    """The completion of a running job: done or failed.
 
     Attributes:
-        job_id: which job, of either kind.
+        job_id: the job, of either type.
         status: completed or failed.
-        graph_snapshot_id: the graph that was built; a completed build job needs it.
-        error: why it failed; a failed job needs it. Any text: it is cleaned, and cut to 4,000 characters.
-        attempts: the attempt that ended, as the job that was started has it. Given, it keeps one that was lost from
-            ending the next; without it, whatever attempt runs is ended.
+        graph_snapshot_id: the built graph; required for a completed build job.
+        error: why it failed; required for a failed job. Any text: it is sanitized, and cut to 4,000 characters.
+        attempts: the attempt that ended, as the started job has it. It keeps a lost attempt from finishing the next
+            one; None finishes the attempt that runs.
     """
 
     job_id: Id
@@ -75,22 +75,20 @@ class GraphJobCompletion(FrozenModel):
     @model_validator(mode="after")
     def _check_status_fields(self) -> Self:
         if (self.status == "failed") != (self.error is not None):
-            raise PydanticCustomError("completion", "a failed job needs an error, a completed one takes none")
+            raise PydanticCustomError("completion", "a failed job must have an error, a completed one must not")
         return self
 
     def apply_to(self, job: AnyJob, *, at: datetime) -> AnyJob:
-        """Gives the job as it ends.
+        """Return the job after its completion.
 
         Raises:
-            InvalidJob: a completed build job needs a graph.
-            IllegalTransition: the job does not run.
+            InvalidJob: the graph of a completed build job is missing.
+            IllegalTransition: the job is not running.
         """
         if self.error is not None:
             return job.fail(at=at, error=self.error)
         if isinstance(job, GraphOverlayJob):
             return job.complete(at=at)
         if self.graph_snapshot_id is None:
-            raise InvalidJob(
-                "graph_snapshot_id: a completed build job needs the graph that was built", field="graph_snapshot_id"
-            )
+            raise InvalidJob("graph_snapshot_id is required for a completed build job", field="graph_snapshot_id")
         return job.complete(at=at, graph_snapshot_id=self.graph_snapshot_id)

@@ -1,4 +1,4 @@
-"""The statuses of a graph job and the moves between them, in plain Python: no database, no validation library."""
+"""The statuses of a graph job and the transitions between them, in plain Python."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,14 +7,14 @@ from graphjobs.core.state_machine import CodedEnum, StatusEnum
 
 
 class GraphJobType(CodedEnum):
-    """The two kinds of graph job. Source of the codes: migration 014."""
+    """The two types of graph job. Source of the codes: migration 014."""
 
     BUILD = "build", 0
     OVERLAY = "overlay", 1
 
 
 class GraphJobStatus(StatusEnum):
-    """Where a graph job stands. Source of the codes: migration 014."""
+    """The status of a graph job. Source of the codes: migration 014."""
 
     QUEUED = "queued", 0
     RUNNING = "running", 1
@@ -24,12 +24,12 @@ class GraphJobStatus(StatusEnum):
 
     @classmethod
     def entity_name(cls) -> str:
-        """What stands there: a graph job."""
+        """Return the name of the entity."""
         return "graph job"
 
     @classmethod
     def transitions(cls) -> "Mapping[GraphJobStatus, frozenset[GraphJobStatus]]":
-        """The transition table."""
+        """Return the transition table."""
         return TRANSITIONS
 
 
@@ -52,4 +52,4 @@ TRANSITIONS: Mapping[GraphJobStatus, frozenset[GraphJobStatus]] = MappingProxyTy
         GraphJobStatus.CANCELED: frozenset(),
     }
 )
-"""Each status and what it may become. A move to the same status changes the job, not its status."""
+"""Each status and the statuses that may follow it. A transition to the same status changes other fields."""

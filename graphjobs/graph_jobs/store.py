@@ -76,7 +76,7 @@ class GraphJobStore(Protocol):
         """Insert up to 1,000 new jobs of one tenant, each with its first event, in one statement.
 
         Returns:
-            The added jobs in their order, with their versions. A job whose id is taken is left out, so that the same
+            The added jobs in their order, with their versions. A job with a taken id is left out, so that the same
             call can be repeated after an `OutcomeUnknown`.
 
         Raises:
@@ -88,7 +88,7 @@ class GraphJobStore(Protocol):
         """Return a job of either type; None where the tenant has no job with this id.
 
         Raises:
-            CorruptRow: the row cannot be read.
+            CorruptRow: the row is unreadable.
         """
         ...
 
@@ -103,9 +103,9 @@ class GraphJobStore(Protocol):
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
         """Return one page of a tenant's jobs, newest first. Pages stay disjoint while jobs are added.
 
-        With a filter by status, a job whose status changes between two pages can be on both, or on neither. Rows with
-        times that Python cannot represent are on no page. Rows with unknown status codes sort by code, lowest first; at
-        most one page of them is reported.
+        With a filter by status, a job that changes its status between two pages can be on both, or on neither. Rows
+        with times that Python does not represent are on no page. Rows with unknown status codes sort by code, lowest
+        first; at most one page of them is reported.
         """
         ...
 
@@ -161,7 +161,7 @@ class GraphJobStore(Protocol):
 
         Raises:
             InvalidJob: an invalid argument; or the update lost, and its transition id belongs to another transition.
-            CorruptRow: the update lost, and the row cannot be read.
+            CorruptRow: the update lost, and the row is unreadable.
             OutcomeUnknown: the connection was lost, and it is unknown whether the transition was applied.
         """
         ...
@@ -288,16 +288,16 @@ class PostgresGraphJobStore(GraphJobStore):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        source, named = parse_status(expected, "expected"), ensure_transition_id(transition_id)
+        source, own_id = parse_status(expected, "expected"), ensure_transition_id(transition_id)
         try:
             swap = swap_params(check_job(job), source, expected_version)
         except IllegalTransition as error:
-            return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
-        transition = Transition.for_update(job, source, str(swap["p_payload"]), named, actor)
+            return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
+        transition = Transition.for_update(job, source, str(swap["p_payload"]), own_id, actor)
         statement = single.TRANSITION_JOB_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_JOB
         applied = await self._flow.apply(statement, swap, job, transition)
         if applied is None:
-            return await self._conflict_result(job, source, named)
+            return await self._conflict_result(job, source, own_id)
         if applied.row is not None and job.status is not source:
             await self._notify_queued(job.status)
         return transition.to_result(job, applied.recorded)

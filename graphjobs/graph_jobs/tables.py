@@ -1,4 +1,4 @@
-"""The tables of graph jobs: the only description of them outside the revisions, which reproduce migration 014."""
+"""The tables of graph jobs. Apart from the revisions, which reproduce migration 014, they are declared only here."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from graphjobs.database.schema import SCHEMA, Base
 
 
 class GraphJobRow(Base):
-    """A graph job as it is stored. The columns are the truth, and the payload never disagrees with them."""
+    """The row of a graph job. The columns are authoritative, and the payload never disagrees with them."""
 
     __tablename__ = "graph_jobs"
 
@@ -39,7 +39,7 @@ class GraphJobRow(Base):
 
 
 class GraphJobEventRow(Base):
-    """One entry of a job's log as it is stored. Its id is given under the job's row lock, so it orders that log."""
+    """The row of one event. Its id is assigned under the lock of the job's row, so that ids order the log."""
 
     __tablename__ = "graph_job_events"
 

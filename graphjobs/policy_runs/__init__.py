@@ -1,1 +1,1 @@
-"""Policy runs: what evaluates a policy over SBOMs; the same rooms as those of graph jobs, in the same shape."""
+"""Policy runs: models, statements, repository, queue and service."""

@@ -72,17 +72,17 @@ class LeaseResult:
 
     @classmethod
     def submitted(cls, job: PolicyRunJob) -> Self:
-        """Dispatching to submitted: an engine has accepted the run."""
+        """Build the result of a submitted run: an engine has accepted it."""
         return cls._build(job, Status.SUBMITTED)
 
     @classmethod
     def failed(cls, job: PolicyRunJob, error: str) -> Self:
-        """Dispatching to failed. The text is sanitized and cut, never refused."""
+        """Build the result of a failed run. The text is sanitized and cut, never refused."""
         return cls._build(job, Status.FAILED, sanitize_error(error))
 
     @classmethod
     def released(cls, job: PolicyRunJob, *, delay: timedelta = _NO_DELAY, error: str | None = None) -> Self:
-        """Dispatching to pending: any dispatcher may lease it after a delay.
+        """Build the result of a released run: any dispatcher may lease it after a delay.
 
         Args:
             job: the run.
@@ -95,7 +95,7 @@ class LeaseResult:
 
     @classmethod
     def canceled(cls, job: PolicyRunJob) -> Self:
-        """Dispatching to canceled, as requested."""
+        """Build the result of a canceled run, as requested."""
         return cls._build(job, Status.CANCELED)
 
     @classmethod
@@ -129,7 +129,7 @@ class LeaseBatch:
         runs: the leased runs, now dispatching, the most urgent first.
         final_attempt_ids: the ids of runs at their last attempt.
         exhausted: the ids of runs that had no attempt left; they are failed, or a rescue will fail them.
-        unreadable: rows that were taken and cannot be read; they are failed in the same way.
+        unreadable: unreadable rows that were taken; they are failed in the same way.
         cursors: the tenants that were served, for the next lease.
     """
 
@@ -146,8 +146,8 @@ class LeaseHeartbeatResult:
 
     Attributes:
         runs: the renewed runs as they are now: `cancellation_requested` tells the holder to stop.
-        lost: the ids of runs whose lease is lost: the holder can no longer end them.
-        busy: the ids of runs whose rows other transactions hold: the leases are still held, and were not renewed.
+        lost: the ids of runs with a lost lease: the holder can no longer end them.
+        busy: the ids of runs with rows that other transactions hold: the leases are still held, and were not renewed.
     """
 
     runs: tuple[PolicyRunJob, ...]

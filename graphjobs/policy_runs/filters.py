@@ -17,7 +17,7 @@ METRICS_WINDOW: Final = timedelta(hours=24)
 
 
 class PolicyRunQuery(PageQuery):
-    """Which runs of a tenant a page has, newest first: `queued_at DESC, id DESC`. Filters can be combined.
+    """A query of a tenant's runs, newest first: `queued_at DESC, id DESC`. Filters can be combined.
 
     Attributes:
         policy_id: runs of one policy; None means all.

@@ -39,7 +39,7 @@ from graphjobs.policy_runs.params import (
     lease_params,
     take_over_params,
 )
-from graphjobs.policy_runs.row_mapping import columns_of, run_from_row
+from graphjobs.policy_runs.row_mapping import row_columns, run_from_row
 from graphjobs.policy_runs.sql import acquire, finish
 from graphjobs.policy_runs.status import PolicyRunStatus
 
@@ -164,11 +164,11 @@ class PolicyRunQueue:
             OutcomeUnknown: the connection was lost, and it is unknown whether the leases were ended.
         """
         ended, actor = check_results(results), check_actor(actor)
-        named = ensure_transition_id(transition_id)
+        own_id = ensure_transition_id(transition_id)
         if not ended:
             return FinishResult({}, {})
-        params = finish_params(ended, named, actor)
-        versions = await self._flow.write(finish.FINISH_RUNS, params, named)
+        params = finish_params(ended, own_id, actor)
+        versions = await self._flow.write(finish.FINISH_RUNS, params, own_id)
         available = any(result.status is Status.PENDING and result.delay == _NO_DELAY for result in ended)
         await notify_queued(self._executor, enabled=self._notify and available)
         return await self._flow.resolve_missing([result.job for result in ended], params, versions, transition_id)
@@ -199,8 +199,8 @@ class PolicyRunQueue:
     ) -> RescueResult:
         """Make up to 1,000 runs pending again that have not changed since; fail those without an attempt left.
 
-        A run that was renewed, ended or leased since is not touched, nor one whose row another transaction holds. A run
-        whose cancellation was requested is canceled, and reported as it would have been otherwise.
+        A run that was renewed, ended or leased since is not touched, nor one with a locked row. A run with a
+        requested cancellation is canceled, and reported as it would have been otherwise.
 
         Args:
             stalled: the items that `expired` returned.
@@ -226,7 +226,7 @@ class PolicyRunQueue:
     async def _classify_leased(
         self, rows: Sequence[Row], attempts_max: int, owner: str, after: TenantCursors
     ) -> LeaseBatch:
-        """Read leased rows; fail those that cannot be read or have no attempt left, which harms no other."""
+        """Read leased rows; fail the unreadable ones or have no attempt left, which harms no other."""
         runs: list[PolicyRunJob] = []
         final_attempt_ids: set[UUID] = set()
         unreadable: list[CorruptRow] = []
@@ -234,8 +234,8 @@ class PolicyRunQueue:
         rejected: list[tuple[StalledItem, str]] = []
         for row in rows:
             *columns, counted_attempts, _, _ = row
-            named = columns_of(columns)
-            item = StalledItem(as_uuid(named["id"]), named["tenant_id"], named["updated_at"], named["attempts"])
+            by_name = row_columns(columns)
+            item = StalledItem(as_uuid(by_name["id"]), by_name["tenant_id"], by_name["updated_at"], by_name["attempts"])
             try:
                 run = run_from_row(columns)
             except CorruptRow as error:
@@ -260,7 +260,7 @@ class PolicyRunQueue:
         transition_id = uuid7()
         targets = [(Status.FAILED, reason, _NO_DELAY) for _, reason in rejected]
         params = take_over_params([item for item, _ in rejected], targets, transition_id, owner)
-        await self._flow.fail_rejected(params, transition_id, len(rejected), "policy runs that cannot be dispatched")
+        await self._flow.fail_rejected(params, transition_id, len(rejected), "policy runs that must not be dispatched")
 
 
 def _explain_lost(job: PolicyRunJob, state: tuple[Any, ...] | None) -> str | None:

@@ -36,10 +36,10 @@ from graphjobs.policy_runs.filters import (
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 from graphjobs.policy_runs.row_mapping import (
     check_run,
-    columns_of,
     event_from_row,
     infer_source_status,
     page_key,
+    row_columns,
     run_from_row,
     run_params,
     swap_params,
@@ -73,7 +73,7 @@ class PolicyRunRepository(Protocol):
 
         Raises:
             JobAlreadyExists: its `id` is taken. Inside a session the transaction stays usable.
-            CorruptRow: there is a run of this `run_id`, and it cannot be read.
+            CorruptRow: there is a run of this `run_id`, and it is unreadable.
             OutcomeUnknown: the connection was lost, and it is unknown whether the run was stored. The same call can be
                 repeated.
         """
@@ -83,7 +83,7 @@ class PolicyRunRepository(Protocol):
         """Return a run by its id, a UUID or its text; None where the tenant has no such run.
 
         Raises:
-            CorruptRow: the row cannot be read.
+            CorruptRow: the row is unreadable.
         """
         ...
 
@@ -117,7 +117,7 @@ class PolicyRunRepository(Protocol):
 
         Raises:
             InvalidJob: an invalid argument; or the update lost, and its transition id belongs to another transition.
-            CorruptRow: the update lost, and the row cannot be read.
+            CorruptRow: the update lost, and the row is unreadable.
             OutcomeUnknown: the connection was lost, and it is unknown whether the transition was applied.
         """
         ...
@@ -134,7 +134,7 @@ class PolicyRunRepository(Protocol):
     ) -> PolicyRunCollection:
         """Return one page of a tenant's runs, newest first: `queued_at DESC, id DESC`. Pages stay disjoint.
 
-        With a filter by status, a run whose status changes between two pages can be on both, or on neither. See
+        With a filter by status, a run that changes its status between two pages can be on both, or on neither. See
         `PolicyRunQuery` for the filters.
         """
         ...
@@ -212,7 +212,7 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         if not is_new:
             return run_from_row(columns)
         await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
-        stored = columns_of(columns)
+        stored = row_columns(columns)
         return job.stored(updated_at=stored["updated_at"], available_at=stored["available_at"])
 
     @override
@@ -238,18 +238,18 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
-        named, actor = ensure_transition_id(transition_id), check_actor(actor)
+        own_id, actor = ensure_transition_id(transition_id), check_actor(actor)
         owner = None if expected_lease_owner is None else check_name(expected_lease_owner, "expected_lease_owner")
         try:
             source = infer_source_status(check_run(job), owner)
         except IllegalTransition as error:
-            return UpdateResult(UpdateOutcome.ILLEGAL, named, reason=str(error))
+            return UpdateResult(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
         swap = swap_params(job, source, owner)
-        transition = Transition.for_update(job, source, job.to_json(), named, actor)
+        transition = Transition.for_update(job, source, job.to_json(), own_id, actor)
         statement = single.TRANSITION_RUN_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_RUN
         applied = await self._flow.apply(statement, swap, job, transition)
         if applied is None:
-            return await self._conflict_result(job, source, owner, named)
+            return await self._conflict_result(job, source, owner, own_id)
         if applied.row is not None:
             await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
         return transition.to_result(job.with_cancellation(*_cancellation(applied)), applied.recorded)

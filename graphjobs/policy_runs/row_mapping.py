@@ -83,7 +83,7 @@ def swap_params(job: PolicyRunJob, source: PolicyRunStatus, expected_lease_owner
     return {**params, "p_expected_version": job.updated_at} if job.status is source else params
 
 
-def columns_of(row: Row) -> dict[str, Any]:
+def row_columns(row: Row) -> dict[str, Any]:
     """Return the columns of a row of `COLUMNS` by name; what the statement adds after them is left out."""
     return dict(zip(COLUMNS, row, strict=False))
 
@@ -94,7 +94,7 @@ def run_from_row(row: Row) -> PolicyRunJob:
     Raises:
         CorruptRow: the row is not such a run.
     """
-    columns = columns_of(row)
+    columns = row_columns(row)
     job_id = as_uuid(columns.pop("id"))
     try:
         payload = PolicyRunPayload.from_json(columns.pop("payload"))
@@ -116,7 +116,7 @@ def run_from_row(row: Row) -> PolicyRunJob:
 
 def page_key(row: Row) -> PageKey:
     """Return the key of a row of `COLUMNS` in lists."""
-    columns = columns_of(row)
+    columns = row_columns(row)
     return PageKey(columns["queued_at"], as_uuid(columns["id"]))
 
 

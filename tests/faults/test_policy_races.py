@@ -386,7 +386,7 @@ async def test_who_lost_a_run_can_do_nothing_with_it(storage: Storage, tenant: s
     for how in (SUBMITTED, GIVEN_BACK, failed, LeaseResult.canceled):
         ended = await storage.policy_run_queue.end([how(first)])
         assert ({}, {first.id}) == (ended.versions, set(ended.lost))
-        assert ended.lost[first.id].endswith(f"a later read found the run dispatching by {again_by!r}")
+        assert ended.lost[first.id].endswith(f"a later read found the run dispatching by {again_by!r} at attempt 2")
     renewed = await storage.policy_run_queue.renew([first], MINUTE)
     assert ((), frozenset({first.id})) == (renewed.runs, renewed.lost)
     for late in (

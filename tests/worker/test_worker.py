@@ -214,7 +214,7 @@ async def _returns_anothers_follow_up() -> BuildResult:
         (_returns_something_else, "TypeError: the build handler returned str, not a BuildResult"),
         (_returns_what_cannot_be, "graph_snapshot_id must be text of 1 to 256 characters"),
         (_returns_strange_metadata, "metadata.nodes: must be text of 1 to 4,096 characters"),
-        (_returns_anothers_follow_up, "following: what follows from a job is of the same tenant"),
+        (_returns_anothers_follow_up, "followups must be of the tenant of the job"),
     ],
 )
 async def test_a_handler_that_fails_fails_its_job_with_a_bounded_reason(

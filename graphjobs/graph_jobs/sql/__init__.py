@@ -1,1 +1,1 @@
-"""Statements of graph jobs, as constants with named binds; no I/O."""
+"""Statements of graph jobs, as constants. No I/O here."""

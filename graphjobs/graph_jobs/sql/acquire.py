@@ -152,7 +152,7 @@ FIND_CLAIMED_JOBS: Final = (
     )
     .order_by(JOBS.c.created_at, JOBS.c.id)
 )
-"""Finds the jobs of a claim whose answer was lost: those that run since, without a heartbeat."""
+"""Finds the jobs of a claim with a lost answer: those that run since, without a heartbeat."""
 
 _stalled: Final = (
     sa.select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)
@@ -168,7 +168,7 @@ _stalled: Final = (
     )
     .order_by(JOBS.c.created_at)
     .limit(_tenant_shares.c.share)
-    # A job whose row another transaction holds cannot be renewed, so a missing heartbeat says nothing.
+    # A job with a row that another transaction holds receives no heartbeat, so a missing heartbeat says nothing.
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("stalled")
 )
@@ -192,7 +192,7 @@ LIST_STALLED_JOBS: Final = sa.select(
     payload_attempts(_stalled.c.payload),
     _released,
 ).join_from(_tenant_shares, _stalled, sa.true())
-"""Lists running jobs without a heartbeat whose rows are free; of each tenant the oldest, at most its share.
+"""Lists running jobs without a heartbeat with free rows; of each tenant the oldest, at most its share.
 
 Returns id, tenant, version, attempts (NULL where the payload has no such number), and how many attempts were released.
 """

@@ -138,13 +138,13 @@ def _take_over() -> sa.CTE:
 FINISH_JOBS: Final = _returning_versions(_finish())
 """Finishes or releases running jobs that still are at the given attempts, with an event each; returns id and version.
 
-Jobs whose rows other transactions hold are left out.
+Jobs with rows that other transactions hold are left out.
 """
 
 TAKE_OVER_JOBS: Final = _returning_versions(_take_over())
 """Fails or queues running jobs that still are at the version seen, with an event each; returns id and version.
 
-Jobs whose rows other transactions hold are left alone: their workers are alive.
+Jobs with rows that other transactions hold are left alone: their workers are alive.
 """
 
 
@@ -189,7 +189,7 @@ def _finish_with_followups() -> sa.Select[Any]:
 
 
 FINISH_JOBS_WITH_FOLLOWUPS: Final = _finish_with_followups()
-"""As `FINISH_JOBS`, and inserts the queued follow-up jobs of those that it finished, with an event each."""
+"""Does what `FINISH_JOBS` does, and inserts the queued follow-up jobs of those that it finished, with an event each."""
 
 
 def _renew() -> sa.Select[Any]:
@@ -202,7 +202,7 @@ def _renew() -> sa.Select[Any]:
         .returning(JOBS.c.id, JOBS.c.updated_at)
         .cte("renewed")
     )
-    # As the statement's snapshot has it: a job whose row another transaction holds is not lost yet.
+    # As the statement's snapshot has it: a job with a row that another transaction holds is not lost yet.
     snapshot = (
         sa.select(
             JOBS.c.id, JOBS.c.tenant_id, JOBS.c.payload.op("->")(sa.literal_column("'attempts'")).label("attempts")

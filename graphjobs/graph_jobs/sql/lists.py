@@ -139,7 +139,7 @@ _BY_CORRELATION: Final = ListStatements(LIST_BY_CORRELATION, COUNT_BY_CORRELATIO
 
 
 def statements_for(query: GraphJobQuery) -> ListStatements:
-    """Return the statements whose index serves a query."""
+    """Return the statements that serve a query by an index."""
     if query.correlation_id is not None:
         return _BY_CORRELATION
     return _BY_TENANT if query.type is None else _BY_TYPE

@@ -1,7 +1,8 @@
-"""Statements on one graph job and its log, as constants with named binds. SQL of graph jobs is in this package only.
+r"""Statements on one graph job and its log, as constants. SQL of graph jobs is in this package only.
 
-The rules for all of them: every table is restricted by tenant; columns are named; binds are `p_` and the column; JSONB
-crosses as text both ways, so that no codec is relied on; writes use no volatile function. Constants are compiled once.
+The rules for all of them: every table is restricted by tenant; columns are listed, never `*`; binds are `p_` and the
+column; JSONB crosses as text both ways, so that no codec is relied on; writes use no volatile function. Constants are
+compiled once.
 """
 
 from typing import Any, Final, cast
@@ -121,10 +122,10 @@ INSERT_JOB_WITH_EVENT: Final = _with_event(_insert.returning(*_WRITTEN))
 """Inserts a job and its first event; returns version and event id, or no row where the id is taken."""
 
 TRANSITION_JOB: Final = _with_event(_swap.returning(*_WRITTEN))
-"""As `REPLACE_JOB`, with its event; returns version and event id."""
+"""Does what `REPLACE_JOB` does, with its event; returns version and event id."""
 
 TRANSITION_JOB_AT_VERSION: Final = _with_event(_swap_at_version.returning(*_WRITTEN))
-"""As `REPLACE_JOB_AT_VERSION`, with its event; returns version and event id."""
+"""Does what `REPLACE_JOB_AT_VERSION` does, with its event; returns version and event id."""
 
 
 _inputs: Final = unnest_params(
@@ -167,7 +168,7 @@ _added_log: Final = insert_events(
 INSERT_JOBS_WITH_EVENTS: Final = sa.select(_added.c.id, null_if_unrepresentable(_added.c.updated_at)).add_cte(
     _added_log
 )
-"""Inserts many jobs of one tenant and their first events; returns id and version of each whose id was free."""
+"""Inserts many jobs of one tenant and their first events; returns id and version of each with a free id."""
 
 GET_JOB: Final = job_columns(JOBS).where(_by_key(), JOBS.c.type == KIND)
 """Reads one job of one type."""

@@ -1,1 +1,1 @@
-"""Statements of policy runs, as constants with named binds; no I/O."""
+"""Statements of policy runs, as constants. No I/O here."""

@@ -80,9 +80,9 @@ _BROKEN_INVARIANTS: dict[str, dict[str, Any]] = {
     "started_at": {"status": "running", "attempts": 1},
     "attempts": {"status": "running", "started_at": AT},
     "completed_at": {"status": "completed", "attempts": 1, "started_at": AT},
-    "should not have completed_at": {"completed_at": AT},
-    "should have an error": {"status": "failed", "completed_at": AT},
-    "should not have an error": {
+    "must not have completed_at": {"completed_at": AT},
+    "must have an error": {"status": "failed", "completed_at": AT},
+    "must not have an error": {
         "status": "completed",
         "attempts": 1,
         "started_at": AT,
