@@ -1,6 +1,6 @@
 """Mapping between policy runs and rows: the parameters that write a run, and the run that a row holds. No I/O here."""
 
-from typing import Any
+from typing import Any, Final
 
 from graphjobs.core import event_log
 from graphjobs.core.fields import as_uuid
@@ -14,6 +14,8 @@ from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, Polic
 
 Status = PolicyRunStatus
 
+_WRITTEN_COLUMNS: Final = tuple(name for name in COLUMNS if name not in ("id", "updated_at"))
+
 
 def check_run(job: PolicyRunJob) -> PolicyRunJob:
     """Return a run given as an argument.
@@ -25,30 +27,10 @@ def check_run(job: PolicyRunJob) -> PolicyRunJob:
 
 
 def run_params(job: PolicyRunJob) -> dict[str, object]:
-    """Return the parameters that write a run: its columns, and the payload of all other fields."""
-    return {
-        "p_job_id": job.id,
-        "p_tenant_id": job.tenant_id,
-        "p_run_id": job.run_id,
-        "p_policy_id": job.policy_id,
-        "p_mode": job.mode.code,
-        "p_priority": job.priority.code,
-        "p_status": job.status.code,
-        "p_attempts": job.attempts,
-        "p_queued_at": job.queued_at,
-        "p_available_at": job.available_at,
-        "p_created_at": job.created_at,
-        "p_last_attempt_at": job.last_attempt_at,
-        "p_last_error": job.last_error,
-        "p_submitted_at": job.submitted_at,
-        "p_completed_at": job.completed_at,
-        "p_lease_owner": job.lease_owner,
-        "p_lease_expires_at": job.lease_expires_at,
-        "p_cancellation_requested_at": job.cancellation_requested_at,
-        "p_cancellation_reason": job.cancellation_reason,
-        "p_canceled_at": job.canceled_at,
-        "p_payload": job.payload_json(),
-    }
+    """Return the parameters that write a run: each written column, and the payload of all other fields."""
+    coded = {"mode": job.mode.code, "priority": job.priority.code, "status": job.status.code}
+    values = {**job.__dict__, **coded, "payload": job.payload_json()}
+    return {"p_job_id": job.id, **{f"p_{name}": values[name] for name in _WRITTEN_COLUMNS}}
 
 
 def infer_source_status(job: PolicyRunJob, expected_lease_owner: str | None) -> PolicyRunStatus:
