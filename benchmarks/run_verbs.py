@@ -27,8 +27,8 @@ from benchmarks.seeding import settled
 from benchmarks.suite import Bench
 from graphjobs.core.transitions import Transition
 from graphjobs.database.schema import SCHEMA
-from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.attempt_results import LeaseHeartbeatResult
+from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.params import lease_params
 from graphjobs.policy_runs.row_mapping import infer_source_status, run_params, swap_params
 from graphjobs.policy_runs.sql import finish, single

@@ -1,18 +1,21 @@
 """The event log of a domain, in the shape of migration 014: its entries, and the statements on such a table."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from immutabledict import immutabledict
 from pydantic import Field
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from graphjobs.core.fields import FrozenModel, Id, Json, Name, UtcTime, as_uuid
+from graphjobs.core.fields import FrozenModel, Id, Json, Name, UtcTime, as_uuid, check_limit, check_name, parse_id
 from graphjobs.core.json_values import read_json, to_plain_json
+from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
 from graphjobs.core.state_machine import StatusEnum
-from graphjobs.database.executor import Row
+from graphjobs.database.executor import Executor, Row
 from graphjobs.database.sql_expressions import null_if_unrepresentable
 from graphjobs.errors import CorruptRow
 
@@ -63,6 +66,38 @@ def event_from_row(kind: type[E], statuses: type[StatusEnum], table: str, row: R
     except ValueError as error:  # InvalidJob is one, too
         problem = str(error)
     raise CorruptRow(table, event_id, problem)
+
+
+async def read_log(
+    executor: Executor,
+    statement: sa.Select[Any],
+    read: Callable[[Row], E],
+    tenant_id: str,
+    job_id: UUID | str,
+    *,
+    after: int,
+    limit: int,
+) -> PartialList[E]:
+    """Read a part of one log, oldest first; empty where the tenant has no such job.
+
+    Args:
+        executor: runs the statement.
+        statement: one that `list_events` built.
+        read: reads a row.
+        tenant_id: the tenant.
+        job_id: the job or run, a UUID or its text.
+        after: the id of the event to continue after.
+        limit: the most events, 1 to 1,000.
+    """
+    params = {
+        "p_tenant_id": check_name(tenant_id, "tenant_id"),
+        "p_limit": check_limit(limit, limit_max=PAGE_MAX),
+        "p_after_event_id": check_event_id(after),
+    }
+    job = parse_id(job_id, "job_id")
+    if job is None:
+        return PartialList()
+    return read_rows(read, await executor.fetch_all(statement, {**params, "p_job_id": job}))
 
 
 def insert_events(events: sa.Table, rows: sa.Select[Any], name: str) -> sa.CTE:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from graphjobs.core.fields import check_name
 from graphjobs.core.results import ATTEMPTS_MAX, StalledItem
+from graphjobs.core.state_machine import CodedEnum
 from graphjobs.errors import InvalidJob
 
 BATCH_MAX: Final = 1_000
@@ -17,6 +18,7 @@ LEASE_MAX: Final = timedelta(days=1)
 WINDOW_MAX: Final = timedelta(days=366)
 
 T = TypeVar("T")
+M = TypeVar("M", bound=CodedEnum)
 
 
 def check_actor(actor: str | None) -> str | None:
@@ -67,6 +69,19 @@ def check_type(value: object, expected: type[T], field: str) -> T:
     if isinstance(value, expected):
         return value
     raise InvalidJob(f"{field} must be a {expected.__name__}, not {type(value).__name__}", field=field)
+
+
+def parse_member(enum: type[M], value: object, field: str) -> M:
+    """Return the member of an enumeration, given as a member or by its word.
+
+    Raises:
+        InvalidJob: the enumeration has no such member.
+    """
+    try:
+        return enum.parse(value)
+    except ValueError:
+        words = ", ".join(enum)
+    raise InvalidJob(f"{field} must be one of {words}", field=field)
 
 
 def check_batch(items: Iterable[T], field: str) -> list[T]:

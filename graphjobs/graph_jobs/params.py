@@ -14,22 +14,9 @@ from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import AnyJob, GraphJob
 from graphjobs.graph_jobs.row_mapping import check_job, job_params
-from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.graph_jobs.status import GraphJobStatus
 
 Status = GraphJobStatus
-
-
-def parse_type(kind: object) -> GraphJobType:
-    """Parse a type of job given as an argument, as a member or by its word.
-
-    Raises:
-        InvalidJob: it is not a type.
-    """
-    try:
-        return GraphJobType.parse(kind)
-    except ValueError:
-        words = " or ".join(GraphJobType)
-    raise InvalidJob(f"kind must be {words}", field="kind")
 
 
 def check_tenants(tenants: str | Iterable[str], limit: int) -> tuple[str, ...]:

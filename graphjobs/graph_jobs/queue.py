@@ -20,6 +20,7 @@ from graphjobs.core.validation import (
     check_duration,
     check_stalled,
     check_stored_tenant,
+    parse_member,
 )
 from graphjobs.database.executor import Executor, Row
 from graphjobs.errors import CorruptRow
@@ -31,11 +32,10 @@ from graphjobs.graph_jobs.params import (
     check_tenants,
     finish_params,
     heartbeat_params,
-    parse_type,
     take_over_params,
     tenant_share_params,
 )
-from graphjobs.graph_jobs.row_mapping import JobColumns, any_job_from_row, parse_status
+from graphjobs.graph_jobs.row_mapping import JobColumns, any_job_from_row
 from graphjobs.graph_jobs.sql import acquire, finish
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
@@ -81,8 +81,8 @@ class GraphJobQueue:
             limit: the most tenants, 1 to 1,000.
         """
         params = {
-            "p_type": parse_type(kind).code,
-            "p_status": parse_status(status, "status").code,
+            "p_type": parse_member(GraphJobType, kind, "kind").code,
+            "p_status": parse_member(GraphJobStatus, status, "status").code,
             "p_after_tenant_id": check_stored_tenant(after, "after"),
             "p_limit": check_limit(limit, limit_max=BATCH_MAX),
         }
@@ -115,7 +115,11 @@ class GraphJobQueue:
         Raises:
             OutcomeUnknown: the connection was lost, and it is unknown what was taken. A rescue will release it.
         """
-        code, limit, actor = parse_type(kind).code, check_limit(limit, limit_max=BATCH_MAX), check_actor(actor)
+        code, limit, actor = (
+            parse_member(GraphJobType, kind, "kind").code,
+            check_limit(limit, limit_max=BATCH_MAX),
+            check_actor(actor),
+        )
         if tenants is None:
             served = await self.tenants_with(kind, after=after, limit=limit)
         else:
@@ -197,7 +201,7 @@ class GraphJobQueue:
         Returns:
             The stalled jobs, and the cursor to continue after.
         """
-        code, limit = parse_type(kind).code, check_limit(limit, limit_max=BATCH_MAX)
+        code, limit = parse_member(GraphJobType, kind, "kind").code, check_limit(limit, limit_max=BATCH_MAX)
         lease = check_duration(lease, "lease")
         if tenant_id is None:
             tenants = await self.tenants_with(kind, Status.RUNNING, after=after, limit=limit)

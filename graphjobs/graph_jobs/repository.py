@@ -2,9 +2,10 @@
 
 from uuid import UUID
 
+from graphjobs.core.event_log import read_log
 from graphjobs.core.fields import check_limit, check_name, parse_id
-from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
-from graphjobs.core.validation import check_type
+from graphjobs.core.pagination import PAGE_MAX, PartialList, read_rows
+from graphjobs.core.validation import check_type, parse_member
 from graphjobs.database.executor import Executor
 from graphjobs.errors import JobAlreadyExists, JobNotFound
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob, Job
@@ -13,7 +14,6 @@ from graphjobs.graph_jobs.row_mapping import (
     event_from_row,
     job_from_row,
     job_params,
-    parse_status,
     swap_params,
 )
 from graphjobs.graph_jobs.sql import lists, single
@@ -130,16 +130,9 @@ class GraphJobRepository:
             after: the id of the event to continue after.
             limit: the most events, 1 to 1,000.
         """
-        params = {
-            "p_tenant_id": check_name(tenant_id, "tenant_id"),
-            "p_limit": check_limit(limit, limit_max=PAGE_MAX),
-            "p_after_event_id": check_event_id(after),
-        }
-        job = parse_id(job_id, "job_id")
-        if job is None:
-            return PartialList()
-        rows = await self._executor.fetch_all(single.LIST_EVENTS, {**params, "p_job_id": job})
-        return read_rows(event_from_row, rows)
+        return await read_log(
+            self._executor, single.LIST_EVENTS, event_from_row, tenant_id, job_id, after=after, limit=limit
+        )
 
     async def _try_replace(self, kind: type[Job], job: Job, expected: GraphJobStatus) -> bool:
         swap = swap_params(check_type(job, kind, "job"), expected, None)
@@ -165,5 +158,5 @@ class GraphJobRepository:
         statement = lists.LIST_JOBS
         if status is not None:
             statement = lists.LIST_JOBS_BY_STATUS
-            params["p_status"] = parse_status(status, "status").code
+            params["p_status"] = parse_member(GraphJobStatus, status, "status").code
         return read_rows(lambda row: job_from_row(kind, row), await self._executor.fetch_all(statement, params))

@@ -7,6 +7,7 @@ from uuid import UUID
 from graphjobs.core import event_log
 from graphjobs.core.fields import as_uuid
 from graphjobs.core.pagination import PageKey
+from graphjobs.core.validation import parse_member
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphJob, GraphJobEvent, GraphOverlayJob, Job
@@ -50,7 +51,7 @@ def swap_params(job: GraphJob, expected: object, expected_version: datetime | No
     Raises:
         IllegalTransition: the transition table does not allow `expected` to `job.status`.
     """
-    source = parse_status(expected, "expected")
+    source = parse_member(GraphJobStatus, expected, "expected")
     source.require_transition(job.status)
     is_start = source is GraphJobStatus.QUEUED and job.status is GraphJobStatus.RUNNING
     params = {
@@ -74,19 +75,6 @@ def _check_version(expected_version: object) -> datetime:
     if isinstance(expected_version, datetime) and expected_version.tzinfo is not None:
         return expected_version
     raise InvalidJob("expected_version must be the updated_at of a job that was read", field="expected_version")
-
-
-def parse_status(value: object, field: str) -> GraphJobStatus:
-    """Parse a status given as an argument, as a member or by its word.
-
-    Raises:
-        InvalidJob: it is not a status.
-    """
-    try:
-        return GraphJobStatus.parse(value)
-    except ValueError:
-        words = ", ".join(GraphJobStatus)
-    raise InvalidJob(f"{field} must be one of {words}", field=field)
 
 
 def check_job(job: Job) -> Job:

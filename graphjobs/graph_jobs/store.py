@@ -14,7 +14,7 @@ from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, Partial
 from graphjobs.core.queue_flow import versions_by_id
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import UpdateFlow
-from graphjobs.core.validation import WINDOW_MAX, check_duration, check_type
+from graphjobs.core.validation import WINDOW_MAX, check_duration, check_type, parse_member
 from graphjobs.database.executor import Executor, SessionExecutor
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
@@ -27,7 +27,6 @@ from graphjobs.graph_jobs.row_mapping import (
     job_from_row,
     job_params,
     page_key,
-    parse_status,
     swap_params,
 )
 from graphjobs.graph_jobs.sql import lists, single
@@ -288,7 +287,7 @@ class PostgresGraphJobStore(GraphJobStore):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        source, own_id = parse_status(expected, "expected"), ensure_transition_id(transition_id)
+        source, own_id = parse_member(GraphJobStatus, expected, "expected"), ensure_transition_id(transition_id)
         try:
             swap = swap_params(check_job(job), source, expected_version)
         except IllegalTransition as error:

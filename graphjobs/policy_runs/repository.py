@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
-from graphjobs.core.fields import check_limit, check_name, parse_id
+from graphjobs.core.event_log import read_log
+from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import (
     COUNT_MAX,
@@ -16,9 +17,7 @@ from graphjobs.core.pagination import (
     PAGE_MAX,
     BoundedCount,
     PartialList,
-    check_event_id,
     read_page,
-    read_rows,
 )
 from graphjobs.core.recovery import resolve_outcome
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
@@ -291,16 +290,9 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[PolicyRunEvent]:
-        params = {
-            "p_tenant_id": check_name(tenant_id, "tenant_id"),
-            "p_limit": check_limit(limit, limit_max=PAGE_MAX),
-            "p_after_event_id": check_event_id(after),
-        }
-        job = parse_id(job_id, "job_id")
-        if job is None:
-            return PartialList()
-        rows = await self._executor.fetch_all(single.LIST_EVENTS, {**params, "p_job_id": job})
-        return read_rows(event_from_row, rows)
+        return await read_log(
+            self._executor, single.LIST_EVENTS, event_from_row, tenant_id, job_id, after=after, limit=limit
+        )
 
     @override
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
