@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from graphjobs.backfill import parallel_mapping
-from graphjobs.backfill.extract.records import Found, Part, Position
+from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
 from graphjobs.backfill.runner import run_backfill
 from graphjobs.storage import open_storage
@@ -26,7 +26,7 @@ class _Counted:
         self._source, self._count = source, count
         self._number = 0
 
-    async def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
+    async def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
         """Gives what a part holds; see `Source`."""
         async with aclosing(self._source.read(part, after)) as entries:
             async for found in entries:
@@ -34,7 +34,7 @@ class _Counted:
                 COUNT.pack_into(self._count, 0, self._number)
                 yield found
 
-    def bytes_read(self, part: Part) -> int:
+    def bytes_read(self, part: SourcePart) -> int:
         """Gives how much of a part has been read; see `Source`."""
         return self._source.bytes_read(part)
 

@@ -11,14 +11,24 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, Form, Found, Part, Place, Position
+from graphjobs.backfill.extract.decoding import Encoding
+from graphjobs.backfill.extract.records import (
+    EVENTS,
+    JOBS,
+    RUN_EVENTS,
+    RUNS,
+    ReadOffset,
+    SourceLocation,
+    SourcePart,
+    SourceRecord,
+)
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.load.comparison import Standing
 from graphjobs.backfill.load.staging import StagedRow, row_of
 from graphjobs.backfill.quarantine.entries import Entry, Opened, document_id_of, entry_of, opened
-from graphjobs.backfill.transform.diagnostics import Change
+from graphjobs.backfill.transform.diagnostics import FieldChange
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
-from graphjobs.backfill.transform.mapping import Refused, map_document
+from graphjobs.backfill.transform.mapping import Rejection, map_document
 
 DOCUMENTS_MAX: Final = 1_000
 """How many entries of a source are written at once."""
@@ -62,10 +72,10 @@ class Coming(NamedTuple):
     """
 
     ordinal: int
-    form: Form
+    form: Encoding
     raw: bytes
     row: StagedRow
-    changes: tuple[Change, ...]
+    changes: tuple[FieldChange, ...]
     answers: UUID | None
 
 
@@ -91,8 +101,8 @@ class Batch:
     collection: str
     part: str
     legacy_uuids: LegacyUuids
-    after: Position
-    reached: Position
+    after: ReadOffset
+    reached: ReadOffset
     documents: int = 0
     size: int = 0
     last: bool = False
@@ -100,23 +110,25 @@ class Batch:
     refused: list[Entry] = field(default_factory=list)
     replaced: dict[UUID, UUID] = field(default_factory=dict)
 
-    def take(self, found: Found) -> None:
+    def take(self, found: SourceRecord) -> None:
         """Adds one entry."""
         self.documents += 1
-        self.reached = found.place.next
+        self.reached = found.location.next
         self.size += len(found.raw)
         what = opened(found)
         if what.document is None:
             self._refuse(found, what, "", what.problem or "it is no document")
             return
         outcome = map_document(found.collection, what.document, legacy_uuids=self.legacy_uuids)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejection):
             self._refuse(found, what, outcome.field, outcome.reason)
             return
         row = row_of(outcome.value)
-        self.coming.append(Coming(found.place.ordinal, found.form, found.raw, row, outcome.changes, what.answers))
+        self.coming.append(
+            Coming(found.location.ordinal, found.encoding, found.raw, row, outcome.changes, what.answers)
+        )
 
-    def _refuse(self, found: Found, what: Opened, at_fault: str, reason: str) -> None:
+    def _refuse(self, found: SourceRecord, what: Opened, at_fault: str, reason: str) -> None:
         entry = entry_of(found, what, at_fault, reason)
         self.refused.append(entry)
         if what.answers is not None and what.answers != entry.id:
@@ -134,10 +146,12 @@ class Batch:
         """Gives what entries of a document's tenant and `_id` have in common with it."""
         return document_id_of(self.collection, opened(self._found(coming)).document or {})
 
-    def _found(self, coming: Coming) -> Found:
-        return Found(self.collection, Place(self.part, coming.ordinal, None, self.reached), coming.form, coming.raw)
+    def _found(self, coming: Coming) -> SourceRecord:
+        return SourceRecord(
+            self.collection, SourceLocation(self.part, coming.ordinal, None, self.reached), coming.form, coming.raw
+        )
 
-    def changes(self) -> Counter[Change]:
+    def changes(self) -> Counter[FieldChange]:
         """Counts what was changed on the way."""
         return Counter(change for coming in self.coming for change in coming.changes)
 
@@ -156,12 +170,14 @@ class Batch:
 class BatchSource(Protocol):
     """A source that gives batches itself; see `batches_of`."""
 
-    def batches(self, part: Part, legacy_uuids: LegacyUuids, after: Position) -> AsyncGenerator[Batch, None]:
+    def batches(self, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset) -> AsyncGenerator[Batch, None]:
         """Gives what a part holds."""
         ...
 
 
-def batches_of(source: Source, part: Part, legacy_uuids: LegacyUuids, after: Position) -> AsyncGenerator[Batch, None]:
+def batches_of(
+    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
+) -> AsyncGenerator[Batch, None]:
     """Gives what a part holds after a position; the last batch, which may be empty, says that it is.
 
     Close it (`contextlib.aclosing`) where it is not read to its end.
@@ -178,7 +194,7 @@ def batches_of(source: Source, part: Part, legacy_uuids: LegacyUuids, after: Pos
 
 
 async def _batches_here(
-    source: Source, part: Part, legacy_uuids: LegacyUuids, after: Position
+    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
 ) -> AsyncGenerator[Batch, None]:
     batch = Batch(part.collection, part.name, legacy_uuids, after, after)
     async with aclosing(source.read(part, after)) as entries:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from graphjobs.backfill.duplicate_index import Known, Met, Seen
-from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, Found, Part, Place
+from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, SourceLocation, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.quarantine.entries import opened
-from graphjobs.backfill.transform.diagnostics import Change
+from graphjobs.backfill.transform.diagnostics import FieldChange
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
-from graphjobs.backfill.transform.mapping import MappedValue, Refused, map_document
+from graphjobs.backfill.transform.mapping import MappedValue, Rejection, map_document
 from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
@@ -32,13 +32,13 @@ _LOGS: Final = {EVENTS: JOBS, RUN_EVENTS: RUNS}
 """Where what an event belongs to stands."""
 
 _MEETINGS: Final = {
-    Met.SAME_ID: Refused("_id: another document has the same id", "_id"),
-    Met.SAME_UUID: Refused("_id: its id becomes that of another document", "_id"),
-    Met.SAME_NAME: Refused("runId: another run of the tenant has the same, under another id", "runId"),
+    Met.SAME_ID: Rejection("_id: another document has the same id", "_id"),
+    Met.SAME_UUID: Rejection("_id: its id becomes that of another document", "_id"),
+    Met.SAME_NAME: Rejection("runId: another run of the tenant has the same, under another id", "runId"),
 }
 _JOBLESS: Final = {
-    EVENTS: Refused("jobId: no job of the tenant with this id comes from the source", "jobId"),
-    RUN_EVENTS: Refused("jobId: no policy run of the tenant with this id comes from the source", "jobId"),
+    EVENTS: Rejection("jobId: no job of the tenant with this id comes from the source", "jobId"),
+    RUN_EVENTS: Rejection("jobId: no policy run of the tenant with this id comes from the source", "jobId"),
 }
 
 
@@ -86,7 +86,7 @@ class Survey:
         """Counts entries of one part, in their order."""
         for entry, outcome in zip(entries, self._among_others(collection, entries, seen), strict=True):
             self.documents += 1
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, Rejection):
                 self._refuse(collection, entry.place, outcome)
             elif outcome is Met.COPY:
                 self.repeated += 1
@@ -96,10 +96,10 @@ class Survey:
                 for change in entry.changes:
                     _count(self.changes, (collection, change.field, change.code))
 
-    def _among_others(self, collection: str, entries: "list[_Entry]", seen: Seen) -> "list[Refused | Met]":
+    def _among_others(self, collection: str, entries: "list[_Entry]", seen: Seen) -> "list[Rejection | Met]":
         """Gives what becomes of each, for what it is, or else for what it meets."""
         coming = [entry.known for entry in entries if entry.known is not None]
-        told: list[Refused | Met]
+        told: list[Rejection | Met]
         if collection not in _LOGS:
             told = [_MEETINGS.get(met, met) for met in seen.meet(collection, coming)]
         elif collection in self.judged_alone:
@@ -110,7 +110,7 @@ class Survey:
         of_coming = iter(told)
         return [entry.refused or next(of_coming) for entry in entries]
 
-    def _refuse(self, collection: str, place: Place, refused: Refused) -> None:
+    def _refuse(self, collection: str, place: SourceLocation, refused: Rejection) -> None:
         self.refused += 1
         group = (collection, refused.field)
         if group not in self.refusals and len(self.refusals) >= GROUPS_MAX:
@@ -123,15 +123,18 @@ class Survey:
 class _Entry(NamedTuple):
     """What is kept of an entry until its batch is full: little, for a document may be large."""
 
-    place: Place
-    refused: Refused | None
+    place: SourceLocation
+    refused: Rejection | None
     known: Known | None = None
     group: tuple[str, str, str] = ("", "", "")
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FieldChange, ...] = ()
 
 
 async def survey(
-    source: Source, *, legacy_uuids: LegacyUuids = "csharp", told: Callable[[Survey, Part], None] = lambda *_: None
+    source: Source,
+    *,
+    legacy_uuids: LegacyUuids = "csharp",
+    told: Callable[[Survey, SourcePart], None] = lambda *_: None,
 ) -> Survey:
     """Reads a source to its end, and writes nothing.
 
@@ -161,17 +164,17 @@ async def survey(
     return whole
 
 
-def _entry_of(found: Found, legacy_uuids: LegacyUuids) -> _Entry:
+def _entry_of(found: SourceRecord, legacy_uuids: LegacyUuids) -> _Entry:
     what = opened(found)
     document = what.document
     if document is None:
-        return _Entry(found.place, Refused(what.problem or "", ""))
+        return _Entry(found.location, Rejection(what.problem or "", ""))
     mapped = map_document(found.collection, document, legacy_uuids=legacy_uuids)
-    if isinstance(mapped, Refused):
-        return _Entry(found.place, mapped)
+    if isinstance(mapped, Rejection):
+        return _Entry(found.location, mapped)
     value = mapped.value
     group = (value.tenant_id, _kind_of(value), str(value.status))
-    return _Entry(found.place, None, _known(value, document.get("_id", document.get("id"))), group, mapped.changes)
+    return _Entry(found.location, None, _known(value, document.get("_id", document.get("id"))), group, mapped.changes)
 
 
 def _known(value: MappedValue, old_id: Hashable) -> Known:

@@ -19,7 +19,7 @@ from graphjobs.backfill import export_sql
 from graphjobs.backfill.export_sql import Scan
 from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.transactions import snapshot
-from graphjobs.backfill.transform.reverse_mapping import document_of
+from graphjobs.backfill.transform.reverse_mapping import to_document
 from graphjobs.core.event_log import Event
 from graphjobs.database.executor import Executor, Row, run_to_completion
 from graphjobs.errors import ConfigurationError, CorruptRow
@@ -133,7 +133,7 @@ def _page_of(collection: str, rows: Sequence[Row], files: "_Files") -> _Page:
             unreadable.append(corrupt)
         else:
             lines.append(
-                json_util.dumps(document_of(value), json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
+                json_util.dumps(to_document(value), json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
             )
     files.write(collection, lines)
     return _Page(len(lines), unreadable)

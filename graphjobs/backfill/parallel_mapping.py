@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, BinaryIO, Final
 
 from graphjobs.backfill.batches import Batch, batches_of, is_full
-from graphjobs.backfill.extract.records import Found, Part, Position
+from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.errors import GraphJobsError
@@ -48,15 +48,17 @@ class Apart:
         self.name, self.parts = source.name, source.parts
         self._source = source
 
-    def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
+    def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
         """Gives what a part holds; see `Source`."""
         return self._source.read(part, after)
 
-    def bytes_read(self, part: Part) -> int:
+    def bytes_read(self, part: SourcePart) -> int:
         """Gives how much of a part has been read; see `Source`."""
         return self._source.bytes_read(part)
 
-    async def batches(self, part: Part, legacy_uuids: LegacyUuids, after: Position) -> AsyncGenerator[Batch, None]:
+    async def batches(
+        self, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
+    ) -> AsyncGenerator[Batch, None]:
         """Gives what a part holds; see `batches_of`.
 
         Raises:
@@ -82,9 +84,9 @@ class Apart:
                 yield batch
 
 
-async def _next(entries: AsyncGenerator[Found, None]) -> tuple[list[Found], bool]:
+async def _next(entries: AsyncGenerator[SourceRecord, None]) -> tuple[list[SourceRecord], bool]:
     """Gives the entries of the next batch, and whether they are the last ones."""
-    found: list[Found] = []
+    found: list[SourceRecord] = []
     size = 0
     async for each in entries:
         found.append(each)
@@ -105,7 +107,7 @@ async def _together(*work: Coroutine[Any, Any, Batch]) -> list[Batch]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _mapped(mapper: Process, batch: Batch, share: list[Found]) -> Batch:
+async def _mapped(mapper: Process, batch: Batch, share: list[SourceRecord]) -> Batch:
     """Has entries of a batch mapped. Who is alive is waited for: it waits for nobody else."""
     to, answers = mapper.stdin, mapper.stdout
     if to is None or answers is None:

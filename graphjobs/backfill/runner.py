@@ -17,7 +17,7 @@ from uuid import UUID
 from graphjobs.backfill import checkpoints
 from graphjobs.backfill.batches import Batch, batches_of
 from graphjobs.backfill.checkpoints import Counts
-from graphjobs.backfill.extract.records import Part, Position
+from graphjobs.backfill.extract.records import ReadOffset, SourcePart
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.load.comparison import Standing
 from graphjobs.backfill.load.loader import write
@@ -48,7 +48,7 @@ class PartReport:
         finished: whether its end was reached.
     """
 
-    part: Part
+    part: SourcePart
     counts: Counts = field(default_factory=Counts)
     resumed: bool = False
     finished: bool = False
@@ -82,7 +82,7 @@ async def run_backfill(
     source: Source,
     *,
     legacy_uuids: LegacyUuids = "csharp",
-    told: Callable[[Report, Part], None] = lambda *_: None,
+    told: Callable[[Report, SourcePart], None] = lambda *_: None,
 ) -> Report:
     """Brings what a source holds into the tables, from where an earlier run was ended; else from its beginning.
 
@@ -131,7 +131,7 @@ class _Overtaken(Exception):
 
 class _Move:
     def __init__(
-        self, storage: Storage, source: Source, legacy_uuids: LegacyUuids, told: Callable[[Report, Part], None]
+        self, storage: Storage, source: Source, legacy_uuids: LegacyUuids, told: Callable[[Report, SourcePart], None]
     ) -> None:
         self.report = Report([PartReport(part) for part in source.parts])
         self._storage = storage
@@ -181,7 +181,7 @@ class _Move:
             checkpoint = await checkpoints.checkpoint(executor, self._key(part))
             if checkpoint is None:  # somebody has emptied the book
                 await self._begin(executor, part)
-                checkpoint = checkpoints.Checkpoint(Position().to_json(), Counts(), datetime.now(UTC), None)
+                checkpoint = checkpoints.Checkpoint(ReadOffset().to_json(), Counts(), datetime.now(UTC), None)
             self._watched = await store.any_waits(executor, part.collection)
         report.counts = checkpoint.counts
         report.finished = checkpoint.finished_at is not None
@@ -189,23 +189,23 @@ class _Move:
         if report.finished:
             return
         writer = _Writer(lambda batch: self._write(report, batch))
-        position = Position.from_json(checkpoint.position)
+        position = ReadOffset.from_json(checkpoint.position)
         reading = batches_of(self._source, part, self._legacy_uuids, position)
         async with writer.running(), aclosing(reading) as batches:
             async for batch in batches:
                 await writer.put(batch)
         report.finished = True
 
-    def _key(self, part: Part) -> str:
+    def _key(self, part: SourcePart) -> str:
         return f"{part.fingerprint} {self._legacy_uuids}"
 
-    async def _begin(self, executor: Executor, part: Part) -> None:
+    async def _begin(self, executor: Executor, part: SourcePart) -> None:
         await checkpoints.begin(
             executor,
             self._key(part),
             name=part.name,
             collection=part.collection,
-            position=Position().to_json(),
+            position=ReadOffset().to_json(),
         )
 
     async def _write(self, report: PartReport, batch: Batch) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from graphjobs.backfill import checkpoints
 from graphjobs.backfill.batches import Batch, batches_of
-from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, Part, Position
+from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, ReadOffset, SourcePart
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.load.comparison import CEILING, Standing
 from graphjobs.backfill.load.staging import KEYED, KINDS, LOGGED, Group, binds_of, column_of, waves
@@ -140,7 +140,7 @@ async def verify(
     source: Source,
     *,
     legacy_uuids: LegacyUuids = "csharp",
-    told: Callable[[Comparison, Part], None] = lambda *_: None,
+    told: Callable[[Comparison, SourcePart], None] = lambda *_: None,
 ) -> Comparison:
     """Reads a source to its end, and compares it with the tables as they are now; changes nothing.
 
@@ -163,7 +163,7 @@ async def verify(
         for part in source.parts:
             await executor.fetch_all(_on(part.collection).prepare, {})
         for part in source.parts:
-            async with aclosing(batches_of(source, part, legacy_uuids, Position())) as batches:
+            async with aclosing(batches_of(source, part, legacy_uuids, ReadOffset())) as batches:
                 async for batch in batches:
                     await _compare(executor, batch, comparison, ceiling)
                     told(comparison, part)

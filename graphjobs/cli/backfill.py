@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from graphjobs.backfill.extract.records import Part, require_mongo
-from graphjobs.backfill.extract.sources import Source, misspelt
+from graphjobs.backfill.extract.decoding import require_pymongo
+from graphjobs.backfill.extract.records import SourcePart
+from graphjobs.backfill.extract.sources import Source, suggest_collections
 from graphjobs.cli import backfill_output
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.cli.output import print_lines
@@ -68,7 +69,7 @@ def backfill(
     """
     if dry_run and verify:
         raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
-    require_mongo()
+    require_pymongo()
     from graphjobs.backfill.parallel_mapping import collect_seldom  # with what the extra brings
 
     collect_seldom()
@@ -97,7 +98,7 @@ async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
     def told(whole: "Survey") -> tuple[int, Callable[[], str]]:
         return whole.documents, lambda: f"{whole.changed:,} changed, {whole.refused:,} cannot come"
 
-    async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Survey":
+    async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Survey":
         return await survey(source, legacy_uuids=legacy_uuids.value, told=tell)
 
     return await _reading(place, work, told)
@@ -114,7 +115,7 @@ async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
     await check_folder(folder)
     async with open_storage() as storage:
 
-        async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Report":
+        async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Report":
             return await run_backfill(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
 
         return await _reading(place, work, told)
@@ -140,7 +141,7 @@ async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int
     patient = Settings.load(statement_timeout=max(settings.statement_timeout, _SCAN_TIMEOUT))
     async with open_storage(patient) as storage:
 
-        async def work(source: Source, tell: Callable[[Any, Part], None]) -> "Comparison":
+        async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Comparison":
             return await verify(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
 
         comparison = await _reading(place, work, told)
@@ -150,17 +151,17 @@ async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int
 
 async def _reading(
     place: str,
-    work: Callable[[Source, Callable[[Any, Part], None]], Coroutine[Any, Any, T]],
+    work: Callable[[Source, Callable[[Any, SourcePart], None]], Coroutine[Any, Any, T]],
     told: Callable[[Any], tuple[int, Callable[[], str]]],
 ) -> T:
     from graphjobs.backfill.parallel_mapping import open_apart
 
     async with open_apart(place) as source:
-        for name, collection in misspelt(place).items():
+        for name, collection in suggest_collections(place).items():
             typer.echo(f"graphjobs: {name} is not read: is it of {collection}? then give it that name", err=True)
         with reading(source) as tell:
 
-            def on_progress(whole: Any, part: Part) -> None:
+            def on_progress(whole: Any, part: SourcePart) -> None:
                 tell(part, *told(whole))
 
             return await work(source, on_progress)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphjobs.backfill.extract.records import COLLECTIONS, require_mongo
+from graphjobs.backfill.extract.decoding import require_pymongo
+from graphjobs.backfill.extract.records import COLLECTIONS
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.cli.output import print_lines, print_table
 from graphjobs.cli.progress import exporting
@@ -32,7 +33,7 @@ def export(
 
     Exits 1 where rows could not be read: they are in unreadable.json.
     """
-    require_mongo()
+    require_pymongo()
     exported = asyncio.run(_export(folder))
     counts = [(name, exported.documents[name], exported.unreadable[name]) for name in COLLECTIONS]
     if as_json:

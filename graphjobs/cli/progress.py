@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, T
 from rich.text import Text
 from typing_extensions import override
 
-from graphjobs.backfill.extract.records import Part
+from graphjobs.backfill.extract.records import SourcePart
 from graphjobs.backfill.extract.sources import Source
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _REST: Final = 52
 class Tell(Protocol):
     """Tells how it stands; cheap enough to be called often."""
 
-    def __call__(self, part: Part, documents: int, figures: Callable[[], str]) -> None:
+    def __call__(self, part: SourcePart, documents: int, figures: Callable[[], str]) -> None:
         """Tells of a part, how many documents have been read in all, and what else there is to tell."""
         ...
 
@@ -47,7 +47,7 @@ def reading(source: Source) -> Iterator[Tell]:
     rate = _Rate()
     with _shown(DownloadColumn()) as show:
 
-        def tell(part: Part, documents: int, figures: Callable[[], str]) -> None:
+        def tell(part: SourcePart, documents: int, figures: Callable[[], str]) -> None:
             read = sum(source.bytes_read(each) for each in source.parts)
             show(part.name, f"{rate.told(documents)}, {figures()}", done=read, total=total)
 

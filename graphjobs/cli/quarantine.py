@@ -7,7 +7,8 @@ from uuid import UUID
 
 import typer
 
-from graphjobs.backfill.extract.records import COLLECTIONS, require_mongo
+from graphjobs.backfill.extract.decoding import require_pymongo
+from graphjobs.backfill.extract.records import COLLECTIONS
 from graphjobs.cli.backfill_output import tell_aside
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.cli.output import print_lines, print_table, print_texts
@@ -29,7 +30,7 @@ def list_entries(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
 ) -> None:
     """List what waits: where it was found, and why it cannot come. Exits 1 as long as something waits."""
-    require_mongo()
+    require_pymongo()
     entries, waiting = asyncio.run(_list(limit))
     if as_json:
         print_lines(
@@ -58,7 +59,7 @@ def write(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="Where the files will be.")],
 ) -> None:
     """Write what waits to files, a document a line with its reason, to be mended and read again by a backfill."""
-    require_mongo()
+    require_pymongo()
     written = asyncio.run(_write(folder))
     print_texts(str(path) for path in written.files.values())
     tell_aside(written)
@@ -69,7 +70,7 @@ def discard(
     ids: Annotated[list[UUID], typer.Argument(metavar="ID...", show_default=False, help="Which, as list tells them.")],
 ) -> None:
     """Give documents up: they wait no more, and do not come. Exits 1 where one did not wait."""
-    require_mongo()
+    require_pymongo()
     gone = asyncio.run(_discard(ids))
     typer.echo(f"{gone:,} discarded")
     if gone < len(set(ids)):

@@ -22,22 +22,32 @@ JOBS: Final = "graph_jobs"
 RUNS: Final = "policy_runs"
 EVENTS: Final = "graph_job_events"
 
-FORMS: Final = ("bson", "bson.gz", "jsonl", "jsonl.gz", "json", "json.gz", "array.json", "array.json.gz", "pretty.json")
+FILE_FORMATS: Final = (
+    "bson",
+    "bson.gz",
+    "jsonl",
+    "jsonl.gz",
+    "json",
+    "json.gz",
+    "array.json",
+    "array.json.gz",
+    "pretty.json",
+)
 """How a collection may be written: `json` is canonical, `jsonl` relaxed, a line each; `pretty` over several lines."""
 
 FROM: Final = datetime(2024, 1, 1, tzinfo=UTC)
 HUGE_SIZE: Final = 16 * 1024 * 1024
 
 
-class Fate(StrEnum):
+class Outcome(StrEnum):
     """What becomes of a document."""
 
     CLEAN = "clean"
-    MENDED = "mended"
-    REFUSED = "refused"
+    REPAIRED = "mended"
+    REJECTED = "refused"
 
 
-class Mend(StrEnum):
+class Repair(StrEnum):
     """What is changed on the way; none of it keeps a document out."""
 
     OBJECT_ID = "an ObjectId becomes a UUID"
@@ -46,14 +56,14 @@ class Mend(StrEnum):
     NO_START = "a running job without startedAt"
 
 
-class Dirt(StrEnum):
+class Defect(StrEnum):
     """Why a document cannot come."""
 
     NO_TENANT = "the tenant is missing"
     UNKNOWN_STATUS = "a status nobody knows"
     WRONG_DIGEST = "a digest that is none"
     DUPLICATE_ID = "another document has the same _id"
-    MEETING_ID = "another document's id becomes the same"
+    EQUIVALENT_ID = "another document's id becomes the same"
     NUL = "text with a NUL"
     NAN = "a number that is none"
     DECIMAL = "a decimal fraction where a whole number belongs"
@@ -63,7 +73,7 @@ class Dirt(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class GeneratedDocument:
     """A document, and what it should become.
 
     Attributes:
@@ -78,14 +88,14 @@ class Made:
 
     collection: str
     document: dict[str, Any]
-    fate: Fate
-    why: tuple[Mend | Dirt, ...]
+    outcome: Outcome
+    causes: tuple[Repair | Defect, ...]
     tenant: str
     id: UUID | None
     fields: dict[str, Any]
 
 
-class Maker:
+class DumpGenerator:
     """Makes documents.
 
     Args:
@@ -101,34 +111,34 @@ class Maker:
         self._tenants = tuple(f"tenant-{number}" for number in range(tenants))
         self._legacy = int(getattr(UuidRepresentation, f"{legacy_uuids.upper()}_LEGACY"))
         self._count = 0
-        self._referred: list[Made] = []
+        self._referred: list[GeneratedDocument] = []
 
-    def jobs(self, count: int) -> Iterator[Made]:
+    def jobs(self, count: int) -> Iterator[GeneratedDocument]:
         """Gives build and overlay jobs, twins included."""
         for _ in range(count):
             made = self._job()
-            if len(self._referred) < 10_000 and made.fate is not Fate.REFUSED:
+            if len(self._referred) < 10_000 and made.outcome is not Outcome.REJECTED:
                 self._referred.append(made)
             yield made
             if self._random.random() < self._dirty / 4:
                 yield self._twin(made)
 
-    def runs(self, count: int) -> Iterator[Made]:
+    def runs(self, count: int) -> Iterator[GeneratedDocument]:
         """Gives policy runs."""
         for _ in range(count):
             yield self._run()
 
-    def events(self, count: int) -> Iterator[Made]:
+    def events(self, count: int) -> Iterator[GeneratedDocument]:
         """Gives events of jobs that were given before."""
         for _ in range(count):
             yield self._event()
 
-    def huge(self) -> Made:
+    def huge(self) -> GeneratedDocument:
         """Gives a job of just 16 MB, which MongoDB takes and nothing here does."""
         made = self._job(clean=True)
         document = {**made.document, "padding": ""}
         document["padding"] = "x" * (HUGE_SIZE - len(bson.encode(document)))
-        return Made(JOBS, document, Fate.REFUSED, (Dirt.HUGE,), made.tenant, made.id, made.fields)
+        return GeneratedDocument(JOBS, document, Outcome.REJECTED, (Defect.HUGE,), made.tenant, made.id, made.fields)
 
     def _uuid(self) -> UUID:
         return UUID(int=self._random.getrandbits(128), version=4)
@@ -136,7 +146,7 @@ class Maker:
     def _time(self) -> datetime:
         return FROM + timedelta(milliseconds=self._random.randrange(60_000_000_000))
 
-    def _job(self, *, clean: bool = False) -> Made:
+    def _job(self, *, clean: bool = False) -> GeneratedDocument:
         random = self._random
         self._count += 1
         tenant = random.choice(self._tenants)
@@ -181,7 +191,7 @@ class Maker:
             "trigger": kind,
         }
 
-    def _run(self) -> Made:
+    def _run(self) -> GeneratedDocument:
         random = self._random
         self._count += 1
         tenant = random.choice(self._tenants)
@@ -216,7 +226,7 @@ class Maker:
             fields["canceledAt"] = at + timedelta(minutes=5)
         return self._dressed(RUNS, tenant, fields, kind=None)
 
-    def _event(self) -> Made:
+    def _event(self) -> GeneratedDocument:
         random = self._random
         orphan = not self._referred or random.random() < self._dirty
         job = None if orphan else random.choice(self._referred)
@@ -232,13 +242,13 @@ class Maker:
             "payload": {"from": "queued", "to": status, "attempts": 1, "actor": "worker-1"},
             "createdAt": at,
         }
-        fate, why = (Fate.REFUSED, (Dirt.ORPHAN,)) if orphan else (Fate.MENDED, (Mend.OBJECT_ID,))
+        fate, why = (Outcome.REJECTED, (Defect.ORPHAN,)) if orphan else (Outcome.REPAIRED, (Repair.OBJECT_ID,))
         fields = {"jobId": job.id if job else None, "tenantId": tenant, "status": status, "createdAt": at}
-        return Made(EVENTS, document, fate, why, tenant, None, fields)
+        return GeneratedDocument(EVENTS, document, fate, why, tenant, None, fields)
 
     def _dressed(
         self, collection: str, tenant: str, fields: dict[str, Any], *, kind: int | None, clean: bool = False
-    ) -> Made:
+    ) -> GeneratedDocument:
         """Puts fields into one of the shapes that documents had, and perhaps some dirt upon them."""
         random = self._random
         old_id, uuid, mends = self._old_id(collection, clean=clean)
@@ -261,8 +271,8 @@ class Maker:
             document["payload"] = body
         else:
             document |= body
-        fate = Fate.REFUSED if dirt else Fate.MENDED if mends else Fate.CLEAN
-        return Made(collection, document, fate, (dirt,) if dirt else mends, tenant, uuid, expected)
+        fate = Outcome.REJECTED if dirt else Outcome.REPAIRED if mends else Outcome.CLEAN
+        return GeneratedDocument(collection, document, fate, (dirt,) if dirt else mends, tenant, uuid, expected)
 
     def _told(self, kind: int) -> dict[str, Any]:
         word = ("build", "overlay")[kind]
@@ -270,7 +280,7 @@ class Maker:
         # An overlay job that does not tell is told by its overlayKind.
         return self._random.choice([*told, {}] if kind else told)
 
-    def _old_id(self, collection: str, *, clean: bool) -> tuple[Any, UUID | None, tuple[Mend, ...]]:
+    def _old_id(self, collection: str, *, clean: bool) -> tuple[Any, UUID | None, tuple[Repair, ...]]:
         uuid = self._uuid()
         shape = (
             "text"
@@ -284,44 +294,44 @@ class Maker:
         if shape == "legacy":
             return Binary.from_uuid(uuid, self._legacy), uuid, ()
         if shape == "oid":
-            return ObjectId(self._random.randbytes(12)), None, (Mend.OBJECT_ID,)
-        return f"{collection}:{self._count}:{self._random.randrange(10**9)}", None, (Mend.TEXT_ID,)
+            return ObjectId(self._random.randbytes(12)), None, (Repair.OBJECT_ID,)
+        return f"{collection}:{self._count}:{self._random.randrange(10**9)}", None, (Repair.TEXT_ID,)
 
-    def _mended(self, collection: str, body: dict[str, Any], expected: dict[str, Any]) -> tuple[Mend, ...]:
+    def _mended(self, collection: str, body: dict[str, Any], expected: dict[str, Any]) -> tuple[Repair, ...]:
         if collection != JOBS:
             return ()
-        mends: tuple[Mend, ...] = ()
+        mends: tuple[Repair, ...] = ()
         old = {"queued": "pending", "canceled": "cancelled"}.get(body["status"])
         if old and self._random.random() < 0.3:
             body["status"] = old
-            mends += (Mend.OLD_WORD,)
+            mends += (Repair.OLD_WORD,)
         if body["status"] == "running" and self._random.random() < 0.2:
             del body["startedAt"]
             expected["startedAt"] = expected["createdAt"]
-            mends += (Mend.NO_START,)
+            mends += (Repair.NO_START,)
         return mends
 
-    def _spoilt(self, collection: str, body: dict[str, Any]) -> Dirt:
-        kinds = [Dirt.NO_TENANT, Dirt.UNKNOWN_STATUS, Dirt.NUL, Dirt.NAN, Dirt.DECIMAL, Dirt.FAR_DATE]
-        dirt = self._random.choice([*kinds, Dirt.WRONG_DIGEST] if "sbomDigest" in body else kinds)
+    def _spoilt(self, collection: str, body: dict[str, Any]) -> Defect:
+        kinds = [Defect.NO_TENANT, Defect.UNKNOWN_STATUS, Defect.NUL, Defect.NAN, Defect.DECIMAL, Defect.FAR_DATE]
+        dirt = self._random.choice([*kinds, Defect.WRONG_DIGEST] if "sbomDigest" in body else kinds)
         match dirt:
-            case Dirt.NO_TENANT:
+            case Defect.NO_TENANT:
                 del body["tenantId"]
-            case Dirt.UNKNOWN_STATUS:
+            case Defect.UNKNOWN_STATUS:
                 body["status"] = "sleeping"
-            case Dirt.NUL:
+            case Defect.NUL:
                 body["correlationId"] = "correlation\0-1"
-            case Dirt.NAN:
+            case Defect.NAN:
                 body["attempts"] = float("nan")
-            case Dirt.DECIMAL:
+            case Defect.DECIMAL:
                 body["attempts"] = Decimal128("1.5")
-            case Dirt.FAR_DATE:
+            case Defect.FAR_DATE:
                 body["createdAt"] = DatetimeMS(400_000_000_000_000)
             case _:
                 body["sbomDigest"] = "sha256:" + "a" * 40
         return dirt
 
-    def _twin(self, made: Made) -> Made:
+    def _twin(self, made: GeneratedDocument) -> GeneratedDocument:
         """Another job under the same `_id`, or under one that becomes the same."""
         old_id = made.document["_id"]
         meeting: Any = None
@@ -336,42 +346,44 @@ class Maker:
         for body in (document, document.get("payload", {})):
             if "tenantId" in body:
                 body["tenantId"] = made.tenant
-        dirt = Dirt.MEETING_ID if meets else Dirt.DUPLICATE_ID
-        why: tuple[Mend | Dirt, ...] = (dirt,)
-        if made.fate is Fate.REFUSED:
+        dirt = Defect.EQUIVALENT_ID if meets else Defect.DUPLICATE_ID
+        why: tuple[Repair | Defect, ...] = (dirt,)
+        if made.outcome is Outcome.REJECTED:
             # The other one does not come, so this one may.
-            why = () if made.id else (Mend.OBJECT_ID if isinstance(document["_id"], ObjectId) else Mend.TEXT_ID,)
-        fate = Fate.CLEAN if not why else Fate.MENDED if isinstance(why[0], Mend) else Fate.REFUSED
-        return Made(JOBS, document, fate, why, made.tenant, made.id, {**twin.fields, "tenantId": made.tenant})
+            why = () if made.id else (Repair.OBJECT_ID if isinstance(document["_id"], ObjectId) else Repair.TEXT_ID,)
+        fate = Outcome.CLEAN if not why else Outcome.REPAIRED if isinstance(why[0], Repair) else Outcome.REJECTED
+        return GeneratedDocument(
+            JOBS, document, fate, why, made.tenant, made.id, {**twin.fields, "tenantId": made.tenant}
+        )
 
 
 def _text_of(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def make(count: int, seed: int = 0, *, dirty: float = 2.0) -> list[Made]:
+def generate(count: int, seed: int = 0, *, dirty: float = 2.0) -> list[GeneratedDocument]:
     """Makes that many documents: half of them jobs, the rest events and policy runs."""
-    maker = Maker(seed, dirty=dirty)
+    maker = DumpGenerator(seed, dirty=dirty)
     return [*maker.jobs(count // 2), *maker.runs(count // 5), *maker.events(count - count // 2 - count // 5)]
 
 
-def write(folder: Path, made: Iterable[Made], form: str = "bson") -> dict[str, Path]:
+def write_files(folder: Path, documents: Iterable[GeneratedDocument], file_format: str = "bson") -> dict[str, Path]:
     """Writes each collection to a file of the form, and gives the files by collection."""
     folder.mkdir(parents=True, exist_ok=True)
     by_collection: dict[str, list[dict[str, Any]]] = {}
-    for each in made:
-        by_collection.setdefault(each.collection, []).append(each.document)
+    for generated in documents:
+        by_collection.setdefault(generated.collection, []).append(generated.document)
     files = {}
-    for collection, documents in by_collection.items():
-        suffix = form.removeprefix("array.").removeprefix("pretty.")
+    for collection, contents in by_collection.items():
+        suffix = file_format.removeprefix("array.").removeprefix("pretty.")
         files[collection] = folder / f"{collection}.{suffix}"
-        files[collection].write_bytes(content_of(documents, form))
+        files[collection].write_bytes(encode_file(contents, file_format))
     return files
 
 
-def content_of(documents: Iterable[dict[str, Any]], form: str) -> bytes:
+def encode_file(documents: Iterable[dict[str, Any]], file_format: str) -> bytes:
     """Gives the content of a file of one of `FORMS`."""
-    plain = form.removesuffix(".gz")
+    plain = file_format.removesuffix(".gz")
     if plain == "bson":
         content = b"".join([bson.encode(document) for document in documents])
     else:
@@ -381,15 +393,15 @@ def content_of(documents: Iterable[dict[str, Any]], form: str) -> bytes:
         texts = [json_util.dumps(document, json_options=options, indent=indent) for document in documents]
         joined = ",\n".join(texts)
         content = (f"[{joined}]\n" if plain == "array.json" else "".join([f"{text}\n" for text in texts])).encode()
-    return gzip.compress(content, 1, mtime=0) if form.endswith(".gz") else content
+    return gzip.compress(content, 1, mtime=0) if file_format.endswith(".gz") else content
 
 
-def cut(path: Path, at: int) -> None:
+def truncate(path: Path, at: int) -> None:
     """Cuts a file off at a byte."""
     path.write_bytes(path.read_bytes()[:at])
 
 
-def damage(path: Path, at: int) -> None:
+def flip_byte(path: Path, at: int) -> None:
     """Turns the bits of one byte of a file."""
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF

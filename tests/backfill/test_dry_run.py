@@ -10,34 +10,34 @@ import pytest
 
 from graphjobs.backfill import dry_run as surveys
 from graphjobs.backfill.dry_run import Survey, survey
-from graphjobs.backfill.extract.records import Part
+from graphjobs.backfill.extract.records import SourcePart
 from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.dumps import Dirt, Fate, Made, Maker
+from tests.backfill.dumps import Defect, DumpGenerator, GeneratedDocument, Outcome
 from tests.migrations.cli_tools import Done, many_graphjobs
 
 Command: TypeAlias = Callable[..., Done]
 
 _FIELDS: Final = {
-    Dirt.NO_TENANT: "tenantId",
-    Dirt.UNKNOWN_STATUS: "status",
-    Dirt.WRONG_DIGEST: "sbomDigest",
-    Dirt.DUPLICATE_ID: "_id",
-    Dirt.MEETING_ID: "_id",
-    Dirt.NUL: "correlationId",
-    Dirt.NAN: "attempts",
-    Dirt.DECIMAL: "attempts",
-    Dirt.FAR_DATE: "createdAt",
-    Dirt.ORPHAN: "jobId",
+    Defect.NO_TENANT: "tenantId",
+    Defect.UNKNOWN_STATUS: "status",
+    Defect.WRONG_DIGEST: "sbomDigest",
+    Defect.DUPLICATE_ID: "_id",
+    Defect.EQUIVALENT_ID: "_id",
+    Defect.NUL: "correlationId",
+    Defect.NAN: "attempts",
+    Defect.DECIMAL: "attempts",
+    Defect.FAR_DATE: "createdAt",
+    Defect.ORPHAN: "jobId",
 }
 
 _COLLECTIONS: Final = {"build": dumps.JOBS, "overlay": dumps.JOBS, "policy run": dumps.RUNS, "event": dumps.EVENTS}
 
 
 @pytest.fixture(scope="module")
-def made() -> list[Made]:
+def made() -> list[GeneratedDocument]:
     """Documents of every kind, also those that only another one makes wrong."""
-    return dumps.make(3_000, 7, dirty=8)
+    return dumps.generate(3_000, 7, dirty=8)
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +54,33 @@ async def surveyed(place: Path) -> Survey:
 
 
 @pytest.mark.parametrize("form", ["bson", "json.gz", "jsonl"])
-async def test_each_document_is_counted_for_what_becomes_of_it(made: list[Made], tmp_path: Path, form: str) -> None:
+async def test_each_document_is_counted_for_what_becomes_of_it(
+    made: list[GeneratedDocument], tmp_path: Path, form: str
+) -> None:
     """By tenant and status where it comes, by field where it cannot; whichever form it is read from."""
-    dumps.write(tmp_path, made, form)
+    dumps.write_files(tmp_path, made, form)
     whole = await surveyed(tmp_path)
-    come = [each for each in made if each.fate is not Fate.REFUSED]
-    why = Counter(dirt for each in made for dirt in each.why if isinstance(dirt, Dirt))
+    come = [each for each in made if each.outcome is not Outcome.REJECTED]
+    why = Counter(dirt for each in made for dirt in each.causes if isinstance(dirt, Defect))
     assert why.keys() == _FIELDS.keys()
     assert (len(made), why.total(), 0, ()) == (whole.documents, whole.refused, whole.repeated, whole.judged_alone)
     refused: Counter[tuple[str, str]] = Counter()
     for each in made:
-        refused.update((each.collection, _FIELDS[dirt]) for dirt in each.why if isinstance(dirt, Dirt))
+        refused.update((each.collection, _FIELDS[dirt]) for dirt in each.causes if isinstance(dirt, Defect))
     assert refused == {group: refusals.number for group, refusals in whole.refusals.items()}
     counts: Counter[tuple[str, str, str]] = Counter()
     for (tenant, kind, status), number in whole.counts.items():
         counts[tenant, _COLLECTIONS[kind], status] += number
     assert counts == Counter((each.tenant, each.collection, str(each.fields["status"])) for each in come)
-    mended = [each for each in made if each.fate is Fate.MENDED]
+    mended = [each for each in made if each.outcome is Outcome.REPAIRED]
     assert len(mended) <= whole.changed <= len(come)
 
 
-async def test_what_is_no_document_is_told_where_it_stands(made: list[Made], tmp_path: Path) -> None:
+async def test_what_is_no_document_is_told_where_it_stands(made: list[GeneratedDocument], tmp_path: Path) -> None:
     """A file that was cut off is read as far as it goes; and the others whole."""
-    files = dumps.write(tmp_path, made, "bson")
+    files = dumps.write_files(tmp_path, made, "bson")
     whole = await surveyed(tmp_path)
-    dumps.cut(files[dumps.JOBS], files[dumps.JOBS].stat().st_size - 10)
+    dumps.truncate(files[dumps.JOBS], files[dumps.JOBS].stat().st_size - 10)
     cut = await surveyed(tmp_path)
     assert (whole.documents, 1) == (cut.documents, cut.refusals[dumps.JOBS, ""].number)
     assert cut.refusals[dumps.JOBS, ""].first.startswith("graph_jobs.bson, at byte ")
@@ -87,20 +89,20 @@ async def test_what_is_no_document_is_told_where_it_stands(made: list[Made], tmp
 async def test_very_many_groups_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory does not grow with what somebody named."""
     monkeypatch.setattr(surveys, "GROUPS_MAX", 3)
-    many = [each for each in Maker(1, dirty=0, tenants=50).jobs(200) if each.fate is not Fate.REFUSED]
-    dumps.write(tmp_path, many, "bson")
+    many = [each for each in DumpGenerator(1, dirty=0, tenants=50).jobs(200) if each.outcome is not Outcome.REJECTED]
+    dumps.write_files(tmp_path, many, "bson")
     whole = await surveyed(tmp_path)
     assert 4 == len(whole.counts)
     assert len(many) == whole.counts.total()
     assert whole.counts[(surveys.OTHERS,) * 3] > 100
 
 
-async def test_it_tells_how_it_stands(made: list[Made], tmp_path: Path) -> None:
+async def test_it_tells_how_it_stands(made: list[GeneratedDocument], tmp_path: Path) -> None:
     """Now and then, and at the end of each part."""
-    dumps.write(tmp_path, made, "bson")
+    dumps.write_files(tmp_path, made, "bson")
     seen: list[tuple[int, str]] = []
 
-    def told(whole: Survey, part: Part) -> None:
+    def told(whole: Survey, part: SourcePart) -> None:
         seen.append((whole.documents, part.collection))
 
     async with open_source(str(tmp_path)) as source:
@@ -115,12 +117,14 @@ def _records(done: Done) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_command_exits_1_where_some_cannot_come(graphjobs: Command, made: list[Made], tmp_path: Path) -> None:
+def test_the_command_exits_1_where_some_cannot_come(
+    graphjobs: Command, made: list[GeneratedDocument], tmp_path: Path
+) -> None:
     """It says how many, in a sentence; the lines of JSON add up, and the tables say the same."""
-    dumps.write(tmp_path, made, "bson.gz")
+    dumps.write_files(tmp_path, made, "bson.gz")
     done = graphjobs("backfill", str(tmp_path), "--dry-run", "--json")
     first, *others = _records(done)
-    refused = sum(each.fate is Fate.REFUSED for each in made)
+    refused = sum(each.outcome is Outcome.REJECTED for each in made)
     assert (1, f"graphjobs: {refused:,} of {len(made):,} documents cannot come\n") == (done.returncode, done.stderr)
     assert (len(made), refused) == (first["documents"], first["refused"])
     assert len(made) - refused == sum(each["documents"] for each in others if "kind" in each)
@@ -134,8 +138,8 @@ def test_the_command_exits_1_where_some_cannot_come(graphjobs: Command, made: li
 
 def test_the_command_exits_0_where_all_can_come(graphjobs: Command, tmp_path: Path) -> None:
     """Also of one file."""
-    made = [each for each in Maker(3, dirty=0).jobs(50) if each.fate is not Fate.REFUSED]
-    files = dumps.write(tmp_path, made, "jsonl")
+    made = [each for each in DumpGenerator(3, dirty=0).jobs(50) if each.outcome is not Outcome.REJECTED]
+    files = dumps.write_files(tmp_path, made, "jsonl")
     done = graphjobs("backfill", str(files[dumps.JOBS]), "--dry-run", "--json")
     assert (0, "") == (done.returncode, done.stderr)
     assert (len(made), 0) == (_records(done)[0]["documents"], _records(done)[0]["refused"])

@@ -14,7 +14,7 @@ from graphjobs.backfill.dry_run import Survey, survey
 from graphjobs.backfill.duplicate_index import Known, Met, Seen
 from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.extract.sources import open_source
-from graphjobs.backfill.transform.legacy_ids import old_id_uuid
+from graphjobs.backfill.transform.legacy_ids import derive_uuid
 from graphjobs.errors import ConfigurationError
 from tests.backfill import dumps
 from tests.backfill.documents import ABSENT, ID, JOB_ID, LATER, build, event, overlay, run
@@ -31,7 +31,7 @@ def write(folder: Path, collections: dict[str, list[dict[str, Any]]]) -> None:
     """Writes dumps."""
     folder.mkdir(exist_ok=True)
     for collection, documents in collections.items():
-        (folder / f"{collection}.bson").write_bytes(dumps.content_of(documents, "bson"))
+        (folder / f"{collection}.bson").write_bytes(dumps.encode_file(documents, "bson"))
 
 
 async def surveyed(folder: Path, **collections: list[dict[str, Any]]) -> Survey:
@@ -76,7 +76,7 @@ def numbers(whole: Survey) -> tuple[int, int, int]:
         ),
         (build(_id=ABSENT, id=ID), build(_id=ABSENT, id=ID.upper(), createdAt=LATER), SAME_UUID),
         (build(_id="one", id=ID), build(_id="two", id=ID, createdAt=LATER), SAME_UUID),
-        (build(_id=OLD_ID), build(_id=str(old_id_uuid("acme", str(OLD_ID))), createdAt=LATER), SAME_UUID),
+        (build(_id=OLD_ID), build(_id=str(derive_uuid("acme", str(OLD_ID))), createdAt=LATER), SAME_UUID),
     ],
 )
 async def test_two_jobs_under_one_id(

@@ -23,8 +23,8 @@ from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.backfill.dumps import Fate, Maker
-from tests.backfill.source_helpers import documents_in
+from tests.backfill.dumps import DumpGenerator, Outcome
+from tests.backfill.source_helpers import read_documents
 from tests.builders import build_job, overlay_job, policy_run
 from tests.migrations.cli_tools import Done, ask, beside_python, environment, many_graphjobs, run_on_terminal
 
@@ -48,7 +48,7 @@ def _names(folder: Path) -> list[str]:
 async def _values_in(folder: Path, collection: str) -> list[Any]:
     """Gives what a file comes to, read and mapped as any backfill does."""
     values = []
-    for document in await documents_in(folder / f"{collection}.json", collection):
+    for document in await read_documents(folder / f"{collection}.json", collection):
         mapped = map_document(collection, document)
         assert isinstance(mapped, Mapped), mapped
         values.append(mapped.value)
@@ -109,11 +109,11 @@ async def test_the_files_hold_what_the_tables_hold(
 
 async def test_what_came_from_mongodb_goes_back_under_its_old_ids(graphjobs_storage: Storage, tmp_path: Path) -> None:
     """Of the same type, and so do the references of logs; the rest of it is as it was."""
-    maker = Maker(5, dirty=0)
+    maker = DumpGenerator(5, dirty=0)
     olds: dict[str, list[dict[str, Any]]] = {JOBS: [], RUNS: [], EVENTS: []}
     for made in [*maker.jobs(60), *maker.runs(40), *maker.events(40)]:
         mapped = map_document(made.collection, made.document)
-        if made.fate is Fate.REFUSED or not isinstance(mapped, Mapped):
+        if made.outcome is Outcome.REJECTED or not isinstance(mapped, Mapped):
             continue
         if isinstance(mapped.value, GraphJobEvent):
             await graphjobs_storage.graph_job_repository.append_event(mapped.value)
@@ -125,7 +125,7 @@ async def test_what_came_from_mongodb_goes_back_under_its_old_ids(graphjobs_stor
         olds[made.collection].append(made.document)
     await export(graphjobs_storage, tmp_path)
     for collection, documents in olds.items():
-        back = {str(each["_id"]): each for each in await documents_in(tmp_path / f"{collection}.json", collection)}
+        back = {str(each["_id"]): each for each in await read_documents(tmp_path / f"{collection}.json", collection)}
         assert len(documents) == len(back)
         for old in documents:
             new = back[str(old["_id"])]

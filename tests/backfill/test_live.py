@@ -16,7 +16,7 @@ from testcontainers.community.mongodb import MongoDbContainer
 from graphjobs import ConfigurationError
 from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.source_helpers import document_of, documents_in, found_in, outline
+from tests.backfill.source_helpers import comparable, decode_document, read_documents, read_records
 
 # One of each type that BSON orders differently: a plain comparison finds none but those of its own.
 MIXED: list[Any] = [
@@ -59,9 +59,9 @@ async def insert(address: str, collection: str, documents: list[Any]) -> None:
 
 async def test_a_server_gives_the_documents_in_the_order_of_their_ids(address: str) -> None:
     """All of them, and the progress ends where the collection does."""
-    made = [each.document for each in dumps.Maker(3, dirty=0).jobs(2_000)]
+    made = [each.document for each in dumps.DumpGenerator(3, dirty=0).jobs(2_000)]
     await insert(address, "graph_jobs", made)
-    read = await documents_in(address)
+    read = await read_documents(address)
     assert len(made) == len(read)
     assert all(document in read[index : index + 1] for index, document in enumerate(read))
     assert {repr(each["_id"]) for each in made} == {repr(each["_id"]) for each in read}
@@ -74,17 +74,17 @@ async def test_a_server_gives_the_documents_in_the_order_of_their_ids(address: s
 async def test_reading_goes_on_after_every_id_of_every_type(address: str) -> None:
     """Also after one that was deleted meanwhile."""
     await insert(address, "graph_jobs", [{"_id": key, "n": n} for n, key in enumerate(MIXED)])
-    whole = await found_in(address)
+    whole = await read_records(address)
     assert len(MIXED) == len(whole)
     for number, found in enumerate(whole, start=1):
-        position = type(found.place.next).from_json(found.place.next.to_json())
-        assert outline(whole[number:]) == outline(await found_in(address, after=position))
+        position = type(found.location.next).from_json(found.location.next.to_json())
+        assert comparable(whole[number:]) == comparable(await read_records(address, after=position))
     async with AsyncMongoClient[dict[str, Any]](address) as client:
-        gone = document_of(whole[4])
+        gone = decode_document(whole[4])
         assert gone is not None
         await client.get_default_database().graph_jobs.delete_one({"_id": gone["_id"]})
-    rest = await found_in(address, after=whole[4].place.next)
-    assert [document_of(each) for each in whole[5:]] == [document_of(each) for each in rest]
+    rest = await read_records(address, after=whole[4].location.next)
+    assert [decode_document(each) for each in whole[5:]] == [decode_document(each) for each in rest]
 
 
 async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) -> None:
@@ -93,8 +93,8 @@ async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) ->
 
     bad = bson.encode({"_id": 2, "text": "ok"}).replace(b"ok", b"\xff\xfe")
     await insert(address, "graph_jobs", [{"_id": 1}, RawBSONDocument(bad), {"_id": 3}])
-    found = await found_in(address)
-    assert [{"_id": 1}, None, {"_id": 3}] == [document_of(each) for each in found]
+    found = await read_records(address)
+    assert [{"_id": 1}, None, {"_id": 3}] == [decode_document(each) for each in found]
     assert bad == found[1].raw
 
 
@@ -117,9 +117,9 @@ async def test_a_collection_made_anew_has_another_fingerprint(address: str) -> N
 async def test_a_refused_password_and_an_empty_database_are_told(address: str) -> None:
     """As what was configured, for trying again changes nothing."""
     with pytest.raises(ConfigurationError, match="holds none of the collections"):
-        await found_in(address)
+        await read_records(address)
     scheme, _, rest = address.partition("://")
     wrong = f"{scheme}://nobody:hush@{rest.rpartition('@')[2]}"
     with pytest.raises(ConfigurationError, match="refused") as caught:
-        await found_in(wrong)
+        await read_records(wrong)
     assert "hush" not in str(caught.value)

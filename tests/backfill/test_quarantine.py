@@ -11,7 +11,7 @@ from bson import DBRef, Decimal128, Int64, ObjectId
 from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.extract.records import loads
+from graphjobs.backfill.extract.decoding import parse_extended_json
 from graphjobs.backfill.quarantine.files import write_quarantine
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
@@ -60,9 +60,9 @@ async def test_a_document_waits_whole(graphjobs_storage: Storage, graphjobs_data
     files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     (line,) = files["graph_jobs"].read_text().splitlines()
     (row,) = waiting(graphjobs_database_url)
-    in_file = loads(line)
+    in_file = parse_extended_json(line)
     assert row["id"] == in_file.pop("_quarantine")["id"]
-    for read in (loads(row["document"]), in_file):
+    for read in (parse_extended_json(row["document"]), in_file):
         assert bson.encode(document) == bson.encode(read)
 
 
@@ -71,7 +71,7 @@ async def test_a_file_that_is_cut_off_waits_as_its_bytes(
 ) -> None:
     """What came before has come; fed in again as it is, it goes on waiting."""
     folder = _write(tmp_path / "dump", graph_jobs=[build(), build(_id=JOB_ID)])
-    dumps.cut(folder / "graph_jobs.bson", len(bson.encode(build())) + 100)
+    dumps.truncate(folder / "graph_jobs.bson", len(bson.encode(build())) + 100)
     report = await backfilled(graphjobs_storage, folder)
     assert (1, 1) == (report.counts.added, report.counts.quarantined)
     (row,) = waiting(graphjobs_database_url)
@@ -156,7 +156,7 @@ async def test_one_that_is_mended_wrongly_waits_on_as_it_now_is(
     path.write_text(path.read_text().replace("sleeping", "queued").replace('"manual"', '"nobody"').replace(ID, JOB_ID))
     report = await backfilled(graphjobs_storage, path.parent)
     (row,) = waiting(graphjobs_database_url)
-    assert ("trigger", JOB_ID) == (row["field"], loads(row["document"])["_id"])
+    assert ("trigger", JOB_ID) == (row["field"], parse_extended_json(row["document"])["_id"])
     assert {"graph_jobs": 1} == report.waiting
 
 
@@ -217,7 +217,7 @@ async def test_what_nests_by_100_levels_waits_as_text(
     await backfilled(graphjobs_storage, _write(tmp_path / "dump", graph_jobs=[document]))
     (entry,) = waiting(graphjobs_database_url)
     assert ("deep", None) == (entry["field"], entry["raw"])
-    assert bson.encode(document) == bson.encode(loads(entry["document"]))
+    assert bson.encode(document) == bson.encode(parse_extended_json(entry["document"]))
     files = (await write_quarantine(graphjobs_storage, tmp_path / "files")).files
     await backfilled(graphjobs_storage, files["graph_jobs"].parent)
     assert [entry["id"]] == [each["id"] for each in waiting(graphjobs_database_url)]
@@ -346,7 +346,7 @@ async def test_files_of_others_are_not_written_over(
     graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """Neither what a dump holds, nor what cannot be written; what waits stays in the database."""
-    dump = dumps.write(tmp_path / "dump", dumps.make(200, 1, dirty=30), "json")
+    dump = dumps.write_files(tmp_path / "dump", dumps.generate(200, 1, dirty=30), "json")
     content = dump[dumps.JOBS].read_bytes()
     await backfilled(graphjobs_storage, tmp_path / "dump")
     with pytest.raises(ConfigurationError, match="is there already, and its first line is none of a quarantine's"):
@@ -399,8 +399,8 @@ def test_the_check_names_what_differs(
 
 async def test_before_the_move_all_is_missing(graphjobs_storage: Storage, tmp_path: Path) -> None:
     """Also what cannot come, for it waits nowhere."""
-    made = dumps.make(300, 4, dirty=20)
-    dumps.write(tmp_path, made)
+    made = dumps.generate(300, 4, dirty=20)
+    dumps.write_files(tmp_path, made)
     comparison = await compared(graphjobs_storage, tmp_path)
     assert not comparison.holds
     assert {"missing here"} == {str(each) for each in comparison.differences}

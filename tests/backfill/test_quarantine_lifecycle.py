@@ -8,7 +8,7 @@ import bson
 import pytest
 
 from graphjobs import open_storage
-from graphjobs.backfill.extract.records import loads
+from graphjobs.backfill.extract.decoding import parse_extended_json
 from graphjobs.backfill.quarantine.files import write_quarantine
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -25,7 +25,7 @@ def _dump(folder: Path, *documents: dict[str, Any]) -> Path:
 
 def _words(url: str) -> list[str]:
     """The statuses of what waits, which are what is wrong with it."""
-    return sorted(str(loads(row["document"])["status"]) for row in waiting(url))
+    return sorted(str(parse_extended_json(row["document"])["status"]) for row in waiting(url))
 
 
 async def _holds(storage: Storage, place: Path) -> tuple[int, int]:
@@ -165,9 +165,9 @@ async def test_whatever_is_read_in_whatever_order_nothing_is_lost(
             if act < 4:
                 source = sources[act]
                 await backfilled(storage, source)
-                found |= {str(loads(row["document"])["_id"]) for row in waiting(graphjobs_database_url)}
+                found |= {str(parse_extended_json(row["document"])["_id"]) for row in waiting(graphjobs_database_url)}
             elif waiting(graphjobs_database_url):
                 await _mend(storage, files, choose.choice(wrong), choose.choice([*wrong, "queued"]))
             here = {row["payload"]["metadata"]["legacyId"] for row in rows_of(graphjobs_database_url, "graph_jobs")}
-            waits = {str(loads(row["document"])["_id"]) for row in waiting(graphjobs_database_url)}
+            waits = {str(parse_extended_json(row["document"])["_id"]) for row in waiting(graphjobs_database_url)}
             assert found == here | waits

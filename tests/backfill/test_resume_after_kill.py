@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from tests.backfill import dumps
-from tests.backfill.dumps import Fate
+from tests.backfill.dumps import Outcome
 from tests.backfill.tables import rows_of, waiting
 from tests.migrations.cli_tools import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
@@ -55,8 +55,8 @@ async def _until_more_is_read(url: str, before: int) -> None:
 @pytest.mark.parametrize("form", ["bson", "bson.gz"])
 def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: str, tmp_path: Path, form: str) -> None:
     """Each run goes on from the last batch that was written; then all is there, once, and the check says so."""
-    made = dumps.make(9_000, 21, dirty=2)
-    dumps.write(tmp_path / "dump", made, form)
+    made = dumps.generate(9_000, 21, dirty=2)
+    dumps.write_files(tmp_path / "dump", made, form)
     url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
     arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))
     read = 0
@@ -66,10 +66,10 @@ def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: st
         assert read < now < len(made)
         read = now
     assert 1 == graphjobs(*arguments, url=url).returncode
-    refused = [each for each in made if each.fate is Fate.REFUSED]
+    refused = [each for each in made if each.outcome is Outcome.REJECTED]
     assert len(made) == int(ask(url, _READ))
     for name, table in ((dumps.JOBS, "graph_jobs"), (dumps.RUNS, "policy_runs"), (dumps.EVENTS, "graph_job_events")):
-        come = [each for each in made if each.collection == name and each.fate is not Fate.REFUSED]
+        come = [each for each in made if each.collection == name and each.outcome is not Outcome.REJECTED]
         assert len(come) == len(rows_of(url, table))
     assert len(refused) == len(waiting(url))
     lines = [line for path in (tmp_path / "files").iterdir() for line in path.read_text().splitlines()]

@@ -109,7 +109,7 @@ async def test_a_dirty_dump_comes_back_from_an_export(
     graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """Old ids of every form among them."""
-    dumps.write(tmp_path / "dump", dumps.make(2_000, 5, dirty=4))
+    dumps.write_files(tmp_path / "dump", dumps.generate(2_000, 5, dirty=4))
     await backfilled(graphjobs_storage, tmp_path / "dump")
     before = {**state(graphjobs_database_url), "waiting": []}
     await export(graphjobs_storage, tmp_path / "export")
@@ -136,7 +136,7 @@ def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: 
             ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
         )
 
-    dumps.write(tmp_path / "dump", dumps.make(500, 2, dirty=0))
+    dumps.write_files(tmp_path / "dump", dumps.generate(500, 2, dirty=0))
     # Twins are dirt, too: they wait, and are given up.
     shell("graphjobs backfill dump")
     ask(url, "DELETE FROM scheduler.backfill_quarantine")

@@ -18,7 +18,7 @@ from bson import ObjectId
 
 from graphjobs import GraphJobStatus, open_storage
 from graphjobs.backfill import batches, runner
-from graphjobs.backfill.extract.records import Found, Part, Position
+from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
 from graphjobs.backfill.parallel_mapping import open_apart
 from graphjobs.backfill.runner import Report, run_backfill
@@ -28,15 +28,15 @@ from graphjobs.storage import Storage
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, LATER, build, event, overlay
 from tests.backfill.documents import run as policy_run
-from tests.backfill.dumps import Dirt, Fate, Made
+from tests.backfill.dumps import Defect, GeneratedDocument, Outcome
 from tests.backfill.tables import backfilled, compared, rows_of, state, waiting
 from tests.migrations.cli_tools import ask
 
 
 @pytest.fixture(scope="module")
-def made() -> list[Made]:
+def made() -> list[GeneratedDocument]:
     """Documents of every kind, clean and dirty, twins and orphans among them."""
-    return dumps.make(3_000, 11, dirty=8)
+    return dumps.generate(3_000, 11, dirty=8)
 
 
 def _written(folder: Path, collection: str = dumps.JOBS, **more: list[dict[str, Any]]) -> Path:
@@ -49,12 +49,12 @@ def _written(folder: Path, collection: str = dumps.JOBS, **more: list[dict[str, 
 
 @pytest.mark.parametrize("form", ["bson", "jsonl.gz"])
 async def test_each_document_comes_or_waits_as_the_generator_says(
-    made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, form: str
+    made: list[GeneratedDocument], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path, form: str
 ) -> None:
     """Each that can comes with what it held; each that cannot waits whole, once, with its field."""
-    dumps.write(tmp_path, made, form)
+    dumps.write_files(tmp_path, made, form)
     report = await backfilled(graphjobs_storage, tmp_path)
-    come = [each for each in made if each.fate is not Fate.REFUSED]
+    come = [each for each in made if each.outcome is not Outcome.REJECTED]
     assert (len(made), len(come), len(made) - len(come)) == (
         report.counts.documents,
         report.counts.added,
@@ -69,19 +69,19 @@ async def test_each_document_comes_or_waits_as_the_generator_says(
             assert (each.tenant, each.fields["status"]) == (row["tenant_id"], row["payload"]["status"])
             assert each.fields["createdAt"] == datetime.fromisoformat(row["created_at"])
     entries = waiting(graphjobs_database_url)
-    refused = [each for each in made if each.fate is Fate.REFUSED]
+    refused = [each for each in made if each.outcome is Outcome.REJECTED]
     assert len(refused) == len(entries) == sum(report.waiting.values())
     fields = Counter(row["field"] for row in entries)
-    assert fields["jobId"] == sum(Dirt.ORPHAN in each.why for each in refused)
-    assert fields["_id"] == sum({Dirt.DUPLICATE_ID, Dirt.MEETING_ID} >= set(each.why) for each in refused)
-    assert fields["tenantId"] == sum(Dirt.NO_TENANT in each.why for each in refused)
+    assert fields["jobId"] == sum(Defect.ORPHAN in each.causes for each in refused)
+    assert fields["_id"] == sum({Defect.DUPLICATE_ID, Defect.EQUIVALENT_ID} >= set(each.causes) for each in refused)
+    assert fields["tenantId"] == sum(Defect.NO_TENANT in each.causes for each in refused)
 
 
 async def test_a_second_run_changes_nothing(
-    made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+    made: list[GeneratedDocument], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """Not a row, not a version, not an entry of the quarantine; and the comparison finds all where it should be."""
-    dumps.write(tmp_path, made)
+    dumps.write_files(tmp_path, made)
     first = await backfilled(graphjobs_storage, tmp_path)
     before = state(graphjobs_database_url)
     second = await backfilled(graphjobs_storage, tmp_path)
@@ -347,7 +347,7 @@ async def test_a_file_that_is_written_over_while_it_is_read_is_not_told_to_be_re
     content = path.read_bytes()
     async with opened(str(folder)) as source:
 
-        def told(report: Report, _part: Part) -> None:
+        def told(report: Report, _part: SourcePart) -> None:
             if report.counts.documents and path.stat().st_size == len(content):
                 (os.truncate if to < 1 else _lengthen)(path, int(len(content) * to))
 
@@ -394,7 +394,7 @@ class _Troubled:
         self.name, self.parts = source.name, source.parts
         self._source, self._every, self._given = source, every, 0
 
-    async def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
+    async def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
         async with contextlib.aclosing(self._source.read(part, after)) as entries:
             async for found in entries:
                 self._given += 1
@@ -402,7 +402,7 @@ class _Troubled:
                     raise DatabaseUnavailable("MongoDB does not answer")
                 yield found
 
-    def bytes_read(self, part: Part) -> int:
+    def bytes_read(self, part: SourcePart) -> int:
         return self._source.bytes_read(part)
 
 
@@ -415,10 +415,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_trouble_with_the_source_is_tried_again(
-    made: list[Made], graphjobs_storage: Storage, tmp_path: Path
+    made: list[GeneratedDocument], graphjobs_storage: Storage, tmp_path: Path
 ) -> None:
     """From the checkpoint on, as long as there is progress in between; and in the end all is there."""
-    dumps.write(tmp_path, made)
+    dumps.write_files(tmp_path, made)
     async with open_source(str(tmp_path)) as source:
         report = await run_backfill(graphjobs_storage, _Troubled(source, 333))
     assert len(made) == report.counts.documents
@@ -435,10 +435,10 @@ async def test_trouble_that_stays_ends_it_in_one_sentence(graphjobs_storage: Sto
 
 @pytest.mark.usefixtures("small")
 async def test_lost_connections_lose_nothing(
-    made: list[Made], graphjobs_settings: Settings, graphjobs_database_url: str, tmp_path: Path
+    made: list[GeneratedDocument], graphjobs_settings: Settings, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """Whatever they lose, a COMMIT's answer too, the checkpoint tells what was written."""
-    dumps.write(tmp_path, made)
+    dumps.write_files(tmp_path, made)
     kill = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'graphjobs'"
@@ -457,17 +457,17 @@ async def test_lost_connections_lose_nothing(
         report = await asyncio.wait_for(moving, 60)
         assert killed >= 3
         assert len(made) == report.counts.documents
-        assert sum(each.fate is Fate.REFUSED for each in made) == sum(report.waiting.values())
+        assert sum(each.outcome is Outcome.REJECTED for each in made) == sum(report.waiting.values())
         comparison = await compared(storage, tmp_path)
     assert not comparison.differences
 
 
 @pytest.mark.usefixtures("small")
 async def test_cancelled_at_any_moment_it_goes_on(
-    made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+    made: list[GeneratedDocument], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """Nothing of a batch is left half done, no connection is out, and the next run begins where it was."""
-    dumps.write(tmp_path, made)
+    dumps.write_files(tmp_path, made)
     random = Random(3)  # noqa: S311  # moments
     cancelled, read = 0, 0
     while True:
@@ -493,7 +493,7 @@ _READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM schedul
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("forms", [("bson", "bson"), ("bson", "jsonl")], ids=["of one source", "of two sources"])
 async def test_two_at_once_both_end_well(
-    made: list[Made],
+    made: list[GeneratedDocument],
     graphjobs_storage: Storage,
     graphjobs_database_url: str,
     tmp_path: Path,
@@ -501,15 +501,15 @@ async def test_two_at_once_both_end_well(
 ) -> None:
     """They take turns: nothing comes twice, events without ids neither."""
     for each in set(forms):
-        dumps.write(tmp_path / each, made, each)
+        dumps.write_files(tmp_path / each, made, each)
     first, second = await asyncio.wait_for(
         asyncio.gather(*(backfilled(graphjobs_storage, tmp_path / each) for each in forms)), 60
     )
-    events = [each for each in made if each.collection == dumps.EVENTS and each.fate is not Fate.REFUSED]
+    events = [each for each in made if each.collection == dumps.EVENTS and each.outcome is not Outcome.REJECTED]
     assert len(events) == len(rows_of(graphjobs_database_url, "graph_job_events"))
     assert len(made) == first.counts.documents == second.counts.documents
     assert not (await compared(graphjobs_storage, tmp_path / "bson")).differences
-    refused = sum(each.fate is Fate.REFUSED for each in made)
+    refused = sum(each.outcome is Outcome.REJECTED for each in made)
     number = len(waiting(graphjobs_database_url))
     # Of two that meet, another one may wait for each source, and the same one in two forms is known by its content.
     assert refused == number or (forms[0] != forms[1] and refused < number < refused + 50)
@@ -517,10 +517,10 @@ async def test_two_at_once_both_end_well(
 
 @pytest.mark.usefixtures("small")
 async def test_services_write_meanwhile(
-    made: list[Made], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
+    made: list[GeneratedDocument], graphjobs_storage: Storage, graphjobs_database_url: str, tmp_path: Path
 ) -> None:
     """What they claim and end of what has come is not undone, and their logs are whole; nothing else is missing."""
-    dumps.write(tmp_path, made)
+    dumps.write_files(tmp_path, made)
     stop = asyncio.Event()
     ended: list[UUID] = []
 
@@ -541,7 +541,7 @@ async def test_services_write_meanwhile(
     assert len(ended) > 10
     rows = {row["id"]: row for row in rows_of(graphjobs_database_url, "graph_jobs")}
     assert all("by the service" == rows[str(each)]["payload"].get("error") for each in ended)
-    assert sum(each.fate is Fate.REFUSED for each in made) == sum(reports[-1].waiting.values())
+    assert sum(each.outcome is Outcome.REJECTED for each in made) == sum(reports[-1].waiting.values())
     comparison = await compared(graphjobs_storage, tmp_path)
     assert comparison.holds
     assert {str(each.id) for each in comparison.named if each.difference == "moved on here"} == {

@@ -44,7 +44,7 @@ async def test_the_keys_of_every_command_are_the_committed_ones(
     """Every command that has `--json` is run such that each kind of its records is printed."""
     url, source = graphjobs_database_url, tmp_path / "source"
     source.mkdir()
-    dumps.write(source, dumps.make(300, 11, dirty=8))
+    dumps.write_files(source, dumps.generate(300, 11, dirty=8))
     await graphjobs_storage.policy_runs.insert(policy_run("acme", run_id="first"))
     await graphjobs_storage.policy_runs.insert(policy_run("acme", run_id="unreadable"))
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError, InvalidJob
-from graphjobs.backfill.extract.records import Position, decoder, loads, nests_deeper
+from graphjobs.backfill.extract.decoding import decoder, nests_deeper, parse_extended_json
+from graphjobs.backfill.extract.records import ReadOffset
 from graphjobs.backfill.quarantine.entries import as_written
-from graphjobs.backfill.transform.coercion import document_of_text
+from graphjobs.backfill.transform.coercion import parse_json_object
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, VALUE_DEPTH_MAX, read_json
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
 from graphjobs.policy_runs.models import PolicyRunInputs
@@ -62,12 +63,12 @@ def test_a_document_far_too_deep_for_any_python_is_told_by_the_same_sentence() -
 def test_every_reader_of_text_has_the_limit(tmp_path: Path, opens: str, closes: str) -> None:
     """A checkpoint's position, Extended JSON, JSON within a field, a line of the quarantine, and the file of tokens."""
     most, over = _text(opens, closes, DECODED_DEPTH_MAX), _text(opens, closes, DECODED_DEPTH_MAX + 1)
-    assert json.loads(most) == loads(most) == document_of_text(most)
-    assert document_of_text(over) is None
+    assert json.loads(most) == parse_extended_json(most) == parse_json_object(most)
+    assert parse_json_object(over) is None
     with pytest.raises(ValueError, match=r"^JSON must not nest deeper than 500 levels$"):
-        loads(over)
-    with pytest.raises(ValueError, match="no position"):
-        Position.from_json(f"[1, 2, {over}]")
+        parse_extended_json(over)
+    with pytest.raises(ValueError, match="not a position"):
+        ReadOffset.from_json(f"[1, 2, {over}]")
     tag = '{"sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}'
     assert as_written(f'{{"_quarantine": {tag}}}')
     assert not as_written(f'{{"_quarantine": {{"in": {over}, {tag[1:]}}}')

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 BSON_SIZE_MAX: Final = 16 * 1024 * 1024
 """The largest document MongoDB stores."""
 
-RAW_SIZE_MAX: Final = 64 * 1024
+EXCERPT_SIZE_MAX: Final = 64 * 1024
 """How much is kept of what is too large to be a document, or follows where reading ends."""
 
 CHUNK_SIZE: Final = 256 * 1024
@@ -24,7 +24,7 @@ _ARCHIVE: Final = b"\x6d\xe2\x99\x81"
 BLANK: Final = b" \t\r\n"
 
 
-class Frame(NamedTuple):
+class RawRecord(NamedTuple):
     """An entry of a file.
 
     Attributes:
@@ -40,11 +40,11 @@ class Frame(NamedTuple):
     problem: str | None = None
 
 
-Frames: TypeAlias = Generator["Frame | None", None, None]
+RawRecords: TypeAlias = Generator["RawRecord | None", None, None]
 """The entries of a file, and None now and then where the next one is long in coming."""
 
 
-class Plain:
+class PlainStream:
     """The bytes of a file as they are.
 
     Attributes:
@@ -59,14 +59,14 @@ class Plain:
         self.read_bytes = offset
         file.seek(offset)
 
-    def more(self, size: int = CHUNK_SIZE) -> bytes:
+    def read(self, size: int = CHUNK_SIZE) -> bytes:
         """Gives the next bytes, nothing at the end."""
         chunk = self._file.read(size)
         self.read_bytes += len(chunk)
         return chunk
 
 
-class Gzip:
+class GzipStream:
     """The bytes of a compressed file, of one member or more; see `Plain`.
 
     Bytes are given as they are decompressed, so those of a member come before its checksum has been compared.
@@ -78,23 +78,23 @@ class Gzip:
         self.read_bytes = 0
         self._packed = b""
         self._member = zlib.decompressobj(wbits=31)
-        self._begun = False
-        self._over = False
+        self._started = False
+        self._at_end = False
         file.seek(0)
 
-    def more(self, size: int = CHUNK_SIZE) -> bytes:
+    def read(self, size: int = CHUNK_SIZE) -> bytes:
         """Gives the next bytes, nothing at the end."""
-        while not self._over:
+        while not self._at_end:
             if self._member.eof and not self._next_member():
                 break
             if not self._packed and not self._fill():
-                if self._begun:
+                if self._started:
                     self.fault = f"the compressed file is cut off at its byte {self.read_bytes:,}"
                 break
-            self._begun = True
-            if chunk := self._unpacked(size):
+            self._started = True
+            if chunk := self._decompress(size):
                 return chunk
-        self._over = True
+        self._at_end = True
         return b""
 
     def _fill(self) -> bool:
@@ -106,7 +106,7 @@ class Gzip:
     def _next_member(self) -> bool:
         """Begins the member that follows; zeros may fill up the end of a file (of a tape, once)."""
         self._packed = self._member.unused_data + self._packed
-        self._begun = False
+        self._started = False
         while not (rest := self._packed.lstrip(b"\0")) and self._fill():
             self._packed = self._packed[-1:]
         if not rest:
@@ -122,17 +122,17 @@ class Gzip:
         self._member = zlib.decompressobj(wbits=31)
         return True
 
-    def _unpacked(self, size: int) -> bytes:
+    def _decompress(self, size: int) -> bytes:
         before = self._member.copy()
         packed, self._packed = self._packed, b""
         try:
             chunk = self._member.decompress(packed, size)
         except zlib.error:
-            return self._last_words(before, packed)
+            return self._salvage(before, packed)
         self._packed = self._member.unconsumed_tail
         return chunk
 
-    def _last_words(self, member: "zlib._Decompress", packed: bytes) -> bytes:
+    def _salvage(self, member: "zlib._Decompress", packed: bytes) -> bytes:
         """Gives what comes before the fault: zlib itself keeps back all of a chunk that holds one."""
         chunks = []
         at = 0
@@ -142,11 +142,11 @@ class Gzip:
         except zlib.error as error:
             told = "its checksum does not match" if "check" in str(error) else "its data is damaged"
             self.fault = f"the compressed file is corrupt at its byte {self.read_bytes - len(packed) + at:,}: {told}"
-        self._over = True
+        self._at_end = True
         return b"".join(chunks)
 
 
-Bytes: TypeAlias = Plain | Gzip
+ByteStream: TypeAlias = PlainStream | GzipStream
 
 
 def is_gzip(file: BinaryIO) -> bool:
@@ -155,7 +155,7 @@ def is_gzip(file: BinaryIO) -> bool:
     return file.read(len(_GZIP)) == _GZIP
 
 
-def format_of(head: bytes, name: str) -> str | None:
+def detect_format(head: bytes, name: str) -> str | None:
     """Tells the format by the first (decompressed) bytes; by the name only where they tell nothing.
 
     Returns:
@@ -177,13 +177,13 @@ def format_of(head: bytes, name: str) -> str | None:
     return "bson" if name.endswith(".bson") else "lines" if name.endswith((".json", ".jsonl", ".ndjson")) else None
 
 
-def ending(flow: Bytes, start: int, rest: bytes, problem: str) -> Frame:
+def truncated_record(stream: ByteStream, start: int, rest: bytes, problem: str) -> RawRecord:
     """Gives the last frame of a file that does not end as it should."""
-    told = f"{flow.fault}; {problem}" if flow.fault and rest else flow.fault or problem
-    return Frame(start, None, rest, told)
+    told = f"{stream.fault}; {problem}" if stream.fault and rest else stream.fault or problem
+    return RawRecord(start, None, rest, told)
 
 
-def bson_frames(flow: Bytes, offset: int) -> Frames:
+def bson_records(stream: ByteStream, offset: int) -> RawRecords:
     """Goes from document to document of BSON by their lengths; where one is none of a document, there is no way on."""
     buffer, at = b"", 0
     length_of = struct.Struct("<i").unpack_from
@@ -193,29 +193,29 @@ def bson_frames(flow: Bytes, offset: int) -> Frames:
             (size,) = length_of(buffer, at)
             if not 5 <= size <= BSON_SIZE_MAX:
                 problem = f"a length of {size:,} bytes, which no document has; nothing from there on can be read"
-                yield Frame(offset, None, kept_of(buffer[at:], flow), problem)
+                yield RawRecord(offset, None, excerpt(buffer[at:], stream), problem)
                 return
         if len(buffer) - at < size:
-            buffer, at = _filled(flow, buffer[at:], size), 0
+            buffer, at = _fill_buffer(stream, buffer[at:], size), 0
             if len(buffer) < size:
-                if buffer or flow.fault:
+                if buffer or stream.fault:
                     told = f"a document of {size:,} bytes" if len(buffer) >= 4 else "the next document"
-                    yield ending(flow, offset, buffer, f"{told} is cut off after {len(buffer):,} bytes")
+                    yield truncated_record(stream, offset, buffer, f"{told} is cut off after {len(buffer):,} bytes")
                 return
             continue
-        yield Frame(offset, offset + size, buffer[at : at + size])
+        yield RawRecord(offset, offset + size, buffer[at : at + size])
         at += size
         offset += size
 
 
-def _filled(flow: Bytes, buffer: bytes, size: int) -> bytes:
+def _fill_buffer(stream: ByteStream, buffer: bytes, size: int) -> bytes:
     chunks, length = [buffer], len(buffer)
-    while length < size and (chunk := flow.more(max(CHUNK_SIZE, min(size - length, CHUNK_SIZE_MAX)))):
+    while length < size and (chunk := stream.read(max(CHUNK_SIZE, min(size - length, CHUNK_SIZE_MAX)))):
         chunks.append(chunk)
         length += len(chunk)
     return b"".join(chunks)
 
 
-def kept_of(rest: bytes, flow: Bytes) -> bytes:
+def excerpt(rest: bytes, stream: ByteStream) -> bytes:
     """Gives the beginning of what is not read."""
-    return _filled(flow, rest, RAW_SIZE_MAX)[:RAW_SIZE_MAX]
+    return _fill_buffer(stream, rest, EXCERPT_SIZE_MAX)[:EXCERPT_SIZE_MAX]

@@ -12,13 +12,13 @@ from graphjobs.backfill.extract.bson_framing import (
     BOM,
     CHUNK_SIZE,
     CHUNK_SIZE_MAX,
-    RAW_SIZE_MAX,
-    Bytes,
-    Frame,
-    Frames,
-    bson_frames,
-    ending,
-    kept_of,
+    EXCERPT_SIZE_MAX,
+    ByteStream,
+    RawRecord,
+    RawRecords,
+    bson_records,
+    excerpt,
+    truncated_record,
 )
 
 JSON_SIZE_MAX: Final = 64 * 1024 * 1024
@@ -37,33 +37,33 @@ _CLOSED, _OPENS, _CLOSES = 1, 2, 3
 _REST: Final = re.compile(rb'(?:[^"\\\n]++|\\.)*+(")?', re.DOTALL)
 
 
-def frames(kind: str, flow: Bytes, offset: int = 0) -> Frames:
+def raw_records(file_format: str, stream: ByteStream, offset: int = 0) -> RawRecords:
     """Gives the entries of a file from the byte on where one ended.
 
     Args:
-        kind: what `format_of` told.
-        flow: the bytes, from `offset` on.
+        file_format: one of the formats of `detect_format` that hold documents.
+        stream: the bytes, from `offset` on.
         offset: the `end` of a frame, or 0.
     """
-    if kind == "bson":
-        return bson_frames(flow, offset)
-    window = _Window(flow, offset)
-    return _line_frames(window) if kind == "lines" else _object_frames(window, array=kind == "array")
+    if file_format == "bson":
+        return bson_records(stream, offset)
+    window = _ReadBuffer(stream, offset)
+    return _line_records(window) if file_format == "lines" else _object_records(window, array=file_format == "array")
 
 
-class _Window:
+class _ReadBuffer:
     """What is held of a text file: from the entry looked at up to where has been read."""
 
-    def __init__(self, flow: Bytes, offset: int) -> None:
-        self.flow = flow
-        self.buffer = b""
+    def __init__(self, flow: ByteStream, offset: int) -> None:
+        self.stream = flow
+        self.data = b""
         self.at = 0
         self._base = offset
-        self.fresh = offset == 0
-        if self.fresh:
-            while len(self.buffer) < len(BOM) and self.grow():
+        self.at_file_start = offset == 0
+        if self.at_file_start:
+            while len(self.data) < len(BOM) and self.grow():
                 pass
-            self.at = len(BOM) if self.buffer.startswith(BOM) else 0
+            self.at = len(BOM) if self.data.startswith(BOM) else 0
 
     @property
     def offset(self) -> int:
@@ -73,149 +73,149 @@ class _Window:
     @property
     def rest(self) -> bytes:
         """What is held from `at` on."""
-        return self.buffer[self.at :]
+        return self.data[self.at :]
 
     def grow(self) -> bool:
         """Forgets what is before `at`, which is 0 then, and reads on; False at the end of the file."""
         held = self.rest
         # In proportion to what is held: else joining the chunks of a long entry takes the square of its length.
-        chunk = self.flow.more(max(CHUNK_SIZE, min(len(held), CHUNK_SIZE_MAX)))
+        chunk = self.stream.read(max(CHUNK_SIZE, min(len(held), CHUNK_SIZE_MAX)))
         self._base += self.at
-        self.buffer, self.at = held + chunk if held else chunk, 0
+        self.data, self.at = held + chunk if held else chunk, 0
         return bool(chunk)
 
-    def next_byte(self) -> bytes:
+    def skip_blanks(self) -> bytes:
         """Goes on to the next byte that is not blank, and gives it; nothing at the end of the file."""
         while True:
-            while self.at < len(self.buffer) and self.buffer[self.at] in BLANK:
+            while self.at < len(self.data) and self.data[self.at] in BLANK:
                 self.at += 1
-            if self.at < len(self.buffer):
-                return self.buffer[self.at : self.at + 1]
+            if self.at < len(self.data):
+                return self.data[self.at : self.at + 1]
             if not self.grow():
                 return b""
 
-    def until(self, mark: "re.Pattern[bytes]", searched: int) -> "Generator[None, None, tuple[bytes, bool]]":
+    def read_until(self, mark: "re.Pattern[bytes]", searched: int) -> "Generator[None, None, tuple[bytes, bool]]":
         """Goes on to what matches from the index `searched` on, or to the end of the file.
 
         Returns:
             What was passed over, of more than `JSON_SIZE_MAX` the beginning; and whether it was more.
         """
         kept: bytes | None = None
-        while not (match := mark.search(self.buffer, searched)):
+        while not (match := mark.search(self.data, searched)):
             # The mark may begin with the last bytes held.
-            searched = max(searched, len(self.buffer) - 2)
+            searched = max(searched, len(self.data) - 2)
             if searched - self.at > JSON_SIZE_MAX:
-                kept = self.rest[:RAW_SIZE_MAX] if kept is None else kept
+                kept = self.rest[:EXCERPT_SIZE_MAX] if kept is None else kept
                 self.at = searched
             searched -= self.at
             yield None
             if not self.grow():
-                passed, self.at = self.rest, len(self.buffer)
+                passed, self.at = self.rest, len(self.data)
                 return (passed, False) if kept is None else (kept, True)
-        passed, self.at = self.buffer[self.at : match.start()], match.start()
+        passed, self.at = self.data[self.at : match.start()], match.start()
         return (passed, False) if kept is None else (kept, True)
 
 
-def _line_frames(window: _Window) -> Frames:
-    """Goes from line to line; blank ones are none."""
-    flow = window.flow
+def _line_records(buffer: _ReadBuffer) -> RawRecords:
+    """Yield a record per line that is not blank."""
+    stream = buffer.stream
     while True:
-        buffer = window.buffer
-        end = buffer.find(b"\n", window.at)
+        data = buffer.data
+        end = data.find(b"\n", buffer.at)
         if end >= 0:
-            start, line = window.offset, buffer[window.at : end]
-            window.at = end + 1
+            start, line = buffer.offset, data[buffer.at : end]
+            buffer.at = end + 1
             if not line.isspace() and line:
-                yield Frame(start, window.offset, line)
+                yield RawRecord(start, buffer.offset, line)
             continue
-        start = window.offset
-        line, too_long = yield from window.until(_NEWLINE, len(buffer))
-        at_end = window.at == len(window.buffer)
-        window.at += not at_end
+        start = buffer.offset
+        line, too_long = yield from buffer.read_until(_NEWLINE, len(data))
+        at_end = buffer.at == len(buffer.data)
+        buffer.at += not at_end
         if too_long:
-            yield Frame(start, window.offset, line, _too_large("a line"))
-        elif at_end and flow.fault:
+            yield RawRecord(start, buffer.offset, line, _too_large("a line"))
+        elif at_end and stream.fault:
             break
         elif line.strip(BLANK):
-            yield Frame(start, None if at_end else window.offset, line)
+            yield RawRecord(start, None if at_end else buffer.offset, line)
         if at_end:
-            start, line = window.offset, b""
+            start, line = buffer.offset, b""
             break
-    if flow.fault:
-        yield ending(flow, start, line, "the line there is cut off")
+    if stream.fault:
+        yield truncated_record(stream, start, line, "the line there is cut off")
 
 
 def _too_large(what: str) -> str:
     return f"{what} of more than {JSON_SIZE_MAX:,} bytes, which no document has; its beginning is kept"
 
 
-def _object_frames(window: _Window, *, array: bool) -> Frames:
+def _object_records(buffer: _ReadBuffer, *, array: bool) -> RawRecords:
     """Goes from object to object, by their braces; commas between them are looked at no further."""
-    flow = window.flow
-    if array and window.fresh and window.next_byte():
-        window.at += 1
-    while byte := window.next_byte():
-        start = window.offset
+    flow = buffer.stream
+    if array and buffer.at_file_start and buffer.skip_blanks():
+        buffer.at += 1
+    while byte := buffer.skip_blanks():
+        start = buffer.offset
         if byte == b"]" and array:
-            window.at += 1
-            if window.next_byte():
-                yield Frame(
-                    window.offset, None, kept_of(window.rest, flow), "more follows the end of the array; it is not read"
+            buffer.at += 1
+            if buffer.skip_blanks():
+                yield RawRecord(
+                    buffer.offset, None, excerpt(buffer.rest, flow), "more follows the end of the array; it is not read"
                 )
             elif flow.fault:
-                yield ending(flow, window.offset, b"", "")
+                yield truncated_record(flow, buffer.offset, b"", "")
             return
         if byte == b"," and array:
-            window.at += 1
+            buffer.at += 1
         elif byte in _TOKENS:
-            frame = yield from _object(window, _Nesting(byte))
+            frame = yield from _read_object(buffer, _BraceCounter(byte))
             yield frame
             if frame.end is None:
                 return
         else:
-            junk, too_long = yield from window.until(_JUNK, window.at + 1)
-            yield Frame(start, window.offset, junk, _too_large("an entry") if too_long else None)
+            junk, too_long = yield from buffer.read_until(_JUNK, buffer.at + 1)
+            yield RawRecord(start, buffer.offset, junk, _too_large("an entry") if too_long else None)
     if array or flow.fault:
-        yield ending(flow, window.offset, b"", "the array has no end: the file is cut off there")
+        yield truncated_record(flow, buffer.offset, b"", "the array has no end: the file is cut off there")
 
 
-def _object(window: _Window, nesting: "_Nesting") -> "Generator[None, None, Frame]":
+def _read_object(buffer: _ReadBuffer, braces: "_BraceCounter") -> "Generator[None, None, RawRecord]":
     """Gives the object that begins there, or what should be one."""
-    start = window.offset
-    seen = window.at
+    start = buffer.offset
+    seen = buffer.at
     while True:
-        end, seen = nesting.end(window.buffer, seen)
+        end, seen = braces.find_end(buffer.data, seen)
         if end:
-            raw, window.at = window.buffer[window.at : end], end
-            return Frame(start, window.offset, raw)
-        if nesting.broken or len(window.buffer) - window.at > JSON_SIZE_MAX:
+            raw, buffer.at = buffer.data[buffer.at : end], end
+            return RawRecord(start, buffer.offset, raw)
+        if braces.is_broken or len(buffer.data) - buffer.at > JSON_SIZE_MAX:
             break
-        seen -= window.at
+        seen -= buffer.at
         yield None
-        if not window.grow():
+        if not buffer.grow():
             break
     # An object without an end takes in those that follow it: as mongoexport writes them, each begins a line.
-    ended = not nesting.broken and len(window.buffer) <= JSON_SIZE_MAX
-    if ended and not _NEXT_OBJECT.search(window.buffer, window.at + 1):
-        rest, window.at = window.rest, len(window.buffer)
-        return ending(window.flow, start, rest, "the object there is cut off")
-    raw, too_long = yield from window.until(_NEXT_OBJECT, window.at + 1)
+    ended = not braces.is_broken and len(buffer.data) <= JSON_SIZE_MAX
+    if ended and not _NEXT_OBJECT.search(buffer.data, buffer.at + 1):
+        rest, buffer.at = buffer.rest, len(buffer.data)
+        return truncated_record(buffer.stream, start, rest, "the object there is cut off")
+    raw, too_long = yield from buffer.read_until(_NEXT_OBJECT, buffer.at + 1)
     problem = _too_large("an object") if too_long else "the object there has no end before the next one begins"
-    if window.at == len(window.buffer) and window.flow.fault:
-        return ending(window.flow, start, raw, problem)
-    return Frame(start, window.offset, raw, problem)
+    if buffer.at == len(buffer.data) and buffer.stream.fault:
+        return truncated_record(buffer.stream, start, raw, problem)
+    return RawRecord(start, buffer.offset, raw, problem)
 
 
-class _Nesting:
+class _BraceCounter:
     """Counts braces through an object, or brackets through a list, that is held piece by piece."""
 
     def __init__(self, opening: bytes) -> None:
         self._token = _TOKENS[opening]
-        self.broken = False
+        self.is_broken = False
         self._depth = 0
         self._in_text = False
 
-    def end(self, buffer: bytes, at: int) -> tuple[int, int]:
+    def find_end(self, buffer: bytes, at: int) -> tuple[int, int]:
         """Looks on from there.
 
         Returns:
@@ -245,5 +245,5 @@ class _Nesting:
 
     def _open_text(self, buffer: bytes, at: int) -> tuple[int, int]:
         # JSON has no line break within text: a quotation mark is missing.
-        self.broken = buffer[at : at + 1] == b"\n"
+        self.is_broken = buffer[at : at + 1] == b"\n"
         return 0, at

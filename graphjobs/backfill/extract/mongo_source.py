@@ -10,16 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from graphjobs.backfill.extract.records import (
-    COLLECTIONS,
-    Found,
-    Part,
-    Place,
-    Position,
-    codec_options,
-    nests_deeper,
-    shortened,
-)
+from graphjobs.backfill.extract.decoding import codec_options, nests_deeper, safe_excerpt
+from graphjobs.backfill.extract.records import COLLECTIONS, ReadOffset, SourceLocation, SourcePart, SourceRecord
 from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
@@ -31,62 +23,64 @@ SERVER_TIMEOUT: Final = timedelta(seconds=10)
 BATCH_MAX: Final = 256
 """The most documents the server sends at once; it sends no more than 16 MiB, whatever this says."""
 
-_REFUSED: Final = frozenset({8000, 18, 13})
+_AUTH_CODES: Final = frozenset({8000, 18, 13})
 """The server's codes of a refused password, and of a user who may not do it. Source: MongoDB's error_codes.yml."""
 
 
 @asynccontextmanager
-async def open_live(address: str) -> "AsyncIterator[LiveSource]":
+async def open_mongo(address: str) -> AsyncIterator["MongoSource"]:
     """Opens the collections of the database that an address names.
 
     Raises:
         ConfigurationError: the address cannot be read, names no database, is refused, or holds none of the collections.
         DatabaseUnavailable: no server answers within its time-out.
     """
-    client, name = _client(address)
+    client, name = _create_client(address)
     try:
-        with _translated(name):
+        with _translate_errors(name):
             database = client.get_database(name.rpartition("/")[2], codec_options=codec_options())
-            parts = await _parts(database, name)
-        yield LiveSource(name, database, parts)
+            parts = await _list_parts(database, name)
+        yield MongoSource(name, database, parts)
     finally:
         await client.close()
 
 
-class LiveSource:
+class MongoSource:
     """Collections of a running server; see `graphjobs.backfill.extract.sources.Source`.
 
     What is inserted while it is read comes along where its `_id` is still to come, and not otherwise: documents are
     read as they stand, not all at one moment.
     """
 
-    def __init__(self, name: str, database: Any, parts: tuple[Part, ...]) -> None:
+    def __init__(self, name: str, database: Any, parts: tuple[SourcePart, ...]) -> None:
         self.name = name
         self.parts = parts
         self._database = database
-        self._read: dict[Part, int] = {}
+        self._bytes_read: dict[SourcePart, int] = {}
 
-    async def read(self, part: Part, after: Position | None = None) -> AsyncGenerator[Found, None]:
+    async def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
         """Gives what a collection holds, by `_id`; see `Source`."""
-        position = after or Position()
-        key_of = _key_reader()
-        self._read[part] = position.offset
-        with _translated(part.name):
+        position = after or ReadOffset()
+        key_of = _id_decoder()
+        self._bytes_read[part] = position.offset
+        with _translate_errors(part.name):
             async with self._cursor(part, position) as cursor:
                 async for document in cursor:
                     raw: bytes = document.raw
                     key = key_of(raw, position.id)
                     if position is after and position.ordinal and key == position.id:
                         continue  # an index is entered at a key, not after it
-                    position = Position(position.ordinal + 1, position.offset + len(raw), key)
-                    self._read[part] = position.offset
-                    yield Found(part.collection, Place(part.name, position.ordinal, None, position), "bson", raw)
+                    position = ReadOffset(position.ordinal + 1, position.offset + len(raw), key)
+                    self._bytes_read[part] = position.offset
+                    yield SourceRecord(
+                        part.collection, SourceLocation(part.name, position.ordinal, None, position), "bson", raw
+                    )
 
-    def bytes_read(self, part: Part) -> int:
+    def bytes_read(self, part: SourcePart) -> int:
         """Gives how many bytes of documents have been read; see `Source`."""
-        return self._read.get(part, 0)
+        return self._bytes_read.get(part, 0)
 
-    def _cursor(self, part: Part, after: Position) -> Any:
+    def _cursor(self, part: SourcePart, after: ReadOffset) -> Any:
         from bson.raw_bson import RawBSONDocument
         from pymongo.read_concern import ReadConcern
 
@@ -101,7 +95,7 @@ class LiveSource:
         return cursor.min([("_id", after.id)]) if after.ordinal else cursor
 
 
-def _key_reader() -> Callable[[bytes, Any], Any]:
+def _id_decoder() -> Callable[[bytes, Any], Any]:
     import bson
     from bson.errors import BSONError
 
@@ -120,7 +114,7 @@ def _key_reader() -> Callable[[bytes, Any], Any]:
     return key_of
 
 
-def _client(address: str) -> tuple[Any, str]:
+def _create_client(address: str) -> tuple[Any, str]:
     """Gives a client, which has not connected yet, and the name of what it reads, which holds no password."""
     import pymongo
     from pymongo.errors import PyMongoError
@@ -143,14 +137,14 @@ def _client(address: str) -> tuple[Any, str]:
         raise ConfigurationError("the mongodb address cannot be used: user and password should be percent-encoded")
     if not path:
         raise ConfigurationError("the mongodb address should name the database to read, as mongodb://host/database")
-    return client, shortened(f"{hosts.rpartition('@')[2]}/{database}")
+    return client, safe_excerpt(f"{hosts.rpartition('@')[2]}/{database}")
 
 
 def _milliseconds() -> int:
     return int(SERVER_TIMEOUT / timedelta(milliseconds=1))
 
 
-async def _parts(database: Any, name: str) -> tuple[Part, ...]:
+async def _list_parts(database: Any, name: str) -> tuple[SourcePart, ...]:
     listed = await database.list_collections(filter={"name": {"$in": list(COLLECTIONS)}})
     known = {each["name"]: each async for each in listed}
     if not known:
@@ -162,11 +156,11 @@ async def _parts(database: Any, name: str) -> tuple[Part, ...]:
             made = bytes(known[collection].get("info", {}).get("uuid", b"")).hex()
             part = f"{name}.{collection}"
             digest = hashlib.sha256(f"{part} {made}".encode()).hexdigest()
-            parts.append(Part(collection, part, f"sha256:{digest}", await _size_of(database, collection)))
+            parts.append(SourcePart(collection, part, f"sha256:{digest}", await _data_size(database, collection)))
     return tuple(parts)
 
 
-async def _size_of(database: Any, collection: str) -> int | None:
+async def _data_size(database: Any, collection: str) -> int | None:
     """Gives the bytes of a collection's documents, None where the user may not ask."""
     from pymongo.errors import OperationFailure
 
@@ -178,7 +172,7 @@ async def _size_of(database: Any, collection: str) -> int | None:
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def _translate_errors(name: str) -> Iterator[None]:
     from pymongo import errors
 
     try:
@@ -186,7 +180,11 @@ def _translated(name: str) -> Iterator[None]:
     except (errors.ConnectionFailure, errors.CursorNotFound, errors.ExecutionTimeout, errors.WaitQueueTimeoutError):
         problem: Exception = DatabaseUnavailable(f"{name}: MongoDB does not answer, or no longer")
     except errors.OperationFailure as error:
-        told = "the user or the password is refused, or may not read it" if error.code in _REFUSED else _code_of(error)
+        told = (
+            "the user or the password is refused, or may not read it"
+            if error.code in _AUTH_CODES
+            else _describe_code(error)
+        )
         problem = ConfigurationError(f"{name}: {told}")
     except errors.PyMongoError as error:
         problem = ConfigurationError(f"{name}: it cannot be read ({type(error).__name__})")
@@ -195,6 +193,6 @@ def _translated(name: str) -> Iterator[None]:
     raise problem from None
 
 
-def _code_of(error: Any) -> str:
+def _describe_code(error: Any) -> str:
     word = (error.details or {}).get("codeName", "no name")
-    return f"MongoDB refuses to read it: code {error.code}, {shortened(str(word))}"
+    return f"MongoDB refuses to read it: code {error.code}, {safe_excerpt(str(word))}"

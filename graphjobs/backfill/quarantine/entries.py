@@ -19,7 +19,8 @@ from bson.binary import Binary
 from bson.errors import BSONError
 from bson.objectid import ObjectId
 
-from graphjobs.backfill.extract.records import Found, loads, nests_deeper
+from graphjobs.backfill.extract.decoding import nests_deeper, parse_extended_json
+from graphjobs.backfill.extract.records import SourceRecord
 from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
@@ -83,9 +84,9 @@ class Opened:
     place: str | None = None
 
 
-def opened(found: Found) -> Opened:
+def opened(found: SourceRecord) -> Opened:
     """Takes the tag off a document that comes from the quarantine; any other is as it was."""
-    document = found.decoded()
+    document = found.decode()
     if isinstance(document, str):
         return Opened(None, found.raw, document)
     tag = document.get(TAG)
@@ -105,7 +106,7 @@ def opened(found: Found) -> Opened:
     return Opened(rest, answers=answers, place=place)
 
 
-def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
+def entry_of(found: SourceRecord, what: Opened, field: str, reason: str) -> Entry:
     """Makes the entry of what cannot come.
 
     Args:
@@ -114,7 +115,7 @@ def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
         field: the field at fault.
         reason: one sentence.
     """
-    place = what.place or f"{found.place.part}, entry {found.place.ordinal:,}"
+    place = what.place or f"{found.location.part}, entry {found.location.ordinal:,}"
     document, raw = (None, what.raw or b"") if what.document is None else _kept(what.document, found)
     content = raw if document is None else document.encode()
     key = uuid5(_NAMESPACE, f"{found.collection} {hashlib.sha256(content or b'').hexdigest()}")
@@ -122,10 +123,10 @@ def entry_of(found: Found, what: Opened, field: str, reason: str) -> Entry:
     return Entry(key, found.collection, named, place, field, reason, document, raw)
 
 
-def _kept(document: dict[str, Any], found: Found) -> tuple[str | None, bytes | None]:
+def _kept(document: dict[str, Any], found: SourceRecord) -> tuple[str | None, bytes | None]:
     """Gives a document as text, or as bytes where text would come back as another one: its BSON, or as it was read."""
     encoded = _bson_of(document)
-    form, raw = (found.form, found.raw) if encoded is None else ("bson", encoded)
+    form, raw = (found.encoding, found.raw) if encoded is None else ("bson", encoded)
     if (encoded is not None and len(encoded) > _TEXT_SIZE_MAX) or nests_deeper(form, raw, _TEXT_DEPTH_MAX):
         return None, raw
     try:
@@ -134,7 +135,7 @@ def _kept(document: dict[str, Any], found: Found) -> tuple[str | None, bytes | N
             text.encode()
         except UnicodeEncodeError:
             text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
-        if encoded is None or _bson_of(loads(text)) == encoded:
+        if encoded is None or _bson_of(parse_extended_json(text)) == encoded:
             return text, None
     except Exception:  # noqa: BLE001, S110  # whatever it holds, it is kept
         pass

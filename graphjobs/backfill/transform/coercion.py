@@ -13,7 +13,7 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from graphjobs.backfill.transform.diagnostics import Refusal, found
+from graphjobs.backfill.transform.diagnostics import FieldRejected, describe
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, JSON_BYTES_MAX, JSON_DEPTH_MAX, nests_deeper
 
 UUID_BYTES: Final = 16
@@ -32,24 +32,24 @@ _TIME: Final = re.compile(
 )
 
 
-def folded(word: str) -> str:
+def to_kebab_case(word: str) -> str:
     """Gives a word as we spell words: `SbomVersion`, as .NET spells its own, is sbom-version."""
     return _HUMP.sub("-", word).lower() if len(word) <= _WORD_LENGTH_MAX and word.isascii() else ""
 
 
-def time_of(value: object) -> tuple[datetime, tuple[str, ...]] | None:
+def parse_time(value: object) -> tuple[datetime, tuple[str, ...]] | None:
     """Reads a time or its ISO 8601 text, and says what was changed; None where it is none of the years 0001 to 9999."""
     try:
         if isinstance(value, datetime):
             return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC), ()
         if isinstance(value, DatetimeMS):
             return _EPOCH + timedelta(milliseconds=int(value)), ()
-        return _time_of_text(value) if type(value) is str and len(value) <= _TIME_LENGTH_MAX else None
+        return _parse_time_text(value) if type(value) is str and len(value) <= _TIME_LENGTH_MAX else None
     except (ValueError, OverflowError):
         return None
 
 
-def _time_of_text(text: str) -> tuple[datetime, tuple[str, ...]] | None:
+def _parse_time_text(text: str) -> tuple[datetime, tuple[str, ...]] | None:
     match = _TIME.fullmatch(text)
     if match is None:
         return None
@@ -64,12 +64,12 @@ def _time_of_text(text: str) -> tuple[datetime, tuple[str, ...]] | None:
     return time, (*codes, "cut to microseconds") if cut else codes
 
 
-def in_milliseconds(time: datetime) -> datetime:
+def truncate_to_millis(time: datetime) -> datetime:
     """Gives a time as MongoDB keeps it."""
     return time.replace(microsecond=time.microsecond // 1_000 * 1_000)
 
 
-def whole_of(value: object) -> tuple[int | None, str]:
+def parse_int(value: object) -> tuple[int | None, str]:
     """Gives the whole number that something is without loss, and what it was."""
     if type(value) is Int64:
         return int(value), "was a 64-bit number"
@@ -84,7 +84,7 @@ def whole_of(value: object) -> tuple[int | None, str]:
     return None, ""
 
 
-def document_of_text(text: str) -> dict[str, Any] | None:
+def parse_json_object(text: str) -> dict[str, Any] | None:
     """Reads the JSON text of an object; None where it is none."""
     if len(text) > _DOCUMENT_LENGTH_MAX or nests_deeper(text, DECODED_DEPTH_MAX):
         return None
@@ -95,50 +95,50 @@ def document_of_text(text: str) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def plain_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def bson_to_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Makes JSON of BSON, its keys sorted, and says what was changed; bounded in depth and number.
 
     Raises:
         Refusal: it is too deep or too large, or holds what JSON has no form for.
     """
-    plain = _Plain(field)
+    plain = _JsonConverter(field)
     return plain.document(value, 0), tuple(sorted(plain.codes))
 
 
-def json_text(value: object, field: str) -> str:
+def bson_to_json_text(value: object, field: str) -> str:
     """Makes the text of JSON of whatever BSON holds; bounded as `plain_json` is.
 
     Raises:
         Refusal: it is too deep or too large, or holds what JSON has no form for.
     """
-    plain, _ = plain_json({"value": value}, field)
+    plain, _ = bson_to_json({"value": value}, field)
     try:
         return json.dumps(plain["value"], ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise Refusal(field, "it should hold numbers that JSON can, and neither NaN nor infinity") from None
+        raise FieldRejected(field, "it should hold numbers that JSON can, and neither NaN nor infinity") from None
 
 
-class _Plain:
+class _JsonConverter:
     def __init__(self, field: str) -> None:
         self.codes: set[str] = set()
         self._field = field
-        self._left = JSON_BYTES_MAX  # each item takes a byte at least
+        self._bytes_left = JSON_BYTES_MAX  # each item takes a byte at least
 
     def document(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        self._spend(value, depth)
+        self._check_limits(value, depth)
         for key in value:
             if type(key) is not str:
-                self._refuse(key)
+                self._reject(key)
         return {key: self._item(value[key], depth + 1) for key in sorted(value)}
 
-    def _spend(self, items: Mapping[Any, Any] | list[Any], depth: int) -> None:
-        self._left -= len(items) + 1
-        if depth > JSON_DEPTH_MAX or self._left < 0:
-            self._refuse(items)
+    def _check_limits(self, items: Mapping[Any, Any] | list[Any], depth: int) -> None:
+        self._bytes_left -= len(items) + 1
+        if depth > JSON_DEPTH_MAX or self._bytes_left < 0:
+            self._reject(items)
 
-    def _refuse(self, value: object) -> Never:
+    def _reject(self, value: object) -> Never:
         limits = f"JSON of at most {JSON_BYTES_MAX:,} bytes and {JSON_DEPTH_MAX} levels"
-        raise Refusal(self._field, f"it should be {limits}, and nothing in it {found(value)}")
+        raise FieldRejected(self._field, f"it should be {limits}, and nothing in it {describe(value)}")
 
     def _item(self, value: object, depth: int) -> object:
         if value is None or type(value) in (str, bool, int, float):
@@ -146,14 +146,14 @@ class _Plain:
         if isinstance(value, Mapping):
             return self.document(value, depth)
         if isinstance(value, list):
-            self._spend(value, depth)
+            self._check_limits(value, depth)
             return [self._item(item, depth + 1) for item in value]
         if isinstance(value, Int64):
             return int(value)
         if isinstance(value, datetime):
-            read = time_of(value)
+            read = parse_time(value)
             if read is None:
-                self._refuse(value)
+                self._reject(value)
             self.codes.add("a time as text")
             return read[0].isoformat().replace("+00:00", "Z")
         if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == UUID_BYTES:
@@ -161,4 +161,4 @@ class _Plain:
         if isinstance(value, ObjectId | UUID):
             self.codes.add("an id as text")
             return str(value)
-        return self._refuse(value)
+        return self._reject(value)

@@ -12,7 +12,7 @@ from graphjobs.core.fields import sanitize_error
 _LABEL_LENGTH_MAX: Final = 100
 
 
-class Change(NamedTuple):
+class FieldChange(NamedTuple):
     """What was changed on the way.
 
     Attributes:
@@ -24,7 +24,7 @@ class Change(NamedTuple):
     code: str
 
 
-class Refusal(Exception):
+class FieldRejected(Exception):
     """A field that cannot come; it ends the reading of its document."""
 
     def __init__(self, field: str, problem: str) -> None:
@@ -32,7 +32,7 @@ class Refusal(Exception):
         self.field = field
 
 
-def found(value: object) -> str:
+def describe(value: object) -> str:
     """Says of which type and length something is, and never what it is."""
     match value:
         case None:
@@ -59,6 +59,6 @@ def found(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def label(name: object) -> str:
+def safe_label(name: object) -> str:
     """Gives a field's name, which may be anybody's own, fit for a sentence."""
     return sanitize_error(str(name)[:_LABEL_LENGTH_MAX])

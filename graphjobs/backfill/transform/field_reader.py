@@ -8,18 +8,25 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Never
 
-from graphjobs.backfill.transform.coercion import document_of_text, folded, json_text, plain_json, time_of, whole_of
-from graphjobs.backfill.transform.diagnostics import Change, Refusal, found, label
+from graphjobs.backfill.transform.coercion import (
+    bson_to_json,
+    bson_to_json_text,
+    parse_int,
+    parse_json_object,
+    parse_time,
+    to_kebab_case,
+)
+from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
 from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_error
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
-_NEVER_KEPT: Final = frozenset({"_quarantine"})
+_NEVER_PRESERVED: Final = frozenset({"_quarantine"})
 """The tag of a line of the quarantine, where it is not as that was written."""
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
-class Document:
+class FieldReader:
     """The fields of one document that are not read yet, and what was told of those that are.
 
     Each reader takes its field out, so that what is left in the end is what nobody knows.
@@ -31,30 +38,32 @@ class Document:
         prefix: what stands before the names of fields when they are told: "inputs." for those within `inputs`.
     """
 
-    __slots__ = ("changes", "fields", "kept", "prefix")
+    __slots__ = ("changes", "fields", "prefix", "preserved")
 
-    def __init__(self, fields: dict[str, Any], changes: list[Change], kept: dict[str, str], prefix: str = "") -> None:
+    def __init__(
+        self, fields: dict[str, Any], changes: list[FieldChange], preserved: dict[str, str], prefix: str = ""
+    ) -> None:
         self.fields = fields
         self.changes = changes
-        self.kept = kept
+        self.preserved = preserved
         self.prefix = prefix
 
-    def tell(self, field: str, code: str) -> None:
+    def note_change(self, field: str, code: str) -> None:
         """Notes a change."""
-        self.changes.append(Change(self.prefix + field, code))
+        self.changes.append(FieldChange(self.prefix + field, code))
 
-    def refuse(self, field: str, wanted: str, value: object) -> Never:
+    def reject(self, field: str, expected: str, value: object) -> Never:
         """Ends the reading."""
-        raise Refusal(self.prefix + field, f"it should be {wanted}, not {found(value)}")
+        raise FieldRejected(self.prefix + field, f"it should be {expected}, not {describe(value)}")
 
-    def keep(self, name: str, text: str, whose: str = "metadata") -> None:
+    def preserve(self, name: str, text: str, target: str = "metadata") -> None:
         """Keeps what has no field of its own.
 
         Raises:
             Refusal: something else is kept under this name.
         """
-        if self.kept.setdefault(name, text) != text:
-            raise Refusal(whose, f"it would hold two of {label(name)}")
+        if self.preserved.setdefault(name, text) != text:
+            raise FieldRejected(target, f"it would hold two of {safe_label(name)}")
 
     def rename(self, old: str, name: str) -> None:
         """Takes an old name for a field.
@@ -66,9 +75,9 @@ class Document:
         if value is None:
             return
         if self.fields.get(name) is not None:
-            raise Refusal(self.prefix + name, f"it stands beside {old}, and one of them is too many")
+            raise FieldRejected(self.prefix + name, f"it stands beside {old}, and one of them is too many")
         self.fields[name] = value
-        self.tell(name, f"was {old}")
+        self.note_change(name, f"was {old}")
 
     def text(self, name: str) -> str | None:
         """Reads text that may be missing; empty text is taken as that, and told."""
@@ -76,16 +85,16 @@ class Document:
         if type(value) is str:
             if value:
                 return value
-            self.tell(name, "empty text left out")
+            self.note_change(name, "empty text left out")
             return None
-        return None if value is None else self.refuse(name, "text", value)
+        return None if value is None else self.reject(name, "text", value)
 
-    def need_text(self, name: str) -> str:
+    def require_text(self, name: str) -> str:
         """Reads text that must not be missing."""
         value = self.fields.pop(name, None)
         if type(value) is str and value:
             return value
-        return self.refuse(name, "text", value)
+        return self.reject(name, "text", value)
 
     def error(self, name: str) -> str | None:
         """Reads why something failed; it is cleaned and cut, and told where that changes it."""
@@ -94,20 +103,20 @@ class Document:
             return None
         cleaned = sanitize_error(text)
         if cleaned != text:
-            self.tell(name, "cleaned")
+            self.note_change(name, "cleaned")
         return cleaned
 
     def digest(self, name: str) -> str:
         """Reads a SHA-256 digest."""
-        value = self.need_text(name)
+        value = self.require_text(name)
         if not _DIGEST.fullmatch(value):
-            self.refuse(name, "'sha256:' and 64 hexadecimal digits", value)
+            self.reject(name, "'sha256:' and 64 hexadecimal digits", value)
         lowered = value.lower()
         if lowered != value:
-            self.tell(name, "lower case")
+            self.note_change(name, "lower case")
         return lowered
 
-    def word(self, name: str, words: Mapping[str, str], default: str | None = None) -> str:
+    def enum(self, name: str, words: Mapping[str, str], default: str | None = None) -> str:
         """Reads one of some words.
 
         Args:
@@ -117,17 +126,17 @@ class Document:
         """
         value = self.fields.pop(name, None)
         if value is None and default is not None:
-            self.tell(name, "was missing")
+            self.note_change(name, "was missing")
             return default
         if type(value) is str:
             word = words.get(value)
             if word == value:
                 return word
-            word = word or words.get(folded(value))
+            word = word or words.get(to_kebab_case(value))
             if word is not None:
-                self.tell(name, "old word")
+                self.note_change(name, "old word")
                 return word
-        return self.refuse(name, "one of " + ", ".join(sorted(set(words.values()))), value)
+        return self.reject(name, "one of " + ", ".join(sorted(set(words.values()))), value)
 
     def time(self, name: str) -> datetime | None:
         """Reads a time that may be missing."""
@@ -136,12 +145,12 @@ class Document:
             return None
         if type(value) is datetime and value.tzinfo is None:  # as nearly always
             return value.replace(tzinfo=UTC)
-        read = time_of(value)
+        read = parse_time(value)
         if read is None:
-            self.refuse(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)
+            self.reject(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)
         time, codes = read
         for code in codes:
-            self.tell(name, code)
+            self.note_change(name, code)
         return time
 
     def number(self, name: str) -> int | None:
@@ -149,16 +158,16 @@ class Document:
         value = self.fields.pop(name, None)
         if value is None or type(value) is int:
             return value
-        number, code = whole_of(value)
+        number, code = parse_int(value)
         if number is None:
-            self.refuse(name, "a whole number", value)
-        self.tell(name, code)
+            self.reject(name, "a whole number", value)
+        self.note_change(name, code)
         return number
 
     def flag(self, name: str) -> bool | None:
         """Reads true or false, which may be missing."""
         value = self.fields.pop(name, None)
-        return value if value is None or type(value) is bool else self.refuse(name, "true or false", value)
+        return value if value is None or type(value) is bool else self.reject(name, "true or false", value)
 
     def names(self, name: str) -> tuple[str, ...]:
         """Reads a set of names, which may be missing."""
@@ -166,13 +175,13 @@ class Document:
         if value is None:
             return ()
         if type(value) is not list or len(value) > NAMES_MAX:
-            self.refuse(name, f"a list of at most {NAMES_MAX:,} names", value)
+            self.reject(name, f"a list of at most {NAMES_MAX:,} names", value)
         for item in value:
             if type(item) is not str:
-                self.refuse(name, "a list of text", item)
+                self.reject(name, "a list of text", item)
         ordered = sorted(set(value))
         if ordered != value:
-            self.tell(name, "sorted, each once")
+            self.note_change(name, "sorted, each once")
         return tuple(ordered)
 
     def document(self, name: str) -> dict[str, Any]:
@@ -180,11 +189,11 @@ class Document:
         value = self.fields.pop(name, None)
         if value is None:
             return {}
-        read = document_of_text(value) if type(value) is str else None
+        read = parse_json_object(value) if type(value) is str else None
         if read is not None:
-            self.tell(name, "was JSON text")
+            self.note_change(name, "was JSON text")
             return read
-        return dict(value) if isinstance(value, Mapping) else self.refuse(name, "a document", value)
+        return dict(value) if isinstance(value, Mapping) else self.reject(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:
         """Reads the metadata; entries that are empty or null are left out, others than text are kept as JSON text."""
@@ -199,23 +208,23 @@ class Document:
                 entries[key] = value
                 continue
             if type(key) is not str:
-                self.refuse("metadata", "text by text", key)
+                self.reject("metadata", "text by text", key)
             code = "empty text left out"
             if value is not None and value != "":
-                entries[key] = json_text(value, "metadata")
+                entries[key] = bson_to_json_text(value, "metadata")
                 code = "other than text kept as JSON text"
-            if Change("metadata", code) not in self.changes:
-                self.tell("metadata", code)
+            if FieldChange("metadata", code) not in self.changes:
+                self.note_change("metadata", code)
         return entries
 
     def json(self, name: str) -> dict[str, Any]:
         """Reads any JSON object, which may be missing, its keys sorted."""
-        entries, codes = plain_json(self.document(name), self.prefix + name)
+        entries, codes = bson_to_json(self.document(name), self.prefix + name)
         for code in codes:
-            self.tell(name, code)
+            self.note_change(name, code)
         return entries
 
-    def keep_rest(self, whose: str = "metadata") -> None:
+    def preserve_unknown(self, target: str = "metadata") -> None:
         """Keeps the fields that nobody knows as `legacy.<name>`, others than text as JSON text; nulls are left out.
 
         Raises:
@@ -224,42 +233,44 @@ class Document:
         if not self.fields:
             return
         if len(self.fields) > _UNKNOWN_FIELDS_MAX:
-            raise Refusal(whose, f"at most {_UNKNOWN_FIELDS_MAX:,} unknown fields are read, not {len(self.fields):,}")
+            raise FieldRejected(
+                target, f"at most {_UNKNOWN_FIELDS_MAX:,} unknown fields are read, not {len(self.fields):,}"
+            )
         for name in sorted(self.fields, key=str):
             value = self.fields[name]
-            told = label(name)
+            told = safe_label(name)
             if value is None or (type(value) is str and not value):
-                self.tell(told, "empty unknown field left out")
-            elif type(name) is not str or name in _NEVER_KEPT:
-                self.refuse(told, "left out: it is no field of ours", value)
+                self.note_change(told, "empty unknown field left out")
+            elif type(name) is not str or name in _NEVER_PRESERVED:
+                self.reject(told, "left out: it is no field of ours", value)
             elif type(value) is str:
-                self.keep(f"legacy.{self.prefix}{name}", value, whose)
-                self.tell(told, f"unknown field kept in {whose}")
+                self.preserve(f"legacy.{self.prefix}{name}", value, target)
+                self.note_change(told, f"unknown field kept in {target}")
             else:
-                self.keep(f"legacy.{self.prefix}{name}", json_text(value, self.prefix + told), whose)
-                self.tell(told, f"unknown field kept in {whose} as JSON text")
+                self.preserve(f"legacy.{self.prefix}{name}", bson_to_json_text(value, self.prefix + told), target)
+                self.note_change(told, f"unknown field kept in {target} as JSON text")
 
-    def merged(self, entries: dict[str, Any], whose: str = "metadata") -> dict[str, Any]:
+    def with_preserved(self, entries: dict[str, Any], target: str = "metadata") -> dict[str, Any]:
         """Gives the metadata, or an event's payload, with what is kept.
 
         Raises:
             Refusal: it has no room, or holds something else under one of the names.
         """
-        if not self.kept:
+        if not self.preserved:
             return entries
-        for name, text in self.kept.items():
+        for name, text in self.preserved.items():
             if entries.setdefault(name, text) != text:
-                raise Refusal(whose, f"it already holds another {label(name)}")
-        if whose == "metadata" and len(entries) > METADATA_ENTRIES_MAX:
-            names = ", ".join(label(name) for name in list(self.kept)[:3])
-            raise Refusal(whose, f"its {METADATA_ENTRIES_MAX} entries leave no room for {names}")
+                raise FieldRejected(target, f"it already holds another {safe_label(name)}")
+        if target == "metadata" and len(entries) > METADATA_ENTRIES_MAX:
+            names = ", ".join(safe_label(name) for name in list(self.preserved)[:3])
+            raise FieldRejected(target, f"its {METADATA_ENTRIES_MAX} entries leave no room for {names}")
         return entries
 
 
-def first_of(document: Document, field: str, times: Iterable[tuple[str, datetime | None]]) -> datetime | None:
+def first_available(document: FieldReader, field: str, times: Iterable[tuple[str, datetime | None]]) -> datetime | None:
     """Gives the first time there is in place of a field's own, and tells whose it was; None where there is none."""
     for name, time in times:
         if time is not None:
-            document.tell(field, f"taken from {name}")
+            document.note_change(field, f"taken from {name}")
             return time
     return None

@@ -21,8 +21,8 @@ from bson.objectid import ObjectId
 from pydantic import TypeAdapter
 
 from graphjobs.backfill.transform.coercion import UUID_BYTES
-from graphjobs.backfill.transform.diagnostics import Refusal, found
-from graphjobs.backfill.transform.field_reader import Document
+from graphjobs.backfill.transform.diagnostics import FieldRejected, describe
+from graphjobs.backfill.transform.field_reader import FieldReader
 from graphjobs.core.event_log import Event
 from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
@@ -44,15 +44,15 @@ _REPRESENTATIONS: Final = {
 }
 _OBJECT_ID: Final = "objectId"
 
-_uuid_of: Final[Callable[[str], UUID]] = TypeAdapter(UUID).validate_python
+_parse_uuid_text: Final[Callable[[str], UUID]] = TypeAdapter(UUID).validate_python
 """Reads the text of a UUID, five times as fast as `UUID` itself."""
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _TENANT: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_LENGTH_MAX}}}")
-_OLD: Final = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]{{1,{METADATA_VALUE_LENGTH_MAX}}}")
+_LEGACY_ID: Final = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]{{1,{METADATA_VALUE_LENGTH_MAX}}}")
 
 
-class Identity(NamedTuple):
+class MappedId(NamedTuple):
     """An id of MongoDB's and the UUID it is here.
 
     Attributes:
@@ -65,30 +65,30 @@ class Identity(NamedTuple):
     id: UUID
     text: str
     kind: str | None = None
-    made: bool = False
+    derived: bool = False
 
     @property
     def code(self) -> str | None:
         """What is told of it; None where it comes as it was."""
-        if self.made:
+        if self.derived:
             return "made of the old one"
         if self.kind is not None:
             return f"was binary, {self.kind}"
         # Text that is a UUID is its own text but for the case, which is cheaper to look at.
         return None if self.text == self.text.lower() else "lower case"
 
-    def kept(self, name: str) -> dict[str, str]:
+    def preserved(self, name: str) -> dict[str, str]:
         """What must be kept for the way back, by its name; nothing for the plain text of a UUID."""
         texts = {} if self.text == str(self.id) else {name: self.text}
         return texts if self.kind is None else {**texts, f"{name}Type": self.kind}
 
 
-def old_id_uuid(tenant_id: str, old_id: str) -> UUID:
+def derive_uuid(tenant_id: str, legacy_id: str) -> UUID:
     """Gives the UUID that an old id of a tenant becomes. A tenant holds no newline, so that no two names meet."""
-    return uuid5(NAMESPACE, f"{tenant_id}\n{old_id}")
+    return uuid5(NAMESPACE, f"{tenant_id}\n{legacy_id}")
 
 
-def form_of(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID | None, str, str | None]:
+def parse_id(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID | None, str, str | None]:
     """Reads an id in any form: the UUID, if it is one, its text, and what it was, if no text.
 
     Raises:
@@ -96,10 +96,10 @@ def form_of(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID 
     """
     if type(value) is str:
         if _UUID.fullmatch(value):
-            return _uuid_of(value), value, None
-        if _OLD.fullmatch(value):
+            return _parse_uuid_text(value), value, None
+        if _LEGACY_ID.fullmatch(value):
             return None, value, None
-        raise Refusal(field, f"an id should be text without control characters, not {found(value)}")
+        raise FieldRejected(field, f"an id should be text without control characters, not {describe(value)}")
     if isinstance(value, ObjectId):
         return None, str(value), _OBJECT_ID
     if isinstance(value, UUID):
@@ -108,25 +108,25 @@ def form_of(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID 
         kind = "uuid" if value.subtype == UUID_SUBTYPE else f"uuid{legacy_uuids.capitalize()}"
         read = value.as_uuid(_REPRESENTATIONS[kind])
         return read, str(read), kind
-    raise Refusal(field, f"an id should be text, an ObjectId or a UUID, not {found(value)}")
+    raise FieldRejected(field, f"an id should be text, an ObjectId or a UUID, not {describe(value)}")
 
 
-def identity_of(value: object, field: str, tenant_id: str, legacy_uuids: LegacyUuids) -> Identity:
+def map_id(value: object, field: str, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
     """Reads an id in any form, and makes a UUID of one that is none.
 
     Raises:
         Refusal: it is no id, or the tenant is no name.
     """
-    uuid, text, kind = form_of(value, field, legacy_uuids)
+    uuid, text, kind = parse_id(value, field, legacy_uuids)
     if uuid is not None:
-        return Identity(uuid, text, kind)
+        return MappedId(uuid, text, kind)
     if _TENANT.fullmatch(tenant_id):
-        return Identity(old_id_uuid(tenant_id, text), text, kind, made=True)
+        return MappedId(derive_uuid(tenant_id, text), text, kind, derived=True)
     problem = f"it should be text of 1 to {NAME_LENGTH_MAX} characters, UTF-8 clean, without control characters"
-    raise Refusal("tenantId", f"{problem}, not {found(tenant_id)}")
+    raise FieldRejected("tenantId", f"{problem}, not {describe(tenant_id)}")
 
 
-def identify(document: Document, tenant_id: str, legacy_uuids: LegacyUuids) -> Identity:
+def map_own_id(document: FieldReader, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
     """Reads a document's own id, of `_id` and of `id`, and keeps what the UUID does not tell.
 
     `id` is what other documents refer to; most have one of them, or one in two forms.
@@ -136,86 +136,88 @@ def identify(document: Document, tenant_id: str, legacy_uuids: LegacyUuids) -> I
     """
     own, named = document.fields.pop("_id", None), document.fields.pop("id", None)
     if own is None and named is None:
-        raise Refusal("_id", "a document should have one")
+        raise FieldRejected("_id", "a document should have one")
     if own is None or named is None:
         value, field = (named, "id") if own is None else (own, "_id")
-        identity = identity_of(value, field, tenant_id, legacy_uuids)
+        identity = map_id(value, field, tenant_id, legacy_uuids)
     else:
-        identity = _one_of(document, own, named, tenant_id, legacy_uuids)
+        identity = _map_both_ids(document, own, named, tenant_id, legacy_uuids)
     code = identity.code
     if code is not None:
-        document.tell("id", code)
-        for name, text in identity.kept("legacyId").items():
-            document.keep(name, text)
+        document.note_change("id", code)
+        for name, text in identity.preserved("legacyId").items():
+            document.preserve(name, text)
     return identity
 
 
-def _one_of(document: Document, own: object, named: object, tenant_id: str, legacy_uuids: LegacyUuids) -> Identity:
-    theirs = identity_of(named, "id", tenant_id, legacy_uuids)
+def _map_both_ids(
+    document: FieldReader, own: object, named: object, tenant_id: str, legacy_uuids: LegacyUuids
+) -> MappedId:
+    theirs = map_id(named, "id", tenant_id, legacy_uuids)
     if isinstance(own, Binary) and own.subtype == OLD_UUID_SUBTYPE and type(named) is str:
         for order in (legacy_uuids, *get_args(LegacyUuids)):  # a UUID like that of zeros is the same in each
-            mine = identity_of(own, "_id", tenant_id, order)
+            mine = map_id(own, "_id", tenant_id, order)
             if mine.id == theirs.id:
                 return mine
-    mine = identity_of(own, "_id", tenant_id, legacy_uuids)
+    mine = map_id(own, "_id", tenant_id, legacy_uuids)
     if mine.id == theirs.id:
         return mine
-    if not mine.made and not theirs.made:
-        raise Refusal("id", "it is another UUID than _id, and nobody knows which one is meant")
-    document.tell("_id", "kept beside id")
-    document.keep("legacyMongoId", mine.text)
-    document.keep("legacyMongoIdOf", str(theirs.id))  # a retry takes the metadata over, and is another
+    if not mine.derived and not theirs.derived:
+        raise FieldRejected("id", "it is another UUID than _id, and nobody knows which one is meant")
+    document.note_change("_id", "kept beside id")
+    document.preserve("legacyMongoId", mine.text)
+    document.preserve("legacyMongoIdOf", str(theirs.id))  # a retry takes the metadata over, and is another
     if mine.kind is not None:
-        document.keep("legacyMongoIdType", mine.kind)
+        document.preserve("legacyMongoIdType", mine.kind)
     return theirs
 
 
-def created_by(value: object) -> datetime | None:
+def objectid_time(value: object) -> datetime | None:
     """Gives when an ObjectId was made, which it tells; None for any other id."""
     return value.generation_time.astimezone(UTC) if isinstance(value, ObjectId) else None
 
 
-def legacy_id_of(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
+def restore_mongo_id(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
     """Gives the `_id` a value had in MongoDB, exactly; None where that is its id's own text, or it was never there.
 
     A job may have been made with another's metadata: a `legacyId` that the id was not made of is not its own.
     """
     if isinstance(value, Event):
-        return _restored(value.payload, "legacyId", None)
+        return _restore(value.payload, "legacyId", None)
     own = value.metadata.get("legacyMongoIdOf") == str(value.id)
-    beside = _restored(value.metadata, "legacyMongoId", None) if own else None
-    return beside if beside is not None else legacy_named_id_of(value)
+    beside = _restore(value.metadata, "legacyMongoId", None) if own else None
+    return beside if beside is not None else restore_named_id(value)
 
 
-def legacy_named_id_of(value: GraphJob | PolicyRunJob) -> MongoId | None:
+def restore_named_id(value: GraphJob | PolicyRunJob) -> MongoId | None:
     """Gives the id that it was referred to by: its `id`, where that was another than its `_id`, and else both."""
-    return _own(value.metadata, "legacyId", value.tenant_id, value.id)
+    return _restore_matching(value.metadata, "legacyId", value.tenant_id, value.id)
 
 
-def legacy_reference_of(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
+def restore_reference(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
     """Gives the id by which it referred to a job, an event by `jobId`, an overlay job by `buildJobId`, as above."""
     if isinstance(value, Event):
-        return _own(value.payload, "legacyJobId", value.tenant_id, value.job_id)
+        return _restore_matching(value.payload, "legacyJobId", value.tenant_id, value.job_id)
     if isinstance(value, GraphOverlayJob) and value.build_job_id is not None:
-        return _own(value.metadata, "legacyBuildJobId", value.tenant_id, value.build_job_id)
+        return _restore_matching(value.metadata, "legacyBuildJobId", value.tenant_id, value.build_job_id)
     return None
 
 
-def _own(kept: Mapping[str, Any], name: str, tenant_id: str, uuid: UUID) -> MongoId | None:
-    text = kept.get(name)
+def _restore_matching(entries: Mapping[str, Any], name: str, tenant_id: str, uuid: UUID) -> MongoId | None:
+    text = entries.get(name)
     if text is not None and (
-        not isinstance(text, str) or uuid not in (_uuid_or_none(text), old_id_uuid(tenant_id, text))
+        not isinstance(text, str) or uuid not in (_parse_uuid(text), derive_uuid(tenant_id, text))
     ):
         return None
-    return _restored(kept, name, uuid)
+    return _restore(entries, name, uuid)
 
 
-def _restored(kept: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId | None:
-    text, kind = kept.get(name), kept.get(f"{name}Type")
+def _restore(entries: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId | None:
+    text, kind = entries.get(name), entries.get(f"{name}Type")
     if kind in _REPRESENTATIONS:
-        read = uuid if text is None else _uuid_or_none(text)
+        read = uuid if text is None else _parse_uuid(text)
         return None if read is None else Binary.from_uuid(read, _REPRESENTATIONS[kind])
-    if not isinstance(text, str) or not _OLD.fullmatch(text) or kind not in (None, _OBJECT_ID):
+    if not isinstance(text, str) or not _LEGACY_ID.fullmatch(text) or kind not in (None, _OBJECT_ID):
         return None  # somebody's own word: no `_id` was like that
     try:
         return text if kind is None else ObjectId(text)
@@ -223,5 +225,5 @@ def _restored(kept: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId 
         return None
 
 
-def _uuid_or_none(text: object) -> UUID | None:
+def _parse_uuid(text: object) -> UUID | None:
     return UUID(text) if isinstance(text, str) and _UUID.fullmatch(text) else None

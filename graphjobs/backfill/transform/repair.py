@@ -6,8 +6,8 @@ What contradicts itself is left as it is: the value refuses it. No BSON here, an
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from graphjobs.backfill.transform.diagnostics import Refusal
-from graphjobs.backfill.transform.field_reader import Document, first_of
+from graphjobs.backfill.transform.diagnostics import FieldRejected
+from graphjobs.backfill.transform.field_reader import FieldReader, first_available
 from graphjobs.core.pagination import TIMESTAMP_MAX, TIMESTAMP_MIN
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -20,7 +20,9 @@ _Graph = GraphJobStatus
 _Run = PolicyRunStatus
 
 
-def graph_course(document: Document, *, created_by_id: datetime | None, status: GraphJobStatus) -> dict[str, Any]:
+def repair_job_state(
+    document: FieldReader, *, created_by_id: datetime | None, status: GraphJobStatus
+) -> dict[str, Any]:
     """Reads how far a graph job came: its attempts, its times and its error.
 
     Raises:
@@ -31,27 +33,29 @@ def graph_course(document: Document, *, created_by_id: datetime | None, status: 
     started, completed = document.time("startedAt"), document.time("completedAt")
     error = document.error("error")
     if updated is not None and not TIMESTAMP_MIN <= updated <= TIMESTAMP_MAX:  # .NET's own word for "never" is year 1
-        document.tell("updatedAt", "left out, for no column holds it")
+        document.note_change("updatedAt", "left out, for no column holds it")
         updated = None
-    created = _stored(created or _creation(document, created_by_id, (("startedAt", started), ("updatedAt", updated))))
+    created = _require_storable(
+        created or _creation_time(document, created_by_id, (("startedAt", started), ("updatedAt", updated)))
+    )
     if attempts is None:
         attempts = 0
-        document.tell("attempts", "was missing")
+        document.note_change("attempts", "was missing")
     if status is _Graph.RUNNING or status is _Graph.COMPLETED:
         if started is None:
-            started = first_of(document, "startedAt", (("createdAt", created),))
+            started = first_available(document, "startedAt", (("createdAt", created),))
         if attempts == 0:
             attempts = 1
-            document.tell("attempts", "raised to 1")
+            document.note_change("attempts", "raised to 1")
     if completed is None and status.is_final:
         times = (("updatedAt", updated), ("startedAt", started), ("createdAt", created))
-        completed = first_of(document, "completedAt", times)
+        completed = first_available(document, "completedAt", times)
     if error is None and status is _Graph.FAILED:
         error = NO_REASON
-        document.tell("error", "a stated reason put in")
+        document.note_change("error", "a stated reason put in")
     if error is not None and status is _Graph.COMPLETED:
-        document.keep("legacy.error", error)
-        document.tell("error", "moved to metadata")
+        document.preserve("legacy.error", error)
+        document.note_change("error", "moved to metadata")
         error = None
     return {
         "status": status,
@@ -64,31 +68,31 @@ def graph_course(document: Document, *, created_by_id: datetime | None, status: 
     }
 
 
-def event_creation(document: Document, created_by_id: datetime | None) -> datetime:
+def repair_event_time(document: FieldReader, created_by_id: datetime | None) -> datetime:
     """Reads when an event was, or takes it of its ObjectId.
 
     Raises:
         Refusal: nothing tells.
     """
-    return _stored(document.time("createdAt") or _creation(document, created_by_id, ()))
+    return _require_storable(document.time("createdAt") or _creation_time(document, created_by_id, ()))
 
 
-def _stored(created: datetime) -> datetime:
+def _require_storable(created: datetime) -> datetime:
     if TIMESTAMP_MIN <= created <= TIMESTAMP_MAX:
         return created
-    raise Refusal("createdAt", "it should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
+    raise FieldRejected("createdAt", "it should lie between 0001-01-02 and 9999-12-30, for the table to hold it")
 
 
-def _creation(
-    document: Document, created_by_id: datetime | None, times: tuple[tuple[str, datetime | None], ...]
+def _creation_time(
+    document: FieldReader, created_by_id: datetime | None, times: tuple[tuple[str, datetime | None], ...]
 ) -> datetime:
-    created = first_of(document, "createdAt", (("_id", created_by_id), *times))
+    created = first_available(document, "createdAt", (("_id", created_by_id), *times))
     if created is None:
-        raise Refusal("createdAt", "a document should have one, and nothing else tells when it was created")
+        raise FieldRejected("createdAt", "a document should have one, and nothing else tells when it was created")
     return created
 
 
-def run_course(document: Document, *, created_by_id: datetime | None, word: str) -> dict[str, Any]:
+def repair_run_state(document: FieldReader, *, created_by_id: datetime | None, word: str) -> dict[str, Any]:
     """Reads how far a policy run came: its status, attempts, times, lease and what was asked of it.
 
     Args:
@@ -106,26 +110,28 @@ def run_course(document: Document, *, created_by_id: datetime | None, word: str)
     error, reason = document.error("lastError"), document.error("cancellationReason")
     owner, asked = document.text("leaseOwner"), document.flag("cancellationRequested")
     updated, queued = times["updatedAt"], times["queuedAt"]
-    created = times["createdAt"] or _creation(document, created_by_id, (("queuedAt", queued), ("updatedAt", updated)))
+    created = times["createdAt"] or _creation_time(
+        document, created_by_id, (("queuedAt", queued), ("updatedAt", updated))
+    )
     times["createdAt"] = created
     for name in ("queuedAt", "availableAt"):
-        times[name] = times[name] or first_of(document, name, (("createdAt", created),))
+        times[name] = times[name] or first_available(document, name, (("createdAt", created),))
     if attempts is None:
         attempts = 0
-        document.tell("attempts", "was missing")
-    status = _running(document, owner, times) if word == RUNNING else _Run.parse(word)
-    status, owner = _mend_lease(document, status, owner, times)
-    asked = _mend_asking(document, asked, times)
+        document.note_change("attempts", "was missing")
+    status = _split_running(document, owner, times) if word == RUNNING else _Run.parse(word)
+    status, owner = _repair_lease(document, status, owner, times)
+    asked = _repair_cancellation(document, asked, times)
     if status is _Run.PENDING and asked:
         status = _Run.CANCELED
-        document.tell("status", "canceled, for its end was asked for")
+        document.note_change("status", "canceled, for its end was asked for")
     if status is _Run.DISPATCHING and attempts == 0:
         attempts = 1
-        document.tell("attempts", "raised to 1")
+        document.note_change("attempts", "raised to 1")
     if status is _Run.FAILED and error is None:
         error = NO_REASON
-        document.tell("lastError", "a stated reason put in")
-    _mend_times(document, status, times)
+        document.note_change("lastError", "a stated reason put in")
+    _repair_times(document, status, times)
     return {
         "status": status,
         "attempts": attempts,
@@ -151,18 +157,18 @@ _RUN_TIMES: Final = {
 }
 
 
-def _running(document: Document, owner: str | None, times: dict[str, datetime | None]) -> PolicyRunStatus:
+def _split_running(document: FieldReader, owner: str | None, times: dict[str, datetime | None]) -> PolicyRunStatus:
     leased = owner is not None and times["leaseExpiresAt"] is not None
     submitted = times["submittedAt"] is not None
     if leased == submitted:
         pieces = "both a lease and submittedAt" if leased else "neither a whole lease nor submittedAt"
-        raise Refusal("status", f"'running' is dispatching or submitted, and {pieces} stand there to tell which")
-    document.tell("status", "old word")
+        raise FieldRejected("status", f"'running' is dispatching or submitted, and {pieces} stand there to tell which")
+    document.note_change("status", "old word")
     return _Run.DISPATCHING if leased else _Run.SUBMITTED
 
 
-def _mend_lease(
-    document: Document, status: PolicyRunStatus, owner: str | None, times: dict[str, datetime | None]
+def _repair_lease(
+    document: FieldReader, status: PolicyRunStatus, owner: str | None, times: dict[str, datetime | None]
 ) -> tuple[PolicyRunStatus, str | None]:
     """A lease is whole and of a dispatching run: else whoever held it has lost it, and what is left is kept aside."""
     ends = times["leaseExpiresAt"]
@@ -170,39 +176,39 @@ def _mend_lease(
         if owner is not None and ends is not None:
             return status, owner
         status = _Run.PENDING
-        document.tell("status", "pending, for its lease is missing")
+        document.note_change("status", "pending, for its lease is missing")
     if owner is not None:
-        document.keep("legacy.leaseOwner", owner)
-        document.tell("leaseOwner", "moved to metadata")
+        document.preserve("legacy.leaseOwner", owner)
+        document.note_change("leaseOwner", "moved to metadata")
     if ends is not None:
-        _keep_time(document, "leaseExpiresAt", times)
+        _preserve_time(document, "leaseExpiresAt", times)
     return status, None
 
 
-def _keep_time(document: Document, name: str, times: dict[str, datetime | None]) -> None:
+def _preserve_time(document: FieldReader, name: str, times: dict[str, datetime | None]) -> None:
     time, times[name] = times[name], None
     if time is not None:
-        document.keep(f"legacy.{name}", time.astimezone(UTC).isoformat())
-        document.tell(name, "moved to metadata")
+        document.preserve(f"legacy.{name}", time.astimezone(UTC).isoformat())
+        document.note_change(name, "moved to metadata")
 
 
-def _mend_asking(document: Document, asked: bool | None, times: dict[str, datetime | None]) -> bool:
+def _repair_cancellation(document: FieldReader, asked: bool | None, times: dict[str, datetime | None]) -> bool:
     at = times["cancellationRequestedAt"]
     if at is not None and asked is None:
-        document.tell("cancellationRequested", "was missing")
+        document.note_change("cancellationRequested", "was missing")
         return True
     if at is None and asked:
         others = tuple((name, times[name]) for name in ("canceledAt", "updatedAt", "createdAt"))
-        times["cancellationRequestedAt"] = first_of(document, "cancellationRequestedAt", others)
+        times["cancellationRequestedAt"] = first_available(document, "cancellationRequestedAt", others)
     return bool(asked)
 
 
-def _mend_times(document: Document, status: PolicyRunStatus, times: dict[str, datetime | None]) -> None:
+def _repair_times(document: FieldReader, status: PolicyRunStatus, times: dict[str, datetime | None]) -> None:
     """Fills what the status asks for, each from what is nearest to it."""
     if status is _Run.CANCELED and times["completedAt"] is not None:
         if times["canceledAt"] is None:
-            times["canceledAt"] = first_of(document, "canceledAt", (("completedAt", times["completedAt"]),))
-        _keep_time(document, "completedAt", times)
+            times["canceledAt"] = first_available(document, "canceledAt", (("completedAt", times["completedAt"]),))
+        _preserve_time(document, "completedAt", times)
     sources: dict[PolicyRunStatus, dict[str, tuple[str, ...]]] = {
         _Run.DISPATCHING: {"lastAttemptAt": ("updatedAt", "createdAt")},
         _Run.SUBMITTED: {"submittedAt": ("updatedAt", "lastAttemptAt", "createdAt")},
@@ -215,7 +221,7 @@ def _mend_times(document: Document, status: PolicyRunStatus, times: dict[str, da
     }
     for name, others in sources.get(status, {}).items():
         if times[name] is None:
-            times[name] = first_of(document, name, ((other, times[other]) for other in others))
+            times[name] = first_available(document, name, ((other, times[other]) for other in others))
     if times["updatedAt"] is None:
         last = ("completedAt", "canceledAt", "submittedAt", "lastAttemptAt", "createdAt")
-        times["updatedAt"] = first_of(document, "updatedAt", ((other, times[other]) for other in last))
+        times["updatedAt"] = first_available(document, "updatedAt", ((other, times[other]) for other in last))

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import GraphJobEvent, GraphJobStatus, InvalidJob
-from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, decoder
+from graphjobs.backfill.extract.decoding import decoder
+from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.transform.mapping import Mapped, MappedValue, map_document
-from graphjobs.backfill.transform.reverse_mapping import document_of
+from graphjobs.backfill.transform.reverse_mapping import to_document
 from graphjobs.policy_runs.models import PolicyRunEvent
 from tests.backfill import dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event, overlay, run
-from tests.backfill.dumps import Fate, Made, Maker
+from tests.backfill.dumps import DumpGenerator, GeneratedDocument, Outcome
 from tests.builders import build_job, overlay_job, policy_run
 from tests.unit.backfill.values import events, graph_jobs, policy_runs
 
@@ -48,7 +49,7 @@ def _through_json(document: dict[str, Any]) -> dict[str, Any]:
 
 def _require_back(collection: str, value: MappedValue) -> dict[str, Any]:
     """Sees to it that a value comes back whichever way its document went, and gives the document."""
-    document = document_of(value)
+    document = to_document(value)
     for read in (document, _through_bson(document), _through_json(document)):
         mapped = map_document(collection, read)
         assert isinstance(mapped, Mapped), mapped
@@ -91,17 +92,17 @@ def test_any_event_comes_back(collection: str, kind: Any, data: st.DataObject) -
 @pytest.mark.parametrize("form", ["bson", "json"])
 def test_old_documents_get_their_old_ids_back(order: Any, form: str) -> None:
     """Those of a realistic dump, of the same type and value; and the ids by which they refer to one another."""
-    maker = Maker(11, dirty=0, legacy_uuids=order)
+    maker = DumpGenerator(11, dirty=0, legacy_uuids=order)
     through = _through_bson if form == "bson" else _through_json
-    made: list[Made] = [*maker.jobs(300), *maker.runs(200), *maker.events(300)]
+    made: list[GeneratedDocument] = [*maker.jobs(300), *maker.runs(200), *maker.events(300)]
     kinds = set()
     for each in made:
-        if each.fate is Fate.REFUSED:
+        if each.outcome is Outcome.REJECTED:
             continue
         first = map_document(each.collection, each.document, legacy_uuids=order)
         assert isinstance(first, Mapped), first
         value = first.value.replace(id=7) if isinstance(first.value, GraphJobEvent) else first.value
-        back = through(document_of(value))
+        back = through(to_document(value))
         _require_same_id(each.document["_id"], back["_id"])
         kinds.add((each.collection, type(back["_id"])))
         if each.collection == dumps.EVENTS:
@@ -187,14 +188,14 @@ def test_times_sort_inline_and_lose_nothing() -> None:
     cut = _CUT.replace(tzinfo=None)
     assert (cut, "2026-01-02T03:04:05.678901Z") == (back["createdAt"], back["payload"]["createdAt"])
     assert cut + timedelta(hours=1) == back["updatedAt"]
-    assert "payload" not in document_of(build_job(created_at=_CUT))
+    assert "payload" not in to_document(build_job(created_at=_CUT))
 
 
 def test_an_event_stands_as_a_whole_only_where_it_must() -> None:
     """Else its payload is what it was before."""
     plain = map_document(EVENTS, event())
     assert isinstance(plain, Mapped)
-    back = document_of(plain.value)
+    back = to_document(plain.value)
     assert {**event(), "_id": 7} == back
     fine = _require_back(EVENTS, plain.value.replace(created_at=_FINE))
     assert (_CUT, event()["payload"]) == (fine["createdAt"], fine["payload"]["payload"])
@@ -211,20 +212,20 @@ def test_what_extended_json_takes_for_its_own_stands_as_text(key: str) -> None:
     assert (str, str) == (type(back["metadata"]), type(back["inputs"]["environment"]))
     _require_back(JOBS, build_job(metadata=entries))
     _require_back(EVENTS, _event(id=1, payload={"x": entries}))
-    assert {"oid": "$"} == document_of(build_job(metadata={"oid": "$"}))["metadata"]
+    assert {"oid": "$"} == to_document(build_job(metadata={"oid": "$"}))["metadata"]
 
 
 def test_a_document_holds_only_what_bson_has() -> None:
     """Each encodes to the same bytes twice, and the kinds of numbers are those that an index of MongoDB expects."""
     value = _event(id=2**62)
-    assert Int64 is type(document_of(value)["_id"])
-    assert bson.encode(document_of(value)) == bson.encode(document_of(value))
-    assert {"build", "queued"} <= {each for each in document_of(build_job()).values() if type(each) is str}
+    assert Int64 is type(to_document(value)["_id"])
+    assert bson.encode(to_document(value)) == bson.encode(to_document(value))
+    assert {"build", "queued"} <= {each for each in to_document(build_job()).values() if type(each) is str}
 
 
 def test_an_event_that_was_never_stored_has_no_document() -> None:
     """MongoDB needs an id, and to make one up would be to add an event each time."""
     with pytest.raises(InvalidJob, match="append it to its log first"):
-        document_of(_event())
+        to_document(_event())
     kept = {"legacyId": "507f1f77bcf86cd799439011", "legacyIdType": "objectId"}
     assert _OBJECT_ID == _require_back(EVENTS, _event(payload=kept))["_id"]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphOverlayJob
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids, legacy_id_of, legacy_reference_of, old_id_uuid
-from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.legacy_ids import LegacyUuids, derive_uuid, restore_mongo_id, restore_reference
+from graphjobs.backfill.transform.mapping import Mapped, Rejection, map_document
 from tests.backfill.documents import ABSENT, ID, JOB_ID, build, event, overlay, run
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")
@@ -40,8 +40,8 @@ def _value(collection: str, document: dict[str, Any], **options: Any) -> Any:
 
 def test_the_namespace_never_changes() -> None:
     """Another one would make other ids of the same documents."""
-    assert UUID("de2e656d-0cc3-5ba3-b0ef-135b952797a1") == old_id_uuid("acme", "job-1")
-    assert uuid5(UUID("b6de6565-5627-51a1-b448-318745b7beeb"), "acme\njob-1") == old_id_uuid("acme", "job-1")
+    assert UUID("de2e656d-0cc3-5ba3-b0ef-135b952797a1") == derive_uuid("acme", "job-1")
+    assert uuid5(UUID("b6de6565-5627-51a1-b448-318745b7beeb"), "acme\njob-1") == derive_uuid("acme", "job-1")
 
 
 def test_an_old_id_becomes_the_same_uuid_each_time_and_another_for_each_tenant() -> None:
@@ -50,7 +50,7 @@ def test_an_old_id_becomes_the_same_uuid_each_time_and_another_for_each_tenant()
         _value("graph_jobs", build(_id="job-1")),
         _value("graph_jobs", build(_id="job-1", tenantId="umbrella")),
     )
-    assert old_id_uuid("acme", "job-1") == text.id
+    assert derive_uuid("acme", "job-1") == text.id
     assert text.id != other.id
     assert _value("graph_jobs", build(_id=_OBJECT_ID)).id == _value("graph_jobs", build(_id=str(_OBJECT_ID))).id
 
@@ -66,11 +66,11 @@ _FORMS: dict[str, tuple[Any, UUID, dict[str, str], list[tuple[str, str]]]] = {
         {"legacyIdType": "uuidCsharp"},
         [("id", "was binary, uuidCsharp")],
     ),
-    "text": ("job-1", old_id_uuid("acme", "job-1"), {"legacyId": "job-1"}, [_MADE]),
-    "UUID without dashes": (_UUID.hex, old_id_uuid("acme", _UUID.hex), {"legacyId": _UUID.hex}, [_MADE]),
+    "text": ("job-1", derive_uuid("acme", "job-1"), {"legacyId": "job-1"}, [_MADE]),
+    "UUID without dashes": (_UUID.hex, derive_uuid("acme", _UUID.hex), {"legacyId": _UUID.hex}, [_MADE]),
     "ObjectId": (
         _OBJECT_ID,
-        old_id_uuid("acme", str(_OBJECT_ID)),
+        derive_uuid("acme", str(_OBJECT_ID)),
         {"legacyId": str(_OBJECT_ID), "legacyIdType": "objectId"},
         [_MADE],
     ),
@@ -88,7 +88,7 @@ def test_an_id_in_any_form_goes_there_and_back(
     assert uuid == value.id
     assert kept == dict(value.metadata)
     assert changes == list(mapped.changes)
-    back = legacy_id_of(value)
+    back = restore_mongo_id(value)
     expected = Binary(_UUID.bytes, 4) if isinstance(old_id, UUID) else old_id
     assert (type(expected), expected) == ((str, ID) if back is None else (type(back), back))
 
@@ -99,7 +99,7 @@ def test_what_goes_back_and_comes_again_is_the_same(
 ) -> None:
     """An exported document has the old `_id`, the UUID as `id`, and the metadata with what was kept."""
     first = _value("graph_jobs", build(_id=old_id))
-    again = _value("graph_jobs", build(_id=legacy_id_of(first) or ID, id=str(uuid), metadata=dict(first.metadata)))
+    again = _value("graph_jobs", build(_id=restore_mongo_id(first) or ID, id=str(uuid), metadata=dict(first.metadata)))
     assert first == again
     assert first.to_json() == again.to_json()
     assert kept == dict(again.metadata)
@@ -110,7 +110,7 @@ def test_the_byte_order_of_a_legacy_uuid_is_a_parameter(order: LegacyUuids) -> N
     """The bytes do not tell it."""
     value = _value("graph_jobs", build(_id=_legacy(order)), legacy_uuids=order)
     assert _UUID == value.id
-    assert _legacy(order) == legacy_id_of(value)
+    assert _legacy(order) == restore_mongo_id(value)
 
 
 @pytest.mark.parametrize("order", _ORDERS)
@@ -120,7 +120,7 @@ def test_the_text_of_its_id_decides_the_byte_order(order: LegacyUuids, given_ord
     document = build(_id=_legacy(order), payload={"id": ID.upper()})
     value = _value("graph_jobs", document, legacy_uuids=given_order)
     assert _UUID == value.id
-    assert _legacy(order) == legacy_id_of(value)
+    assert _legacy(order) == restore_mongo_id(value)
 
 
 def test_an_id_beside_another_is_the_id_and_the_other_is_kept() -> None:
@@ -134,15 +134,15 @@ def test_an_id_beside_another_is_the_id_and_the_other_is_kept() -> None:
         "legacyMongoIdOf": ID,
     } == dict(value.metadata)
     assert [("_id", "kept beside id")] == list(mapped.changes)
-    assert _OBJECT_ID == legacy_id_of(value)
+    assert _OBJECT_ID == restore_mongo_id(value)
     old = _value("policy_runs", run(_id="acme:run-1", id="run-1"))
-    assert old_id_uuid("acme", "run-1") == old.id
+    assert derive_uuid("acme", "run-1") == old.id
     assert {
         "legacyMongoId": "acme:run-1",
         "legacyMongoIdOf": str(old.id),
         "legacyId": "run-1",
     } == dict(old.metadata)
-    assert "acme:run-1" == legacy_id_of(old)
+    assert "acme:run-1" == restore_mongo_id(old)
 
 
 def test_a_document_with_id_alone_is_known_by_it() -> None:
@@ -160,16 +160,16 @@ def test_a_legacy_id_of_another_job_is_not_its_own() -> None:
     """A job made with another's metadata must not take that one's place in MongoDB."""
     for edits in ({"_id": _OBJECT_ID}, {"_id": "job-1"}, {"_id": _OBJECT_ID, "id": JOB_ID}):
         old = _value("graph_jobs", build(**edits))
-        assert edits["_id"] == legacy_id_of(old)
-        assert legacy_id_of(_value("graph_jobs", build(metadata=dict(old.metadata)))) is None
+        assert edits["_id"] == restore_mongo_id(old)
+        assert restore_mongo_id(_value("graph_jobs", build(metadata=dict(old.metadata)))) is None
 
 
 @pytest.mark.parametrize("metadata", [{"legacyIdType": "objectId"}, {"legacyId": "x", "legacyIdType": "objectId"}])
 def test_what_somebody_else_wrote_there_is_no_old_id(metadata: dict[str, str]) -> None:
     """Nothing is made of half of it, or of text that is no ObjectId."""
     value = _value("graph_jobs", build(metadata=metadata))
-    assert legacy_id_of(value) is None
-    assert legacy_id_of(value.replace(id=old_id_uuid("acme", "x"))) is None
+    assert restore_mongo_id(value) is None
+    assert restore_mongo_id(value.replace(id=derive_uuid("acme", "x"))) is None
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_references_meet_the_job_and_go_back(old_id: Any) -> None:
     laid: GraphOverlayJob = _value("graph_jobs", overlay(buildJobId=old_id), legacy_uuids="java")
     assert job.id == entry.job_id == laid.build_job_id
     expected = None if old_id == JOB_ID else old_id
-    assert expected == legacy_reference_of(entry) == legacy_reference_of(laid)
-    assert legacy_reference_of(job) is None
-    assert legacy_reference_of(_value("graph_jobs", overlay())) is None
+    assert expected == restore_reference(entry) == restore_reference(laid)
+    assert restore_reference(job) is None
+    assert restore_reference(_value("graph_jobs", overlay())) is None
 
 
 @pytest.mark.parametrize("old_id", ["event-1", ID, ID.upper(), _OBJECT_ID, _legacy("csharp"), Binary(_UUID.bytes, 4)])
@@ -192,18 +192,18 @@ def test_the_old_id_of_an_event_goes_there_and_back(old_id: Any) -> None:
     """Our ids of events are numbers of the database, so that the old one is always kept."""
     value = _value("graph_job_events", event(_id=old_id))
     assert value.id is None
-    assert old_id == legacy_id_of(value)
-    assert type(old_id) is type(legacy_id_of(value))
+    assert old_id == restore_mongo_id(value)
+    assert type(old_id) is type(restore_mongo_id(value))
     exported = event(_id=old_id, id=17, payload=dict(value.payload))
     assert value.replace(id=17) == _value("graph_job_events", exported)
-    assert legacy_id_of(_value("graph_job_events", event())) is None
+    assert restore_mongo_id(_value("graph_job_events", event())) is None
 
 
 @given(st.text(min_size=1, max_size=300), st.sampled_from(["acme", "a\u00e9\U0001f600"]))
 def test_any_text_goes_there_and_back_or_is_refused(old_id: str, tenant: str) -> None:
     """Whatever people named their jobs."""
     mapped = map_document("graph_jobs", build(_id=old_id, tenantId=tenant))
-    if isinstance(mapped, Refused):
+    if isinstance(mapped, Rejection):
         assert "_id" == mapped.field
     else:
-        assert old_id == (legacy_id_of(mapped.value) or str(mapped.value.id))
+        assert old_id == (restore_mongo_id(mapped.value) or str(mapped.value.id))

@@ -18,8 +18,8 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graphjobs.backfill.transform.legacy_ids import legacy_id_of, legacy_reference_of
-from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.legacy_ids import restore_mongo_id, restore_reference
+from graphjobs.backfill.transform.mapping import Mapped, Rejection, map_document
 from tests.backfill.documents import AT, ID, JOB_ID, LAST, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
@@ -79,14 +79,14 @@ def test_any_document_gets_an_answer_and_the_same_in_any_order(
     edited = {**document, **edits}
     first = map_document(collection, edited, legacy_uuids=order)
     again = map_document(collection, _shuffled(edited, random), legacy_uuids=order)
-    assert isinstance(first, Mapped | Refused)
+    assert isinstance(first, Mapped | Rejection)
     if isinstance(first, Mapped) and isinstance(again, Mapped):
         assert first.changes == again.changes
         assert first.value.to_json() == again.value.to_json()
         assert all(len(field) <= 120 for field, _ in first.changes)
     else:
-        assert isinstance(first, Refused)
-        assert isinstance(again, Refused)
+        assert isinstance(first, Rejection)
+        assert isinstance(again, Rejection)
         assert first.field == again.field
 
 
@@ -126,7 +126,7 @@ def test_json_within_is_sorted_on_each_level(collection: str, document: dict[str
 def test_anything_at_all_gets_an_answer(document: Any) -> None:
     """Also where it is no document."""
     for collection in (_JOBS, _EVENTS, _RUNS, _RUN_EVENTS):
-        assert isinstance(map_document(collection, document), Refused)
+        assert isinstance(map_document(collection, document), Rejection)
 
 
 def _deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
@@ -146,14 +146,14 @@ def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Cal
     """5,000 levels in any field, also inline and under payload at once, where they are compared."""
     deep, twin = _deep(5_000, wrap), _deep(5_000, wrap)
     for name in [*_FIELDS, "note"]:
-        assert isinstance(map_document(collection, {**document, name: deep}), Mapped | Refused)
+        assert isinstance(map_document(collection, {**document, name: deep}), Mapped | Rejection)
         both = {**document, name: deep, "payload": {name: twin, "jobId": JOB_ID, "payload": {}}}
         compared = map_document(collection, both)
-        assert isinstance(compared, Mapped | Refused)
+        assert isinstance(compared, Mapped | Rejection)
         if name != "payload":
             # Whether they are the same changes nothing: so deep, none comes.
             both["payload"][name] = wrap(twin)
-            assert isinstance(compared, Refused)
+            assert isinstance(compared, Rejection)
             assert compared == map_document(collection, both)
 
 
@@ -167,7 +167,7 @@ def test_size_does_no_harm(large: Any) -> None:
     for collection, document in _BASES:
         for name in ("tenantId", "_id", "status", "error", "metadata", "payload", "subjects", "createdAt", "note"):
             before = time.process_time()
-            assert isinstance(map_document(collection, {**document, name: large}), Mapped | Refused)
+            assert isinstance(map_document(collection, {**document, name: large}), Mapped | Rejection)
             assert time.process_time() - before < 3
 
 
@@ -223,12 +223,12 @@ def test_a_value_that_came_comes_again_as_it_is(given_document: tuple[str, dict[
     """Exported with its old ids and mapped again, it is equal, bytes and all, and nothing but its ids is told."""
     collection, document = given_document
     first = map_document(collection, document)
-    if isinstance(first, Refused):
+    if isinstance(first, Rejection):
         return
     value: Any = first.value
     exported = json.loads(value.to_json())
-    exported["_id"] = legacy_id_of(value) or (value.id if collection == _EVENTS else str(value.id))
-    reference = legacy_reference_of(value)
+    exported["_id"] = restore_mongo_id(value) or (value.id if collection == _EVENTS else str(value.id))
+    reference = restore_reference(value)
     if reference is not None:
         exported["jobId" if collection == _EVENTS else "buildJobId"] = reference
     again = map_document(collection, _through_bson(exported))
@@ -257,7 +257,7 @@ def test_times_out_of_range_are_as_bson_decodes_them() -> None:
     decoded = _through_bson({**build(), "createdAt": DatetimeMS(2**60)})
     assert isinstance(decoded["createdAt"], DatetimeMS)
     refused = map_document(_JOBS, decoded)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Rejection)
     assert "createdAt: it should be a time of the years 0001 to 9999, or its ISO 8601 text, not a time outside" in (
         refused.reason
     )

@@ -10,7 +10,7 @@ from bson.binary import Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.backfill.transform.mapping import Mapped, Refused, map_document
+from graphjobs.backfill.transform.mapping import Mapped, Rejection, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LATER, build, event, overlay, run
 
 _JOBS, _EVENTS, _RUNS = "graph_jobs", "graph_job_events", "policy_runs"
@@ -181,7 +181,7 @@ _CASES: dict[str, tuple[str, Any, str]] = {
 def test_what_cannot_come_is_refused_by_its_field(collection: str, document: Any, field: str) -> None:
     """One sentence begins with the field, as documents spell it, and is short."""
     refused = map_document(collection, document)
-    assert isinstance(refused, Refused), refused
+    assert isinstance(refused, Rejection), refused
     assert field == refused.field
     assert refused.reason.startswith(f"{field}: ")
     assert len(refused.reason) < 400
@@ -191,7 +191,7 @@ def test_a_full_metadata_says_what_it_has_no_room_for() -> None:
     """So that whoever reads it knows how many entries must go."""
     refused = map_document(_JOBS, build(_id="job-1", metadata=_FULL))
     reason = "metadata: its 64 entries leave no room for legacyId"
-    assert Refused(reason, "metadata") == refused
+    assert Rejection(reason, "metadata") == refused
 
 
 _SECRET = "hunter2 is my password"  # the point of it
@@ -216,7 +216,7 @@ def test_no_sentence_repeats_what_stood_there(collection: str, document: dict[st
     more = dict.fromkeys(("note", "metadata", "payload", "error", "subjects", "inputs", "startedAt", "id"))
     for name in {**document, **more}:
         told = map_document(collection, {**document, name: holder})
-        text = told.reason if isinstance(told, Refused) else str(told.changes)
+        text = told.reason if isinstance(told, Rejection) else str(told.changes)
         assert "hunter2" not in text
 
 
@@ -244,7 +244,7 @@ def test_what_a_document_needs_is_what_the_page_says(
     for name in document:
         without = {each: value for each, value in document.items() if each != name}
         outcome = map_document(collection, without)
-        assert isinstance(outcome, Refused) is (name in needed | _ALWAYS), name
+        assert isinstance(outcome, Rejection) is (name in needed | _ALWAYS), name
     page = (_ROOT / "docs" / "backfill.md").read_text(encoding="utf-8").split("## What a document looks like")[1]
     table = page.split("A status is a word")[0]
     assert set() == {name for name in needed | _ALWAYS if f"`{name}`" not in table}

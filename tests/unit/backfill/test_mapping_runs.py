@@ -8,7 +8,7 @@ import pytest
 from bson import Int64, ObjectId
 from bson.binary import Binary, UuidRepresentation
 
-from graphjobs.backfill.transform.legacy_ids import old_id_uuid
+from graphjobs.backfill.transform.legacy_ids import derive_uuid
 from graphjobs.backfill.transform.mapping import Mapped, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LAST, LATER, event, run
 
@@ -96,7 +96,7 @@ _MENDED: dict[str, _Case] = {
         event(_id=_OBJECT_ID, id=8, status="succeeded", jobId=_OBJECT_ID, payload={}),
         {
             "id": 8,
-            "job_id": old_id_uuid("acme", str(_OBJECT_ID)),
+            "job_id": derive_uuid("acme", str(_OBJECT_ID)),
             "status": "completed",
             "payload": dict.fromkeys(("legacyId", "legacyJobId"), str(_OBJECT_ID))
             | dict.fromkeys(("legacyIdType", "legacyJobIdType"), "objectId"),

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
 from graphjobs.backfill.extract import sources
-from graphjobs.backfill.extract.records import END, Found, Position
+from graphjobs.backfill.extract.records import END_OFFSET, ReadOffset, SourceRecord
 from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
-from tests.backfill.source_helpers import as_read, document_of, documents_in, found_in, outline
+from tests.backfill.source_helpers import as_decoded, comparable, decode_document, read_documents, read_records
 
-STRANGE: dict[str, Any] = as_read(
+STRANGE: dict[str, Any] = as_decoded(
     {
         "_id": Binary(bytes(range(16)), 3),
         "new": Binary(bytes(range(16)), 4),
@@ -50,17 +50,17 @@ STRANGE: dict[str, Any] = as_read(
 
 def few(count: int = 40) -> list[dict[str, Any]]:
     """Small documents of a generated dump, and a strange one among them."""
-    made = [as_read(each.document) for each in dumps.Maker(7, dirty=0).jobs(count)]
+    made = [as_decoded(each.document) for each in dumps.DumpGenerator(7, dirty=0).jobs(count)]
     return [*made[: count // 2], STRANGE, *made[count // 2 :]]
 
 
-@pytest.mark.parametrize("form", dumps.FORMS)
+@pytest.mark.parametrize("form", dumps.FILE_FORMATS)
 async def test_every_form_gives_the_same_documents(tmp_path: Path, form: str) -> None:
     """However a document was dumped, it is the same value, types included, its times naive and in UTC."""
     made = [*few(), {"_id": "x", "tenantId": "acme"}]
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
-    path.write_bytes(dumps.content_of(made, form))
-    read = await documents_in(path)
+    path.write_bytes(dumps.encode_file(made, form))
+    read = await read_documents(path)
     assert made == read
     strange = read[20]
     assert [Binary, Binary, datetime, datetime, datetime, DatetimeMS, Decimal128] == [
@@ -73,30 +73,30 @@ async def test_parts_come_jobs_first_and_events_last(tmp_path: Path) -> None:
     """Events need their jobs, whatever the order of names in the folder; what else is there is left alone."""
     for form, seed in (("bson", 1), ("jsonl.gz", 2)):
         folder = tmp_path / form
-        made = dumps.make(300, seed)
-        dumps.write(folder, made, form)
+        made = dumps.generate(300, seed)
+        dumps.write_files(folder, made, form)
         (folder / "graph_jobs.metadata.json").write_text("{}")
         (folder / "users.bson").write_bytes(b"whatever")
         async with open_source(str(folder)) as source:
             assert ["graph_jobs", "policy_runs", "graph_job_events"] == [part.collection for part in source.parts]
             for part in source.parts:
                 read = [found async for found in source.read(part)]
-                assert all(document_of(found) is not None for found in read)
+                assert all(decode_document(found) is not None for found in read)
                 assert sum(each.collection == part.collection for each in made) == len(read)
-                assert list(range(1, len(read) + 1)) == [found.place.ordinal for found in read]
+                assert list(range(1, len(read) + 1)) == [found.location.ordinal for found in read]
                 assert part.size_bytes == source.bytes_read(part) == (folder / part.name).stat().st_size
 
 
-@pytest.mark.parametrize("form", dumps.FORMS)
+@pytest.mark.parametrize("form", dumps.FILE_FORMATS)
 async def test_reading_goes_on_after_every_position(tmp_path: Path, form: str) -> None:
     """What comes after a position is what came after it the first time, exactly."""
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
-    path.write_bytes(dumps.content_of(few(12), form))
-    whole = await found_in(path)
-    assert outline(whole) == outline(await found_in(path, after=Position()))
+    path.write_bytes(dumps.encode_file(few(12), form))
+    whole = await read_records(path)
+    assert comparable(whole) == comparable(await read_records(path, after=ReadOffset()))
     for number, found in enumerate(whole, start=1):
-        position = Position.from_json(found.place.next.to_json())
-        assert outline(whole[number:]) == outline(await found_in(path, after=position))
+        position = ReadOffset.from_json(found.location.next.to_json())
+        assert comparable(whole[number:]) == comparable(await read_records(path, after=position))
 
 
 LINES = st.lists(
@@ -127,11 +127,11 @@ async def test_any_text_is_read_on_after_every_position(
     content = (b"[" + b",\n".join(lines) if array else b"\n".join(lines)) + end
     path = tmp_path / ("graph_jobs.json.gz" if packed else "graph_jobs.json")
     path.write_bytes(gzip.compress(content) if packed else content)
-    whole = await found_in(path)
+    whole = await read_records(path)
     for number, found in enumerate(whole, start=1):
-        assert outline(whole[number:]) == outline(await found_in(path, after=found.place.next))
+        assert comparable(whole[number:]) == comparable(await read_records(path, after=found.location.next))
     # No word is lost: whatever is no document is the raw part of a problem.
-    assert all(content[each.place.offset :].startswith(each.raw) for each in whole if each.raw)
+    assert all(content[each.location.offset :].startswith(each.raw) for each in whole if each.raw)
 
 
 async def test_byte_order_marks_line_ends_and_blank_lines_do_not_matter(tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ async def test_byte_order_marks_line_ends_and_blank_lines_do_not_matter(tmp_path
         b'{"a":1}\n{"b":2}',
     ):
         path.write_bytes(content)
-        assert expected == await documents_in(path)
+        assert expected == await read_documents(path)
     for content in (b"", b"\n\n", b"[]", b"[ \n]\n", b"\xef\xbb\xbf"):
         path.write_bytes(content)
-        assert [] == await documents_in(path)
+        assert [] == await read_documents(path)
 
 
 async def test_a_format_is_told_by_the_content(tmp_path: Path) -> None:
@@ -157,21 +157,21 @@ async def test_a_format_is_told_by_the_content(tmp_path: Path) -> None:
     made = few(4)
     for name, form in (("json", "bson"), ("bson", "jsonl"), ("json", "jsonl.gz"), ("bson.gz", "array.json")):
         path = tmp_path / f"graph_jobs.{name}"
-        path.write_bytes(dumps.content_of(made, form))
-        assert made == await documents_in(path)
+        path.write_bytes(dumps.encode_file(made, form))
+        assert made == await read_documents(path)
     for size in (0x7B, 0x5B, 0x20):  # a length that begins as JSON does
         document = {"a": "x" * (size - len(bson.encode({"a": ""})))}
         path = tmp_path / "graph_jobs.bson"
         path.write_bytes(bson.encode(document) * 2)
-        assert [document, document] == await documents_in(path)
+        assert [document, document] == await read_documents(path)
 
 
 @pytest.mark.parametrize("form", ["bson", "bson.gz", "jsonl", "array.json"])
 async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path, form: str) -> None:
     """Four of them in a row take hardly more than one, read ahead included."""
-    huge = dumps.Maker(1).huge().document
+    huge = dumps.DumpGenerator(1).huge().document
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
-    path.write_bytes(dumps.content_of([huge] * 4, form))
+    path.write_bytes(dumps.encode_file([huge] * 4, form))
     assert dumps.HUGE_SIZE == len(bson.encode(huge))
     del huge
     gc.collect()
@@ -180,7 +180,7 @@ async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path
         sizes = []
         async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
             async for found in reading:
-                document = document_of(found)
+                document = decode_document(found)
                 assert document is not None
                 sizes.append(len(document["padding"]))
                 del found
@@ -195,7 +195,7 @@ async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path
 async def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
     """Of 30 MB hardly any is held."""
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
-    path.write_bytes(dumps.content_of([{"text": "x" * 10_000}] * 3_000, form))
+    path.write_bytes(dumps.encode_file([{"text": "x" * 10_000}] * 3_000, form))
     tracemalloc.start()
     try:
         async with open_source(str(path)) as source:
@@ -212,7 +212,7 @@ async def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> 
 async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
     """Another task keeps its turns while documents are read and nothing is done with them."""
     path = tmp_path / "graph_jobs.json"
-    path.write_bytes(dumps.content_of(few(20_000), "array.json"))
+    path.write_bytes(dumps.encode_file(few(20_000), "array.json"))
     waits: list[float] = []
 
     async def tick() -> None:
@@ -222,7 +222,7 @@ async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
             waits.append(time.perf_counter() - before)
 
     ticking = asyncio.create_task(tick())
-    assert 20_001 <= len(await found_in(path))
+    assert 20_001 <= len(await read_records(path))
     ticking.cancel()
     assert len(waits) > 20
     # Of the median, for this machine may be busy with something else.
@@ -232,7 +232,7 @@ async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
 async def test_who_does_not_read_on_makes_nothing_be_read(tmp_path: Path) -> None:
     """No more is read ahead than two batches."""
     path = tmp_path / "graph_jobs.bson"
-    path.write_bytes(dumps.content_of([{"text": "x" * 1_000}] * 20_000, "bson"))
+    path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 20_000, "bson"))
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
         await anext(reading)
         await asyncio.sleep(0.1)
@@ -247,15 +247,15 @@ def open_files() -> int:
 async def test_files_are_closed_whatever_ends_the_reading(tmp_path: Path) -> None:
     """The end, an early end, a cancel, and a cancel upon a cancel."""
     path = tmp_path / "graph_jobs.bson"
-    path.write_bytes(dumps.content_of([{"text": "x" * 1_000}] * 5_000, "bson"))
+    path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 5_000, "bson"))
     before = open_files()
-    assert 5_000 == len(await found_in(path))
+    assert 5_000 == len(await read_records(path))
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
         await anext(reading)
     assert before == open_files()
     for cancels in (1, 2):
         for turns in range(12):
-            task = asyncio.create_task(found_in(path))
+            task = asyncio.create_task(read_records(path))
             for _ in range(turns):
                 await asyncio.sleep(0)
             for _ in range(cancels):
@@ -279,11 +279,11 @@ async def test_a_fingerprint_tells_another_file(tmp_path: Path) -> None:
             return source.parts[0].fingerprint
 
     path = tmp_path / "graph_jobs.bson"
-    content = dumps.content_of(few(), "bson")
+    content = dumps.encode_file(few(), "bson")
     path.write_bytes(content)
     first = await fingerprint()
     assert first == await fingerprint()
-    dumps.damage(path, len(content) // 2)
+    dumps.flip_byte(path, len(content) // 2)
     os.utime(path, ns=(1, 1))
     assert first != await fingerprint()
 
@@ -355,7 +355,7 @@ async def test_what_is_no_source_is_refused_in_a_sentence(
 ) -> None:
     """It names what is there, and what should be."""
     with pytest.raises(ConfigurationError) as caught:
-        await found_in(build(tmp_path))
+        await read_records(build(tmp_path))
     assert [] == [word for word in words if word not in str(caught.value)]
 
 
@@ -363,38 +363,38 @@ async def test_what_is_no_source_is_refused_in_a_sentence(
 async def test_what_is_no_path_is_refused(place: str) -> None:
     """And a password that it may hold is not repeated."""
     with pytest.raises(ConfigurationError) as caught:
-        await found_in(place)
+        await read_records(place)
     assert "secret" not in str(caught.value)
 
 
 async def test_a_position_past_the_end_is_refused(tmp_path: Path) -> None:
     """The file cannot be the one it was."""
     path = tmp_path / "graph_jobs.bson"
-    path.write_bytes(dumps.content_of([{"a": 1}], "bson"))
+    path.write_bytes(dumps.encode_file([{"a": 1}], "bson"))
     with pytest.raises(ConfigurationError, match="ends before the position"):
-        await found_in(path, after=Position(7, 1_000))
-    assert [] == await found_in(path, after=Position(1, END))
+        await read_records(path, after=ReadOffset(7, 1_000))
+    assert [] == await read_records(path, after=ReadOffset(1, END_OFFSET))
 
 
 async def test_without_pymongo_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And these rooms are imported without it."""
     monkeypatch.setitem(sys.modules, "pymongo", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'graphjobs\[mongo\]'"):
-        await found_in(tmp_path)
+        await read_records(tmp_path)
 
 
 def test_a_position_is_read_from_its_own_text_only() -> None:
     """Any `_id` survives; other text is refused."""
     for key in (None, "x", ObjectId(), Binary(bytes(16), 3), 7, {"a": 1}):
-        position = Position(3, 4, key)
-        assert position == Position.from_json(position.to_json())
+        position = ReadOffset(3, 4, key)
+        assert position == ReadOffset.from_json(position.to_json())
     for text in ("", "{}", "[1]", "[1, 2, 3, 4]", '["a", 1, null]', "[" * 10_000):
-        with pytest.raises(ValueError, match="no position"):
-            Position.from_json(text)
+        with pytest.raises(ValueError, match="not a position"):
+            ReadOffset.from_json(text)
 
 
 def test_what_is_found_is_frozen() -> None:
     """Nobody changes what another may still hold."""
-    found = Found("graph_jobs", None, "bson", b"")  # type: ignore[arg-type]
+    found = SourceRecord("graph_jobs", None, "bson", b"")  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         found.raw = b"x"  # type: ignore[misc]

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
 from graphjobs.backfill.extract import json_framing
-from graphjobs.backfill.extract.records import END
+from graphjobs.backfill.extract.records import END_OFFSET
 from tests.backfill import dumps
-from tests.backfill.source_helpers import document_of, documents_of, found_in, problem_of, problems_of
+from tests.backfill.source_helpers import (
+    decode_document,
+    decode_documents,
+    decode_problem,
+    decode_problems,
+    read_records,
+)
 
 DOCUMENTS: list[dict[str, Any]] = [{"_id": str(number), "text": "}{\n" * number} for number in range(5)]
 
@@ -22,18 +28,18 @@ DOCUMENTS: list[dict[str, Any]] = [{"_id": str(number), "text": "}{\n" * number}
 @pytest.mark.parametrize("form", ["bson", "jsonl", "array.json", "pretty.json"])
 async def test_a_file_cut_at_any_byte_gives_what_came_before(tmp_path: Path, form: str) -> None:
     """Only where an entry ends can a cut not be seen, and in an array not even there is it missed."""
-    content = dumps.content_of(DOCUMENTS, form)
+    content = dumps.encode_file(DOCUMENTS, form)
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
     path.write_bytes(content)
-    whole = await found_in(path)
-    ends = [each.place.next.offset for each in whole]
+    whole = await read_records(path)
+    ends = [each.location.next.offset for each in whole]
     for at in range(len(content)):
         path.write_bytes(content[:at])
-        found = await found_in(path)
+        found = await read_records(path)
         # The last line may lack its end and nothing else.
         complete = sum(end <= at or content[at:end] == b"\n" for end in ends)
-        assert DOCUMENTS[:complete] == documents_of(found)
-        problems = problems_of(found)
+        assert DOCUMENTS[:complete] == decode_documents(found)
+        problems = decode_problems(found)
         at_an_end = (complete == 0 and not content[:at].strip(b"\n")) or not content[
             ends[complete - 1] if complete else 0 : at
         ].strip()
@@ -44,47 +50,47 @@ async def test_a_file_cut_at_any_byte_gives_what_came_before(tmp_path: Path, for
             assert (0 if at_an_end else 1) == len(problems)
         if problems:
             assert path.name in problems[0]
-            assert END == found[-1].place.next.offset
-            assert content[found[-1].place.offset : at] == found[-1].raw
+            assert END_OFFSET == found[-1].location.next.offset
+            assert content[found[-1].location.offset : at] == found[-1].raw
 
 
 @pytest.mark.parametrize("form", ["bson.gz", "jsonl.gz", "array.json.gz"])
 async def test_a_compressed_file_cut_at_any_byte_gives_what_came_before(tmp_path: Path, form: str) -> None:
     """Nothing but the whole file is without a problem, and one that is not there at all."""
-    content = dumps.content_of(DOCUMENTS, form)
+    content = dumps.encode_file(DOCUMENTS, form)
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
     before = 0
     for at in range(2, len(content)):
         path.write_bytes(content[:at])
-        found = await found_in(path)
-        read = documents_of(found)
+        found = await read_records(path)
+        read = decode_documents(found)
         assert DOCUMENTS[: len(read)] == read
         assert before <= len(read)
         before = len(read)
-        assert "cut off" in problems_of(found)[-1]
-        assert path.name in problems_of(found)[-1]
+        assert "cut off" in decode_problems(found)[-1]
+        assert path.name in decode_problems(found)[-1]
     assert before == len(DOCUMENTS)
 
 
 @pytest.mark.parametrize("form", ["bson.gz", "jsonl.gz", "array.json.gz"])
 async def test_a_corrupt_byte_anywhere_in_a_compressed_file_is_told(tmp_path: Path, form: str) -> None:
     """Wherever it is but in the header's own remarks, there is a problem; what comes before it is read."""
-    content = dumps.content_of(DOCUMENTS, form)
+    content = dumps.encode_file(DOCUMENTS, form)
     path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
     for at in range(10, len(content)):
         path.write_bytes(content)
-        dumps.damage(path, at)
-        found = await found_in(path)
-        assert problems_of(found), at
+        dumps.flip_byte(path, at)
+        found = await read_records(path)
+        assert decode_problems(found), at
         if at >= len(content) - 8:  # the checksum, and the length
-            assert DOCUMENTS == documents_of(found)
-            assert "checksum" in problems_of(found)[-1]
+            assert DOCUMENTS == decode_documents(found)
+            assert "checksum" in decode_problems(found)[-1]
 
 
 async def test_what_follows_compressed_data_is_told(tmp_path: Path) -> None:
     """Another member is read, zeros are nothing, and anything else is a problem."""
     path = tmp_path / "graph_jobs.bson.gz"
-    one = dumps.content_of(DOCUMENTS, "bson.gz")
+    one = dumps.encode_file(DOCUMENTS, "bson.gz")
     for tail, times, problem in (
         (one, 2, ""),
         (b"\0" * 600_000, 1, ""),
@@ -95,9 +101,9 @@ async def test_what_follows_compressed_data_is_told(tmp_path: Path) -> None:
         (one[:14], 1, "cut off"),
     ):
         path.write_bytes(one + tail)
-        found = await found_in(path)
-        assert DOCUMENTS * times == documents_of(found)
-        assert [problem in each for each in problems_of(found)] == ([True] if problem else [])
+        found = await read_records(path)
+        assert DOCUMENTS * times == decode_documents(found)
+        assert [problem in each for each in decode_problems(found)] == ([True] if problem else [])
 
 
 async def test_much_data_before_a_corrupt_place_is_not_lost(tmp_path: Path) -> None:
@@ -107,7 +113,7 @@ async def test_much_data_before_a_corrupt_place_is_not_lost(tmp_path: Path) -> N
     path = tmp_path / "graph_jobs.bson.gz"
     for at in (len(packed) // 2, len(packed) - 6):
         path.write_bytes(packed[:at] + bytes([packed[at] ^ 0xFF]) + packed[at + 1 :])
-        read = documents_of(await found_in(path))
+        read = decode_documents(await read_records(path))
         assert documents[: len(read) - 2] == read[:-2]
         assert len(read) > 20_000 * (at - 2_000) / len(packed)
 
@@ -118,14 +124,14 @@ async def test_a_length_that_no_document_has_is_refused_with_its_place(tmp_path:
     before, after = bson.encode({"a": 1}), bson.encode({"b": 2})
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(before + struct.pack("<i", size) + after[4:] + after)
-    found = await found_in(path)
-    assert [{"a": 1}] == documents_of(found)
-    (problem,) = problems_of(found)
+    found = await read_records(path)
+    assert [{"a": 1}] == decode_documents(found)
+    (problem,) = decode_problems(found)
     assert f"at byte {len(before)}" in problem
     assert f"{size:,} bytes" in problem
     assert struct.pack("<i", size) + after[4:] + after == found[-1].raw
     path.write_bytes(struct.pack("<i", size) + after[4:])
-    assert 1 == len(problems_of(await found_in(path)))
+    assert 1 == len(decode_problems(await read_records(path)))
 
 
 async def test_a_length_that_lies_harms_no_document_before(tmp_path: Path) -> None:
@@ -135,9 +141,9 @@ async def test_a_length_that_lies_harms_no_document_before(tmp_path: Path) -> No
     for size in range(5, 3 * len(lie)):
         if size != len(lie):
             path.write_bytes(before + struct.pack("<i", size) + lie[4:] + lie)
-            found = await found_in(path)
-            assert {"a": 1} == document_of(found[0])
-            assert problems_of(found)
+            found = await read_records(path)
+            assert {"a": 1} == decode_document(found[0])
+            assert decode_problems(found)
 
 
 async def test_a_document_that_cannot_be_decoded_harms_no_other(tmp_path: Path) -> None:
@@ -149,19 +155,19 @@ async def test_a_document_that_cannot_be_decoded_harms_no_other(tmp_path: Path) 
         nested = struct.pack("<i", len(nested) + 8) + b"\x03a\0" + nested + b"\0"
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(good + bad + good + nested + good)
-    found = await found_in(path)
-    assert [{"a": "ok"}] * 3 == documents_of(found)
-    assert [bad, nested] == [each.raw for each in found if problem_of(each)]
-    assert [2, 4] == [each.place.ordinal for each in found if problem_of(each)]
-    assert problems_of(found)[1].endswith("BSON must not nest deeper than 500 levels")
+    found = await read_records(path)
+    assert [{"a": "ok"}] * 3 == decode_documents(found)
+    assert [bad, nested] == [each.raw for each in found if decode_problem(each)]
+    assert [2, 4] == [each.location.ordinal for each in found if decode_problem(each)]
+    assert decode_problems(found)[1].endswith("BSON must not nest deeper than 500 levels")
 
 
 BAD_TEXTS = {
-    b'{"a": }': "cannot be read as JSON",
-    b"nonsense": "cannot be read as JSON",
+    b'{"a": }': "not valid JSON",
+    b"nonsense": "not valid JSON",
     b'{"a": "\xff"}': "not UTF-8",
-    b"\0\0\0": "cannot be read as JSON",
-    b'{"a": {"$oid": "secret"}}': "$oid holds what it cannot hold",
+    b"\0\0\0": "not valid JSON",
+    b'{"a": {"$oid": "secret"}}': "$oid holds an invalid value",
     b'{"a": {"$date": "yesterday"}}': "$date holds",
     b'{"a": {"$date": 1e999}}': "$date holds",
     b'{"a": {"$numberDecimal": "secret"}}': "$numberDecimal holds",
@@ -169,8 +175,8 @@ BAD_TEXTS = {
     b'{"a": {"$binary": 1, "$type": {}}}': "$binary holds",
     b'{"a": ' + b"9" * 5_000 + b"}": "more digits",
     b'{"a": ' * 5_000 + b"1" + b"}" * 5_000: "JSON must not nest deeper than 500 levels",
-    b'{"$oid": "0123456789abcdef01234567"}': "should be an object",
-    b"[[1, 2]]": "should be an object",
+    b'{"$oid": "0123456789abcdef01234567"}': "must be an object",
+    b"[[1, 2]]": "must be an object",
 }
 
 
@@ -181,9 +187,9 @@ async def test_a_text_that_cannot_be_read_harms_no_other(tmp_path: Path, bad: by
     path = tmp_path / "graph_jobs.json"
     joined = [b'{"a": 1}', bad, b'{"b": 2}']
     path.write_bytes(b"\n".join(joined) if form == "lines" else b"[" + b",\n".join(joined) + b"]")
-    found = await found_in(path)
-    assert [{"a": 1}, {"b": 2}] == documents_of(found)
-    told = problems_of(found)
+    found = await read_records(path)
+    assert [{"a": 1}, {"b": 2}] == decode_documents(found)
+    told = decode_problems(found)
     # An array is cut at commas where it holds no objects, so that a word may be two.
     assert BAD_TEXTS[bad] in told[0]
     assert bad[:3] == (found[1].raw or b"")[:3]
@@ -195,18 +201,18 @@ async def test_an_object_without_an_end_does_not_take_others_along(tmp_path: Pat
     """In an array as mongoexport writes it, the next one begins a line."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(b'[{"a": 1},\n' + broken + b',\n{"b": 2},\n{"c": "\\n{"}]\n')
-    found = await found_in(path)
-    assert [{"a": 1}, {"b": 2}, {"c": "\n{"}] == documents_of(found)
-    assert 1 == len(problems_of(found))
+    found = await read_records(path)
+    assert [{"a": 1}, {"b": 2}, {"c": "\n{"}] == decode_documents(found)
+    assert 1 == len(decode_problems(found))
 
 
 async def test_what_follows_an_array_is_told(tmp_path: Path) -> None:
     """It is not read, and not dropped silently."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(b'[{"a": 1}]\n{"b": 2}\n')
-    found = await found_in(path)
-    assert [{"a": 1}] == documents_of(found)
-    assert "more follows the end of the array" in problems_of(found)[0]
+    found = await read_records(path)
+    assert [{"a": 1}] == decode_documents(found)
+    assert "more follows the end of the array" in decode_problems(found)[0]
     assert b'{"b": 2}\n' == found[-1].raw
 
 
@@ -226,12 +232,12 @@ async def test_a_text_too_large_to_be_a_document_is_passed_over(
     monkeypatch.setattr(json_framing, "JSON_SIZE_MAX", 1024 * 1024)
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(content % (b"y" * 5_000_000))
-    found = await found_in(path)
-    assert [{"a": 1}, {"b": 2}] == documents_of(found)
-    assert "of more than 1,048,576 bytes" in problems_of(found)[0]
+    found = await read_records(path)
+    assert [{"a": 1}, {"b": 2}] == decode_documents(found)
+    assert "of more than 1,048,576 bytes" in decode_problems(found)[0]
     for number, each in enumerate(found, start=1):
-        assert [later.place for later in found[number:]] == [
-            later.place for later in await found_in(path, after=each.place.next)
+        assert [later.location for later in found[number:]] == [
+            later.location for later in await read_records(path, after=each.location.next)
         ]
 
 
@@ -246,8 +252,8 @@ async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start:
         path = tmp_path / name
         path.write_bytes(start + content)
         try:
-            whole = await found_in(path)
+            whole = await read_records(path)
         except ConfigurationError:  # an archive, or UTF-16
             continue
         for found in whole:
-            assert (document_of(found) is None) == (problem_of(found) is not None)
+            assert (decode_document(found) is None) == (decode_problem(found) is not None)

@@ -12,7 +12,7 @@ import pytest
 
 from graphjobs import ConfigurationError, DatabaseUnavailable
 from graphjobs.backfill.extract import mongo_source
-from graphjobs.backfill.extract.mongo_source import LiveSource
+from graphjobs.backfill.extract.mongo_source import MongoSource
 from graphjobs.backfill.extract.sources import open_source
 
 # In two, for a traceback shows the lines of this file.
@@ -56,17 +56,17 @@ async def test_a_name_tells_hosts_and_database_and_no_password() -> None:
         ("mongodb://host/scheduler.graph_jobs", "host/scheduler"),
         ("mongodb://u%40:p%2Fhush@[::1]:1/scheduler", "[::1]:1/scheduler"),
     ):
-        client, name = mongo_source._client(address)
+        client, name = mongo_source._create_client(address)
         try:
             assert expected == name
-            assert "hush" not in repr(LiveSource(name, client["scheduler"], ()))
+            assert "hush" not in repr(MongoSource(name, client["scheduler"], ()))
         finally:
             await client.close()
 
 
 def test_the_id_of_a_document_that_nests_too_deep_is_that_of_the_one_before() -> None:
     """It is told later, when the document is read, and does not keep the reading from going on."""
-    key_of = mongo_source._key_reader()
+    key_of = mongo_source._id_decoder()
     deep = b'{"in":' * 499 + b"1" + b"}" * 499
     most = bson.encode({"_id": 7, "deep": json.loads(deep)})
     over = bson.encode({"_id": 7, "deep": [json.loads(deep)]})
@@ -117,9 +117,9 @@ async def test_a_server_that_hangs_up_is_told_within_its_time_out() -> None:
 
 async def test_our_own_time_out_holds_where_the_address_names_none() -> None:
     """Ten seconds, and not pymongo's thirty."""
-    client, _ = mongo_source._client("mongodb://host/scheduler")
+    client, _ = mongo_source._create_client("mongodb://host/scheduler")
     assert 10 == client.options.server_selection_timeout
     await client.close()
-    client, _ = mongo_source._client("mongodb://host/scheduler?serverSelectionTimeoutMS=300")
+    client, _ = mongo_source._create_client("mongodb://host/scheduler?serverSelectionTimeoutMS=300")
     assert 0.3 == client.options.server_selection_timeout
     await client.close()

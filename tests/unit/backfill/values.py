@@ -9,7 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob, PolicyRunJob
-from graphjobs.backfill.transform.legacy_ids import old_id_uuid
+from graphjobs.backfill.transform.legacy_ids import derive_uuid
 from graphjobs.core.fields import METADATA_ENTRIES_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -44,7 +44,7 @@ _KINDS: Final = st.sampled_from(["objectId", "uuid", "uuidPython", "uuidJava", "
 def _ids(draw: st.DrawFn, tenant: str) -> tuple[UUID, dict[str, str]]:
     """An id, and what tells of the old one: truly, of another job's, or nonsense."""
     old = draw(st.one_of(LINES, _OBJECT_IDS, UUIDS.map(str), UUIDS.map(lambda each: str(each).upper())))
-    uuid = draw(st.one_of(UUIDS, st.just(old_id_uuid(tenant, old))))
+    uuid = draw(st.one_of(UUIDS, st.just(derive_uuid(tenant, old))))
     if draw(st.booleans()) and len(old) == 36:
         uuid = UUID(old)
     kept = {
