@@ -150,7 +150,7 @@ def test_the_command_exits_0_where_all_can_come(graphjobs: Command, tmp_path: Pa
     [
         (["/nowhere/at/all", "--dry-run"], 3, "there is no file or folder /nowhere/at/all"),
         (["postgresql://host/name", "--dry-run"], 3, "starts with mongodb://"),
-        (["mongodb://localhost", "--dry-run"], 3, "should name the database"),
+        (["mongodb://localhost", "--dry-run"], 3, "must name the database"),
         ([".", "--dry-run"], 3, "holds no dump (graph_jobs.bson"),
         ([".", "--dry-run", "--legacy-uuids", "ruby"], 2, "--legacy-uuids"),
     ],

@@ -17,7 +17,7 @@ import pytest
 
 from graphjobs.backfill import parallel_mapping
 from graphjobs.backfill.batches import Batch, batches_of
-from graphjobs.backfill.extract import sources
+from graphjobs.backfill.extract import files
 from graphjobs.backfill.extract.records import ReadOffset
 from graphjobs.backfill.extract.sources import open_source
 from graphjobs.backfill.parallel_mapping import open_apart
@@ -185,7 +185,7 @@ async def test_it_reads_no_further_than_it_is_asked_to(made: list[GeneratedDocum
         async with aclosing(batches_of(source, part, "csharp", ReadOffset())) as batches:
             batch = await anext(batches)
             ahead = source.bytes_read(part) - batch.reached.offset
-            assert 0 <= ahead <= 3 * sources.BATCH_SIZE_MAX
+            assert 0 <= ahead <= 3 * files.BATCH_SIZE_MAX
 
 
 async def test_what_is_wrong_with_a_source_is_told(made: list[GeneratedDocument], tmp_path: Path) -> None:

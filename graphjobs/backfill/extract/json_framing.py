@@ -1,61 +1,44 @@
-"""Finds where the documents of a JSON file begin and end: one a line, in an array, or one after the other.
-
-What they mean is not known here, and memory is bounded as in the room of dumps: by one document, and a chunk.
-"""
+"""Splits a stream of JSON into documents, one per line, in an array or concatenated, without decoding them."""
 
 import re
 from collections.abc import Generator
 from typing import Final
 
-from graphjobs.backfill.extract.bson_framing import (
-    BLANK,
-    BOM,
+from graphjobs.backfill.extract.streams import (
     CHUNK_SIZE,
     CHUNK_SIZE_MAX,
     EXCERPT_SIZE_MAX,
     ByteStream,
     RawRecord,
     RawRecords,
-    bson_records,
     excerpt,
     truncated_record,
 )
 
 JSON_SIZE_MAX: Final = 64 * 1024 * 1024
-"""The same documents are larger as Extended JSON: a number may take four times its bytes."""
+"""The size of the largest document as Extended JSON: a number may take four times as many bytes as in BSON."""
+
+BOM: Final = b"\xef\xbb\xbf"
+BLANK: Final = b" \t\r\n"
 
 _NEWLINE: Final = re.compile(rb"\n")
 _JUNK: Final = re.compile(rb"[,\]{]")
 _NEXT_OBJECT: Final = re.compile(rb"(?<=\n),?\{")
-# Text and its end, which is missing where a chunk cuts it; what opens; what closes.
-_TEXT: Final = rb'"(?:[^"\\\n]++|\\.)*+(")?'
+# A string with its closing quotation mark, which is missing if a chunk ends within the string; or a bracket.
+_STRING: Final = rb'"(?:[^"\\\n]++|\\.)*+(")?'
 _TOKENS: Final = {
-    b"{": re.compile(_TEXT + rb"|(\{)|(\})", re.DOTALL),
-    b"[": re.compile(_TEXT + rb"|(\[)|(\])", re.DOTALL),
+    b"{": re.compile(_STRING + rb"|(\{)|(\})", re.DOTALL),
+    b"[": re.compile(_STRING + rb"|(\[)|(\])", re.DOTALL),
 }
 _CLOSED, _OPENS, _CLOSES = 1, 2, 3
 _REST: Final = re.compile(rb'(?:[^"\\\n]++|\\.)*+(")?', re.DOTALL)
 
 
-def raw_records(file_format: str, stream: ByteStream, offset: int = 0) -> RawRecords:
-    """Gives the entries of a file from the byte on where one ended.
-
-    Args:
-        file_format: one of the formats of `detect_format` that hold documents.
-        stream: the bytes, from `offset` on.
-        offset: the `end` of a frame, or 0.
-    """
-    if file_format == "bson":
-        return bson_records(stream, offset)
-    window = _ReadBuffer(stream, offset)
-    return _line_records(window) if file_format == "lines" else _object_records(window, array=file_format == "array")
-
-
 class _ReadBuffer:
-    """What is held of a text file: from the entry looked at up to where has been read."""
+    """The part of a text file from the current record to the last byte read."""
 
-    def __init__(self, flow: ByteStream, offset: int) -> None:
-        self.stream = flow
+    def __init__(self, stream: ByteStream, offset: int) -> None:
+        self.stream = stream
         self.data = b""
         self.at = 0
         self._base = offset
@@ -72,20 +55,20 @@ class _ReadBuffer:
 
     @property
     def rest(self) -> bytes:
-        """What is held from `at` on."""
+        """The data from `at`."""
         return self.data[self.at :]
 
     def grow(self) -> bool:
-        """Forgets what is before `at`, which is 0 then, and reads on; False at the end of the file."""
-        held = self.rest
-        # In proportion to what is held: else joining the chunks of a long entry takes the square of its length.
-        chunk = self.stream.read(max(CHUNK_SIZE, min(len(held), CHUNK_SIZE_MAX)))
+        """Drop the data before `at`, set `at` to 0, and read on. Return False at the end of the file."""
+        rest = self.rest
+        # Reads grow with the data: otherwise joining the chunks of a long record takes quadratic time.
+        chunk = self.stream.read(max(CHUNK_SIZE, min(len(rest), CHUNK_SIZE_MAX)))
         self._base += self.at
-        self.data, self.at = held + chunk if held else chunk, 0
+        self.data, self.at = rest + chunk if rest else chunk, 0
         return bool(chunk)
 
     def skip_blanks(self) -> bytes:
-        """Goes on to the next byte that is not blank, and gives it; nothing at the end of the file."""
+        """Move to the next byte that is not blank and return it, or return nothing at the end of the file."""
         while True:
             while self.at < len(self.data) and self.data[self.at] in BLANK:
                 self.at += 1
@@ -94,26 +77,38 @@ class _ReadBuffer:
             if not self.grow():
                 return b""
 
-    def read_until(self, mark: "re.Pattern[bytes]", searched: int) -> "Generator[None, None, tuple[bytes, bool]]":
-        """Goes on to what matches from the index `searched` on, or to the end of the file.
+    def read_until(self, pattern: "re.Pattern[bytes]", searched: int) -> "Generator[None, None, tuple[bytes, bool]]":
+        """Move to the first match from index `searched` on, or to the end of the file.
 
         Returns:
-            What was passed over, of more than `JSON_SIZE_MAX` the beginning; and whether it was more.
+            The skipped data and False; or the beginning of more than `JSON_SIZE_MAX` bytes, and True.
         """
-        kept: bytes | None = None
-        while not (match := mark.search(self.data, searched)):
-            # The mark may begin with the last bytes held.
+        beginning: bytes | None = None
+        while not (match := pattern.search(self.data, searched)):
+            # A match may start in the last two bytes.
             searched = max(searched, len(self.data) - 2)
             if searched - self.at > JSON_SIZE_MAX:
-                kept = self.rest[:EXCERPT_SIZE_MAX] if kept is None else kept
+                beginning = self.rest[:EXCERPT_SIZE_MAX] if beginning is None else beginning
                 self.at = searched
             searched -= self.at
             yield None
             if not self.grow():
-                passed, self.at = self.rest, len(self.data)
-                return (passed, False) if kept is None else (kept, True)
-        passed, self.at = self.data[self.at : match.start()], match.start()
-        return (passed, False) if kept is None else (kept, True)
+                break
+        end = match.start() if match else len(self.data)
+        skipped, self.at = self.data[self.at : end], end
+        return (skipped, False) if beginning is None else (beginning, True)
+
+
+def json_records(stream: ByteStream, offset: int, *, layout: str) -> RawRecords:
+    """Yield the records of a file.
+
+    Args:
+        stream: the bytes from `offset` on.
+        offset: 0, or the `end` of a record.
+        layout: "lines", "array", or "objects" (concatenated, each over several lines).
+    """
+    buffer = _ReadBuffer(stream, offset)
+    return _line_records(buffer) if layout == "lines" else _object_records(buffer, in_array=layout == "array")
 
 
 def _line_records(buffer: _ReadBuffer) -> RawRecords:
@@ -146,57 +141,56 @@ def _line_records(buffer: _ReadBuffer) -> RawRecords:
 
 
 def _too_large(what: str) -> str:
-    return f"{what} of more than {JSON_SIZE_MAX:,} bytes, which no document has; its beginning is kept"
+    return f"{what} of more than {JSON_SIZE_MAX:,} bytes is too large for a document; only its beginning is kept"
 
 
-def _object_records(buffer: _ReadBuffer, *, array: bool) -> RawRecords:
-    """Goes from object to object, by their braces; commas between them are looked at no further."""
-    flow = buffer.stream
-    if array and buffer.at_file_start and buffer.skip_blanks():
+def _object_records(buffer: _ReadBuffer, *, in_array: bool) -> RawRecords:
+    """Yield objects by their braces. Commas between objects are not checked."""
+    stream = buffer.stream
+    if in_array and buffer.at_file_start and buffer.skip_blanks():
         buffer.at += 1
     while byte := buffer.skip_blanks():
         start = buffer.offset
-        if byte == b"]" and array:
+        if byte == b"]" and in_array:
             buffer.at += 1
             if buffer.skip_blanks():
-                yield RawRecord(
-                    buffer.offset, None, excerpt(buffer.rest, flow), "more follows the end of the array; it is not read"
-                )
-            elif flow.fault:
-                yield truncated_record(flow, buffer.offset, b"", "")
+                problem = "more follows the end of the array; it is not read"
+                yield RawRecord(buffer.offset, None, excerpt(buffer.rest, stream), problem)
+            elif stream.fault:
+                yield truncated_record(stream, buffer.offset, b"", "")
             return
-        if byte == b"," and array:
+        if byte == b"," and in_array:
             buffer.at += 1
         elif byte in _TOKENS:
-            frame = yield from _read_object(buffer, _BraceCounter(byte))
-            yield frame
-            if frame.end is None:
+            record = yield from _read_object(buffer, _BraceCounter(byte))
+            yield record
+            if record.end is None:
                 return
         else:
             junk, too_long = yield from buffer.read_until(_JUNK, buffer.at + 1)
             yield RawRecord(start, buffer.offset, junk, _too_large("an entry") if too_long else None)
-    if array or flow.fault:
-        yield truncated_record(flow, buffer.offset, b"", "the array has no end: the file is cut off there")
+    if in_array or stream.fault:
+        yield truncated_record(stream, buffer.offset, b"", "the array has no end: the file is cut off there")
 
 
 def _read_object(buffer: _ReadBuffer, braces: "_BraceCounter") -> "Generator[None, None, RawRecord]":
-    """Gives the object that begins there, or what should be one."""
+    """Return the object that begins at the current position, or a problem."""
     start = buffer.offset
-    seen = buffer.at
+    searched = buffer.at
     while True:
-        end, seen = braces.find_end(buffer.data, seen)
+        end, searched = braces.find_end(buffer.data, searched)
         if end:
             raw, buffer.at = buffer.data[buffer.at : end], end
             return RawRecord(start, buffer.offset, raw)
         if braces.is_broken or len(buffer.data) - buffer.at > JSON_SIZE_MAX:
             break
-        seen -= buffer.at
+        searched -= buffer.at
         yield None
         if not buffer.grow():
             break
-    # An object without an end takes in those that follow it: as mongoexport writes them, each begins a line.
-    ended = not braces.is_broken and len(buffer.data) <= JSON_SIZE_MAX
-    if ended and not _NEXT_OBJECT.search(buffer.data, buffer.at + 1):
+    # Without an end, an object includes all later ones. mongoexport begins each on a new line, so continue there.
+    is_last = not braces.is_broken and len(buffer.data) <= JSON_SIZE_MAX
+    if is_last and not _NEXT_OBJECT.search(buffer.data, buffer.at + 1):
         rest, buffer.at = buffer.rest, len(buffer.data)
         return truncated_record(buffer.stream, start, rest, "the object there is cut off")
     raw, too_long = yield from buffer.read_until(_NEXT_OBJECT, buffer.at + 1)
@@ -207,27 +201,31 @@ def _read_object(buffer: _ReadBuffer, braces: "_BraceCounter") -> "Generator[Non
 
 
 class _BraceCounter:
-    """Counts braces through an object, or brackets through a list, that is held piece by piece."""
+    """Finds the end of an object by its braces, or of a list by its brackets, across chunks.
+
+    Attributes:
+        is_broken: a string has no closing quotation mark.
+    """
 
     def __init__(self, opening: bytes) -> None:
         self._token = _TOKENS[opening]
         self.is_broken = False
         self._depth = 0
-        self._in_text = False
+        self._in_string = False
 
-    def find_end(self, buffer: bytes, at: int) -> tuple[int, int]:
-        """Looks on from there.
+    def find_end(self, data: bytes, at: int) -> tuple[int, int]:
+        """Continue the search at index `at`.
 
         Returns:
-            Where the object ends, 0 where that is not known yet; and how far has been looked.
+            The index of the end, 0 if the data does not hold it; and the index up to which the data is searched.
         """
-        if self._in_text:
-            rest = _REST.match(buffer, at)
+        if self._in_string:
+            rest = _REST.match(data, at)
             if rest is None or rest.lastindex is None:
-                return self._open_text(buffer, at if rest is None else rest.end())
-            at, self._in_text = rest.end(), False
+                return self._open_string(data, at if rest is None else rest.end())
+            at, self._in_string = rest.end(), False
         depth = self._depth
-        for token in self._token.finditer(buffer, at):
+        for token in self._token.finditer(data, at):
             kind = token.lastindex
             if kind == _CLOSED:
                 continue
@@ -238,12 +236,12 @@ class _BraceCounter:
                 if depth == 0:
                     return token.end(), token.end()
             else:
-                self._depth, self._in_text = depth, True
-                return self._open_text(buffer, token.end())
+                self._depth, self._in_string = depth, True
+                return self._open_string(data, token.end())
         self._depth = depth
-        return 0, len(buffer)
+        return 0, len(data)
 
-    def _open_text(self, buffer: bytes, at: int) -> tuple[int, int]:
-        # JSON has no line break within text: a quotation mark is missing.
-        self.is_broken = buffer[at : at + 1] == b"\n"
+    def _open_string(self, data: bytes, at: int) -> tuple[int, int]:
+        # A JSON string holds no line break: its closing quotation mark is missing.
+        self.is_broken = data[at : at + 1] == b"\n"
         return 0, at

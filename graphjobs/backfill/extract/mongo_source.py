@@ -1,6 +1,6 @@
-"""Reads collections of a running MongoDB in the order of their `_id`; nothing is written there.
+"""Reads collections of a MongoDB server in the order of their `_id`. Nothing is written there.
 
-Whatever goes wrong is told in our own words: pymongo's may repeat parts of the address, and that holds a password.
+Error texts do not include those of pymongo, which may repeat parts of the address and so the password.
 """
 
 import hashlib
@@ -18,21 +18,22 @@ from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 SCHEMES: Final = ("mongodb://", "mongodb+srv://")
 
 SERVER_TIMEOUT: Final = timedelta(seconds=10)
-"""How long to look for a server, unless the address says so (`serverSelectionTimeoutMS`)."""
+"""Time limit of the search for a server; `serverSelectionTimeoutMS` of the address replaces it."""
 
 BATCH_MAX: Final = 256
-"""The most documents the server sends at once; it sends no more than 16 MiB, whatever this says."""
+"""Documents of a server batch at most. The server also limits a batch to 16 MiB."""
 
 _AUTH_CODES: Final = frozenset({8000, 18, 13})
-"""The server's codes of a refused password, and of a user who may not do it. Source: MongoDB's error_codes.yml."""
+"""Server codes of a wrong password and of a missing permission. Source: MongoDB's error_codes.yml."""
 
 
 @asynccontextmanager
 async def open_mongo(address: str) -> AsyncIterator["MongoSource"]:
-    """Opens the collections of the database that an address names.
+    """Open the collections of the database that an address names.
 
     Raises:
-        ConfigurationError: the address cannot be read, names no database, is refused, or holds none of the collections.
+        ConfigurationError: the address is invalid or names no database, the server rejects the user, or the database
+            has none of the collections.
         DatabaseUnavailable: no server answers within its time-out.
     """
     client, name = _create_client(address)
@@ -46,10 +47,9 @@ async def open_mongo(address: str) -> AsyncIterator["MongoSource"]:
 
 
 class MongoSource:
-    """Collections of a running server; see `graphjobs.backfill.extract.sources.Source`.
+    """Collections of a server; see `graphjobs.backfill.extract.sources.Source`.
 
-    What is inserted while it is read comes along where its `_id` is still to come, and not otherwise: documents are
-    read as they stand, not all at one moment.
+    The read is not a snapshot. A document inserted meanwhile is included only if its `_id` is after the current one.
     """
 
     def __init__(self, name: str, database: Any, parts: tuple[SourcePart, ...]) -> None:
@@ -59,17 +59,17 @@ class MongoSource:
         self._bytes_read: dict[SourcePart, int] = {}
 
     async def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
-        """Gives what a collection holds, by `_id`; see `Source`."""
+        """Yield the documents of a collection by `_id`; see `Source`."""
         position = after or ReadOffset()
-        key_of = _id_decoder()
+        id_of = _id_decoder()
         self._bytes_read[part] = position.offset
         with _translate_errors(part.name):
             async with self._cursor(part, position) as cursor:
                 async for document in cursor:
                     raw: bytes = document.raw
-                    key = key_of(raw, position.id)
+                    key = id_of(raw, position.id)
                     if position is after and position.ordinal and key == position.id:
-                        continue  # an index is entered at a key, not after it
+                        continue  # min() starts at the key, not after it
                     position = ReadOffset(position.ordinal + 1, position.offset + len(raw), key)
                     self._bytes_read[part] = position.offset
                     yield SourceRecord(
@@ -77,7 +77,7 @@ class MongoSource:
                     )
 
     def bytes_read(self, part: SourcePart) -> int:
-        """Gives how many bytes of documents have been read; see `Source`."""
+        """Return how many bytes of documents were read; see `Source`."""
         return self._bytes_read.get(part, 0)
 
     def _cursor(self, part: SourcePart, after: ReadOffset) -> Any:
@@ -86,12 +86,12 @@ class MongoSource:
 
         collection = self._database.get_collection(
             part.collection,
-            # Decoded one by one, so that one that cannot be does not take its neighbours along.
+            # Decoded one by one, so that an invalid document does not affect others.
             codec_options=codec_options().with_options(document_class=RawBSONDocument),
             read_concern=ReadConcern("majority"),
         )
         cursor = collection.find({}, batch_size=BATCH_MAX).sort("_id", 1).hint([("_id", 1)])
-        # Not {"_id": {"$gt": ...}}: that finds none but those of the same type, and an _id may be of any.
+        # Not {"_id": {"$gt": ...}}: that finds only an _id of the same type.
         return cursor.min([("_id", after.id)]) if after.ordinal else cursor
 
 
@@ -100,73 +100,71 @@ def _id_decoder() -> Callable[[bytes, Any], Any]:
     from bson.errors import BSONError
 
     options: Any = codec_options()
-    forgiving = options.with_options(unicode_decode_error_handler="replace")
+    lenient = options.with_options(unicode_decode_error_handler="replace")
 
-    def key_of(raw: bytes, otherwise: Any) -> Any:
-        """Gives the `_id`; of a document that cannot be read at all, that of the one before."""
+    def id_of(raw: bytes, previous: Any) -> Any:
+        """Return the `_id` of a document, or the previous one if the document is unreadable."""
         if nests_deeper("bson", raw, DECODED_DEPTH_MAX):
-            return otherwise
+            return previous
         try:
-            return bson.decode(raw, forgiving).get("_id", otherwise)
+            return bson.decode(raw, lenient).get("_id", previous)
         except (BSONError, ValueError, TypeError, LookupError, ArithmeticError):
-            return otherwise
+            return previous
 
-    return key_of
+    return id_of
 
 
 def _create_client(address: str) -> tuple[Any, str]:
-    """Gives a client, which has not connected yet, and the name of what it reads, which holds no password."""
+    """Return a client that is not connected yet, and the name of the database for messages, without the password."""
     import pymongo
     from pymongo.errors import PyMongoError
 
-    given: dict[str, Any] = (
-        {} if "serverselectiontimeoutms" in address.lower() else {"serverSelectionTimeoutMS": _milliseconds()}
-    )
+    options: dict[str, Any] = {"appname": "graphjobs-backfill"}
+    if "serverselectiontimeoutms" not in address.lower():
+        options["serverSelectionTimeoutMS"] = SERVER_TIMEOUT // timedelta(milliseconds=1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # pymongo ignores an option it does not know, and warns
-            client: Any = pymongo.AsyncMongoClient(address, appname="graphjobs-backfill", **given)
+            warnings.simplefilter("error")  # pymongo only warns of an unknown option
+            client: Any = pymongo.AsyncMongoClient(address, **options)
             database = client.get_default_database(default="-").name
     except (PyMongoError, ValueError, TypeError, LookupError, OSError, UserWarning):
         raise ConfigurationError(
-            "the mongodb address cannot be used: it should be mongodb://user:password@host:port/database?options, user "
-            "and password percent-encoded, and options those that MongoDB knows"
+            "the mongodb address is invalid: it must be mongodb://user:password@host:port/database?options, with user "
+            "and password percent-encoded, and options that MongoDB knows"
         ) from None
     hosts, _, path = address.partition("://")[2].partition("?")[0].partition("/")
     if "@" in path:
-        raise ConfigurationError("the mongodb address cannot be used: user and password should be percent-encoded")
+        raise ConfigurationError("the mongodb address is invalid: user and password must be percent-encoded")
     if not path:
-        raise ConfigurationError("the mongodb address should name the database to read, as mongodb://host/database")
+        raise ConfigurationError(
+            "the mongodb address must name the database to read, for example mongodb://host/database"
+        )
     return client, safe_excerpt(f"{hosts.rpartition('@')[2]}/{database}")
-
-
-def _milliseconds() -> int:
-    return int(SERVER_TIMEOUT / timedelta(milliseconds=1))
 
 
 async def _list_parts(database: Any, name: str) -> tuple[SourcePart, ...]:
     listed = await database.list_collections(filter={"name": {"$in": list(COLLECTIONS)}})
-    known = {each["name"]: each async for each in listed}
-    if not known:
+    infos = {collection["name"]: collection.get("info", {}) async for collection in listed}
+    if not infos:
         raise ConfigurationError(f"{name} holds none of the collections {', '.join(COLLECTIONS)}")
     parts = []
     for collection in COLLECTIONS:
-        if collection in known:
-            # A collection that is dropped and made anew is another one.
-            made = bytes(known[collection].get("info", {}).get("uuid", b"")).hex()
-            part = f"{name}.{collection}"
-            digest = hashlib.sha256(f"{part} {made}".encode()).hexdigest()
-            parts.append(SourcePart(collection, part, f"sha256:{digest}", await _data_size(database, collection)))
+        if collection in infos:
+            # The UUID changes when a collection is dropped and created again.
+            uuid = bytes(infos[collection].get("uuid", b"")).hex()
+            part_name = f"{name}.{collection}"
+            fingerprint = f"sha256:{hashlib.sha256(f'{part_name} {uuid}'.encode()).hexdigest()}"
+            parts.append(SourcePart(collection, part_name, fingerprint, await _data_size(database, collection)))
     return tuple(parts)
 
 
 async def _data_size(database: Any, collection: str) -> int | None:
-    """Gives the bytes of a collection's documents, None where the user may not ask."""
+    """Return the bytes of a collection's documents, or None if the user may not read the statistics."""
     from pymongo.errors import OperationFailure
 
     try:
         cursor = await database[collection].aggregate([{"$collStats": {"storageStats": {}}}])
-        return sum([int(each["storageStats"]["size"]) async for each in cursor])
+        return sum([int(stats["storageStats"]["size"]) async for stats in cursor])
     except (OperationFailure, LookupError):
         return None
 
@@ -178,21 +176,15 @@ def _translate_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (errors.ConnectionFailure, errors.CursorNotFound, errors.ExecutionTimeout, errors.WaitQueueTimeoutError):
-        problem: Exception = DatabaseUnavailable(f"{name}: MongoDB does not answer, or no longer")
+        problem: Exception = DatabaseUnavailable(f"{name}: MongoDB does not answer")
     except errors.OperationFailure as error:
-        told = (
-            "the user or the password is refused, or may not read it"
-            if error.code in _AUTH_CODES
-            else _describe_code(error)
-        )
-        problem = ConfigurationError(f"{name}: {told}")
+        code_name = safe_excerpt(str((error.details or {}).get("codeName", "no name")))
+        text = f"MongoDB rejected the read: code {error.code}, {code_name}"
+        if error.code in _AUTH_CODES:
+            text = "MongoDB rejected the user or the password, or the user may not read this database"
+        problem = ConfigurationError(f"{name}: {text}")
     except errors.PyMongoError as error:
-        problem = ConfigurationError(f"{name}: it cannot be read ({type(error).__name__})")
+        problem = ConfigurationError(f"{name}: the read failed ({type(error).__name__})")
     else:
         return
     raise problem from None
-
-
-def _describe_code(error: Any) -> str:
-    word = (error.details or {}).get("codeName", "no name")
-    return f"MongoDB refuses to read it: code {error.code}, {safe_excerpt(str(word))}"

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphjobs import ConfigurationError
-from graphjobs.backfill.extract import sources
+from graphjobs.backfill.extract import files
 from graphjobs.backfill.extract.records import END_OFFSET, ReadOffset, SourceRecord
 from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
@@ -236,7 +236,7 @@ async def test_who_does_not_read_on_makes_nothing_be_read(tmp_path: Path) -> Non
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
         await anext(reading)
         await asyncio.sleep(0.1)
-        assert source.bytes_read(source.parts[0]) <= 3 * sources.BATCH_SIZE_MAX
+        assert source.bytes_read(source.parts[0]) <= 3 * files.BATCH_SIZE_MAX
 
 
 def open_files() -> int:

@@ -94,10 +94,10 @@ async def test_what_follows_compressed_data_is_told(tmp_path: Path) -> None:
     for tail, times, problem in (
         (one, 2, ""),
         (b"\0" * 600_000, 1, ""),
-        (b"garbage", 1, "is no gzip"),
-        (b"\0\0garbage", 1, "is no gzip"),
-        (b"\0\0" + one, 1, "is no gzip"),
-        (b"\x1f", 1, "is no gzip"),
+        (b"garbage", 1, "is not gzip"),
+        (b"\0\0garbage", 1, "is not gzip"),
+        (b"\0\0" + one, 1, "is not gzip"),
+        (b"\x1f", 1, "is not gzip"),
         (one[:14], 1, "cut off"),
     ):
         path.write_bytes(one + tail)
