@@ -132,7 +132,7 @@ def test_the_command_exits_1_where_some_cannot_come(
     told = graphjobs("backfill", str(tmp_path), "--dry-run")
     assert 1 == told.returncode
     assert f"{len(made):,} documents: {first['changed']:,} would be changed, {refused:,} cannot come\n" in told.stdout
-    for name in ("tenant-0", "made of the old one", "policy run", "it should be text, not nothing"):
+    for name in ("tenant-0", "made of the old one", "policy run", "is missing; it must be non-empty text"):
         assert name in told.stdout
 
 

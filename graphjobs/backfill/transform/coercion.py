@@ -1,4 +1,4 @@
-"""Reads the forms that a word, a time, a number or JSON may have in BSON; knows no document and no job."""
+"""Converts BSON values to words, times, numbers and JSON. This module has no knowledge of jobs."""
 
 import json
 import re
@@ -33,12 +33,16 @@ _TIME: Final = re.compile(
 
 
 def to_kebab_case(word: str) -> str:
-    """Gives a word as we spell words: `SbomVersion`, as .NET spells its own, is sbom-version."""
+    """Convert a word from the spelling of .NET: `SbomVersion` becomes sbom-version."""
     return _HUMP.sub("-", word).lower() if len(word) <= _WORD_LENGTH_MAX and word.isascii() else ""
 
 
 def parse_time(value: object) -> tuple[datetime, tuple[str, ...]] | None:
-    """Reads a time or its ISO 8601 text, and says what was changed; None where it is none of the years 0001 to 9999."""
+    """Parse a time or its ISO 8601 text.
+
+    Returns:
+        The time in UTC and the codes of its changes; None if it is not a time of the years 0001 to 9999.
+    """
     try:
         if isinstance(value, datetime):
             return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC), ()
@@ -65,12 +69,12 @@ def _parse_time_text(text: str) -> tuple[datetime, tuple[str, ...]] | None:
 
 
 def truncate_to_millis(time: datetime) -> datetime:
-    """Gives a time as MongoDB keeps it."""
+    """Truncate a time to the precision of MongoDB."""
     return time.replace(microsecond=time.microsecond // 1_000 * 1_000)
 
 
 def parse_int(value: object) -> tuple[int | None, str]:
-    """Gives the whole number that something is without loss, and what it was."""
+    """Convert a value to an integer without loss. Return it with the code of the change, or None."""
     if type(value) is Int64:
         return int(value), "was a 64-bit number"
     if type(value) is float and value.is_integer() and abs(value) < 10**_DIGITS_MAX:
@@ -85,60 +89,64 @@ def parse_int(value: object) -> tuple[int | None, str]:
 
 
 def parse_json_object(text: str) -> dict[str, Any] | None:
-    """Reads the JSON text of an object; None where it is none."""
+    """Parse the JSON text of an object. Return None for any other text."""
     if len(text) > _DOCUMENT_LENGTH_MAX or nests_deeper(text, DECODED_DEPTH_MAX):
         return None
     try:
-        read = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return None
-    return read if isinstance(read, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def bson_to_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Makes JSON of BSON, its keys sorted, and says what was changed; bounded in depth and number.
+    """Convert a BSON document to JSON with sorted keys.
+
+    Returns:
+        The JSON object and the codes of its changes.
 
     Raises:
-        Refusal: it is too deep or too large, or holds what JSON has no form for.
+        FieldRejected: the document is too deep or too large, or holds a type that JSON does not have.
     """
-    plain = _JsonConverter(field)
-    return plain.document(value, 0), tuple(sorted(plain.codes))
+    converter = _JsonConverter(field)
+    return converter.document(value, 0), tuple(sorted(converter.codes))
 
 
 def bson_to_json_text(value: object, field: str) -> str:
-    """Makes the text of JSON of whatever BSON holds; bounded as `plain_json` is.
+    """Convert any BSON value to JSON text.
 
     Raises:
-        Refusal: it is too deep or too large, or holds what JSON has no form for.
+        FieldRejected: as for `bson_to_json`, or a number is not finite.
     """
-    plain, _ = bson_to_json({"value": value}, field)
+    converted, _ = bson_to_json({"value": value}, field)
     try:
-        return json.dumps(plain["value"], ensure_ascii=False, allow_nan=False)
+        return json.dumps(converted["value"], ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise FieldRejected(field, "it should hold numbers that JSON can, and neither NaN nor infinity") from None
+        raise FieldRejected(field, "numbers must be finite") from None
 
 
 class _JsonConverter:
     def __init__(self, field: str) -> None:
         self.codes: set[str] = set()
         self._field = field
-        self._bytes_left = JSON_BYTES_MAX  # each item takes a byte at least
+        self._bytes_left = JSON_BYTES_MAX  # an item takes at least one byte
 
     def document(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        self._check_limits(value, depth)
+        self._check_limits(len(value), depth)
         for key in value:
             if type(key) is not str:
                 self._reject(key)
         return {key: self._item(value[key], depth + 1) for key in sorted(value)}
 
-    def _check_limits(self, items: Mapping[Any, Any] | list[Any], depth: int) -> None:
-        self._bytes_left -= len(items) + 1
-        if depth > JSON_DEPTH_MAX or self._bytes_left < 0:
-            self._reject(items)
+    def _check_limits(self, items: int, depth: int) -> None:
+        self._bytes_left -= items + 1
+        if depth > JSON_DEPTH_MAX:
+            raise FieldRejected(self._field, f"must nest at most {JSON_DEPTH_MAX} levels")
+        if self._bytes_left < 0:
+            raise FieldRejected(self._field, f"must be at most {JSON_BYTES_MAX:,} bytes of JSON")
 
     def _reject(self, value: object) -> Never:
-        limits = f"JSON of at most {JSON_BYTES_MAX:,} bytes and {JSON_DEPTH_MAX} levels"
-        raise FieldRejected(self._field, f"it should be {limits}, and nothing in it {describe(value)}")
+        raise FieldRejected(self._field, f"holds {describe(value)}, which JSON does not support")
 
     def _item(self, value: object, depth: int) -> object:
         if value is None or type(value) in (str, bool, int, float):
@@ -146,16 +154,16 @@ class _JsonConverter:
         if isinstance(value, Mapping):
             return self.document(value, depth)
         if isinstance(value, list):
-            self._check_limits(value, depth)
+            self._check_limits(len(value), depth)
             return [self._item(item, depth + 1) for item in value]
         if isinstance(value, Int64):
             return int(value)
         if isinstance(value, datetime):
-            read = parse_time(value)
-            if read is None:
+            parsed = parse_time(value)
+            if parsed is None:
                 self._reject(value)
             self.codes.add("a time as text")
-            return read[0].isoformat().replace("+00:00", "Z")
+            return parsed[0].isoformat().replace("+00:00", "Z")
         if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == UUID_BYTES:
             value = value.as_uuid()
         if isinstance(value, ObjectId | UUID):

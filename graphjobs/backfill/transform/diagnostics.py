@@ -1,4 +1,4 @@
-"""What is told of a document: changes on the way, and refusals, whose sentences never repeat what stood there."""
+"""Field changes and rejections of a document. Their texts never repeat a value of the document."""
 
 import math
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ _LABEL_LENGTH_MAX: Final = 100
 
 
 class FieldChange(NamedTuple):
-    """What was changed on the way.
+    """A change of a field by the mapping.
 
     Attributes:
-        field: the document's field, as it is spelled there.
-        code: what was done, in few words that are always the same, so that they can be counted.
+        field: the field as the document spells it.
+        code: a short constant text, so that changes can be counted.
     """
 
     field: str
@@ -25,7 +25,7 @@ class FieldChange(NamedTuple):
 
 
 class FieldRejected(Exception):
-    """A field that cannot come; it ends the reading of its document."""
+    """A field that rejects its document."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -33,10 +33,10 @@ class FieldRejected(Exception):
 
 
 def describe(value: object) -> str:
-    """Says of which type and length something is, and never what it is."""
+    """Describe a value by its type and length."""
     match value:
         case None:
-            return "nothing"
+            return "null"
         case bool():
             return "true or false"
         case str():
@@ -60,5 +60,5 @@ def describe(value: object) -> str:
 
 
 def safe_label(name: object) -> str:
-    """Gives a field's name, which may be anybody's own, fit for a sentence."""
+    """Return a document's key, which may be any text, cut and cleaned for a message."""
     return sanitize_error(str(name)[:_LABEL_LENGTH_MAX])

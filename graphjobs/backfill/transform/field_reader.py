@@ -1,6 +1,6 @@
-"""Reads the fields of one MongoDB document, and tells what had to be changed; knows no job, and does no I/O.
+"""Reads the fields of one MongoDB document and notes each change. No knowledge of jobs, no I/O.
 
-What cannot be read raises `Refusal`, whose sentence names types and lengths and never repeats what stood there.
+An invalid field raises `FieldRejected`. Its text names types and lengths, and never repeats a value.
 """
 
 import re
@@ -21,21 +21,21 @@ from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_erro
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
 _NEVER_PRESERVED: Final = frozenset({"_quarantine"})
-"""The tag of a line of the quarantine, where it is not as that was written."""
+"""The tag of a quarantine line that was edited."""
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
 class FieldReader:
-    """The fields of one document that are not read yet, and what was told of those that are.
+    """The unread fields of one document, and the changes of the fields that were read.
 
-    Each reader takes its field out, so that what is left in the end is what nobody knows.
+    Each method removes its field. So the fields that remain in the end are unknown ones.
 
     Attributes:
-        fields: what is not read yet.
-        changes: what was told, in the order of the reading, which is not the document's.
-        kept: what has no field of its own and goes to the metadata, by its name there.
-        prefix: what stands before the names of fields when they are told: "inputs." for those within `inputs`.
+        fields: the unread fields.
+        changes: the changes in reading order, which does not depend on the document.
+        preserved: values without a field of their own, by their name in the metadata or payload.
+        prefix: prefix of field names in changes and errors: "inputs." for the fields of `inputs`.
     """
 
     __slots__ = ("changes", "fields", "prefix", "preserved")
@@ -49,38 +49,41 @@ class FieldReader:
         self.prefix = prefix
 
     def note_change(self, field: str, code: str) -> None:
-        """Notes a change."""
+        """Add a change."""
         self.changes.append(FieldChange(self.prefix + field, code))
 
     def reject(self, field: str, expected: str, value: object) -> Never:
-        """Ends the reading."""
-        raise FieldRejected(self.prefix + field, f"it should be {expected}, not {describe(value)}")
+        """Raise `FieldRejected` with the expected form of a field and the type of its value."""
+        problem = (
+            f"is missing; it must be {expected}" if value is None else f"must be {expected}, not {describe(value)}"
+        )
+        raise FieldRejected(self.prefix + field, problem)
 
     def preserve(self, name: str, text: str, target: str = "metadata") -> None:
-        """Keeps what has no field of its own.
+        """Preserve a value without a field of its own under a name of the metadata or payload.
 
         Raises:
-            Refusal: something else is kept under this name.
+            FieldRejected: another text is preserved under this name.
         """
         if self.preserved.setdefault(name, text) != text:
-            raise FieldRejected(target, f"it would hold two of {safe_label(name)}")
+            raise FieldRejected(target, f"must not hold two values of {safe_label(name)}")
 
     def rename(self, old: str, name: str) -> None:
-        """Takes an old name for a field.
+        """Accept an old name of a field.
 
         Raises:
-            Refusal: it stands there under both.
+            FieldRejected: both names have a value.
         """
         value = self.fields.pop(old, None)
         if value is None:
             return
         if self.fields.get(name) is not None:
-            raise FieldRejected(self.prefix + name, f"it stands beside {old}, and one of them is too many")
+            raise FieldRejected(self.prefix + name, f"has a second value, under its old name {old}")
         self.fields[name] = value
         self.note_change(name, f"was {old}")
 
     def text(self, name: str) -> str | None:
-        """Reads text that may be missing; empty text is taken as that, and told."""
+        """Read optional text. Empty text counts as missing, with a change."""
         value = self.fields.pop(name, None)
         if type(value) is str:
             if value:
@@ -90,24 +93,24 @@ class FieldReader:
         return None if value is None else self.reject(name, "text", value)
 
     def require_text(self, name: str) -> str:
-        """Reads text that must not be missing."""
+        """Read text that is required and not empty."""
         value = self.fields.pop(name, None)
         if type(value) is str and value:
             return value
-        return self.reject(name, "text", value)
+        return self.reject(name, "non-empty text", value)
 
     def error(self, name: str) -> str | None:
-        """Reads why something failed; it is cleaned and cut, and told where that changes it."""
+        """Read an optional error text. It is sanitized, with a change if that alters it."""
         text = self.text(name)
         if text is None:
             return None
-        cleaned = sanitize_error(text)
-        if cleaned != text:
+        sanitized = sanitize_error(text)
+        if sanitized != text:
             self.note_change(name, "cleaned")
-        return cleaned
+        return sanitized
 
     def digest(self, name: str) -> str:
-        """Reads a SHA-256 digest."""
+        """Read a required SHA-256 digest, in lower case."""
         value = self.require_text(name)
         if not _DIGEST.fullmatch(value):
             self.reject(name, "'sha256:' and 64 hexadecimal digits", value)
@@ -117,12 +120,12 @@ class FieldReader:
         return lowered
 
     def enum(self, name: str, words: Mapping[str, str], default: str | None = None) -> str:
-        """Reads one of some words.
+        """Read one of some words, also in the spelling of .NET.
 
         Args:
             name: the field.
-            words: the words that may stand there, each with the one of ours that it means.
-            default: what a missing one means; without it, it must not be missing.
+            words: the accepted words, each with its current word.
+            default: the word for a missing field; None if the field is required.
         """
         value = self.fields.pop(name, None)
         if value is None and default is not None:
@@ -139,22 +142,22 @@ class FieldReader:
         return self.reject(name, "one of " + ", ".join(sorted(set(words.values()))), value)
 
     def time(self, name: str) -> datetime | None:
-        """Reads a time that may be missing."""
+        """Read an optional time."""
         value = self.fields.pop(name, None)
         if value is None:
             return None
-        if type(value) is datetime and value.tzinfo is None:  # as nearly always
+        if type(value) is datetime and value.tzinfo is None:  # nearly every document
             return value.replace(tzinfo=UTC)
-        read = parse_time(value)
-        if read is None:
+        parsed = parse_time(value)
+        if parsed is None:
             self.reject(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)
-        time, codes = read
+        time, codes = parsed
         for code in codes:
             self.note_change(name, code)
         return time
 
     def number(self, name: str) -> int | None:
-        """Reads a whole number that may be missing, of any type that holds it without loss."""
+        """Read an optional whole number, of any type that converts without loss."""
         value = self.fields.pop(name, None)
         if value is None or type(value) is int:
             return value
@@ -165,12 +168,12 @@ class FieldReader:
         return number
 
     def flag(self, name: str) -> bool | None:
-        """Reads true or false, which may be missing."""
+        """Read an optional boolean."""
         value = self.fields.pop(name, None)
         return value if value is None or type(value) is bool else self.reject(name, "true or false", value)
 
     def names(self, name: str) -> tuple[str, ...]:
-        """Reads a set of names, which may be missing."""
+        """Read an optional list of names, without duplicates and sorted."""
         value = self.fields.pop(name, None)
         if value is None:
             return ()
@@ -185,21 +188,21 @@ class FieldReader:
         return tuple(ordered)
 
     def document(self, name: str) -> dict[str, Any]:
-        """Reads a document within, or the JSON text of one; it may be missing."""
+        """Read an optional nested document, or the JSON text of one."""
         value = self.fields.pop(name, None)
         if value is None:
             return {}
-        read = parse_json_object(value) if type(value) is str else None
-        if read is not None:
+        parsed = parse_json_object(value) if type(value) is str else None
+        if parsed is not None:
             self.note_change(name, "was JSON text")
-            return read
+            return parsed
         return dict(value) if isinstance(value, Mapping) else self.reject(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:
-        """Reads the metadata; entries that are empty or null are left out, others than text are kept as JSON text."""
+        """Read the metadata. Empty entries are left out, and entries of other types become JSON text."""
         entries: dict[str, str] = {}
         whole = self.fields.get("metadata")
-        if type(whole) is dict:  # as nearly always: nothing to be read from text, and no copy to be made
+        if type(whole) is dict:  # nearly every document: no copy is needed
             del self.fields["metadata"]
         else:
             whole = self.document("metadata")
@@ -208,7 +211,7 @@ class FieldReader:
                 entries[key] = value
                 continue
             if type(key) is not str:
-                self.reject("metadata", "text by text", key)
+                self.reject("metadata", "a map of text to text", key)
             code = "empty text left out"
             if value is not None and value != "":
                 entries[key] = bson_to_json_text(value, "metadata")
@@ -218,59 +221,58 @@ class FieldReader:
         return entries
 
     def json(self, name: str) -> dict[str, Any]:
-        """Reads any JSON object, which may be missing, its keys sorted."""
+        """Read an optional JSON object, with sorted keys."""
         entries, codes = bson_to_json(self.document(name), self.prefix + name)
         for code in codes:
             self.note_change(name, code)
         return entries
 
     def preserve_unknown(self, target: str = "metadata") -> None:
-        """Keeps the fields that nobody knows as `legacy.<name>`, others than text as JSON text; nulls are left out.
+        """Preserve unknown fields as `legacy.<name>`, as JSON text if they are not text. Empty ones are left out.
 
         Raises:
-            Refusal: JSON has no form for one.
+            FieldRejected: there are too many, or JSON does not support the type of one.
         """
         if not self.fields:
             return
         if len(self.fields) > _UNKNOWN_FIELDS_MAX:
-            raise FieldRejected(
-                target, f"at most {_UNKNOWN_FIELDS_MAX:,} unknown fields are read, not {len(self.fields):,}"
-            )
+            limit = f"at most {_UNKNOWN_FIELDS_MAX:,} unknown fields are allowed, not {len(self.fields):,}"
+            raise FieldRejected(target, limit)
         for name in sorted(self.fields, key=str):
             value = self.fields[name]
-            told = safe_label(name)
+            field = safe_label(name)
             if value is None or (type(value) is str and not value):
-                self.note_change(told, "empty unknown field left out")
+                self.note_change(field, "empty unknown field left out")
             elif type(name) is not str or name in _NEVER_PRESERVED:
-                self.reject(told, "left out: it is no field of ours", value)
+                raise FieldRejected(self.prefix + field, "is not a field of a document; remove it")
             elif type(value) is str:
                 self.preserve(f"legacy.{self.prefix}{name}", value, target)
-                self.note_change(told, f"unknown field kept in {target}")
+                self.note_change(field, f"unknown field kept in {target}")
             else:
-                self.preserve(f"legacy.{self.prefix}{name}", bson_to_json_text(value, self.prefix + told), target)
-                self.note_change(told, f"unknown field kept in {target} as JSON text")
+                self.preserve(f"legacy.{self.prefix}{name}", bson_to_json_text(value, self.prefix + field), target)
+                self.note_change(field, f"unknown field kept in {target} as JSON text")
 
     def with_preserved(self, entries: dict[str, Any], target: str = "metadata") -> dict[str, Any]:
-        """Gives the metadata, or an event's payload, with what is kept.
+        """Return the metadata of a job, or the payload of an event, with the preserved values.
 
         Raises:
-            Refusal: it has no room, or holds something else under one of the names.
+            FieldRejected: there are too many entries, or an entry has the name of another preserved value.
         """
         if not self.preserved:
             return entries
         for name, text in self.preserved.items():
             if entries.setdefault(name, text) != text:
-                raise FieldRejected(target, f"it already holds another {safe_label(name)}")
+                raise FieldRejected(target, f"holds another {safe_label(name)} already")
         if target == "metadata" and len(entries) > METADATA_ENTRIES_MAX:
             names = ", ".join(safe_label(name) for name in list(self.preserved)[:3])
-            raise FieldRejected(target, f"its {METADATA_ENTRIES_MAX} entries leave no room for {names}")
+            raise FieldRejected(target, f"must have at most {METADATA_ENTRIES_MAX} entries, including {names}")
         return entries
 
 
-def first_available(document: FieldReader, field: str, times: Iterable[tuple[str, datetime | None]]) -> datetime | None:
-    """Gives the first time there is in place of a field's own, and tells whose it was; None where there is none."""
+def first_available(reader: FieldReader, field: str, times: Iterable[tuple[str, datetime | None]]) -> datetime | None:
+    """Return the first of some times for a field without a value, with a change that names its source."""
     for name, time in times:
         if time is not None:
-            document.note_change(field, f"taken from {name}")
+            reader.note_change(field, f"taken from {name}")
             return time
     return None

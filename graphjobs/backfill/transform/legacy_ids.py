@@ -1,12 +1,12 @@
-"""Which UUID an old id becomes, what of it is kept, and the way back to `_id`; pure functions, no I/O.
+"""Maps legacy ids to UUIDs, and UUIDs back to `_id`. Pure functions, no I/O.
 
-An id that is a UUID, whatever form it has, stays that UUID. Any other becomes a UUIDv5 of its tenant and its text:
-an ObjectId and its 24 digits become the same, for documents refer to one by the other.
+An id that is a UUID in any form stays the same UUID. Any other id becomes a UUIDv5 of its tenant and its text. An
+ObjectId and its 24 digits become the same UUID, because documents refer to one by the other.
 
-What the UUID alone does not tell is kept, in the metadata of a job or run and in the payload of an event:
-`legacyId` is the old text, `legacyIdType` what it was if no text. `legacyMongoId` is an `_id` that is not the
-document's `id` in any form, and `legacyMongoIdOf` is whose. `legacyBuildJobId` and `legacyJobId` are as `legacyId`,
-of the job that a document refers to.
+Information that the UUID does not contain is preserved in the metadata of a job or run and in the payload of an event:
+`legacyId` is the text of the legacy id, and `legacyIdType` its type if it was not text. `legacyMongoId` is an `_id`
+that is another id than the document's `id`, and `legacyMongoIdOf` is the UUID of that document. `legacyBuildJobId` and
+`legacyJobId` are the same as `legacyId` for the job that a document refers to.
 """
 
 import re
@@ -29,12 +29,12 @@ from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunJob
 
 LegacyUuids: TypeAlias = Literal["python", "java", "csharp"]
-"""The order of the bytes in UUIDs of BSON's old subtype 3, which they do not tell: it is that of the driver's."""
+"""Byte order of UUIDs of BSON's old subtype 3. It depends on the driver that wrote them."""
 MongoId: TypeAlias = str | ObjectId | Binary
-"""What `_id` may be."""
+"""The types of `_id`."""
 
 NAMESPACE: Final = UUID("b6de6565-5627-51a1-b448-318745b7beeb")
-"""Of the UUIDv5 that old ids become. It never changes: the same id would become another."""
+"""Namespace of the UUIDv5 of legacy ids. It never changes: otherwise the same id would become another UUID."""
 
 _REPRESENTATIONS: Final = {
     "uuid": UuidRepresentation.STANDARD,
@@ -45,7 +45,7 @@ _REPRESENTATIONS: Final = {
 _OBJECT_ID: Final = "objectId"
 
 _parse_uuid_text: Final[Callable[[str], UUID]] = TypeAdapter(UUID).validate_python
-"""Reads the text of a UUID, five times as fast as `UUID` itself."""
+"""Parses the text of a UUID, five times as fast as `UUID`."""
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _TENANT: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_LENGTH_MAX}}}")
@@ -53,13 +53,13 @@ _LEGACY_ID: Final = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]{{1
 
 
 class MappedId(NamedTuple):
-    """An id of MongoDB's and the UUID it is here.
+    """A legacy id and its UUID.
 
     Attributes:
         id: the UUID.
-        text: the old id as text, also where it is the UUID's own.
-        kind: what the old one was, if no text: "objectId", "uuid", "uuidPython", "uuidJava", "uuidCsharp".
-        made: whether the UUID was made, for the old id was none.
+        text: the legacy id as text.
+        kind: type of the legacy id if it was not text: "objectId", "uuid", "uuidPython", "uuidJava", "uuidCsharp".
+        derived: the legacy id was not a UUID, so the UUID was derived from it.
     """
 
     id: UUID
@@ -69,133 +69,142 @@ class MappedId(NamedTuple):
 
     @property
     def code(self) -> str | None:
-        """What is told of it; None where it comes as it was."""
+        """Code of the change; None if the id did not change."""
         if self.derived:
             return "made of the old one"
         if self.kind is not None:
             return f"was binary, {self.kind}"
-        # Text that is a UUID is its own text but for the case, which is cheaper to look at.
+        # The text of a UUID differs only in case, and the case is cheap to check.
         return None if self.text == self.text.lower() else "lower case"
 
     def preserved(self, name: str) -> dict[str, str]:
-        """What must be kept for the way back, by its name; nothing for the plain text of a UUID."""
+        """Return the entries that restore the legacy id; none for the canonical text of a UUID."""
         texts = {} if self.text == str(self.id) else {name: self.text}
         return texts if self.kind is None else {**texts, f"{name}Type": self.kind}
 
 
 def derive_uuid(tenant_id: str, legacy_id: str) -> UUID:
-    """Gives the UUID that an old id of a tenant becomes. A tenant holds no newline, so that no two names meet."""
+    """Return the UUIDv5 of a legacy id of a tenant. A tenant holds no newline, so the joined text is unambiguous."""
     return uuid5(NAMESPACE, f"{tenant_id}\n{legacy_id}")
 
 
 def parse_id(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID | None, str, str | None]:
-    """Reads an id in any form: the UUID, if it is one, its text, and what it was, if no text.
+    """Parse an id in any form.
+
+    Returns:
+        The UUID, or None for another id; the text; and the type if the value was not text (see `MappedId.kind`).
 
     Raises:
-        Refusal: it is no id.
+        FieldRejected: the value is not an id.
     """
     if type(value) is str:
         if _UUID.fullmatch(value):
             return _parse_uuid_text(value), value, None
         if _LEGACY_ID.fullmatch(value):
             return None, value, None
-        raise FieldRejected(field, f"an id should be text without control characters, not {describe(value)}")
+        limits = f"1 to {METADATA_VALUE_LENGTH_MAX:,} characters without control characters"
+        raise FieldRejected(field, f"must be text of {limits}, not {describe(value)}")
     if isinstance(value, ObjectId):
         return None, str(value), _OBJECT_ID
     if isinstance(value, UUID):
         return value, str(value), "uuid"
     if isinstance(value, Binary) and len(value) == UUID_BYTES and value.subtype in (UUID_SUBTYPE, OLD_UUID_SUBTYPE):
         kind = "uuid" if value.subtype == UUID_SUBTYPE else f"uuid{legacy_uuids.capitalize()}"
-        read = value.as_uuid(_REPRESENTATIONS[kind])
-        return read, str(read), kind
-    raise FieldRejected(field, f"an id should be text, an ObjectId or a UUID, not {describe(value)}")
+        uuid = value.as_uuid(_REPRESENTATIONS[kind])
+        return uuid, str(uuid), kind
+    raise FieldRejected(field, f"must be text, an ObjectId or a UUID, not {describe(value)}")
 
 
 def map_id(value: object, field: str, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
-    """Reads an id in any form, and makes a UUID of one that is none.
+    """Map an id in any form to a UUID.
 
     Raises:
-        Refusal: it is no id, or the tenant is no name.
+        FieldRejected: the value is not an id, or the tenant is not a valid name.
     """
     uuid, text, kind = parse_id(value, field, legacy_uuids)
     if uuid is not None:
         return MappedId(uuid, text, kind)
     if _TENANT.fullmatch(tenant_id):
         return MappedId(derive_uuid(tenant_id, text), text, kind, derived=True)
-    problem = f"it should be text of 1 to {NAME_LENGTH_MAX} characters, UTF-8 clean, without control characters"
-    raise FieldRejected("tenantId", f"{problem}, not {describe(tenant_id)}")
+    limits = f"1 to {NAME_LENGTH_MAX} characters of valid UTF-8 without control characters"
+    raise FieldRejected("tenantId", f"must be text of {limits}, not {describe(tenant_id)}")
 
 
-def map_own_id(document: FieldReader, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
-    """Reads a document's own id, of `_id` and of `id`, and keeps what the UUID does not tell.
+def map_own_id(reader: FieldReader, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
+    """Map a document's own id, from `_id` and `id`, and preserve what the UUID does not contain.
 
-    `id` is what other documents refer to; most have one of them, or one in two forms.
+    Other documents refer to `id`. Most documents have only one of both, or the same id in two forms.
 
     Raises:
-        Refusal: there is none, one cannot be read, or they are two UUIDs.
+        FieldRejected: both are missing, one is not an id, or they are different UUIDs.
     """
-    own, named = document.fields.pop("_id", None), document.fields.pop("id", None)
-    if own is None and named is None:
-        raise FieldRejected("_id", "a document should have one")
-    if own is None or named is None:
-        value, field = (named, "id") if own is None else (own, "_id")
-        identity = map_id(value, field, tenant_id, legacy_uuids)
+    mongo_id, own_id = reader.fields.pop("_id", None), reader.fields.pop("id", None)
+    if mongo_id is None and own_id is None:
+        raise FieldRejected("_id", "is missing")
+    if mongo_id is None or own_id is None:
+        value, field = (own_id, "id") if mongo_id is None else (mongo_id, "_id")
+        mapped = map_id(value, field, tenant_id, legacy_uuids)
     else:
-        identity = _map_both_ids(document, own, named, tenant_id, legacy_uuids)
-    code = identity.code
+        mapped = _map_both_ids(reader, mongo_id, own_id, tenant_id, legacy_uuids)
+    return preserve_legacy_id(reader, "id", mapped, "legacyId")
+
+
+def preserve_legacy_id(reader: FieldReader, field: str, mapped: MappedId, name: str) -> MappedId:
+    """Note the change of an id, and preserve the legacy id under a name. Return the id."""
+    code = mapped.code
     if code is not None:
-        document.note_change("id", code)
-        for name, text in identity.preserved("legacyId").items():
-            document.preserve(name, text)
-    return identity
+        reader.note_change(field, code)
+        for entry, text in mapped.preserved(name).items():
+            reader.preserve(entry, text)
+    return mapped
 
 
 def _map_both_ids(
-    document: FieldReader, own: object, named: object, tenant_id: str, legacy_uuids: LegacyUuids
+    reader: FieldReader, mongo_id: object, own_id: object, tenant_id: str, legacy_uuids: LegacyUuids
 ) -> MappedId:
-    theirs = map_id(named, "id", tenant_id, legacy_uuids)
-    if isinstance(own, Binary) and own.subtype == OLD_UUID_SUBTYPE and type(named) is str:
-        for order in (legacy_uuids, *get_args(LegacyUuids)):  # a UUID like that of zeros is the same in each
-            mine = map_id(own, "_id", tenant_id, order)
-            if mine.id == theirs.id:
-                return mine
-    mine = map_id(own, "_id", tenant_id, legacy_uuids)
-    if mine.id == theirs.id:
-        return mine
-    if not mine.derived and not theirs.derived:
-        raise FieldRejected("id", "it is another UUID than _id, and nobody knows which one is meant")
-    document.note_change("_id", "kept beside id")
-    document.preserve("legacyMongoId", mine.text)
-    document.preserve("legacyMongoIdOf", str(theirs.id))  # a retry takes the metadata over, and is another
-    if mine.kind is not None:
-        document.preserve("legacyMongoIdType", mine.kind)
-    return theirs
+    own = map_id(own_id, "id", tenant_id, legacy_uuids)
+    if isinstance(mongo_id, Binary) and mongo_id.subtype == OLD_UUID_SUBTYPE and type(own_id) is str:
+        for order in (legacy_uuids, *get_args(LegacyUuids)):  # some UUIDs are equal in every order, as that of zeros
+            mapped = map_id(mongo_id, "_id", tenant_id, order)
+            if mapped.id == own.id:
+                return mapped
+    mapped = map_id(mongo_id, "_id", tenant_id, legacy_uuids)
+    if mapped.id == own.id:
+        return mapped
+    if not mapped.derived and not own.derived:
+        raise FieldRejected("id", "is another UUID than _id, and it is unknown which one is right")
+    reader.note_change("_id", "kept beside id")
+    reader.preserve("legacyMongoId", mapped.text)
+    reader.preserve("legacyMongoIdOf", str(own.id))  # a retry copies the metadata, and has another id
+    if mapped.kind is not None:
+        reader.preserve("legacyMongoIdType", mapped.kind)
+    return own
 
 
 def objectid_time(value: object) -> datetime | None:
-    """Gives when an ObjectId was made, which it tells; None for any other id."""
+    """Return the creation time that an ObjectId contains; None for any other id."""
     return value.generation_time.astimezone(UTC) if isinstance(value, ObjectId) else None
 
 
 def restore_mongo_id(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
-    """Gives the `_id` a value had in MongoDB, exactly; None where that is its id's own text, or it was never there.
+    """Return the exact `_id` of a value in MongoDB; None if it is the text of the id, or the value was never there.
 
-    A job may have been made with another's metadata: a `legacyId` that the id was not made of is not its own.
+    A job may have the metadata of another job. A `legacyId` that does not map to the job's id is not its own.
     """
     if isinstance(value, Event):
         return _restore(value.payload, "legacyId", None)
-    own = value.metadata.get("legacyMongoIdOf") == str(value.id)
-    beside = _restore(value.metadata, "legacyMongoId", None) if own else None
-    return beside if beside is not None else restore_named_id(value)
+    is_own = value.metadata.get("legacyMongoIdOf") == str(value.id)
+    mongo_id = _restore(value.metadata, "legacyMongoId", None) if is_own else None
+    return mongo_id if mongo_id is not None else restore_own_id(value)
 
 
-def restore_named_id(value: GraphJob | PolicyRunJob) -> MongoId | None:
-    """Gives the id that it was referred to by: its `id`, where that was another than its `_id`, and else both."""
+def restore_own_id(value: GraphJob | PolicyRunJob) -> MongoId | None:
+    """Return the legacy id that other documents refer to: the `id` if it differed from `_id`, otherwise the `_id`."""
     return _restore_matching(value.metadata, "legacyId", value.tenant_id, value.id)
 
 
 def restore_reference(value: GraphJob | PolicyRunJob | Event) -> MongoId | None:
-    """Gives the id by which it referred to a job, an event by `jobId`, an overlay job by `buildJobId`, as above."""
+    """Return the legacy id of the job that a value refers to: `jobId` of an event, `buildJobId` of an overlay job."""
     if isinstance(value, Event):
         return _restore_matching(value.payload, "legacyJobId", value.tenant_id, value.job_id)
     if isinstance(value, GraphOverlayJob) and value.build_job_id is not None:
@@ -215,10 +224,10 @@ def _restore_matching(entries: Mapping[str, Any], name: str, tenant_id: str, uui
 def _restore(entries: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId | None:
     text, kind = entries.get(name), entries.get(f"{name}Type")
     if kind in _REPRESENTATIONS:
-        read = uuid if text is None else _parse_uuid(text)
-        return None if read is None else Binary.from_uuid(read, _REPRESENTATIONS[kind])
+        original = uuid if text is None else _parse_uuid(text)
+        return None if original is None else Binary.from_uuid(original, _REPRESENTATIONS[kind])
     if not isinstance(text, str) or not _LEGACY_ID.fullmatch(text) or kind not in (None, _OBJECT_ID):
-        return None  # somebody's own word: no `_id` was like that
+        return None  # not written by a backfill: no `_id` has this form
     try:
         return text if kind is None else ObjectId(text)
     except InvalidId:

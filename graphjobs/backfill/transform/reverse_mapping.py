@@ -1,12 +1,12 @@
-"""From one of our values to the document that MongoDB holds of it: `mapping.map_document` the other way; pure, no I/O.
+"""Maps a value to a document of MongoDB, the reverse of `mapping.map_document`. Pure, no I/O.
 
-What is mapped again is the value it was made of, its version and an event's number included, and `_id` is what it was.
-Three things stand there that MongoDB would have no place for:
+`map_document` maps the document to the same value, including its version and an event's number. `_id` is the original.
+Three kinds of information have a special form:
 
-- A time of ours is finer than its own. It stands inline cut to milliseconds, so that it sorts, and as text under
-  `payload`; within `inputs` as text alone. An event, whose own is called `payload`, stands as a whole under it then.
-- An object with a key that begins with "$" means something else in Extended JSON. It stands as JSON text.
-- `legacyUuids` tells whose byte order UUIDs of the old binary subtype have.
+- A time with more precision than milliseconds is truncated, so that it sorts, and complete as text under `payload`;
+  within `inputs` it is only text. An event, which has a `payload` of its own, is then complete under `payload`.
+- An object with a key that begins with "$" has another meaning in Extended JSON. It becomes JSON text.
+- `legacyUuids` is the byte order of UUIDs of the old binary subtype.
 """
 
 import json
@@ -31,7 +31,7 @@ from graphjobs.backfill.transform.legacy_ids import (
     map_own_id,
     parse_id,
     restore_mongo_id,
-    restore_named_id,
+    restore_own_id,
     restore_reference,
 )
 from graphjobs.core.event_log import Event
@@ -42,24 +42,24 @@ from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
 
 _CONVERTED: Final = frozenset({"id", "job_id", "build_job_id", "inputs", "metadata", "payload"})
-"""Fields that do not stand there as they are."""
+"""Fields that are converted."""
 _ORDERS: Final[Mapping[Any, LegacyUuids]] = MappingProxyType(
     {"uuidPython": "python", "uuidJava": "java", "uuidCsharp": "csharp"}
 )
 
 
 def to_document(value: GraphJob | PolicyRunJob | Event) -> dict[str, Any]:
-    """Gives the document of a value, as `bson` encodes it.
+    """Return the document of a value, to be encoded by `bson`.
 
     Raises:
-        InvalidJob: it is an event that was never stored, and so has no id.
+        InvalidJob: the value is an event without an id, because it was never stored.
     """
     return _event_document(value) if isinstance(value, Event) else _job_document(value)
 
 
 def _job_document(job: GraphJob | PolicyRunJob) -> dict[str, Any]:
     order = _byte_order(job.metadata, "legacyMongoIdType", "legacyIdType", "legacyBuildJobIdType")
-    document, told = _job_ids(job, order)
+    document, reconstructed = _job_ids(job, order)
     if isinstance(job, GraphJob):
         document["kind"] = str(job.type)
     inline, exact = _split_fields(job)
@@ -68,40 +68,40 @@ def _job_document(job: GraphJob | PolicyRunJob) -> dict[str, Any]:
         legacy = restore_reference(job)
         own = (job.build_job_id, job.tenant_id, job.metadata)
         document["buildJobId"], more = _reference(legacy, "buildJobId", "legacyBuildJobId", *own, order=order)
-        told |= more
+        reconstructed |= more
     if isinstance(job, PolicyRunJob):
         document["inputs"] = _inputs(job.inputs)
-    document["metadata"] = _encode_json(_without(job.metadata, told))
+    document["metadata"] = _encode_json(_without(job.metadata, reconstructed))
     return _with_payload(document, exact, order)
 
 
 def _event_document(event: Event) -> dict[str, Any]:
     order = _byte_order(event.payload, "legacyIdType", "legacyJobIdType")
-    document, told = _event_ids(event, order)
+    document, reconstructed = _event_ids(event, order)
     own = (event.job_id, event.tenant_id, event.payload)
     document["jobId"], more = _reference(restore_reference(event), "jobId", "legacyJobId", *own, order=order)
-    told |= more
+    reconstructed |= more
     inline, exact = _split_fields(event)
     document |= inline
-    payload = _encode_json(_without(event.payload, told))
+    payload = _encode_json(_without(event.payload, reconstructed))
     if exact or (isinstance(payload, dict) and "jobId" in payload and "payload" in payload):
-        # What has both is taken for a whole event, and so stands in one.
+        # The mapping takes such a payload for a complete event, so it must be within one.
         exact |= {"jobId": document["jobId"], "payload": payload}
     else:
         document["payload"] = payload
     return _with_payload(document, exact, order)
 
 
-def _with_payload(document: dict[str, Any], within: dict[str, Any], order: LegacyUuids) -> dict[str, Any]:
-    if within:
-        document["payload"] = within
+def _with_payload(document: dict[str, Any], payload: dict[str, Any], order: LegacyUuids) -> dict[str, Any]:
+    if payload:
+        document["payload"] = payload
     if any(isinstance(value, Binary) and value.subtype == OLD_UUID_SUBTYPE for value in document.values()):
         document["legacyUuids"] = order
     return document
 
 
 def _split_fields(value: FrozenModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Gives the fields that stand there as they are, and of those the times that are finer, as text."""
+    """Return the fields that are not converted, and as text those times that are truncated in them."""
     inline: dict[str, Any] = {}
     exact: dict[str, Any] = {}
     for name in type(value).model_fields:
@@ -159,46 +159,46 @@ def _without(entries: Mapping[str, Any], reconstructed: Mapping[str, str]) -> di
 
 
 def _byte_order(entries: Mapping[str, Any], *types: str) -> LegacyUuids:
-    named = (_ORDERS[kind] for name in types if isinstance(kind := entries.get(name), str) and kind in _ORDERS)
-    return next(named, "csharp")
+    orders = (_ORDERS[kind] for name in types if isinstance(kind := entries.get(name), str) and kind in _ORDERS)
+    return next(orders, "csharp")
 
 
 def _job_ids(job: GraphJob | PolicyRunJob, order: LegacyUuids) -> tuple[dict[str, Any], dict[str, str]]:
-    """Gives a job's ids, and those entries of its metadata that they tell again.
+    """Return a job's ids, and the entries of its metadata that the ids reconstruct.
 
-    Anybody may have written the metadata; an id that would not come back as this job's is none of its own.
+    A caller may have written the metadata. So a legacy id is used only if it maps to the job's id again.
     """
-    old, named = restore_mongo_id(job), restore_named_id(job)
+    mongo_id, own_id = restore_mongo_id(job), restore_own_id(job)
     candidates: list[dict[str, Any]] = []
-    if old is not None and old != named:
-        candidates.append({"_id": old, "id": str(job.id) if named is None else named})
-    if named is not None:
-        candidates.append({"_id": named})
+    if mongo_id is not None and mongo_id != own_id:
+        candidates.append({"_id": mongo_id, "id": str(job.id) if own_id is None else own_id})
+    if own_id is not None:
+        candidates.append({"_id": own_id})
     for ids in candidates:
-        document = FieldReader(dict(ids), [], {})
+        reader = FieldReader(dict(ids), [], {})
         try:
-            identity = map_own_id(document, job.tenant_id, order)
+            mapped = map_own_id(reader, job.tenant_id, order)
         except FieldRejected:
             continue
-        if identity.id == job.id and _contains(job.metadata, document.preserved):
-            return ids, document.preserved
+        if mapped.id == job.id and _contains(job.metadata, reader.preserved):
+            return ids, reader.preserved
     return {"_id": str(job.id)}, {}
 
 
 def _event_ids(event: Event, order: LegacyUuids) -> tuple[dict[str, Any], dict[str, str]]:
-    """Gives an event's ids, and those entries of its payload that they tell again."""
+    """Return an event's ids, and the entries of its payload that the ids reconstruct."""
     number = None if event.id is None else Int64(event.id)
-    old = restore_mongo_id(event)
-    if old is not None:
+    mongo_id = restore_mongo_id(event)
+    if mongo_id is not None:
         try:
-            _, text, kind = parse_id(old, "_id", order)
+            _, text, kind = parse_id(mongo_id, "_id", order)
         except FieldRejected:
             text, kind = "", None
-        told = {"legacyId": text} if kind is None else {"legacyId": text, "legacyIdType": kind}
-        if _contains(event.payload, told):
-            return ({"_id": old} if number is None else {"_id": old, "id": number}), told
+        reconstructed = {"legacyId": text} if kind is None else {"legacyId": text, "legacyIdType": kind}
+        if _contains(event.payload, reconstructed):
+            return ({"_id": mongo_id} if number is None else {"_id": mongo_id, "id": number}), reconstructed
     if number is None:
-        raise InvalidJob("id: an event that was never stored has none; append it to its log first", field="id")
+        raise InvalidJob("id: the event has no id, because it was never stored; append it to its log first", field="id")
     return {"_id": number}, {}
 
 
@@ -212,15 +212,15 @@ def _reference(
     *,
     order: LegacyUuids,
 ) -> tuple[MongoId, dict[str, str]]:
-    """Gives the id of another job, and those entries that it tells again."""
+    """Return the id of another job, and the entries that the id reconstructs."""
     if legacy is not None:
         try:
-            identity = map_id(legacy, field, tenant_id, order)
+            mapped = map_id(legacy, field, tenant_id, order)
         except FieldRejected:
             return str(job_id), {}
-        told = identity.preserved(name)
-        if identity.id == job_id and _contains(entries, told):
-            return legacy, told
+        reconstructed = mapped.preserved(name)
+        if mapped.id == job_id and _contains(entries, reconstructed):
+            return legacy, reconstructed
     return str(job_id), {}
 
 

@@ -58,9 +58,9 @@ _MENDED: dict[str, _Case] = {
         _JOBS,
         overlay(kind=ABSENT, schemaVersion=ABSENT),
         {"schema_version": "scheduler.graph-overlay-job@1"},
-        [("kind", "told by overlayKind"), _MISSING_SCHEMA],
+        [("kind", "taken from overlayKind"), _MISSING_SCHEMA],
     ),
-    "kind told by the schema": (_JOBS, build(kind=ABSENT), {"sbom_id": "sbom"}, [("kind", "told by schemaVersion")]),
+    "kind told by the schema": (_JOBS, build(kind=ABSENT), {"sbom_id": "sbom"}, [("kind", "taken from schemaVersion")]),
     "kind as a float": (_JOBS, build(kind=ABSENT, type=0.0), {"sbom_id": "sbom"}, [("type", "was a float")]),
     "kind as digits": (_JOBS, overlay(kind="1"), {"overlay_key": "licences@1"}, [("kind", "was text")]),
     "no schema": (

@@ -258,7 +258,7 @@ def test_times_out_of_range_are_as_bson_decodes_them() -> None:
     assert isinstance(decoded["createdAt"], DatetimeMS)
     refused = map_document(_JOBS, decoded)
     assert isinstance(refused, Rejection)
-    assert "createdAt: it should be a time of the years 0001 to 9999, or its ISO 8601 text, not a time outside" in (
+    assert "createdAt: must be a time of the years 0001 to 9999, or its ISO 8601 text, not a time outside" in (
         refused.reason
     )
 

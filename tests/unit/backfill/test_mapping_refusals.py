@@ -190,7 +190,7 @@ def test_what_cannot_come_is_refused_by_its_field(collection: str, document: Any
 def test_a_full_metadata_says_what_it_has_no_room_for() -> None:
     """So that whoever reads it knows how many entries must go."""
     refused = map_document(_JOBS, build(_id="job-1", metadata=_FULL))
-    reason = "metadata: its 64 entries leave no room for legacyId"
+    reason = "metadata: must have at most 64 entries, including legacyId"
     assert Rejection(reason, "metadata") == refused
 
 

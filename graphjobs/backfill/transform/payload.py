@@ -1,0 +1,68 @@
+"""Merges the `payload` of a document with the fields beside it. Old documents have the columns beside a payload."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from bson.code import Code
+from bson.dbref import DBRef
+from bson.int64 import Int64
+
+from graphjobs.backfill.transform.coercion import parse_time, to_kebab_case, truncate_to_millis
+from graphjobs.backfill.transform.diagnostics import safe_label
+from graphjobs.backfill.transform.field_reader import FieldReader
+from graphjobs.core.json_values import JSON_DEPTH_MAX
+
+_ENUM_FIELDS: Final = frozenset({"kind", "type", "overlayKind", "status", "trigger", "mode", "priority"})
+_NUMBERS: Final = (int, Int64, float)
+_FLAT: Final = frozenset({str, int, float, bool, datetime, type(None)})
+
+
+def merge_payload(source: Mapping[str, Any]) -> FieldReader:
+    """Merge the fields under `payload` into the document. An inline field wins over another value under `payload`."""
+    fields = dict(source)
+    inner = fields.pop("payload", None)
+    reader = FieldReader(fields, [], {})
+    if inner is None:
+        return reader
+    if not isinstance(inner, Mapping):
+        reader.reject("payload", "a document", inner)
+    reader.fields = {**inner, **fields}
+    if len(reader.fields) < len(inner) + len(fields):
+        for name in sorted(set(inner) & set(fields), key=str):
+            _resolve_conflict(reader, name, fields[name], inner[name])
+    return reader
+
+
+def _resolve_conflict(reader: FieldReader, name: str, inline: object, nested: object) -> None:
+    if nested is None or _is_equal(inline, nested):
+        return
+    if inline is None:
+        reader.fields[name] = nested
+        return
+    if isinstance(inline, datetime) != isinstance(nested, datetime):
+        first, second = parse_time(inline), parse_time(nested)
+        if first and second and truncate_to_millis(first[0]) == truncate_to_millis(second[0]):
+            # MongoDB truncates times to milliseconds, so the text of an export may be more precise.
+            reader.fields[name] = nested if first[0] == truncate_to_millis(first[0]) else inline
+            return
+    are_words = name in _ENUM_FIELDS and type(inline) is str and type(nested) is str
+    if not (are_words and to_kebab_case(str(inline)) == to_kebab_case(str(nested))):
+        reader.note_change(safe_label(name), "another one under payload left out")
+
+
+def _is_equal(one: object, other: object) -> bool:
+    if type(one) in _NUMBERS and type(other) in _NUMBERS:
+        return one == other
+    # Deeper values and references are rejected by their own field, so they need no comparison.
+    return type(one) is type(other) and _is_comparable(one, JSON_DEPTH_MAX) and bool(one == other)
+
+
+def _is_comparable(value: object, levels: int) -> bool:
+    """Check that a value nests only in documents and lists, with at most `levels` levels."""
+    if type(value) in _FLAT:
+        return True
+    if isinstance(value, Mapping | list):
+        items = value.values() if isinstance(value, Mapping) else value
+        return levels > 0 and all(_is_comparable(item, levels - 1) for item in items)
+    return not isinstance(value, DBRef | Code)
