@@ -1,4 +1,4 @@
-"""Documents as MongoDB held them, decoded, with what a test does not care about filled in."""
+"""Decoded documents of MongoDB with defaults, so that a test names only the fields that it checks."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -9,7 +9,7 @@ LAST: Final = datetime(2024, 5, 6, 9, 8, 9, 789000, tzinfo=UTC)
 ID: Final = "0190a5c8-1234-7abc-8def-0123456789ab"
 JOB_ID: Final = "0190a5c8-4321-7abc-8def-0123456789ab"
 ABSENT: Final = object()
-"""Takes a field out of a document."""
+"""Removes a field from a document."""
 
 
 def _with(document: dict[str, Any], edits: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def _with(document: dict[str, Any], edits: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(**edits: Any) -> dict[str, Any]:
-    """A queued build job."""
+    """Return a queued build job."""
     document = {
         "_id": ID,
         "tenantId": "acme",
@@ -35,7 +35,7 @@ def build(**edits: Any) -> dict[str, Any]:
 
 
 def overlay(**edits: Any) -> dict[str, Any]:
-    """A queued overlay job."""
+    """Return a queued overlay job."""
     document = {
         "_id": ID,
         "tenantId": "acme",
@@ -53,7 +53,7 @@ def overlay(**edits: Any) -> dict[str, Any]:
 
 
 def event(**edits: Any) -> dict[str, Any]:
-    """An event whose id was a number."""
+    """Return an event with a number as its id."""
     document = {
         "_id": 7,
         "jobId": JOB_ID,
@@ -66,7 +66,7 @@ def event(**edits: Any) -> dict[str, Any]:
 
 
 def run(**edits: Any) -> dict[str, Any]:
-    """A pending policy run."""
+    """Return a pending policy run."""
     document = {
         "_id": ID,
         "tenantId": "acme",

@@ -1,6 +1,6 @@
-"""Realistic dumps of the old MongoDB, written by pymongo's own bson; each document knows what it should become.
+"""Realistic MongoDB dumps, encoded by pymongo. Each document has its expected outcome.
 
-The same seed gives the same documents. A twin, which meets another under one id, follows the other one.
+The same seed generates the same documents. A duplicate follows the document with the same id.
 """
 
 import gzip
@@ -33,39 +33,39 @@ FILE_FORMATS: Final = (
     "array.json.gz",
     "pretty.json",
 )
-"""How a collection may be written: `json` is canonical, `jsonl` relaxed, a line each; `pretty` over several lines."""
+"""File formats of a collection: `json` is canonical and `jsonl` relaxed, one per line; `pretty` has several lines."""
 
 FROM: Final = datetime(2024, 1, 1, tzinfo=UTC)
 HUGE_SIZE: Final = 16 * 1024 * 1024
 
 
 class Outcome(StrEnum):
-    """What becomes of a document."""
+    """The outcome of mapping a document."""
 
     CLEAN = "clean"
-    REPAIRED = "mended"
-    REJECTED = "refused"
+    REPAIRED = "repaired"
+    REJECTED = "rejected"
 
 
 class Repair(StrEnum):
-    """What is changed on the way; none of it keeps a document out."""
+    """Repairs. None of them rejects a document."""
 
     OBJECT_ID = "an ObjectId becomes a UUID"
-    TEXT_ID = "an id that is no UUID becomes one"
+    TEXT_ID = "an id of another form becomes a UUID"
     OLD_WORD = "an old word of a status"
     NO_START = "a running job without startedAt"
 
 
 class Defect(StrEnum):
-    """Why a document cannot come."""
+    """Defects that reject a document."""
 
     NO_TENANT = "the tenant is missing"
-    UNKNOWN_STATUS = "a status nobody knows"
-    WRONG_DIGEST = "a digest that is none"
+    UNKNOWN_STATUS = "an unknown status"
+    WRONG_DIGEST = "an invalid digest"
     DUPLICATE_ID = "another document has the same _id"
-    EQUIVALENT_ID = "another document's id becomes the same"
+    EQUIVALENT_ID = "another document's id maps to the same UUID"
     NUL = "text with a NUL"
-    NAN = "a number that is none"
+    NAN = "not a number"
     DECIMAL = "a decimal fraction where a whole number belongs"
     FAR_DATE = "a date past the year 9999"
     HUGE = "a document of 16 MB"
@@ -74,16 +74,16 @@ class Defect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDocument:
-    """A document, and what it should become.
+    """A document with its expected outcome.
 
     Attributes:
-        collection: where it stands.
-        document: as it stands in MongoDB.
-        fate: what becomes of it.
-        why: what is mended, or why it is refused.
-        tenant: whose it is.
-        id: the UUID it keeps; None where one is made of its old id.
-        fields: what its fields come to, in camelCase, but for ids that are made and for unchanged metadata.
+        collection: its collection.
+        document: the document in MongoDB.
+        outcome: the expected outcome.
+        causes: the repairs, or the defect.
+        tenant: its tenant.
+        id: the UUID of the document; None if it is derived from a legacy id.
+        fields: the expected fields in camelCase, without derived ids and unchanged metadata.
     """
 
     collection: str
@@ -96,17 +96,17 @@ class GeneratedDocument:
 
 
 class DumpGenerator:
-    """Makes documents.
+    """Generates documents.
 
     Args:
-        seed: what they follow from.
-        dirty: how many of a hundred are to be refused.
-        tenants: how many tenants there are.
-        legacy_uuids: the driver whose order of bytes UUIDs of the old binary form have: csharp, java or python.
+        seed: seed of the random numbers.
+        dirty: percentage of documents with a defect.
+        tenants: number of tenants.
+        legacy_uuids: byte order of UUIDs of the old binary subtype: csharp, java or python.
     """
 
     def __init__(self, seed: int = 0, *, dirty: float = 2.0, tenants: int = 5, legacy_uuids: str = "csharp") -> None:
-        self._random = Random(seed)  # noqa: S311  # nothing secret
+        self._random = Random(seed)  # noqa: S311  # not for secrets
         self._dirty = dirty / 100
         self._tenants = tuple(f"tenant-{number}" for number in range(tenants))
         self._legacy = int(getattr(UuidRepresentation, f"{legacy_uuids.upper()}_LEGACY"))
@@ -114,31 +114,33 @@ class DumpGenerator:
         self._referred: list[GeneratedDocument] = []
 
     def jobs(self, count: int) -> Iterator[GeneratedDocument]:
-        """Gives build and overlay jobs, twins included."""
+        """Generate build and overlay jobs, and duplicates of some."""
         for _ in range(count):
-            made = self._job()
-            if len(self._referred) < 10_000 and made.outcome is not Outcome.REJECTED:
-                self._referred.append(made)
-            yield made
+            generated = self._job()
+            if len(self._referred) < 10_000 and generated.outcome is not Outcome.REJECTED:
+                self._referred.append(generated)
+            yield generated
             if self._random.random() < self._dirty / 4:
-                yield self._twin(made)
+                yield self._duplicate(generated)
 
     def runs(self, count: int) -> Iterator[GeneratedDocument]:
-        """Gives policy runs."""
+        """Generate policy runs."""
         for _ in range(count):
             yield self._run()
 
     def events(self, count: int) -> Iterator[GeneratedDocument]:
-        """Gives events of jobs that were given before."""
+        """Generate events of the jobs that were generated before."""
         for _ in range(count):
             yield self._event()
 
     def huge(self) -> GeneratedDocument:
-        """Gives a job of just 16 MB, which MongoDB takes and nothing here does."""
-        made = self._job(clean=True)
-        document = {**made.document, "padding": ""}
+        """Generate a job of 16 MB, which MongoDB stores and the mapping rejects."""
+        generated = self._job(clean=True)
+        document = {**generated.document, "padding": ""}
         document["padding"] = "x" * (HUGE_SIZE - len(bson.encode(document)))
-        return GeneratedDocument(JOBS, document, Outcome.REJECTED, (Defect.HUGE,), made.tenant, made.id, made.fields)
+        return GeneratedDocument(
+            JOBS, document, Outcome.REJECTED, (Defect.HUGE,), generated.tenant, generated.id, generated.fields
+        )
 
     def _uuid(self) -> UUID:
         return UUID(int=self._random.getrandbits(128), version=4)
@@ -170,7 +172,7 @@ class DumpGenerator:
             fields["error"] = "cartographer: the SBOM has no components\nat line 7"
         if build and status == "completed":
             fields["graphSnapshotId"] = f"graph-{random.randrange(10**6)}"
-        return self._dressed(JOBS, tenant, fields, kind=0 if build else 1, clean=clean)
+        return self._build(JOBS, tenant, fields, kind=0 if build else 1, clean=clean)
 
     def _build_fields(self) -> dict[str, Any]:
         number = self._random.randrange(10**6)
@@ -224,7 +226,7 @@ class DumpGenerator:
             fields["lastError"] = "the policy does not compile"
         if status == "canceled":
             fields["canceledAt"] = at + timedelta(minutes=5)
-        return self._dressed(RUNS, tenant, fields, kind=None)
+        return self._build(RUNS, tenant, fields, kind=None)
 
     def _event(self) -> GeneratedDocument:
         random = self._random
@@ -242,45 +244,47 @@ class DumpGenerator:
             "payload": {"from": "queued", "to": status, "attempts": 1, "actor": "worker-1"},
             "createdAt": at,
         }
-        fate, why = (Outcome.REJECTED, (Defect.ORPHAN,)) if orphan else (Outcome.REPAIRED, (Repair.OBJECT_ID,))
+        outcome, cause = (Outcome.REJECTED, Defect.ORPHAN) if orphan else (Outcome.REPAIRED, Repair.OBJECT_ID)
         fields = {"jobId": job.id if job else None, "tenantId": tenant, "status": status, "createdAt": at}
-        return GeneratedDocument(EVENTS, document, fate, why, tenant, None, fields)
+        return GeneratedDocument(EVENTS, document, outcome, (cause,), tenant, None, fields)
 
-    def _dressed(
+    def _build(
         self, collection: str, tenant: str, fields: dict[str, Any], *, kind: int | None, clean: bool = False
     ) -> GeneratedDocument:
-        """Puts fields into one of the shapes that documents had, and perhaps some dirt upon them."""
+        """Return a document with the fields in a random layout, perhaps with a defect."""
         random = self._random
-        old_id, uuid, mends = self._old_id(collection, clean=clean)
+        mongo_id, uuid, repairs = self._mongo_id(collection, clean=clean)
         body, expected = dict(fields), dict(fields)
         if not clean:
-            mends += self._mended(collection, body, expected)
+            repairs += self._add_repairs(collection, body, expected)
         if random.random() < 0.2:
             body |= {name: _text_of(value) for name, value in body.items() if isinstance(value, datetime)}
         if random.random() < 0.2:
             body["attempts"] = Int64(body["attempts"])
-        dirt = None
+        defect = None
         if not clean and random.random() < self._dirty:
-            dirt = self._spoilt(collection, body)
-        document: dict[str, Any] = {"_id": old_id}
+            defect = self._add_defect(collection, body)
+        document: dict[str, Any] = {"_id": mongo_id}
         if kind is not None:
-            document |= self._told(kind)
+            document |= self._kind_fields(kind)
         if random.random() < 0.4:
-            # The columns of old stand beside the payload.
+            # Old documents have the columns beside the payload.
             document |= {name: body[name] for name in ("tenantId", "status") if name in body}
             document["payload"] = body
         else:
             document |= body
-        fate = Outcome.REJECTED if dirt else Outcome.REPAIRED if mends else Outcome.CLEAN
-        return GeneratedDocument(collection, document, fate, (dirt,) if dirt else mends, tenant, uuid, expected)
+        outcome = Outcome.REJECTED if defect else Outcome.REPAIRED if repairs else Outcome.CLEAN
+        return GeneratedDocument(
+            collection, document, outcome, (defect,) if defect else repairs, tenant, uuid, expected
+        )
 
-    def _told(self, kind: int) -> dict[str, Any]:
+    def _kind_fields(self, kind: int) -> dict[str, Any]:
         word = ("build", "overlay")[kind]
-        told: list[dict[str, Any]] = [{"kind": word}, {"type": word}, {"kind": kind}, {"type": kind}]
-        # An overlay job that does not tell is told by its overlayKind.
-        return self._random.choice([*told, {}] if kind else told)
+        forms: list[dict[str, Any]] = [{"kind": word}, {"type": word}, {"kind": kind}, {"type": kind}]
+        # Without a kind, an overlay job is recognised by its overlayKind.
+        return self._random.choice([*forms, {}] if kind else forms)
 
-    def _old_id(self, collection: str, *, clean: bool) -> tuple[Any, UUID | None, tuple[Repair, ...]]:
+    def _mongo_id(self, collection: str, *, clean: bool) -> tuple[Any, UUID | None, tuple[Repair, ...]]:
         uuid = self._uuid()
         shape = (
             "text"
@@ -297,24 +301,24 @@ class DumpGenerator:
             return ObjectId(self._random.randbytes(12)), None, (Repair.OBJECT_ID,)
         return f"{collection}:{self._count}:{self._random.randrange(10**9)}", None, (Repair.TEXT_ID,)
 
-    def _mended(self, collection: str, body: dict[str, Any], expected: dict[str, Any]) -> tuple[Repair, ...]:
+    def _add_repairs(self, collection: str, body: dict[str, Any], expected: dict[str, Any]) -> tuple[Repair, ...]:
         if collection != JOBS:
             return ()
-        mends: tuple[Repair, ...] = ()
+        repairs: tuple[Repair, ...] = ()
         old = {"queued": "pending", "canceled": "cancelled"}.get(body["status"])
         if old and self._random.random() < 0.3:
             body["status"] = old
-            mends += (Repair.OLD_WORD,)
+            repairs += (Repair.OLD_WORD,)
         if body["status"] == "running" and self._random.random() < 0.2:
             del body["startedAt"]
             expected["startedAt"] = expected["createdAt"]
-            mends += (Repair.NO_START,)
-        return mends
+            repairs += (Repair.NO_START,)
+        return repairs
 
-    def _spoilt(self, collection: str, body: dict[str, Any]) -> Defect:
-        kinds = [Defect.NO_TENANT, Defect.UNKNOWN_STATUS, Defect.NUL, Defect.NAN, Defect.DECIMAL, Defect.FAR_DATE]
-        dirt = self._random.choice([*kinds, Defect.WRONG_DIGEST] if "sbomDigest" in body else kinds)
-        match dirt:
+    def _add_defect(self, collection: str, body: dict[str, Any]) -> Defect:
+        defects = [Defect.NO_TENANT, Defect.UNKNOWN_STATUS, Defect.NUL, Defect.NAN, Defect.DECIMAL, Defect.FAR_DATE]
+        defect = self._random.choice([*defects, Defect.WRONG_DIGEST] if "sbomDigest" in body else defects)
+        match defect:
             case Defect.NO_TENANT:
                 del body["tenantId"]
             case Defect.UNKNOWN_STATUS:
@@ -329,31 +333,41 @@ class DumpGenerator:
                 body["createdAt"] = DatetimeMS(400_000_000_000_000)
             case _:
                 body["sbomDigest"] = "sha256:" + "a" * 40
-        return dirt
+        return defect
 
-    def _twin(self, made: GeneratedDocument) -> GeneratedDocument:
-        """Another job under the same `_id`, or under one that becomes the same."""
-        old_id = made.document["_id"]
-        meeting: Any = None
-        if isinstance(old_id, ObjectId):
-            meeting = str(old_id)
-        elif made.id:
-            meeting = str(made.id).upper() if old_id == str(made.id) else str(made.id)
-        meets = meeting is not None and self._random.random() < 0.5
-        # Another one, not a copy: a copy would be no loss.
-        twin = self._job(clean=True)
-        document = {**twin.document, "_id": meeting if meets else old_id}
+    def _duplicate(self, generated: GeneratedDocument) -> GeneratedDocument:
+        """Return another job with the same `_id`, or with one that maps to the same UUID."""
+        mongo_id = generated.document["_id"]
+        equivalent: Any = None
+        if isinstance(mongo_id, ObjectId):
+            equivalent = str(mongo_id)
+        elif generated.id:
+            equivalent = str(generated.id).upper() if mongo_id == str(generated.id) else str(generated.id)
+        is_equivalent = equivalent is not None and self._random.random() < 0.5
+        # Another job, not a copy: a copy is not a duplicate.
+        other = self._job(clean=True)
+        document = {**other.document, "_id": equivalent if is_equivalent else mongo_id}
         for body in (document, document.get("payload", {})):
             if "tenantId" in body:
-                body["tenantId"] = made.tenant
-        dirt = Defect.EQUIVALENT_ID if meets else Defect.DUPLICATE_ID
-        why: tuple[Repair | Defect, ...] = (dirt,)
-        if made.outcome is Outcome.REJECTED:
-            # The other one does not come, so this one may.
-            why = () if made.id else (Repair.OBJECT_ID if isinstance(document["_id"], ObjectId) else Repair.TEXT_ID,)
-        fate = Outcome.CLEAN if not why else Outcome.REPAIRED if isinstance(why[0], Repair) else Outcome.REJECTED
+                body["tenantId"] = generated.tenant
+        defect = Defect.EQUIVALENT_ID if is_equivalent else Defect.DUPLICATE_ID
+        causes: tuple[Repair | Defect, ...] = (defect,)
+        if generated.outcome is Outcome.REJECTED:
+            # The first document is rejected, so this one is imported.
+            causes = (
+                () if generated.id else (Repair.OBJECT_ID if isinstance(document["_id"], ObjectId) else Repair.TEXT_ID,)
+            )
+        outcome = Outcome.REJECTED
+        if not causes or isinstance(causes[0], Repair):
+            outcome = Outcome.REPAIRED if causes else Outcome.CLEAN
         return GeneratedDocument(
-            JOBS, document, fate, why, made.tenant, made.id, {**twin.fields, "tenantId": made.tenant}
+            JOBS,
+            document,
+            outcome,
+            causes,
+            generated.tenant,
+            generated.id,
+            {**other.fields, "tenantId": generated.tenant},
         )
 
 
@@ -362,13 +376,14 @@ def _text_of(time: datetime) -> str:
 
 
 def generate(count: int, seed: int = 0, *, dirty: float = 2.0) -> list[GeneratedDocument]:
-    """Makes that many documents: half of them jobs, the rest events and policy runs."""
-    maker = DumpGenerator(seed, dirty=dirty)
-    return [*maker.jobs(count // 2), *maker.runs(count // 5), *maker.events(count - count // 2 - count // 5)]
+    """Generate documents: 50% jobs, 20% policy runs, the rest events."""
+    generator = DumpGenerator(seed, dirty=dirty)
+    runs, events = count // 5, count - count // 2 - count // 5
+    return [*generator.jobs(count // 2), *generator.runs(runs), *generator.events(events)]
 
 
 def write_files(folder: Path, documents: Iterable[GeneratedDocument], file_format: str = "bson") -> dict[str, Path]:
-    """Writes each collection to a file of the form, and gives the files by collection."""
+    """Write each collection to a file of a format. Return the files by collection."""
     folder.mkdir(parents=True, exist_ok=True)
     by_collection: dict[str, list[dict[str, Any]]] = {}
     for generated in documents:
@@ -382,7 +397,7 @@ def write_files(folder: Path, documents: Iterable[GeneratedDocument], file_forma
 
 
 def encode_file(documents: Iterable[dict[str, Any]], file_format: str) -> bytes:
-    """Gives the content of a file of one of `FORMS`."""
+    """Return the content of a file of one of `FILE_FORMATS`."""
     plain = file_format.removesuffix(".gz")
     if plain == "bson":
         content = b"".join([bson.encode(document) for document in documents])
@@ -397,12 +412,12 @@ def encode_file(documents: Iterable[dict[str, Any]], file_format: str) -> bytes:
 
 
 def truncate(path: Path, at: int) -> None:
-    """Cuts a file off at a byte."""
+    """Cut off a file at a byte."""
     path.write_bytes(path.read_bytes()[:at])
 
 
 def flip_byte(path: Path, at: int) -> None:
-    """Turns the bits of one byte of a file."""
+    """Invert the bits of one byte of a file."""
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF
     path.write_bytes(bytes(content))

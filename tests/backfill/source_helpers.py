@@ -1,4 +1,4 @@
-"""Reads sources for tests: all that is found, and what of it matters."""
+"""Helpers of tests that read sources."""
 
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -10,51 +10,51 @@ from graphjobs.backfill.extract.sources import open_source
 
 
 async def read_records(
-    place: Path | str, collection: str = "graph_jobs", after: ReadOffset | None = None
+    source_path: Path | str, collection: str = "graph_jobs", after: ReadOffset | None = None
 ) -> list[SourceRecord]:
-    """Gives all that is found in one collection of a source."""
-    async with open_source(str(place)) as source:
+    """Return the records of one collection of a source."""
+    async with open_source(str(source_path)) as source:
         part = next(part for part in source.parts if part.collection == collection)
         async with aclosing(source.read(part, after)) as reading:
-            return [found async for found in reading]
+            return [record async for record in reading]
 
 
-async def read_documents(place: Path | str, collection: str = "graph_jobs") -> list[dict[str, Any]]:
-    """Gives the documents of one collection, and fails where something is wrong."""
-    found = await read_records(place, collection)
-    assert [] == decode_problems(found)
-    return decode_documents(found)
+async def read_documents(source_path: Path | str, collection: str = "graph_jobs") -> list[dict[str, Any]]:
+    """Return the documents of one collection, which must be without problems."""
+    records = await read_records(source_path, collection)
+    assert [] == decode_problems(records)
+    return decode_documents(records)
 
 
-def decode_document(found: SourceRecord) -> dict[str, Any] | None:
-    """Gives the document of an entry; None where something is wrong."""
-    decoded = found.decode()
-    return None if isinstance(decoded, str) else decoded
+def decode_document(record: SourceRecord) -> dict[str, Any] | None:
+    """Return the document of a record, or None if it has a problem."""
+    outcome = record.decode()
+    return None if isinstance(outcome, str) else outcome
 
 
-def decode_problem(found: SourceRecord) -> str | None:
-    """Gives what is wrong with an entry."""
-    decoded = found.decode()
-    return decoded if isinstance(decoded, str) else None
+def decode_problem(record: SourceRecord) -> str | None:
+    """Return the problem of a record, or None."""
+    outcome = record.decode()
+    return outcome if isinstance(outcome, str) else None
 
 
-def decode_documents(found: list[SourceRecord]) -> list[dict[str, Any]]:
-    """Gives the documents among entries."""
-    return [document for document in map(decode_document, found) if document is not None]
+def decode_documents(records: list[SourceRecord]) -> list[dict[str, Any]]:
+    """Return the documents of all records without a problem."""
+    return [document for document in map(decode_document, records) if document is not None]
 
 
-def decode_problems(found: list[SourceRecord]) -> list[str]:
-    """Gives what is wrong among entries."""
-    return [problem for problem in map(decode_problem, found) if problem is not None]
+def decode_problems(records: list[SourceRecord]) -> list[str]:
+    """Return the problems of records."""
+    return [problem for problem in map(decode_problem, records) if problem is not None]
 
 
-def comparable(found: list[SourceRecord]) -> list[tuple[Any, ...]]:
-    """Gives what was found such that it can be compared."""
-    return [(each.location, each.decode(), each.raw) for each in found]
+def comparable(records: list[SourceRecord]) -> list[tuple[Any, ...]]:
+    """Return records as values that can be compared."""
+    return [(record.location, record.decode(), record.raw) for record in records]
 
 
 def as_decoded(value: Any) -> Any:
-    """Gives a document as a source hands it out: its times are naive, and in UTC."""
+    """Return a document as a source decodes it, with naive times in UTC."""
     match value:
         case datetime():
             return value.astimezone(UTC).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""A live MongoDB gives the same documents as a dump of it, in an order that reading can go on in."""
+"""A MongoDB server yields the same documents as a dump, in an order that allows a resume."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +18,7 @@ from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
 from tests.backfill.source_helpers import comparable, decode_document, read_documents, read_records
 
-# One of each type that BSON orders differently: a plain comparison finds none but those of its own.
+# One of each type that BSON orders differently: a plain comparison finds only values of its own type.
 MIXED: list[Any] = [
     None,
     -1,
@@ -52,54 +52,54 @@ async def address(server: str) -> AsyncIterator[str]:
 
 
 async def insert(address: str, collection: str, documents: list[Any]) -> None:
-    """Puts documents into a collection."""
+    """Insert documents into a collection."""
     async with AsyncMongoClient[dict[str, Any]](address) as client:
         await client.get_default_database()[collection].insert_many(documents, ordered=True)
 
 
-async def test_a_server_gives_the_documents_in_the_order_of_their_ids(address: str) -> None:
-    """All of them, and the progress ends where the collection does."""
-    made = [each.document for each in dumps.DumpGenerator(3, dirty=0).jobs(2_000)]
-    await insert(address, "graph_jobs", made)
-    read = await read_documents(address)
-    assert len(made) == len(read)
-    assert all(document in read[index : index + 1] for index, document in enumerate(read))
-    assert {repr(each["_id"]) for each in made} == {repr(each["_id"]) for each in read}
+async def test_a_server_yields_all_documents_in_the_order_of_their_ids(address: str) -> None:
+    """The progress ends at the size of the collection."""
+    documents = [generated.document for generated in dumps.DumpGenerator(3, dirty=0).jobs(2_000)]
+    await insert(address, "graph_jobs", documents)
+    decoded = await read_documents(address)
+    assert len(documents) == len(decoded)
+    assert all(document in decoded[index : index + 1] for index, document in enumerate(decoded))
+    assert {repr(document["_id"]) for document in documents} == {repr(document["_id"]) for document in decoded}
     async with open_source(address) as source:
         (part,) = source.parts
-        assert [] != [found async for found in source.read(part)]
+        assert [] != [record async for record in source.read(part)]
         assert part.size_bytes == source.bytes_read(part)
 
 
-async def test_reading_goes_on_after_every_id_of_every_type(address: str) -> None:
-    """Also after one that was deleted meanwhile."""
+async def test_reading_continues_after_every_id_of_every_type(address: str) -> None:
+    """It also continues after an id that was deleted meanwhile."""
     await insert(address, "graph_jobs", [{"_id": key, "n": n} for n, key in enumerate(MIXED)])
     whole = await read_records(address)
     assert len(MIXED) == len(whole)
-    for number, found in enumerate(whole, start=1):
-        position = type(found.location.next).from_json(found.location.next.to_json())
+    for number, record in enumerate(whole, start=1):
+        position = type(record.location.next).from_json(record.location.next.to_json())
         assert comparable(whole[number:]) == comparable(await read_records(address, after=position))
     async with AsyncMongoClient[dict[str, Any]](address) as client:
-        gone = decode_document(whole[4])
-        assert gone is not None
-        await client.get_default_database().graph_jobs.delete_one({"_id": gone["_id"]})
+        deleted = decode_document(whole[4])
+        assert deleted is not None
+        await client.get_default_database().graph_jobs.delete_one({"_id": deleted["_id"]})
     rest = await read_records(address, after=whole[4].location.next)
-    assert [decode_document(each) for each in whole[5:]] == [decode_document(each) for each in rest]
+    assert [decode_document(record) for record in whole[5:]] == [decode_document(record) for record in rest]
 
 
-async def test_a_document_that_cannot_be_decoded_harms_no_other(address: str) -> None:
+async def test_an_undecodable_document_affects_no_other(address: str) -> None:
     """A server stores text that is not UTF-8."""
     import bson
 
     bad = bson.encode({"_id": 2, "text": "ok"}).replace(b"ok", b"\xff\xfe")
     await insert(address, "graph_jobs", [{"_id": 1}, RawBSONDocument(bad), {"_id": 3}])
-    found = await read_records(address)
-    assert [{"_id": 1}, None, {"_id": 3}] == [decode_document(each) for each in found]
-    assert bad == found[1].raw
+    records = await read_records(address)
+    assert [{"_id": 1}, None, {"_id": 3}] == [decode_document(record) for record in records]
+    assert bad == records[1].raw
 
 
-async def test_a_collection_made_anew_has_another_fingerprint(address: str) -> None:
-    """A position in the one says nothing about the other."""
+async def test_a_recreated_collection_has_another_fingerprint(address: str) -> None:
+    """A position in the old collection is invalid in the new one."""
 
     async def fingerprint() -> str:
         async with open_source(address) as source:
@@ -114,12 +114,12 @@ async def test_a_collection_made_anew_has_another_fingerprint(address: str) -> N
     assert first != await fingerprint()
 
 
-async def test_a_refused_password_and_an_empty_database_are_told(address: str) -> None:
-    """As what was configured, for trying again changes nothing."""
+async def test_a_wrong_password_and_an_empty_database_raise(address: str) -> None:
+    """Both are errors of the configuration, because a retry changes nothing."""
     with pytest.raises(ConfigurationError, match="holds none of the collections"):
         await read_records(address)
     scheme, _, rest = address.partition("://")
-    wrong = f"{scheme}://nobody:hush@{rest.rpartition('@')[2]}"
+    wrong = f"{scheme}://unknown:hush@{rest.rpartition('@')[2]}"
     with pytest.raises(ConfigurationError, match="rejected the user") as caught:
         await read_records(wrong)
     assert "hush" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""How deep JSON and BSON may nest is our own number, the same on every Python, whatever its decoders would take."""
+"""The limits of nesting in JSON and BSON are constants, equal on every Python version."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ _BOTH = pytest.mark.parametrize(("opens", "closes"), [('{"a":', "}"), ("[", "]")
 
 
 def _text(opens: str, closes: str, levels: int) -> str:
-    """The text of an object that nests by so many levels, itself included."""
+    """Return the text of an object with so many levels, including itself."""
     return '{"in":' + opens * (levels - 1) + "1" + closes * (levels - 1) + "}"
 
 
@@ -38,19 +38,21 @@ def _bson(text: str) -> bytes:
 
 
 @_BOTH
-@pytest.mark.parametrize("form", ["bson", "json"])
-def test_a_document_nests_by_500_levels_and_no_more(form: str, opens: str, closes: str) -> None:
-    """As BSON and as JSON, of documents and of lists; one level more is told, with the number."""
-    read: Callable[[str], Any] = (
-        (lambda text: decoder("bson")(_bson(text))) if form == "bson" else (lambda text: decoder("json")(text.encode()))
+@pytest.mark.parametrize("encoding", ["bson", "json"])
+def test_a_document_may_nest_500_levels(encoding: str, opens: str, closes: str) -> None:
+    """For BSON and JSON, documents and lists. One more level raises with the limit."""
+    decode: Callable[[str], Any] = (
+        (lambda text: decoder("bson")(_bson(text)))
+        if encoding == "bson"
+        else (lambda text: decoder("json")(text.encode()))
     )
-    most = _text(opens, closes, 500)
-    assert json.loads(most) == read(most)
-    assert f"{form.upper()} must not nest deeper than 500 levels" == read(_text(opens, closes, 501))
+    deepest = _text(opens, closes, 500)
+    assert json.loads(deepest) == decode(deepest)
+    assert f"{encoding.upper()} must not nest deeper than 500 levels" == decode(_text(opens, closes, 501))
 
 
-def test_a_document_far_too_deep_for_any_python_is_told_by_the_same_sentence() -> None:
-    """The decoder is not asked: it would end by its own limit, or with the whole process."""
+def test_a_far_too_deep_document_has_the_same_error() -> None:
+    """The decoder is not called: it would fail at its own limit, or crash the process."""
     sizes = range(5 + 8 * 100_000, 5, -8)
     deep = b"".join(size.to_bytes(4, "little") + b"\x03a\0" for size in sizes) + b"\5\0\0\0" + b"\0" * 100_001
     assert len(deep) == sizes[0]
@@ -60,10 +62,10 @@ def test_a_document_far_too_deep_for_any_python_is_told_by_the_same_sentence() -
 
 
 @_BOTH
-def test_every_reader_of_text_has_the_limit(tmp_path: Path, opens: str, closes: str) -> None:
-    """A checkpoint's position, Extended JSON, JSON within a field, a line of the quarantine, and the file of tokens."""
-    most, over = _text(opens, closes, DECODED_DEPTH_MAX), _text(opens, closes, DECODED_DEPTH_MAX + 1)
-    assert json.loads(most) == parse_extended_json(most) == parse_json_object(most)
+def test_every_parser_has_the_limit(tmp_path: Path, opens: str, closes: str) -> None:
+    """A checkpoint, Extended JSON, JSON text in a field, a quarantine line, and the token file."""
+    deepest, over = _text(opens, closes, DECODED_DEPTH_MAX), _text(opens, closes, DECODED_DEPTH_MAX + 1)
+    assert json.loads(deepest) == parse_extended_json(deepest) == parse_json_object(deepest)
     assert parse_json_object(over) is None
     with pytest.raises(ValueError, match=r"^JSON must not nest deeper than 500 levels$"):
         parse_extended_json(over)
@@ -77,23 +79,23 @@ def test_every_reader_of_text_has_the_limit(tmp_path: Path, opens: str, closes: 
     line = path.read_text().rstrip()
     path.write_text(f'{line[:-1]}, "more": {_text(opens, closes, DECODED_DEPTH_MAX - 1)}}}\n')
     assert TokenFile(path).grant(token) is not None
-    path.write_text(f'{line[:-1]}, "more": {most}}}\n')
+    path.write_text(f'{line[:-1]}, "more": {deepest}}}\n')
     with pytest.raises(ConfigurationError, match="line 1 of the token file"):
         TokenFile(path)
 
 
 @_BOTH
-def test_a_value_of_more_than_200_levels_is_told_by_the_number(opens: str, closes: str) -> None:
-    """Below it is the field's own sentence; pydantic's reader, which ends there, has words of its own."""
+def test_a_value_of_more_than_200_levels_raises_with_the_limit(opens: str, closes: str) -> None:
+    """Below 200 levels the field's own limit applies. The parser of pydantic also ends at 200."""
     inner = VALUE_DEPTH_MAX - 1
-    with pytest.raises(InvalidJob, match="JSON must nest at most 32 levels") as named:
+    with pytest.raises(InvalidJob, match="JSON must nest at most 32 levels") as field_error:
         PolicyRunInputs.from_json(f'{{"environment": {_text(opens, closes, inner)}}}')
-    assert "environment" == named.value.field
-    with pytest.raises(InvalidJob) as told:
+    assert "environment" == field_error.value.field
+    with pytest.raises(InvalidJob) as value_error:
         PolicyRunInputs.from_json(f'{{"environment": {_text(opens, closes, inner + 1)}}}')
     sentence = "JSON must not nest deeper than 200 levels"
-    assert ("", (("", sentence),)) == (told.value.field, told.value.problems)
-    assert f"PolicyRunInputs: {sentence}" == str(told.value)
+    assert ("", (("", sentence),)) == (value_error.value.field, value_error.value.problems)
+    assert f"PolicyRunInputs: {sentence}" == str(value_error.value)
     assert json.loads(_text(opens, closes, inner)) == read_json(_text(opens, closes, inner))
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         read_json(_text(opens, closes, 250))
@@ -115,8 +117,8 @@ def test_a_value_of_more_than_200_levels_is_told_by_the_number(opens: str, close
         ("]]]{", 0),
     ],
 )
-def test_brackets_within_text_are_no_levels(text: str, levels: int) -> None:
-    """Nor are those after an escaped quotation mark; what is cut off counts as far as it goes."""
+def test_brackets_in_strings_are_not_levels(text: str, levels: int) -> None:
+    """This includes escaped quotation marks. Incomplete text counts up to its end."""
     assert [True] * levels + [False] * 5 == [json_nests_deeper(text, limit) for limit in range(levels + 5)]
 
 
@@ -170,8 +172,8 @@ def _depth(value: Any) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_KEYS, _NESTS, max_size=5), st.sampled_from([1, 2, 60]))
-def test_levels_of_bson_are_counted_as_they_are(document: dict[str, Any], within: int) -> None:
-    """Whatever types it holds, and what they look like."""
+def test_levels_of_bson_are_counted_exactly(document: dict[str, Any], within: int) -> None:
+    """Values of all types, also with bytes that look like nesting."""
     for _ in range(within):
         document = {"in": document, "list": [1, [b"\x03\0"]]}
     raw, levels = bson.encode(document), _depth(document)
@@ -180,8 +182,8 @@ def test_levels_of_bson_are_counted_as_they_are(document: dict[str, Any], within
 
 @settings(max_examples=300, deadline=None)
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_levels_of_json_are_counted_as_they_are(value: Any) -> None:
-    """Whatever its texts hold."""
+def test_levels_of_json_are_counted_exactly(value: Any) -> None:
+    """Strings may hold anything."""
     levels = _depth(value)
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
         assert [levels > 0, False] == [json_nests_deeper(text, limit) for limit in (max(levels - 1, 0), levels)]
@@ -189,8 +191,8 @@ def test_levels_of_json_are_counted_as_they_are(value: Any) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 40))
 @settings(max_examples=300, deadline=None)
-def test_no_bytes_harm_the_counting(junk: bytes, at: int) -> None:
-    """Of what is no BSON and no JSON there is an answer, too."""
+def test_no_bytes_raise(junk: bytes, at: int) -> None:
+    """Invalid BSON and JSON have a result, too."""
     whole = bson.encode({"a": [{"b": [{"c": Code("x", {"d": Regex("x")})}]}], "e": DBRef("x", 1), "f": "text"})
     for raw in (junk, whole[:at] + junk, whole[:at] + junk + whole[at + len(junk) :]):
         for limit in (0, 1, 3):
@@ -209,15 +211,15 @@ def test_no_bytes_harm_the_counting(junk: bytes, at: int) -> None:
         b'{"a":"\\"}"},' * 250_000,
     ],
 )
-def test_counting_takes_time_in_proportion(text: bytes) -> None:
-    """Also where what is no JSON has no end: 3 MB are a matter of moments."""
+def test_counting_takes_linear_time(text: bytes) -> None:
+    """3 MB take less than 10 seconds, also as invalid JSON without an end."""
     before = time.process_time()
     assert not json_nests_deeper(text, 500)
     assert time.process_time() - before < 10
 
 
-def test_the_limits_are_below_what_the_decoders_of_this_python_take() -> None:
-    """With as much of the stack in use as the other half of Python's own limit allows for."""
+def test_the_limits_are_below_those_of_the_decoders_of_this_python() -> None:
+    """This holds also if other frames use much of the stack."""
     text = _text('{"a":', "}", DECODED_DEPTH_MAX)
 
     def within(frames: int) -> Any:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 CHUNK_SIZE: Final = 256 * 1024
 CHUNK_SIZE_MAX: Final = 4 * 1024 * 1024
 EXCERPT_SIZE_MAX: Final = 64 * 1024
-"""How many bytes are kept of data that is too large for a document, or that is not read."""
+"""The number of bytes kept of data that is too large for a document, or that is not read."""
 
 _GZIP: Final = b"\x1f\x8b"
 

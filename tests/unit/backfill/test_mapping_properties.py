@@ -1,4 +1,4 @@
-"""What holds for any document: an answer instead of an exception, soon; the same bytes each time; and the way back."""
+"""Properties of any document: the mapping never raises, is fast and deterministic, and can be reversed."""
 
 import json
 import pickle
@@ -71,10 +71,10 @@ _MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 @_MANY
 @given(st.sampled_from(_BASES), _EDITS, st.sampled_from(["python", "java", "csharp"]), st.randoms())
-def test_any_document_gets_an_answer_and_the_same_in_any_order(
+def test_any_document_is_mapped_or_rejected_in_any_key_order(
     base: tuple[str, dict[str, Any]], edits: dict[str, Any], order: Any, random: Any
 ) -> None:
-    """Whatever it holds, it is mapped or refused; and the order of its keys is nothing to go by."""
+    """The outcome does not depend on the order of the keys."""
     collection, document = base
     edited = {**document, **edits}
     first = map_document(collection, edited, legacy_uuids=order)
@@ -91,7 +91,7 @@ def test_any_document_gets_an_answer_and_the_same_in_any_order(
 
 
 def _shuffled(value: Any, random: Any) -> Any:
-    """The same document with its keys in another order, on each level."""
+    """Return the document with its keys in another order on each level."""
     if isinstance(value, dict):
         names = list(value)
         random.shuffle(names)
@@ -99,8 +99,8 @@ def _shuffled(value: Any, random: Any) -> Any:
     return [_shuffled(item, random) for item in value] if isinstance(value, list) else value
 
 
-def test_what_is_told_of_a_payload_has_an_order_of_its_own() -> None:
-    """By name: sets of text have another order in each process."""
+def test_changes_of_a_payload_are_sorted_by_field() -> None:
+    """The order of a set of text differs between processes."""
     names = ["tenantId", "sbomId", "sbomVersionId", "correlationId", "createdAt", "attempts", "trigger", "_id"]
     mapped = map_document(_JOBS, build(correlationId="c", payload=dict.fromkeys(names, "other")))
     assert isinstance(mapped, Mapped)
@@ -114,8 +114,8 @@ def test_what_is_told_of_a_payload_has_an_order_of_its_own() -> None:
         (_RUNS, run(inputs={"environment": {"b": {"z": 1, "y": [{"q": 1, "p": 2}]}, "a": 2}})),
     ],
 )
-def test_json_within_is_sorted_on_each_level(collection: str, document: dict[str, Any]) -> None:
-    """Else the same document in another order of keys would be other bytes."""
+def test_nested_json_is_sorted_on_each_level(collection: str, document: dict[str, Any]) -> None:
+    """Otherwise equal documents with another order of keys would map to other bytes."""
     mapped = map_document(collection, document)
     assert isinstance(mapped, Mapped)
     assert '{"a":2,"b":{"y":[{"p":2,"q":1}],"z":1}}' in mapped.value.to_json()
@@ -123,8 +123,8 @@ def test_json_within_is_sorted_on_each_level(collection: str, document: dict[str
 
 @_MANY
 @given(_VALUES)
-def test_anything_at_all_gets_an_answer(document: Any) -> None:
-    """Also where it is no document."""
+def test_any_other_value_is_rejected(document: Any) -> None:
+    """A value that is not a document raises nothing."""
     for collection in (_JOBS, _EVENTS, _RUNS, _RUN_EVENTS):
         assert isinstance(map_document(collection, document), Rejection)
 
@@ -142,8 +142,8 @@ def _deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
     ids=["documents", "lists", "references"],
 )
 @pytest.mark.parametrize(("collection", "document"), _BASES)
-def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Callable[[Any], Any]) -> None:
-    """5,000 levels in any field, also inline and under payload at once, where they are compared."""
+def test_deep_nesting_does_not_raise(collection: str, document: dict[str, Any], wrap: Callable[[Any], Any]) -> None:
+    """A field of 5,000 levels is handled, also inline and under payload at once, where both are compared."""
     deep, twin = _deep(5_000, wrap), _deep(5_000, wrap)
     for name in [*_FIELDS, "note"]:
         assert isinstance(map_document(collection, {**document, name: deep}), Mapped | Rejection)
@@ -151,7 +151,7 @@ def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Cal
         compared = map_document(collection, both)
         assert isinstance(compared, Mapped | Rejection)
         if name != "payload":
-            # Whether they are the same changes nothing: so deep, none comes.
+            # The comparison does not matter: such a document is rejected.
             both["payload"][name] = wrap(twin)
             assert isinstance(compared, Rejection)
             assert compared == map_document(collection, both)
@@ -162,8 +162,8 @@ def test_depth_does_no_harm(collection: str, document: dict[str, Any], wrap: Cal
     ["x" * 16_000_000, ["x"] * 2_000_000, {str(number): "" for number in range(1_000_000)}],
     ids=["text", "list", "document"],
 )
-def test_size_does_no_harm(large: Any) -> None:
-    """A document of 16 MB, the most that MongoDB stores, is answered in moments whichever field it is in."""
+def test_a_large_field_is_handled_quickly(large: Any) -> None:
+    """A document of 16 MB, the limit of MongoDB, takes less than 3 seconds with any field of that size."""
     for collection, document in _BASES:
         for name in ("tenantId", "_id", "status", "error", "metadata", "payload", "subjects", "createdAt", "note"):
             before = time.process_time()
@@ -177,7 +177,7 @@ def _picks(**fields: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 _IDS = ["job-1", ID, ID.upper(), ObjectId("507f1f77bcf86cd799439011"), Binary(UUID(ID).bytes, 4), Binary(bytes(16), 3)]
 _TIMES = [None, AT, LATER, LAST, "2024-05-06T07:08:09.1234567+02:00"]
-_COURSE: dict[str, list[Any]] = {
+_STATE: dict[str, list[Any]] = {
     "_id": _IDS,
     "metadata": [{}, {"a": "b\tc"}],
     "attempts": [0, 2, "3", 4.0],
@@ -189,10 +189,10 @@ _COURSE: dict[str, list[Any]] = {
 _GRAPH = ["queued", "pending", "running", "completed", "failed", "canceled", "Cancelled"]
 _RUN = ["pending", "queued", "dispatching", "submitted", "running", "completed", "succeeded", "failed", "cancelled"]
 _MAPPED = st.one_of(
-    st.tuples(st.just(_JOBS), _picks(status=_GRAPH, correlationId=["c", ""], **_COURSE).map(lambda e: build(**e))),
+    st.tuples(st.just(_JOBS), _picks(status=_GRAPH, correlationId=["c", ""], **_STATE).map(lambda e: build(**e))),
     st.tuples(
         st.just(_JOBS),
-        _picks(status=_GRAPH, buildJobId=_IDS, subjects=[["b", "a"]], **_COURSE).map(lambda e: overlay(**e)),
+        _picks(status=_GRAPH, buildJobId=_IDS, subjects=[["b", "a"]], **_STATE).map(lambda e: overlay(**e)),
     ),
     st.tuples(
         st.just(_EVENTS),
@@ -219,9 +219,9 @@ _MAPPED = st.one_of(
 
 @_MANY
 @given(_MAPPED)
-def test_a_value_that_came_comes_again_as_it_is(given_document: tuple[str, dict[str, Any]]) -> None:
-    """Exported with its old ids and mapped again, it is equal, bytes and all, and nothing but its ids is told."""
-    collection, document = given_document
+def test_an_exported_value_maps_to_the_same_value(case: tuple[str, dict[str, Any]]) -> None:
+    """The bytes are equal, and only the ids and the kind report changes."""
+    collection, document = case
     first = map_document(collection, document)
     if isinstance(first, Rejection):
         return
@@ -235,7 +235,7 @@ def test_a_value_that_came_comes_again_as_it_is(given_document: tuple[str, dict[
     assert isinstance(again, Mapped), again
     assert value.to_json() == again.value.to_json()
     assert {"_id", "id", "kind", "jobId", "buildJobId"} >= {field for field, _ in again.changes}
-    assert value == pickle.loads(pickle.dumps(first)).value  # noqa: S301  # our own
+    assert value == pickle.loads(pickle.dumps(first)).value  # noqa: S301  # of this test
     assert first == pickle.loads(pickle.dumps(first))  # noqa: S301
 
 
@@ -246,28 +246,28 @@ def _through_bson(document: dict[str, Any]) -> dict[str, Any]:
     return bson.decode(bson.encode(document), options)
 
 
-def test_refusals_pickle() -> None:
-    """They cross to the process that writes them down."""
-    refused = map_document(_JOBS, build(tenantId=5))
-    assert refused == pickle.loads(pickle.dumps(refused))  # noqa: S301  # our own
+def test_rejections_pickle() -> None:
+    """They are sent to the process that stores them."""
+    rejection = map_document(_JOBS, build(tenantId=5))
+    assert rejection == pickle.loads(pickle.dumps(rejection))  # noqa: S301  # of this test
 
 
 def test_times_out_of_range_are_as_bson_decodes_them() -> None:
-    """What the mapping refuses is what a real document gives, and no stand-in of the tests."""
+    """The rejected value is the type that bson decodes, not a stand-in of the tests."""
     decoded = _through_bson({**build(), "createdAt": DatetimeMS(2**60)})
     assert isinstance(decoded["createdAt"], DatetimeMS)
-    refused = map_document(_JOBS, decoded)
-    assert isinstance(refused, Rejection)
+    rejection = map_document(_JOBS, decoded)
+    assert isinstance(rejection, Rejection)
     assert "createdAt: must be a time of the years 0001 to 9999, or its ISO 8601 text, not a time outside" in (
-        refused.reason
+        rejection.reason
     )
 
 
-def test_no_clock_and_no_die_is_asked() -> None:
-    """Two mappings at different moments give the same value, also of a document that has the least it needs."""
-    least = run(updatedAt=None, queuedAt=None, availableAt=None, runId=None)
-    first = map_document(_RUNS, least)
+def test_the_mapping_uses_no_clock_and_no_random_numbers() -> None:
+    """Two mappings at different times are equal, also of a document with only the required fields."""
+    minimal = run(updatedAt=None, queuedAt=None, availableAt=None, runId=None)
+    first = map_document(_RUNS, minimal)
     time.sleep(0.002)
-    assert first == map_document(_RUNS, least)
+    assert first == map_document(_RUNS, minimal)
     assert isinstance(first, Mapped)
     assert datetime.now(UTC) > first.value.created_at == AT

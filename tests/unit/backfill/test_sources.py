@@ -1,4 +1,4 @@
-"""Documents come from dumps of every form, from wherever reading ended, and memory and event loop stay free."""
+"""Reading dumps of every format from any position, with bounded memory and a free event loop."""
 
 import asyncio
 import gc
@@ -8,7 +8,6 @@ import os
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from graphjobs.backfill.extract.sources import open_source
 from tests.backfill import dumps
 from tests.backfill.source_helpers import as_decoded, comparable, decode_document, read_documents, read_records
 
-STRANGE: dict[str, Any] = as_decoded(
+UNUSUAL: dict[str, Any] = as_decoded(
     {
         "_id": Binary(bytes(range(16)), 3),
         "new": Binary(bytes(range(16)), 4),
@@ -48,54 +47,54 @@ STRANGE: dict[str, Any] = as_decoded(
 )
 
 
-def few(count: int = 40) -> list[dict[str, Any]]:
-    """Small documents of a generated dump, and a strange one among them."""
-    made = [as_decoded(each.document) for each in dumps.DumpGenerator(7, dirty=0).jobs(count)]
-    return [*made[: count // 2], STRANGE, *made[count // 2 :]]
+def few_documents(count: int = 40) -> list[dict[str, Any]]:
+    """Return small documents of a generated dump, with an unusual one in the middle."""
+    documents = [as_decoded(job.document) for job in dumps.DumpGenerator(7, dirty=0).jobs(count)]
+    return [*documents[: count // 2], UNUSUAL, *documents[count // 2 :]]
 
 
-@pytest.mark.parametrize("form", dumps.FILE_FORMATS)
-async def test_every_form_gives_the_same_documents(tmp_path: Path, form: str) -> None:
-    """However a document was dumped, it is the same value, types included, its times naive and in UTC."""
-    made = [*few(), {"_id": "x", "tenantId": "acme"}]
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
-    path.write_bytes(dumps.encode_file(made, form))
-    read = await read_documents(path)
-    assert made == read
-    strange = read[20]
+@pytest.mark.parametrize("file_format", dumps.FILE_FORMATS)
+async def test_every_format_yields_the_same_documents(tmp_path: Path, file_format: str) -> None:
+    """The values have the same types in every format. Times are naive and in UTC."""
+    documents = [*few_documents(), {"_id": "x", "tenantId": "acme"}]
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.').removeprefix('pretty.')}"
+    path.write_bytes(dumps.encode_file(documents, file_format))
+    decoded = await read_documents(path)
+    assert documents == decoded
+    unusual = decoded[20]
     assert [Binary, Binary, datetime, datetime, datetime, DatetimeMS, Decimal128] == [
-        type(strange[name]) for name in ("_id", "new", "at", "early", "late", "never", "decimal")
+        type(unusual[name]) for name in ("_id", "new", "at", "early", "late", "never", "decimal")
     ]
-    assert (3, 4) == (strange["_id"].subtype, strange["new"].subtype)
+    assert (3, 4) == (unusual["_id"].subtype, unusual["new"].subtype)
 
 
-async def test_parts_come_jobs_first_and_events_last(tmp_path: Path) -> None:
-    """Events need their jobs, whatever the order of names in the folder; what else is there is left alone."""
-    for form, seed in (("bson", 1), ("jsonl.gz", 2)):
-        folder = tmp_path / form
-        made = dumps.generate(300, seed)
-        dumps.write_files(folder, made, form)
+async def test_parts_are_ordered_jobs_first_and_events_last(tmp_path: Path) -> None:
+    """Events need their jobs. Other files of the folder are ignored."""
+    for file_format, seed in (("bson", 1), ("jsonl.gz", 2)):
+        folder = tmp_path / file_format
+        generated = dumps.generate(300, seed)
+        dumps.write_files(folder, generated, file_format)
         (folder / "graph_jobs.metadata.json").write_text("{}")
         (folder / "users.bson").write_bytes(b"whatever")
         async with open_source(str(folder)) as source:
             assert ["graph_jobs", "policy_runs", "graph_job_events"] == [part.collection for part in source.parts]
             for part in source.parts:
-                read = [found async for found in source.read(part)]
-                assert all(decode_document(found) is not None for found in read)
-                assert sum(each.collection == part.collection for each in made) == len(read)
-                assert list(range(1, len(read) + 1)) == [found.location.ordinal for found in read]
+                records = [record async for record in source.read(part)]
+                assert all(decode_document(record) is not None for record in records)
+                assert sum(document.collection == part.collection for document in generated) == len(records)
+                assert list(range(1, len(records) + 1)) == [record.location.ordinal for record in records]
                 assert part.size_bytes == source.bytes_read(part) == (folder / part.name).stat().st_size
 
 
-@pytest.mark.parametrize("form", dumps.FILE_FORMATS)
-async def test_reading_goes_on_after_every_position(tmp_path: Path, form: str) -> None:
-    """What comes after a position is what came after it the first time, exactly."""
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
-    path.write_bytes(dumps.encode_file(few(12), form))
+@pytest.mark.parametrize("file_format", dumps.FILE_FORMATS)
+async def test_reading_continues_after_every_position(tmp_path: Path, file_format: str) -> None:
+    """The records after a position are exactly those of the first read."""
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.').removeprefix('pretty.')}"
+    path.write_bytes(dumps.encode_file(few_documents(12), file_format))
     whole = await read_records(path)
     assert comparable(whole) == comparable(await read_records(path, after=ReadOffset()))
-    for number, found in enumerate(whole, start=1):
-        position = ReadOffset.from_json(found.location.next.to_json())
+    for number, record in enumerate(whole, start=1):
+        position = ReadOffset.from_json(record.location.next.to_json())
         assert comparable(whole[number:]) == comparable(await read_records(path, after=position))
 
 
@@ -120,22 +119,22 @@ LINES = st.lists(
 
 @given(lines=LINES, array=st.booleans(), packed=st.booleans(), end=st.sampled_from([b"", b"\n", b"]", b"]\n", b"] x"]))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_text_is_read_on_after_every_position(
+async def test_any_text_is_read_after_every_position(
     tmp_path: Path, lines: list[bytes], array: bool, packed: bool, end: bytes
 ) -> None:
-    """Also among problems, and at the end that an array lacks."""
+    """This includes invalid records, and arrays without an end."""
     content = (b"[" + b",\n".join(lines) if array else b"\n".join(lines)) + end
     path = tmp_path / ("graph_jobs.json.gz" if packed else "graph_jobs.json")
     path.write_bytes(gzip.compress(content) if packed else content)
     whole = await read_records(path)
-    for number, found in enumerate(whole, start=1):
-        assert comparable(whole[number:]) == comparable(await read_records(path, after=found.location.next))
-    # No word is lost: whatever is no document is the raw part of a problem.
-    assert all(content[each.location.offset :].startswith(each.raw) for each in whole if each.raw)
+    for number, record in enumerate(whole, start=1):
+        assert comparable(whole[number:]) == comparable(await read_records(path, after=record.location.next))
+    # No byte is lost: bytes that are not a document are the raw part of a problem.
+    assert all(content[record.location.offset :].startswith(record.raw) for record in whole if record.raw)
 
 
 async def test_byte_order_marks_line_ends_and_blank_lines_do_not_matter(tmp_path: Path) -> None:
-    """Windows writes them, and people do."""
+    """Windows and people write them."""
     path = tmp_path / "graph_jobs.json"
     expected = [{"a": 1}, {"b": 2}]
     for content in (
@@ -152,26 +151,26 @@ async def test_byte_order_marks_line_ends_and_blank_lines_do_not_matter(tmp_path
         assert [] == await read_documents(path)
 
 
-async def test_a_format_is_told_by_the_content(tmp_path: Path) -> None:
-    """A name may be wrong: of BSON, of JSON, and of what is compressed."""
-    made = few(4)
-    for name, form in (("json", "bson"), ("bson", "jsonl"), ("json", "jsonl.gz"), ("bson.gz", "array.json")):
+async def test_the_content_decides_the_format(tmp_path: Path) -> None:
+    """A file name may be wrong, for BSON, JSON and compressed files."""
+    documents = few_documents(4)
+    for name, file_format in (("json", "bson"), ("bson", "jsonl"), ("json", "jsonl.gz"), ("bson.gz", "array.json")):
         path = tmp_path / f"graph_jobs.{name}"
-        path.write_bytes(dumps.encode_file(made, form))
-        assert made == await read_documents(path)
-    for size in (0x7B, 0x5B, 0x20):  # a length that begins as JSON does
+        path.write_bytes(dumps.encode_file(documents, file_format))
+        assert documents == await read_documents(path)
+    for size in (0x7B, 0x5B, 0x20):  # the length begins with the same byte as JSON
         document = {"a": "x" * (size - len(bson.encode({"a": ""})))}
         path = tmp_path / "graph_jobs.bson"
         path.write_bytes(bson.encode(document) * 2)
         assert [document, document] == await read_documents(path)
 
 
-@pytest.mark.parametrize("form", ["bson", "bson.gz", "jsonl", "array.json"])
-async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path, form: str) -> None:
-    """Four of them in a row take hardly more than one, read ahead included."""
+@pytest.mark.parametrize("file_format", ["bson", "bson.gz", "jsonl", "array.json"])
+async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path, file_format: str) -> None:
+    """Four documents in a row take hardly more memory than one, including those read ahead."""
     huge = dumps.DumpGenerator(1).huge().document
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
-    path.write_bytes(dumps.encode_file([huge] * 4, form))
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.')}"
+    path.write_bytes(dumps.encode_file([huge] * 4, file_format))
     assert dumps.HUGE_SIZE == len(bson.encode(huge))
     del huge
     gc.collect()
@@ -179,11 +178,11 @@ async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path
     try:
         sizes = []
         async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
-            async for found in reading:
-                document = decode_document(found)
+            async for record in reading:
+                document = decode_document(record)
                 assert document is not None
                 sizes.append(len(document["padding"]))
-                del found
+                del record
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -191,11 +190,11 @@ async def test_documents_of_sixteen_megabytes_take_bounded_memory(tmp_path: Path
     assert peak < 150 * 1024 * 1024
 
 
-@pytest.mark.parametrize("form", ["bson", "jsonl", "array.json", "array.json.gz"])
-async def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
-    """Of 30 MB hardly any is held."""
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
-    path.write_bytes(dumps.encode_file([{"text": "x" * 10_000}] * 3_000, form))
+@pytest.mark.parametrize("file_format", ["bson", "jsonl", "array.json", "array.json.gz"])
+async def test_memory_does_not_grow_with_the_file(tmp_path: Path, file_format: str) -> None:
+    """A file of 30 MB is read with less than 8 MB."""
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.')}"
+    path.write_bytes(dumps.encode_file([{"text": "x" * 10_000}] * 3_000, file_format))
     tracemalloc.start()
     try:
         async with open_source(str(path)) as source:
@@ -209,10 +208,10 @@ async def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> 
     assert peak < 8 * 1024 * 1024
 
 
-async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
-    """Another task keeps its turns while documents are read and nothing is done with them."""
+async def test_the_event_loop_continues_during_a_read(tmp_path: Path) -> None:
+    """Another task gets its turns."""
     path = tmp_path / "graph_jobs.json"
-    path.write_bytes(dumps.encode_file(few(20_000), "array.json"))
+    path.write_bytes(dumps.encode_file(few_documents(20_000), "array.json"))
     waits: list[float] = []
 
     async def tick() -> None:
@@ -225,12 +224,12 @@ async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
     assert 20_001 <= len(await read_records(path))
     ticking.cancel()
     assert len(waits) > 20
-    # Of the median, for this machine may be busy with something else.
+    # The median, because the machine may be busy.
     assert sorted(waits)[len(waits) // 2] < 0.02
 
 
-async def test_who_does_not_read_on_makes_nothing_be_read(tmp_path: Path) -> None:
-    """No more is read ahead than two batches."""
+async def test_at_most_two_batches_are_read_ahead(tmp_path: Path) -> None:
+    """A caller that pauses also pauses the read."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 20_000, "bson"))
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
@@ -240,12 +239,12 @@ async def test_who_does_not_read_on_makes_nothing_be_read(tmp_path: Path) -> Non
 
 
 def open_files() -> int:
-    """Counts what this process holds open."""
+    """Count the open files of this process."""
     return len(os.listdir("/dev/fd"))  # noqa: PTH208  # one of them is its own
 
 
-async def test_files_are_closed_whatever_ends_the_reading(tmp_path: Path) -> None:
-    """The end, an early end, a cancel, and a cancel upon a cancel."""
+async def test_files_are_closed_after_any_read(tmp_path: Path) -> None:
+    """After the end, an early end, a cancellation, and a second cancellation."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 5_000, "bson"))
     before = open_files()
@@ -263,7 +262,7 @@ async def test_files_are_closed_whatever_ends_the_reading(tmp_path: Path) -> Non
                 await asyncio.sleep(0)
             with pytest.raises(asyncio.CancelledError):
                 await task
-    for _ in range(100):  # a file that was just being opened is closed by the thread that opened it
+    for _ in range(100):  # a thread closes the file that it is just opening
         gc.collect()
         if before == open_files():
             break
@@ -271,15 +270,15 @@ async def test_files_are_closed_whatever_ends_the_reading(tmp_path: Path) -> Non
     assert before == open_files()
 
 
-async def test_a_fingerprint_tells_another_file(tmp_path: Path) -> None:
-    """The same file has the same; one that was written anew, if only a byte in its middle, has another."""
+async def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
+    """An unchanged file keeps its fingerprint. One changed byte in the middle changes it."""
 
     async def fingerprint() -> str:
         async with open_source(str(path)) as source:
             return source.parts[0].fingerprint
 
     path = tmp_path / "graph_jobs.bson"
-    content = dumps.encode_file(few(), "bson")
+    content = dumps.encode_file(few_documents(), "bson")
     path.write_bytes(content)
     first = await fingerprint()
     assert first == await fingerprint()
@@ -288,87 +287,50 @@ async def test_a_fingerprint_tells_another_file(tmp_path: Path) -> None:
     assert first != await fingerprint()
 
 
-def nothing(folder: Path) -> Path:
-    """No file at all."""
-    return folder / "absent"
-
-
-def empty(folder: Path) -> Path:
-    """A folder without dumps."""
-    return folder
-
-
-def named_otherwise(folder: Path) -> Path:
-    """A dump named after no collection."""
-    path = folder / "users.bson"
-    path.write_bytes(b"")
-    return path
-
-
-def twice(folder: Path) -> Path:
-    """Two dumps of one collection."""
-    for name in ("graph_jobs.bson", "graph_jobs.json.gz"):
-        (folder / name).write_bytes(b"")
-    return folder
-
-
-def one_up(folder: Path) -> Path:
-    """The folder that mongodump made, and not the database's within."""
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "graph_jobs.bson").write_bytes(b"")
-    return folder
-
-
-def pipe(folder: Path) -> Path:
-    """A pipe under the name of a dump."""
-    os.mkfifo(folder / "graph_jobs.bson")
-    return folder / "graph_jobs.bson"
-
-
-def archive(folder: Path) -> Path:
-    """What mongodump --archive writes."""
-    (folder / "graph_jobs.bson").write_bytes(b"\x6d\xe2\x99\x81" + b"\0" * 100)
-    return folder
-
-
-def utf_16(folder: Path) -> Path:
-    """What PowerShell writes."""
-    (folder / "graph_jobs.json").write_bytes('{"a": 1}'.encode("utf-16"))
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("build", "words"),
+    ("contents", "name", "words"),
     [
-        (nothing, ["no file or folder", "absent"]),
-        (empty, ["holds no dump", "graph_jobs.bson"]),
-        (named_otherwise, ["users.bson", "named after its collection"]),
-        (twice, ["graph_jobs.bson", "graph_jobs.json.gz", "two files"]),
-        (one_up, ["holds no dump", "scheduler"]),
-        (pipe, ["not a regular file"]),
-        (archive, ["archive of mongodump"]),
-        (utf_16, ["UTF-16"]),
+        ({}, "absent", ["no file or folder", "absent"]),
+        ({}, "", ["holds no dump", "graph_jobs.bson"]),
+        ({"users.bson": b""}, "users.bson", ["users.bson", "named after its collection"]),
+        (
+            {"graph_jobs.bson": b"", "graph_jobs.json.gz": b""},
+            "",
+            ["graph_jobs.bson", "graph_jobs.json.gz", "two files"],
+        ),
+        ({"scheduler/graph_jobs.bson": b""}, "", ["holds no dump", "scheduler"]),
+        ({"graph_jobs.bson": None}, "graph_jobs.bson", ["not a regular file"]),
+        ({"graph_jobs.bson": b"\x6d\xe2\x99\x81" + b"\0" * 100}, "", ["archive of mongodump"]),
+        ({"graph_jobs.json": '{"a": 1}'.encode("utf-16")}, "", ["UTF-16"]),
     ],
+    ids=["absent", "empty", "other name", "twice", "nested", "pipe", "archive", "UTF-16"],
 )
-async def test_what_is_no_source_is_refused_in_a_sentence(
-    tmp_path: Path, build: Callable[[Path], Path], words: list[str]
+async def test_an_invalid_source_raises_with_a_hint(
+    tmp_path: Path, contents: dict[str, bytes | None], name: str, words: list[str]
 ) -> None:
-    """It names what is there, and what should be."""
+    """The error names the actual and the expected files."""
+    for file_name, content in contents.items():
+        path = tmp_path / file_name
+        path.parent.mkdir(exist_ok=True)
+        if content is None:
+            os.mkfifo(path)
+        else:
+            path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        await read_records(build(tmp_path))
+        await read_records(tmp_path / name)
     assert [] == [word for word in words if word not in str(caught.value)]
 
 
-@pytest.mark.parametrize("place", ["http://host/file", "postgresql://u:secret@h/db", "a\0b", ""])
-async def test_what_is_no_path_is_refused(place: str) -> None:
-    """And a password that it may hold is not repeated."""
+@pytest.mark.parametrize("path", ["http://host/file", "postgresql://u:secret@h/db", "a\0b", ""])
+async def test_an_invalid_path_raises(path: str) -> None:
+    """The error does not repeat a password of the path."""
     with pytest.raises(ConfigurationError) as caught:
-        await read_records(place)
+        await read_records(path)
     assert "secret" not in str(caught.value)
 
 
-async def test_a_position_past_the_end_is_refused(tmp_path: Path) -> None:
-    """The file cannot be the one it was."""
+async def test_a_position_past_the_end_raises(tmp_path: Path) -> None:
+    """The file is another one."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"a": 1}], "bson"))
     with pytest.raises(ConfigurationError, match="ends before the position"):
@@ -376,15 +338,15 @@ async def test_a_position_past_the_end_is_refused(tmp_path: Path) -> None:
     assert [] == await read_records(path, after=ReadOffset(1, END_OFFSET))
 
 
-async def test_without_pymongo_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And these rooms are imported without it."""
+async def test_without_pymongo_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The modules are importable without pymongo."""
     monkeypatch.setitem(sys.modules, "pymongo", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'graphjobs\[mongo\]'"):
         await read_records(tmp_path)
 
 
-def test_a_position_is_read_from_its_own_text_only() -> None:
-    """Any `_id` survives; other text is refused."""
+def test_a_position_is_parsed_from_its_own_text_only() -> None:
+    """Any `_id` is restored. Other text raises."""
     for key in (None, "x", ObjectId(), Binary(bytes(16), 3), 7, {"a": 1}):
         position = ReadOffset(3, 4, key)
         assert position == ReadOffset.from_json(position.to_json())
@@ -393,8 +355,8 @@ def test_a_position_is_read_from_its_own_text_only() -> None:
             ReadOffset.from_json(text)
 
 
-def test_what_is_found_is_frozen() -> None:
-    """Nobody changes what another may still hold."""
-    found = SourceRecord("graph_jobs", None, "bson", b"")  # type: ignore[arg-type]
+def test_records_are_frozen() -> None:
+    """A record may have several users."""
+    record = SourceRecord("graph_jobs", None, "bson", b"")  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
-        found.raw = b"x"  # type: ignore[misc]
+        record.raw = b"x"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A damaged dump gives all that comes before the damage, says where it is, and never crashes."""
+"""A damaged dump yields all documents before the damage, and the location of the damage."""
 
 import gzip
 import struct
@@ -25,70 +25,70 @@ from tests.backfill.source_helpers import (
 DOCUMENTS: list[dict[str, Any]] = [{"_id": str(number), "text": "}{\n" * number} for number in range(5)]
 
 
-@pytest.mark.parametrize("form", ["bson", "jsonl", "array.json", "pretty.json"])
-async def test_a_file_cut_at_any_byte_gives_what_came_before(tmp_path: Path, form: str) -> None:
-    """Only where an entry ends can a cut not be seen, and in an array not even there is it missed."""
-    content = dumps.encode_file(DOCUMENTS, form)
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.').removeprefix('pretty.')}"
+@pytest.mark.parametrize("file_format", ["bson", "jsonl", "array.json", "pretty.json"])
+async def test_a_cut_file_yields_the_documents_before_the_cut(tmp_path: Path, file_format: str) -> None:
+    """A cut at the end of a record is not visible, except in an array."""
+    content = dumps.encode_file(DOCUMENTS, file_format)
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.').removeprefix('pretty.')}"
     path.write_bytes(content)
     whole = await read_records(path)
-    ends = [each.location.next.offset for each in whole]
+    ends = [record.location.next.offset for record in whole]
     for at in range(len(content)):
         path.write_bytes(content[:at])
-        found = await read_records(path)
-        # The last line may lack its end and nothing else.
+        records = await read_records(path)
+        # The last line may lack only its line break.
         complete = sum(end <= at or content[at:end] == b"\n" for end in ends)
-        assert DOCUMENTS[:complete] == decode_documents(found)
-        problems = decode_problems(found)
+        assert DOCUMENTS[:complete] == decode_documents(records)
+        problems = decode_problems(records)
         at_an_end = (complete == 0 and not content[:at].strip(b"\n")) or not content[
             ends[complete - 1] if complete else 0 : at
         ].strip()
-        if form == "array.json":
+        if file_format == "array.json":
             whole_array = content[:at].rstrip().endswith(b"]") and complete == len(DOCUMENTS)
             assert (0 if whole_array or at == 0 else 1) == len(problems)
         else:
             assert (0 if at_an_end else 1) == len(problems)
         if problems:
             assert path.name in problems[0]
-            assert END_OFFSET == found[-1].location.next.offset
-            assert content[found[-1].location.offset : at] == found[-1].raw
+            assert END_OFFSET == records[-1].location.next.offset
+            assert content[records[-1].location.offset : at] == records[-1].raw
 
 
-@pytest.mark.parametrize("form", ["bson.gz", "jsonl.gz", "array.json.gz"])
-async def test_a_compressed_file_cut_at_any_byte_gives_what_came_before(tmp_path: Path, form: str) -> None:
-    """Nothing but the whole file is without a problem, and one that is not there at all."""
-    content = dumps.encode_file(DOCUMENTS, form)
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
+@pytest.mark.parametrize("file_format", ["bson.gz", "jsonl.gz", "array.json.gz"])
+async def test_a_cut_compressed_file_yields_the_documents_before_the_cut(tmp_path: Path, file_format: str) -> None:
+    """Every cut reports a problem."""
+    content = dumps.encode_file(DOCUMENTS, file_format)
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.')}"
     before = 0
     for at in range(2, len(content)):
         path.write_bytes(content[:at])
-        found = await read_records(path)
-        read = decode_documents(found)
-        assert DOCUMENTS[: len(read)] == read
-        assert before <= len(read)
-        before = len(read)
-        assert "cut off" in decode_problems(found)[-1]
-        assert path.name in decode_problems(found)[-1]
+        records = await read_records(path)
+        documents = decode_documents(records)
+        assert DOCUMENTS[: len(documents)] == documents
+        assert before <= len(documents)
+        before = len(documents)
+        assert "cut off" in decode_problems(records)[-1]
+        assert path.name in decode_problems(records)[-1]
     assert before == len(DOCUMENTS)
 
 
-@pytest.mark.parametrize("form", ["bson.gz", "jsonl.gz", "array.json.gz"])
-async def test_a_corrupt_byte_anywhere_in_a_compressed_file_is_told(tmp_path: Path, form: str) -> None:
-    """Wherever it is but in the header's own remarks, there is a problem; what comes before it is read."""
-    content = dumps.encode_file(DOCUMENTS, form)
-    path = tmp_path / f"graph_jobs.{form.removeprefix('array.')}"
+@pytest.mark.parametrize("file_format", ["bson.gz", "jsonl.gz", "array.json.gz"])
+async def test_a_corrupt_byte_in_a_compressed_file_is_reported(tmp_path: Path, file_format: str) -> None:
+    """Every byte after the header counts, and the documents before it are read."""
+    content = dumps.encode_file(DOCUMENTS, file_format)
+    path = tmp_path / f"graph_jobs.{file_format.removeprefix('array.')}"
     for at in range(10, len(content)):
         path.write_bytes(content)
         dumps.flip_byte(path, at)
-        found = await read_records(path)
-        assert decode_problems(found), at
+        records = await read_records(path)
+        assert decode_problems(records), at
         if at >= len(content) - 8:  # the checksum, and the length
-            assert DOCUMENTS == decode_documents(found)
-            assert "checksum" in decode_problems(found)[-1]
+            assert DOCUMENTS == decode_documents(records)
+            assert "checksum" in decode_problems(records)[-1]
 
 
-async def test_what_follows_compressed_data_is_told(tmp_path: Path) -> None:
-    """Another member is read, zeros are nothing, and anything else is a problem."""
+async def test_data_after_compressed_data_is_reported(tmp_path: Path) -> None:
+    """Another member is read, zeros are ignored, and other data is a problem."""
     path = tmp_path / "graph_jobs.bson.gz"
     one = dumps.encode_file(DOCUMENTS, "bson.gz")
     for tail, times, problem in (
@@ -101,53 +101,53 @@ async def test_what_follows_compressed_data_is_told(tmp_path: Path) -> None:
         (one[:14], 1, "cut off"),
     ):
         path.write_bytes(one + tail)
-        found = await read_records(path)
-        assert DOCUMENTS * times == decode_documents(found)
-        assert [problem in each for each in decode_problems(found)] == ([True] if problem else [])
+        records = await read_records(path)
+        assert DOCUMENTS * times == decode_documents(records)
+        assert [problem in text for text in decode_problems(records)] == ([True] if problem else [])
 
 
-async def test_much_data_before_a_corrupt_place_is_not_lost(tmp_path: Path) -> None:
-    """Decompression keeps back a chunk that holds a fault; what of it comes before the fault is read all the same."""
+async def test_data_before_a_corrupt_byte_is_salvaged(tmp_path: Path) -> None:
+    """Zlib discards the output of a chunk with damage, but the data before the damage is read."""
     documents = [{"_id": number, "text": f"{number}"} for number in range(20_000)]
     packed = gzip.compress(b"".join(bson.encode(document) for document in documents), 6)
     path = tmp_path / "graph_jobs.bson.gz"
     for at in (len(packed) // 2, len(packed) - 6):
         path.write_bytes(packed[:at] + bytes([packed[at] ^ 0xFF]) + packed[at + 1 :])
-        read = decode_documents(await read_records(path))
-        assert documents[: len(read) - 2] == read[:-2]
-        assert len(read) > 20_000 * (at - 2_000) / len(packed)
+        salvaged = decode_documents(await read_records(path))
+        assert documents[: len(salvaged) - 2] == salvaged[:-2]
+        assert len(salvaged) > 20_000 * (at - 2_000) / len(packed)
 
 
 @pytest.mark.parametrize("size", [-(2**31), -1, 0, 4, 16 * 1024 * 1024 + 1, 2**31 - 1])
-async def test_a_length_that_no_document_has_is_refused_with_its_place(tmp_path: Path, size: int) -> None:
-    """And the rest of the file is kept in part and not guessed at."""
+async def test_an_invalid_length_is_reported_with_its_location(tmp_path: Path, size: int) -> None:
+    """The rest of the file is not read, and its beginning is kept."""
     before, after = bson.encode({"a": 1}), bson.encode({"b": 2})
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(before + struct.pack("<i", size) + after[4:] + after)
-    found = await read_records(path)
-    assert [{"a": 1}] == decode_documents(found)
-    (problem,) = decode_problems(found)
+    records = await read_records(path)
+    assert [{"a": 1}] == decode_documents(records)
+    (problem,) = decode_problems(records)
     assert f"at byte {len(before)}" in problem
     assert f"{size:,} bytes" in problem
-    assert struct.pack("<i", size) + after[4:] + after == found[-1].raw
+    assert struct.pack("<i", size) + after[4:] + after == records[-1].raw
     path.write_bytes(struct.pack("<i", size) + after[4:])
     assert 1 == len(decode_problems(await read_records(path)))
 
 
-async def test_a_length_that_lies_harms_no_document_before(tmp_path: Path) -> None:
-    """Whatever it says, within what a document may have, there are problems after it, and no crash."""
-    before, lie = bson.encode({"a": 1}), bson.encode({"b": "text"})
+async def test_a_wrong_length_affects_no_earlier_document(tmp_path: Path) -> None:
+    """Any wrong length within the limits causes problems after it, and no exception."""
+    before, wrong = bson.encode({"a": 1}), bson.encode({"b": "text"})
     path = tmp_path / "graph_jobs.bson"
-    for size in range(5, 3 * len(lie)):
-        if size != len(lie):
-            path.write_bytes(before + struct.pack("<i", size) + lie[4:] + lie)
-            found = await read_records(path)
-            assert {"a": 1} == decode_document(found[0])
-            assert decode_problems(found)
+    for size in range(5, 3 * len(wrong)):
+        if size != len(wrong):
+            path.write_bytes(before + struct.pack("<i", size) + wrong[4:] + wrong)
+            records = await read_records(path)
+            assert {"a": 1} == decode_document(records[0])
+            assert decode_problems(records)
 
 
-async def test_a_document_that_cannot_be_decoded_harms_no_other(tmp_path: Path) -> None:
-    """Its bytes are given whole, for the quarantine."""
+async def test_an_undecodable_document_affects_no_other(tmp_path: Path) -> None:
+    """Its bytes are complete, for the quarantine."""
     good = bson.encode({"a": "ok"})
     bad = good.replace(b"ok", b"\xff\xfe")
     nested = b"\x05\0\0\0\0"
@@ -155,11 +155,11 @@ async def test_a_document_that_cannot_be_decoded_harms_no_other(tmp_path: Path) 
         nested = struct.pack("<i", len(nested) + 8) + b"\x03a\0" + nested + b"\0"
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(good + bad + good + nested + good)
-    found = await read_records(path)
-    assert [{"a": "ok"}] * 3 == decode_documents(found)
-    assert [bad, nested] == [each.raw for each in found if decode_problem(each)]
-    assert [2, 4] == [each.location.ordinal for each in found if decode_problem(each)]
-    assert decode_problems(found)[1].endswith("BSON must not nest deeper than 500 levels")
+    records = await read_records(path)
+    assert [{"a": "ok"}] * 3 == decode_documents(records)
+    assert [bad, nested] == [record.raw for record in records if decode_problem(record)]
+    assert [2, 4] == [record.location.ordinal for record in records if decode_problem(record)]
+    assert decode_problems(records)[1].endswith("BSON must not nest deeper than 500 levels")
 
 
 BAD_TEXTS = {
@@ -180,40 +180,40 @@ BAD_TEXTS = {
 }
 
 
-@pytest.mark.parametrize("form", ["lines", "array"])
+@pytest.mark.parametrize("layout", ["lines", "array"])
 @pytest.mark.parametrize("bad", BAD_TEXTS, ids=[str(number) for number in range(len(BAD_TEXTS))])
-async def test_a_text_that_cannot_be_read_harms_no_other(tmp_path: Path, bad: bytes, form: str) -> None:
-    """It is a problem with its bytes, and its values are not repeated."""
+async def test_invalid_text_affects_no_other_record(tmp_path: Path, bad: bytes, layout: str) -> None:
+    """The problem has the bytes, and its text repeats no value."""
     path = tmp_path / "graph_jobs.json"
     joined = [b'{"a": 1}', bad, b'{"b": 2}']
-    path.write_bytes(b"\n".join(joined) if form == "lines" else b"[" + b",\n".join(joined) + b"]")
-    found = await read_records(path)
-    assert [{"a": 1}, {"b": 2}] == decode_documents(found)
-    told = decode_problems(found)
-    # An array is cut at commas where it holds no objects, so that a word may be two.
-    assert BAD_TEXTS[bad] in told[0]
-    assert bad[:3] == (found[1].raw or b"")[:3]
-    assert not [problem for problem in told if "secret" in problem or len(problem) > 400]
+    path.write_bytes(b"\n".join(joined) if layout == "lines" else b"[" + b",\n".join(joined) + b"]")
+    records = await read_records(path)
+    assert [{"a": 1}, {"b": 2}] == decode_documents(records)
+    problems = decode_problems(records)
+    # Outside of objects an array is split at commas, so one text may be two records.
+    assert BAD_TEXTS[bad] in problems[0]
+    assert bad[:3] == (records[1].raw or b"")[:3]
+    assert not [problem for problem in problems if "secret" in problem or len(problem) > 400]
 
 
 @pytest.mark.parametrize("broken", [b'{"a": "no end', b'{"a": {"b": 1}', b'{"a": "x" "b": "}'])
-async def test_an_object_without_an_end_does_not_take_others_along(tmp_path: Path, broken: bytes) -> None:
-    """In an array as mongoexport writes it, the next one begins a line."""
+async def test_an_object_without_an_end_affects_no_other(tmp_path: Path, broken: bytes) -> None:
+    """In an array of mongoexport the next object begins a line."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(b'[{"a": 1},\n' + broken + b',\n{"b": 2},\n{"c": "\\n{"}]\n')
-    found = await read_records(path)
-    assert [{"a": 1}, {"b": 2}, {"c": "\n{"}] == decode_documents(found)
-    assert 1 == len(decode_problems(found))
+    records = await read_records(path)
+    assert [{"a": 1}, {"b": 2}, {"c": "\n{"}] == decode_documents(records)
+    assert 1 == len(decode_problems(records))
 
 
-async def test_what_follows_an_array_is_told(tmp_path: Path) -> None:
+async def test_data_after_an_array_is_reported(tmp_path: Path) -> None:
     """It is not read, and not dropped silently."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(b'[{"a": 1}]\n{"b": 2}\n')
-    found = await read_records(path)
-    assert [{"a": 1}] == decode_documents(found)
-    assert "more follows the end of the array" in decode_problems(found)[0]
-    assert b'{"b": 2}\n' == found[-1].raw
+    records = await read_records(path)
+    assert [{"a": 1}] == decode_documents(records)
+    assert "more follows the end of the array" in decode_problems(records)[0]
+    assert b'{"b": 2}\n' == records[-1].raw
 
 
 @pytest.mark.parametrize(
@@ -225,20 +225,19 @@ async def test_what_follows_an_array_is_told(tmp_path: Path) -> None:
         b'{\n"a": 1}\n{"x": "%s"}\n{"b": 2}\n',
     ],
 )
-async def test_a_text_too_large_to_be_a_document_is_passed_over(
+async def test_text_too_large_for_a_document_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """Its beginning is kept, and reading goes on after it."""
+    """Its beginning is kept, and reading continues after it."""
     monkeypatch.setattr(json_framing, "JSON_SIZE_MAX", 1024 * 1024)
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(content % (b"y" * 5_000_000))
-    found = await read_records(path)
-    assert [{"a": 1}, {"b": 2}] == decode_documents(found)
-    assert "of more than 1,048,576 bytes" in decode_problems(found)[0]
-    for number, each in enumerate(found, start=1):
-        assert [later.location for later in found[number:]] == [
-            later.location for later in await read_records(path, after=each.location.next)
-        ]
+    records = await read_records(path)
+    assert [{"a": 1}, {"b": 2}] == decode_documents(records)
+    assert "of more than 1,048,576 bytes" in decode_problems(records)[0]
+    for number, record in enumerate(records, start=1):
+        rest = await read_records(path, after=record.location.next)
+        assert [later.location for later in records[number:]] == [later.location for later in rest]
 
 
 @given(
@@ -246,8 +245,8 @@ async def test_a_text_too_large_to_be_a_document_is_passed_over(
     start=st.sampled_from([b"", b"[", b"{\n", b'{"a":1}\n', b"\x05\0\0\0\0", b"\x1f\x8b\x08\0"]),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start: bytes) -> None:
-    """Whatever a file holds, each entry is a document or a problem with its bytes."""
+async def test_no_bytes_raise(tmp_path: Path, content: bytes, start: bytes) -> None:
+    """Every record of any file is a document or a problem with its bytes."""
     for name in ("graph_jobs.bson", "graph_jobs.json.gz"):
         path = tmp_path / name
         path.write_bytes(start + content)
@@ -255,5 +254,5 @@ async def test_no_bytes_crash_the_reading(tmp_path: Path, content: bytes, start:
             whole = await read_records(path)
         except ConfigurationError:  # an archive, or UTF-16
             continue
-        for found in whole:
-            assert (decode_document(found) is None) == (decode_problem(found) is not None)
+        for record in whole:
+            assert (decode_document(record) is None) == (decode_problem(record) is not None)

@@ -1,4 +1,4 @@
-"""Strategies that draw any value that can be stored, hostile text and strange metadata among it."""
+"""Strategies that draw any storable value, including hostile text and unusual metadata."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,9 +14,9 @@ from graphjobs.core.fields import METADATA_ENTRIES_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs
 from graphjobs.policy_runs.status import PolicyRunStatus
 
-_STRANGE: Final = ["$oid", "$date", "$id", "a.b", "payload", "jobId", "legacy.error", "__proto__", "ﷺ\U0010ffff"]
+_UNUSUAL: Final = ["$oid", "$date", "$id", "a.b", "payload", "jobId", "legacy.error", "__proto__", "ﷺ\U0010ffff"]
 NAMES: Final = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30) | st.sampled_from(
-    _STRANGE
+    _UNUSUAL
 )
 LINES: Final = st.text(
     st.characters(exclude_categories=["Cc", "Cs"], include_characters="\t\n"), min_size=1, max_size=60
@@ -42,38 +42,38 @@ _KINDS: Final = st.sampled_from(["objectId", "uuid", "uuidPython", "uuidJava", "
 
 @st.composite
 def _ids(draw: st.DrawFn, tenant: str) -> tuple[UUID, dict[str, str]]:
-    """An id, and what tells of the old one: truly, of another job's, or nonsense."""
-    old = draw(st.one_of(LINES, _OBJECT_IDS, UUIDS.map(str), UUIDS.map(lambda each: str(each).upper())))
-    uuid = draw(st.one_of(UUIDS, st.just(derive_uuid(tenant, old))))
-    if draw(st.booleans()) and len(old) == 36:
-        uuid = UUID(old)
-    kept = {
-        "legacyId": st.just(old) | LINES,
+    """Draw an id, and entries of a legacy id: its own, that of another job, or nonsense."""
+    legacy_id = draw(st.one_of(LINES, _OBJECT_IDS, UUIDS.map(str), UUIDS.map(lambda uuid: str(uuid).upper())))
+    uuid = draw(st.one_of(UUIDS, st.just(derive_uuid(tenant, legacy_id))))
+    if draw(st.booleans()) and len(legacy_id) == 36:
+        uuid = UUID(legacy_id)
+    preserved = {
+        "legacyId": st.just(legacy_id) | LINES,
         "legacyIdType": _KINDS,
         "legacyMongoId": st.one_of(LINES, _OBJECT_IDS, UUIDS.map(str)),
         "legacyMongoIdOf": st.just(str(uuid)) | UUIDS.map(str),
         "legacyMongoIdType": _KINDS,
     }
-    return uuid, draw(st.fixed_dictionaries({}, optional=kept))
+    return uuid, draw(st.fixed_dictionaries({}, optional=preserved))
 
 
 @st.composite
 def _reference(draw: st.DrawFn, tenant: str, name: str) -> tuple[UUID, dict[str, str]]:
-    uuid, told = draw(_ids(tenant))
+    uuid, entries = draw(_ids(tenant))
     names = {"legacyId": name, "legacyIdType": f"{name}Type"}
-    return uuid, {names[each]: text for each, text in told.items() if each in names}
+    return uuid, {names[key]: text for key, text in entries.items() if key in names}
 
 
-def _metadata(draw: st.DrawFn, kept: dict[str, str]) -> dict[str, str]:
+def _metadata(draw: st.DrawFn, preserved: dict[str, str]) -> dict[str, str]:
     entries = draw(st.dictionaries(NAMES, LINES, max_size=3))
     if draw(st.integers(0, 9)) == 0:
         entries |= {f"entry-{number}": "x" for number in range(METADATA_ENTRIES_MAX)}
-    room = METADATA_ENTRIES_MAX - len(kept)
-    return {**dict(list(entries.items())[:room]), **kept}
+    limit = METADATA_ENTRIES_MAX - len(preserved)
+    return {**dict(list(entries.items())[:limit]), **preserved}
 
 
-def _made(kind: Callable[..., Any], fields: dict[str, Any]) -> Any:
-    """Makes a value; what its invariants do not allow is drawn again."""
+def _build_valid(kind: Callable[..., Any], fields: dict[str, Any]) -> Any:
+    """Build a value. Fields that violate an invariant are drawn again."""
     try:
         return kind(**fields)
     except InvalidJob:
@@ -82,9 +82,9 @@ def _made(kind: Callable[..., Any], fields: dict[str, Any]) -> Any:
 
 @st.composite
 def graph_jobs(draw: st.DrawFn) -> GraphBuildJob | GraphOverlayJob:
-    """Jobs of both kinds and every status."""
+    """Draw graph jobs of both types and every status."""
     tenant = draw(NAMES)
-    uuid, kept = draw(_ids(tenant))
+    uuid, preserved = draw(_ids(tenant))
     status = draw(st.sampled_from(GraphJobStatus))
     ran = status in (GraphJobStatus.RUNNING, GraphJobStatus.COMPLETED)
     fields: dict[str, Any] = {
@@ -105,25 +105,25 @@ def graph_jobs(draw: st.DrawFn) -> GraphBuildJob | GraphOverlayJob:
         fields |= {"sbom_id": draw(NAMES), "sbom_version_id": draw(NAMES), "sbom_digest": digest}
         fields |= {"graph_snapshot_id": draw(st.none() | NAMES), "cartographer_job_id": draw(st.none() | NAMES)}
         fields["trigger"] = draw(st.sampled_from(["sbom-version", "backfill", "manual"]))
-        return GraphBuildJob(**fields, metadata=_metadata(draw, kept))
+        return GraphBuildJob(**fields, metadata=_metadata(draw, preserved))
     if draw(st.booleans()):
         fields["build_job_id"], more = draw(_reference(tenant, "legacyBuildJobId"))
-        kept |= more
+        preserved |= more
     fields |= {"graph_snapshot_id": draw(NAMES), "overlay_key": draw(NAMES), "subjects": draw(st.lists(NAMES))}
     fields["overlay_kind"] = draw(st.sampled_from(["policy", "advisory", "vex"]))
     fields["trigger"] = draw(st.sampled_from(["policy", "advisory", "vex", "sbom-version", "manual"]))
-    return GraphOverlayJob(**fields, metadata=_metadata(draw, kept))
+    return GraphOverlayJob(**fields, metadata=_metadata(draw, preserved))
 
 
 @st.composite
 def policy_runs(draw: st.DrawFn) -> PolicyRunJob:
-    """Runs of every status, asked to end or not."""
+    """Draw policy runs of every status, with and without a cancellation request."""
     tenant = draw(NAMES)
-    uuid, kept = draw(_ids(tenant))
+    uuid, preserved = draw(_ids(tenant))
     status = draw(st.sampled_from(PolicyRunStatus))
     leased = status is PolicyRunStatus.DISPATCHING
     submitted = status in (PolicyRunStatus.SUBMITTED, PolicyRunStatus.COMPLETED)
-    asked = status is not PolicyRunStatus.PENDING and draw(st.booleans())
+    is_requested = status is not PolicyRunStatus.PENDING and draw(st.booleans())
     perhaps = st.none() | STORED_TIMES
     fields: dict[str, Any] = {
         "id": uuid,
@@ -143,12 +143,12 @@ def policy_runs(draw: st.DrawFn) -> PolicyRunJob:
         "completed_at": draw(STORED_TIMES) if status in (PolicyRunStatus.COMPLETED, PolicyRunStatus.FAILED) else None,
         "lease_owner": draw(NAMES) if leased else None,
         "lease_expires_at": draw(STORED_TIMES) if leased else None,
-        "cancellation_requested": asked,
-        "cancellation_requested_at": draw(STORED_TIMES) if asked else None,
+        "cancellation_requested": is_requested,
+        "cancellation_requested_at": draw(STORED_TIMES) if is_requested else None,
         "cancellation_reason": draw(st.none() | LINES),
         "canceled_at": draw(STORED_TIMES) if status is PolicyRunStatus.CANCELED else None,
         **{name: draw(STORED_TIMES) for name in ("queued_at", "available_at", "created_at", "updated_at")},
-        "metadata": _metadata(draw, kept),
+        "metadata": _metadata(draw, preserved),
         "inputs": PolicyRunInputs(
             sbom_set=draw(st.lists(NAMES, min_size=1, max_size=3).map(tuple)),
             advisory_cursor=draw(st.none() | TIMES),
@@ -162,21 +162,21 @@ def policy_runs(draw: st.DrawFn) -> PolicyRunJob:
 
 @st.composite
 def events(draw: st.DrawFn, kind: type[GraphJobEvent | PolicyRunEvent]) -> GraphJobEvent | PolicyRunEvent:
-    """Events of either log; what is kept of old ids may be of any JSON."""
+    """Draw events of either log. Entries of legacy ids may be any JSON."""
     tenant = draw(NAMES)
     _, own = draw(_ids(tenant))
     job_id, referred = draw(_reference(tenant, "legacyJobId"))
-    kept: dict[str, Any] = {**own, **referred}
-    if kept and draw(st.integers(0, 9)) == 0:
-        kept[draw(st.sampled_from(sorted(kept)))] = draw(JSON)
-    value: GraphJobEvent | PolicyRunEvent = _made(
+    preserved: dict[str, Any] = {**own, **referred}
+    if preserved and draw(st.integers(0, 9)) == 0:
+        preserved[draw(st.sampled_from(sorted(preserved)))] = draw(JSON)
+    value: GraphJobEvent | PolicyRunEvent = _build_valid(
         kind,
         {
             "id": draw(st.integers(1, 2**62) | st.just(2**62)),
             "job_id": job_id,
             "tenant_id": tenant,
             "status": draw(st.sampled_from(GraphJobStatus if kind is GraphJobEvent else PolicyRunStatus)),
-            "payload": {**draw(st.dictionaries(NAMES, JSON, max_size=4)), **kept},
+            "payload": {**draw(st.dictionaries(NAMES, JSON, max_size=4)), **preserved},
             "created_at": draw(STORED_TIMES),
         },
     )

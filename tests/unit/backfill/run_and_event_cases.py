@@ -1,15 +1,13 @@
-"""What documents of events and policy runs become: what comes as it is, and what is mended and told."""
+"""Cases of the mapping of events and policy runs: clean documents, and repaired documents with their changes."""
 
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import pytest
 from bson import Int64, ObjectId
 from bson.binary import Binary, UuidRepresentation
 
 from graphjobs.backfill.transform.legacy_ids import derive_uuid
-from graphjobs.backfill.transform.mapping import Mapped, map_document
 from tests.backfill.documents import ABSENT, AT, ID, LAST, LATER, event, run
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")
@@ -20,14 +18,16 @@ _EVENTS, _RUNS, _RUN_EVENTS = "graph_job_events", "policy_runs", "policy_run_eve
 _ASKED = {"cancellationRequested": True, "cancellationRequestedAt": LATER}
 _LEASE = {"leaseOwner": "dispatcher-1", "leaseExpiresAt": LATER}
 
-_Case = tuple[str, dict[str, Any], dict[str, Any], list[tuple[str, str]]]
+Case = tuple[str, dict[str, Any], dict[str, Any], list[tuple[str, str]]]
+"""Collection, document, expected fields, expected changes."""
 
 
-def _kept(**entries: str) -> dict[str, str]:
+def preserved(**entries: str) -> dict[str, str]:
+    """Return metadata of unknown fields."""
     return {f"legacy.{name}": text for name, text in entries.items()}
 
 
-_CLEAN: dict[str, tuple[str, dict[str, Any]]] = {
+CLEAN: dict[str, tuple[str, dict[str, Any]]] = {
     "event": (_EVENTS, event()),
     "event without a payload": (_EVENTS, event(payload=ABSENT)),
     "event of a run": (_RUN_EVENTS, event(status="dispatching")),
@@ -48,7 +48,7 @@ _CLEAN: dict[str, tuple[str, dict[str, Any]]] = {
     "dispatching run": (_RUNS, run(**_LEASE, status="dispatching", attempts=1, lastAttemptAt=AT)),
 }
 
-_MENDED: dict[str, _Case] = {
+REPAIRED: dict[str, Case] = {
     "event with a long": (_EVENTS, event(_id=Int64(8), id=8), {"id": 8}, []),
     "event of an ObjectId": (
         _EVENTS,
@@ -61,10 +61,10 @@ _MENDED: dict[str, _Case] = {
         },
         [("id", "kept in payload"), _OLD, ("createdAt", "taken from _id")],
     ),
-    "event that knows more": (
+    "event with an unknown field": (
         _EVENTS,
         event(actor="me", payload={}),
-        {"payload": _kept(actor="me")},
+        {"payload": preserved(actor="me")},
         [("actor", "unknown field kept in payload")],
     ),
     "event with BSON in it": (
@@ -73,25 +73,25 @@ _MENDED: dict[str, _Case] = {
         {"payload": {"a": "2024-05-06T07:08:09.123000Z", "b": (str(_OBJECT_ID), 5)}},
         [("payload", "a time as text"), ("payload", "an id as text")],
     ),
-    "event whose tenant is in the payload": (
+    "event with its tenant in the payload": (
         _EVENTS,
         event(tenantId=ABSENT, payload={"tenantId": "acme"}),
         {"tenant_id": "acme", "payload": {"tenantId": "acme"}},
         [("tenantId", "taken from payload")],
     ),
-    "event as a whole under payload": (
+    "event completely under payload": (
         _EVENTS,
         {"_id": 9, "payload": event(_id=ABSENT)},
         {"id": 9, "payload": {"attempts": 1, "from": "queued", "to": "running"}},
         [],
     ),
-    "event whose payload is text": (
+    "event with its payload as text": (
         _EVENTS,
         event(payload='{"$oid": [1.5, "a"]}'),
         {"payload": {"$oid": (1.5, "a")}},
         [("payload", "was JSON text")],
     ),
-    "event of a run of old": (
+    "old event of a run": (
         _RUN_EVENTS,
         event(_id=_OBJECT_ID, id=8, status="succeeded", jobId=_OBJECT_ID, payload={}),
         {
@@ -103,13 +103,13 @@ _MENDED: dict[str, _Case] = {
         },
         [("id", "kept in payload"), ("jobId", "made of the old one"), _OLD],
     ),
-    "run whose metadata are text": (
+    "run with its metadata as text": (
         _RUNS,
         run(metadata='{"a": "b"}'),
         {"metadata": {"a": "b"}},
         [("metadata", "was JSON text")],
     ),
-    "run that says whose ids it has": (
+    "run that names its byte order": (
         _RUNS,
         run(_id=Binary.from_uuid(UUID(ID), UuidRepresentation.JAVA_LEGACY), legacyUuids="java"),
         {"id": UUID(ID), "metadata": {"legacyIdType": "uuidJava"}},
@@ -149,7 +149,7 @@ _MENDED: dict[str, _Case] = {
     "dispatching run with half a lease": (
         _RUNS,
         run(status="dispatching", attempts=2, leaseOwner="d"),
-        {"status": "pending", "lease_owner": None, "metadata": _kept(leaseOwner="d")},
+        {"status": "pending", "lease_owner": None, "metadata": preserved(leaseOwner="d")},
         [("status", "pending, for its lease is missing"), ("leaseOwner", "moved to metadata")],
     ),
     "dispatching run without attempts": (
@@ -164,7 +164,7 @@ _MENDED: dict[str, _Case] = {
         {
             "status": "pending",
             "lease_expires_at": None,
-            "metadata": _kept(leaseOwner="dispatcher-1", leaseExpiresAt=LATER.isoformat()),
+            "metadata": preserved(leaseOwner="dispatcher-1", leaseExpiresAt=LATER.isoformat()),
         },
         [("leaseOwner", "moved to metadata"), ("leaseExpiresAt", "moved to metadata")],
     ),
@@ -199,7 +199,7 @@ _MENDED: dict[str, _Case] = {
     "canceled run with completedAt": (
         _RUNS,
         run(status="canceled", completedAt=LAST),
-        {"canceled_at": LAST, "completed_at": None, "metadata": _kept(completedAt=LAST.isoformat())},
+        {"canceled_at": LAST, "completed_at": None, "metadata": preserved(completedAt=LAST.isoformat())},
         [("canceledAt", "taken from completedAt"), ("completedAt", "moved to metadata")],
     ),
     "completed run without its times": (
@@ -245,22 +245,3 @@ _MENDED: dict[str, _Case] = {
         [("inputs.sbomSet", "sorted, each once"), ("inputs.scope", "unknown field kept in metadata")],
     ),
 }
-
-
-@pytest.mark.parametrize(("collection", "document"), _CLEAN.values(), ids=_CLEAN)
-def test_a_clean_document_comes_without_a_change(collection: str, document: dict[str, Any]) -> None:
-    """What is as we write it is not said to be changed."""
-    mapped = map_document(collection, document)
-    assert isinstance(mapped, Mapped), mapped
-    assert () == mapped.changes
-
-
-@pytest.mark.parametrize(("collection", "document", "fields", "changes"), _MENDED.values(), ids=_MENDED)
-def test_what_is_mended_is_told(
-    collection: str, document: dict[str, Any], fields: dict[str, Any], changes: list[tuple[str, str]]
-) -> None:
-    """Each mend gives the value that is meant, and says so, and nothing else."""
-    mapped = map_document(collection, document)
-    assert isinstance(mapped, Mapped), mapped
-    assert fields == {name: getattr(mapped.value, name) for name in fields}
-    assert changes == list(mapped.changes)

@@ -1,4 +1,4 @@
-"""What documents cannot come: each with its field, and a sentence that never repeats what stood there."""
+"""Rejected documents: the invalid field, and a reason that never repeats a value."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ def _nested(levels: int) -> dict[str, Any]:
 
 
 _CASES: dict[str, tuple[str, Any, str]] = {
-    "no document": (_JOBS, ["a"], "_id"),
+    "not a document": (_JOBS, ["a"], "_id"),
     "no tenant": (_JOBS, build(tenantId=ABSENT), "tenantId"),
     "empty tenant": (_JOBS, build(tenantId=""), "tenantId"),
     "tenant with NUL": (_JOBS, build(tenantId="a\0"), "tenantId"),
@@ -45,7 +45,7 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "id with a lone surrogate": (_JOBS, build(_id="a\udfff"), "_id"),
     "id with a high surrogate": (_JOBS, build(_id="a\ud800"), "_id"),
     "id that is code": (_JOBS, build(_id=Code(ID)), "_id"),
-    "id too long to be kept": (_JOBS, build(_id="a" * 4_097), "_id"),
+    "id too long to be preserved": (_JOBS, build(_id="a" * 4_097), "_id"),
     "id of 15 bytes": (_JOBS, build(_id=Binary(bytes(15), 4)), "_id"),
     "id of plain bytes": (_JOBS, build(_id=bytes(16)), "_id"),
     "two UUIDs": (_JOBS, build(id=_OTHER_ID), "id"),
@@ -54,7 +54,7 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "unknown status": (_JOBS, build(status="paused"), "status"),
     "status by a number": (_JOBS, build(status=1), "status"),
     "status that is long": (_JOBS, build(status="Q" * 10_000_000), "status"),
-    "nothing tells the kind": (_JOBS, build(kind=ABSENT, schemaVersion=ABSENT), "kind"),
+    "no field with the kind": (_JOBS, build(kind=ABSENT, schemaVersion=ABSENT), "kind"),
     "unknown kind": (_JOBS, build(kind="merge"), "kind"),
     "unknown code of a kind": (_JOBS, build(kind=2), "kind"),
     "kind that is true": (_JOBS, build(kind=True), "kind"),
@@ -86,38 +86,38 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "attempts below 0": (_JOBS, build(attempts=-1), "attempts"),
     "too many attempts": (_JOBS, build(attempts=Int64(100_000)), "attempts"),
     "attempts with a fraction": (_JOBS, build(attempts=1.5), "attempts"),
-    "attempts that are no number": (_JOBS, build(attempts=float("nan")), "attempts"),
+    "attempts that are NaN": (_JOBS, build(attempts=float("nan")), "attempts"),
     "endless attempts": (_JOBS, build(attempts=float("inf")), "attempts"),
     "attempts as a large decimal": (_JOBS, build(attempts=Decimal128("1E+6000")), "attempts"),
     "attempts as a decimal with a fraction": (_JOBS, build(attempts=Decimal128("1.5")), "attempts"),
-    "attempts as a decimal that is none": (_JOBS, build(attempts=Decimal128("sNaN")), "attempts"),
+    "attempts as a decimal NaN": (_JOBS, build(attempts=Decimal128("sNaN")), "attempts"),
     "attempts that are true": (_JOBS, build(attempts=True), "attempts"),
     "attempts as other text": (_JOBS, build(attempts=" 1"), "attempts"),
     "no time at all": (_JOBS, build(createdAt=ABSENT), "createdAt"),
     "time past 9999": (_JOBS, build(createdAt=DatetimeMS(2**60)), "createdAt"),
     "time before 1": (_JOBS, build(updatedAt=DatetimeMS(-(2**60))), "updatedAt"),
     "time as other text": (_JOBS, build(createdAt="yesterday"), "createdAt"),
-    "time that is no day": (_JOBS, build(createdAt="2024-02-30T00:00:00Z"), "createdAt"),
+    "time of no calendar day": (_JOBS, build(createdAt="2024-02-30T00:00:00Z"), "createdAt"),
     "time past 9999 in UTC": (_JOBS, build(startedAt="9999-12-31T23:00:00-02:00"), "startedAt"),
     "time as a number": (_JOBS, build(startedAt=1_700_000_000), "startedAt"),
     "time as a Timestamp": (_JOBS, build(completedAt=Timestamp(1, 1)), "completedAt"),
     "queued with completedAt": (_JOBS, build(completedAt=AT), "status"),
     "error that is a document": (_JOBS, build(error={"a": "b"}), "error"),
-    "error with no room": (
+    "error without space in the metadata": (
         _JOBS,
         build(status="completed", attempts=1, startedAt=AT, completedAt=AT, error="late", metadata=_FULL),
         "metadata",
     ),
-    "metadata with a number that is none": (_JOBS, build(metadata={"a": float("nan")}), "metadata"),
+    "metadata with NaN": (_JOBS, build(metadata={"a": float("nan")}), "metadata"),
     "metadata that is text": (_JOBS, build(metadata="a"), "metadata"),
     "metadata with NUL": (_JOBS, build(metadata={"a": "\0"}), "metadata"),
     "metadata that nests": (_JOBS, build(metadata=_nested(5_000)), "metadata"),
     "too much metadata": (_JOBS, build(metadata={**_FULL, "a": "b"}), "metadata"),
-    "no room for the old id": (_JOBS, build(_id="job-1", metadata=_FULL), "metadata"),
+    "no space for the legacy id": (_JOBS, build(_id="job-1", metadata=_FULL), "metadata"),
     "another legacyId": (_JOBS, build(_id="job-1", metadata={"legacyId": "job-2"}), "metadata"),
     "payload that is text": (_JOBS, build(payload="{}"), "payload"),
     "payload that is a list": (_JOBS, build(payload=[]), "payload"),
-    "unknown number that is none": (_JOBS, build(retries=float("inf")), "retries"),
+    "unknown infinite number": (_JOBS, build(retries=float("inf")), "retries"),
     "unknown field as the tag of the quarantine": (_JOBS, build(_quarantine={"id": "a"}), "_quarantine"),
     "unknown document": (_JOBS, build(extra=_nested(5_000)), "extra"),
     "unknown field under payload": (_JOBS, build(payload={"x": MinKey()}), "x"),
@@ -140,15 +140,15 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "event of many items": (_EVENTS, event(payload={"a": [0] * 70_000}), "payload"),
     "event with much text": (_EVENTS, event(payload={"a": "x" * 70_000}), "payload"),
     "event that is text": (_EVENTS, event(payload="a"), "payload"),
-    "event whose payload has another legacyId": (_EVENTS, event(_id="a", payload={"legacyId": 5}), "payload"),
-    "event of text that is no object": (_EVENTS, event(payload="[1]"), "payload"),
+    "event payload with another legacyId": (_EVENTS, event(_id="a", payload={"legacyId": 5}), "payload"),
+    "event of text that is not an object": (_EVENTS, event(payload="[1]"), "payload"),
     "event of text that nests": (_EVENTS, event(payload='{"a":' * 100_000), "payload"),
     "event of text with NaN": (_EVENTS, event(payload='{"a": NaN}'), "payload"),
     "event of text with half a character": (_EVENTS, event(payload='{"a": "\\ud800"}'), "payload"),
     "event of very much text": (_EVENTS, event(payload='{"a": 1}' + " " * 1_048_576), "payload"),
     "event of a run that was running": (_RUN_EVENTS, event(status="running"), "status"),
     "event of a run with a job's word": (_RUN_EVENTS, event(status="leased"), "status"),
-    "byte order of nobody": (_RUNS, run(legacyUuids="ruby"), "legacyUuids"),
+    "unknown byte order": (_RUNS, run(legacyUuids="ruby"), "legacyUuids"),
     "event with an unknown decimal": (_EVENTS, event(weight=Decimal128("1.5")), "weight"),
     "no policy": (_RUNS, run(policyId=ABSENT), "policyId"),
     "no mode": (_RUNS, run(mode=ABSENT), "mode"),
@@ -156,45 +156,53 @@ _CASES: dict[str, tuple[str, Any, str]] = {
     "incremental without SBOMs": (_RUNS, run(mode="incremental"), "status"),
     "unknown priority": (_RUNS, run(priority="urgent"), "priority"),
     "a job's schema": (_RUNS, run(schemaVersion="scheduler.graph-build-job@1"), "schemaVersion"),
-    "running without a sign": (_RUNS, run(status="running"), "status"),
-    "running with both signs": (_RUNS, run(**_LEASE, status="running", submittedAt=AT), "status"),
+    "running without lease or submission": (_RUNS, run(status="running"), "status"),
+    "running with lease and submission": (_RUNS, run(**_LEASE, status="running", submittedAt=AT), "status"),
     "pending with completedAt": (_RUNS, run(completedAt=AT), "status"),
     "submitted with canceledAt": (_RUNS, run(status="submitted", submittedAt=AT, canceledAt=AT), "status"),
-    "asked to end, and not": (_RUNS, run(cancellationRequested=False, cancellationRequestedAt=AT), "status"),
-    "asked to end by a word": (_RUNS, run(cancellationRequested="yes"), "cancellationRequested"),
-    "time the table cannot hold": (_RUNS, run(queuedAt=datetime(1, 1, 1, tzinfo=UTC)), "queuedAt"),
-    "time no column holds": (_JOBS, build(createdAt=datetime(1, 1, 1, tzinfo=UTC)), "createdAt"),
-    "time of an event no column holds": (_EVENTS, event(createdAt=datetime.max.replace(tzinfo=UTC)), "createdAt"),
+    "cancellation time without a request": (
+        _RUNS,
+        run(cancellationRequested=False, cancellationRequestedAt=AT),
+        "status",
+    ),
+    "cancellation request as text": (_RUNS, run(cancellationRequested="yes"), "cancellationRequested"),
+    "time outside the table's range": (_RUNS, run(queuedAt=datetime(1, 1, 1, tzinfo=UTC)), "queuedAt"),
+    "creation time outside the column's range": (_JOBS, build(createdAt=datetime(1, 1, 1, tzinfo=UTC)), "createdAt"),
+    "time of an event outside the column's range": (
+        _EVENTS,
+        event(createdAt=datetime.max.replace(tzinfo=UTC)),
+        "createdAt",
+    ),
     "attempts twice": (_RUNS, run(attemptCount=1), "attempts"),
     "policy version too large": (_RUNS, run(policyVersion=2**31), "policyVersion"),
     "inputs that are a list": (_RUNS, run(inputs=[]), "inputs"),
     "an SBOM that is an id": (_RUNS, run(inputs={"sbomSet": [ObjectId()]}), "inputs.sbomSet"),
     "an SBOM with NUL": (_RUNS, run(inputs={"sbomSet": ["\0"]}), "inputs.sbomSet"),
     "environment with bytes": (_RUNS, run(inputs={"environment": {"a": b"x"}}), "inputs.environment"),
-    "environment that never ends": (_RUNS, run(inputs={"environment": {"a": float("inf")}}), "inputs.environment"),
+    "environment with infinity": (_RUNS, run(inputs={"environment": {"a": float("inf")}}), "inputs.environment"),
     "unknown input": (_RUNS, run(inputs={"depth": MinKey()}), "inputs.depth"),
     "no time of a run": (_RUNS, run(createdAt=ABSENT, queuedAt=ABSENT, updatedAt=ABSENT), "createdAt"),
 }
 
 
 @pytest.mark.parametrize(("collection", "document", "field"), _CASES.values(), ids=_CASES)
-def test_what_cannot_come_is_refused_by_its_field(collection: str, document: Any, field: str) -> None:
-    """One sentence begins with the field, as documents spell it, and is short."""
-    refused = map_document(collection, document)
-    assert isinstance(refused, Rejection), refused
-    assert field == refused.field
-    assert refused.reason.startswith(f"{field}: ")
-    assert len(refused.reason) < 400
+def test_a_rejection_names_the_field(collection: str, document: Any, field: str) -> None:
+    """The reason is one short sentence that begins with the field as documents spell it."""
+    rejection = map_document(collection, document)
+    assert isinstance(rejection, Rejection), rejection
+    assert field == rejection.field
+    assert rejection.reason.startswith(f"{field}: ")
+    assert len(rejection.reason) < 400
 
 
-def test_a_full_metadata_says_what_it_has_no_room_for() -> None:
-    """So that whoever reads it knows how many entries must go."""
-    refused = map_document(_JOBS, build(_id="job-1", metadata=_FULL))
+def test_full_metadata_names_the_limit_and_the_entries() -> None:
+    """The reason says what must fit in."""
+    rejection = map_document(_JOBS, build(_id="job-1", metadata=_FULL))
     reason = "metadata: must have at most 64 entries, including legacyId"
-    assert Rejection(reason, "metadata") == refused
+    assert Rejection(reason, "metadata") == rejection
 
 
-_SECRET = "hunter2 is my password"  # the point of it
+_SECRET = "hunter2 is my password"
 _HOLDERS: dict[str, Any] = {
     "text": _SECRET + "\0",
     "a document": {_SECRET + "\0": _SECRET + "\0"},
@@ -211,17 +219,17 @@ _HOLDERS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("collection", "document"), [(_JOBS, build()), (_JOBS, overlay()), (_EVENTS, event()), (_RUNS, run())]
 )
-def test_no_sentence_repeats_what_stood_there(collection: str, document: dict[str, Any], holder: Any) -> None:
-    """Reasons go to logs: they tell the type and length of what was found, and of names those of fields alone."""
+def test_no_text_repeats_a_value(collection: str, document: dict[str, Any], holder: Any) -> None:
+    """Reasons and changes go to logs. They contain types, lengths and field names, and no value."""
     more = dict.fromkeys(("note", "metadata", "payload", "error", "subjects", "inputs", "startedAt", "id"))
     for name in {**document, **more}:
-        told = map_document(collection, {**document, name: holder})
-        text = told.reason if isinstance(told, Rejection) else str(told.changes)
+        outcome = map_document(collection, {**document, name: holder})
+        text = outcome.reason if isinstance(outcome, Rejection) else str(outcome.changes)
         assert "hunter2" not in text
 
 
-def test_another_collection_is_a_mistake_of_the_program() -> None:
-    """Nothing of a document can lead there."""
+def test_an_unknown_collection_raises() -> None:
+    """It is an error of the program, because no document selects a collection."""
     with pytest.raises(KeyError, match="graphs"):
         map_document("graphs", build())
 
@@ -236,13 +244,11 @@ _NEEDED: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("collection", "document", "needed"), _NEEDED.values(), ids=_NEEDED)
-def test_what_a_document_needs_is_what_the_page_says(
-    collection: str, document: dict[str, Any], needed: set[str]
-) -> None:
-    """Each such field is asked for, and no other is."""
+def test_required_fields_are_documented(collection: str, document: dict[str, Any], needed: set[str]) -> None:
+    """Documents without one of these fields are rejected, and docs/backfill.md names them."""
     assert isinstance(map_document(collection, document), Mapped)
     for name in document:
-        without = {each: value for each, value in document.items() if each != name}
+        without = {key: value for key, value in document.items() if key != name}
         outcome = map_document(collection, without)
         assert isinstance(outcome, Rejection) is (name in needed | _ALWAYS), name
     page = (_ROOT / "docs" / "backfill.md").read_text(encoding="utf-8").split("## What a document looks like")[1]

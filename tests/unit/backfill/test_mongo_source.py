@@ -1,4 +1,4 @@
-"""What of reading a live MongoDB needs none: its address, what errors say, and how long it waits."""
+"""Reading MongoDB without a server: the address, error texts and time-outs."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from graphjobs.backfill.extract import mongo_source
 from graphjobs.backfill.extract.mongo_source import MongoSource
 from graphjobs.backfill.extract.sources import open_source
 
-# In two, for a traceback shows the lines of this file.
+# In two parts, because a traceback shows the lines of this file.
 PASSWORD = "hu" + "sh"
 
 UNUSABLE = [
@@ -41,16 +41,16 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize("address", UNUSABLE)
-async def test_an_address_that_cannot_be_used_is_refused_without_its_password(address: str) -> None:
-    """Not even a traceback tells it."""
+async def test_an_invalid_address_raises_without_its_password(address: str) -> None:
+    """The traceback does not contain it either."""
     with pytest.raises(ConfigurationError) as caught:
         async with open_source(address):
             pass
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_a_name_tells_hosts_and_database_and_no_password() -> None:
-    """Nor does what people may print."""
+async def test_a_name_has_hosts_and_database_and_no_password() -> None:
+    """The repr of the source has no password either."""
     for address, expected in (
         ("mongodb://u:hush@a,b:27018/scheduler?replicaSet=hush", "a,b:27018/scheduler"),
         ("mongodb://host/scheduler.graph_jobs", "host/scheduler"),
@@ -64,45 +64,45 @@ async def test_a_name_tells_hosts_and_database_and_no_password() -> None:
             await client.close()
 
 
-def test_the_id_of_a_document_that_nests_too_deep_is_that_of_the_one_before() -> None:
-    """It is told later, when the document is read, and does not keep the reading from going on."""
-    key_of = mongo_source._id_decoder()
+def test_a_too_deep_document_keeps_the_previous_id() -> None:
+    """The problem is reported when the document is decoded, and reading continues."""
+    id_of = mongo_source._id_decoder()
     deep = b'{"in":' * 499 + b"1" + b"}" * 499
-    most = bson.encode({"_id": 7, "deep": json.loads(deep)})
+    deepest = bson.encode({"_id": 7, "deep": json.loads(deep)})
     over = bson.encode({"_id": 7, "deep": [json.loads(deep)]})
-    assert (7, 6) == (key_of(most, 6), key_of(over, 6))
+    assert (7, 6) == (id_of(deepest, 6), id_of(over, 6))
 
 
-async def refusal_of(address: str) -> str:
-    """Gives the traceback of an address where no MongoDB answers."""
+async def traceback_of(address: str) -> str:
+    """Return the traceback for an address where no MongoDB answers."""
     with pytest.raises(DatabaseUnavailable) as caught:
         async with open_source(address):
             pass
     return "".join(traceback.format_exception(caught.value))
 
 
-# pymongo looks for a server every half second, and gives up just then: its monitor may be cancelled while it connects,
-# and leaves that socket to the garbage collector, which is sent for while the warning is still ours.
+# pymongo searches for a server every half second and gives up at such a moment. Its monitor may be cancelled while it
+# connects and leave the socket to the garbage collector, which the test runs while it still ignores the warning.
 pymongo_leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pymongo_leaves_a_socket
-async def test_a_server_that_is_not_there_is_told_within_its_time_out() -> None:
-    """Nobody listens there, and nobody waits for longer than was said."""
+async def test_an_absent_server_is_reported_within_the_time_out() -> None:
+    """The port is closed."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         began = time.monotonic()
-        told = await refusal_of(f"mongodb://u:{PASSWORD}@127.0.0.1:{port}/scheduler?serverSelectionTimeoutMS=300")
+        text = await traceback_of(f"mongodb://u:{PASSWORD}@127.0.0.1:{port}/scheduler?serverSelectionTimeoutMS=300")
     assert time.monotonic() - began < 5
-    assert f"127.0.0.1:{port}/scheduler" in told
-    assert PASSWORD not in told
+    assert f"127.0.0.1:{port}/scheduler" in text
+    assert PASSWORD not in text
     gc.collect()
 
 
 @pymongo_leaves_a_socket
-async def test_a_server_that_hangs_up_is_told_within_its_time_out() -> None:
-    """Something listens there, and it is no MongoDB."""
+async def test_a_server_that_hangs_up_is_reported_within_the_time_out() -> None:
+    """The process on the port is not MongoDB."""
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -110,13 +110,13 @@ async def test_a_server_that_hangs_up_is_told_within_its_time_out() -> None:
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         began = time.monotonic()
-        await refusal_of(f"mongodb://127.0.0.1:{port}/scheduler?serverSelectionTimeoutMS=300")
+        await traceback_of(f"mongodb://127.0.0.1:{port}/scheduler?serverSelectionTimeoutMS=300")
     assert time.monotonic() - began < 5
     gc.collect()
 
 
-async def test_our_own_time_out_holds_where_the_address_names_none() -> None:
-    """Ten seconds, and not pymongo's thirty."""
+async def test_the_time_out_of_the_address_replaces_the_default() -> None:
+    """The default is ten seconds, not the thirty of pymongo."""
     client, _ = mongo_source._create_client("mongodb://host/scheduler")
     assert 10 == client.options.server_selection_timeout
     await client.close()

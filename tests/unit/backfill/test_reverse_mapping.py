@@ -1,4 +1,4 @@
-"""The way back: whatever a table can hold is a document that is mapped to the same value, and `_id` is what it was."""
+"""The reverse mapping: any stored value has a document that maps to the same value with the original `_id`."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -25,8 +25,8 @@ from tests.builders import build_job, overlay_job, policy_run
 from tests.unit.backfill.values import events, graph_jobs, policy_runs
 
 _MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-_FINE = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
-_CUT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+_PRECISE = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+_TRUNCATED = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 _UUID = UUID(ID)
 
 
@@ -47,8 +47,8 @@ def _through_json(document: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _require_back(collection: str, value: MappedValue) -> dict[str, Any]:
-    """Sees to it that a value comes back whichever way its document went, and gives the document."""
+def _require_same(collection: str, value: MappedValue) -> dict[str, Any]:
+    """Check that a value's document maps to the same value, also as BSON and as JSON. Return the document."""
     document = to_document(value)
     for read in (document, _through_bson(document), _through_json(document)):
         mapped = map_document(collection, read)
@@ -60,54 +60,54 @@ def _require_back(collection: str, value: MappedValue) -> dict[str, Any]:
 
 
 def _exactly(value: MappedValue) -> str:
-    """Gives text that also tells 1 from 1.0 and true, which Python takes for equal; JSONB orders its keys itself."""
+    """Return text that differs for 1, 1.0 and true, which are equal in Python. JSONB sorts its keys itself."""
     return json.dumps(json.loads(value.to_json()), sort_keys=True)
 
 
 @_MANY
 @given(graph_jobs())
-def test_any_graph_job_comes_back(job: Any) -> None:
-    """Of any text and time, with metadata that is full, or tells of other jobs' ids."""
-    _require_back(JOBS, job)
+def test_any_graph_job_is_restored(job: Any) -> None:
+    """Any text and time, with full metadata or with legacy ids of other jobs."""
+    _require_same(JOBS, job)
 
 
 @_MANY
 @given(policy_runs())
-def test_any_policy_run_comes_back(job: Any) -> None:
-    """In each status, with any JSON as its environment."""
-    _require_back(RUNS, job)
+def test_any_policy_run_is_restored(job: Any) -> None:
+    """Any status, and any JSON as the environment."""
+    _require_same(RUNS, job)
 
 
 @_MANY
 @given(st.data())
 @pytest.mark.parametrize(("collection", "kind"), [(EVENTS, GraphJobEvent), (RUN_EVENTS, PolicyRunEvent)])
-def test_any_event_comes_back(collection: str, kind: Any, data: st.DataObject) -> None:
-    """With its number, and any JSON as its payload."""
+def test_any_event_is_restored(collection: str, kind: Any, data: st.DataObject) -> None:
+    """Any number, and any JSON as the payload."""
     value = data.draw(events(kind))
-    document = _require_back(collection, value)
+    document = _require_same(collection, value)
     assert Int64(value.id or 0) in (document["_id"], document.get("id"))
 
 
 @pytest.mark.parametrize("order", ["csharp", "java", "python"])
-@pytest.mark.parametrize("form", ["bson", "json"])
-def test_old_documents_get_their_old_ids_back(order: Any, form: str) -> None:
-    """Those of a realistic dump, of the same type and value; and the ids by which they refer to one another."""
-    maker = DumpGenerator(11, dirty=0, legacy_uuids=order)
-    through = _through_bson if form == "bson" else _through_json
-    made: list[GeneratedDocument] = [*maker.jobs(300), *maker.runs(200), *maker.events(300)]
+@pytest.mark.parametrize("encoding", ["bson", "json"])
+def test_documents_of_a_dump_get_their_legacy_ids_back(order: Any, encoding: str) -> None:
+    """Ids and references have the original type and value."""
+    generator = DumpGenerator(11, dirty=0, legacy_uuids=order)
+    through = _through_bson if encoding == "bson" else _through_json
+    documents: list[GeneratedDocument] = [*generator.jobs(300), *generator.runs(200), *generator.events(300)]
     kinds = set()
-    for each in made:
-        if each.outcome is Outcome.REJECTED:
+    for generated in documents:
+        if generated.outcome is Outcome.REJECTED:
             continue
-        first = map_document(each.collection, each.document, legacy_uuids=order)
+        first = map_document(generated.collection, generated.document, legacy_uuids=order)
         assert isinstance(first, Mapped), first
         value = first.value.replace(id=7) if isinstance(first.value, GraphJobEvent) else first.value
         back = through(to_document(value))
-        _require_same_id(each.document["_id"], back["_id"])
-        kinds.add((each.collection, type(back["_id"])))
-        if each.collection == dumps.EVENTS:
-            _require_same_id(each.document["jobId"], back["jobId"])
-        again = map_document(each.collection, back)
+        _require_same_id(generated.document["_id"], back["_id"])
+        kinds.add((generated.collection, type(back["_id"])))
+        if generated.collection == dumps.EVENTS:
+            _require_same_id(generated.document["jobId"], back["jobId"])
+        again = map_document(generated.collection, back)
         assert isinstance(again, Mapped)
         assert value == again.value
     assert {(JOBS, str), (JOBS, Binary), (JOBS, ObjectId), (RUNS, Binary), (EVENTS, ObjectId)} <= kinds
@@ -130,41 +130,43 @@ _LEGACY: dict[str, tuple[str, dict[str, Any], Any]] = {
 
 
 @pytest.mark.parametrize(("collection", "document", "expected"), _LEGACY.values(), ids=_LEGACY)
-def test_old_ids_stand_where_they_stood(collection: str, document: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Also those of two forms, and of what is referred to; what the mapping keeps of them stands nowhere else."""
+def test_legacy_ids_are_restored_in_their_fields(
+    collection: str, document: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Ids in two forms and references are restored, and the preserved entries are removed."""
     mapped = map_document(collection, document)
     assert isinstance(mapped, Mapped)
-    back = _require_back(collection, mapped.value)
+    back = _require_same(collection, mapped.value)
     assert expected == {name: back[name] for name in expected}
     assert "legacy" not in str(back)
 
 
 @pytest.mark.parametrize("order", ["csharp", "java", "python"])
-def test_old_binary_ids_say_whose_they_are(order: Any) -> None:
-    """They do not tell the order of their bytes, so the document does; also of an id that is the same in each."""
+def test_a_document_with_old_binary_ids_names_their_byte_order(order: Any) -> None:
+    """The bytes do not contain the order. This includes an id with the same bytes in every order."""
     representation = getattr(UuidRepresentation, f"{order.upper()}_LEGACY")
     for uuid in (_UUID, UUID(int=0)):
         old = Binary.from_uuid(uuid, representation)
         reference = Binary.from_uuid(UUID(JOB_ID), representation)
         mapped = map_document(JOBS, overlay(_id=old, buildJobId=reference), legacy_uuids=order)
         assert isinstance(mapped, Mapped)
-        back = _require_back(JOBS, mapped.value)
+        back = _require_same(JOBS, mapped.value)
         assert (old, reference, order) == (back["_id"], back["buildJobId"], back["legacyUuids"])
-        for told in ("csharp", "java", "python"):
-            assert mapped.value == getattr(map_document(JOBS, back, legacy_uuids=told), "value", None)
+        for parameter in ("csharp", "java", "python"):
+            assert mapped.value == getattr(map_document(JOBS, back, legacy_uuids=parameter), "value", None)
 
 
-def test_ids_of_two_byte_orders_are_told_apart() -> None:
-    """A document has one order, so a reference of another one stands as text, and nothing is read wrongly."""
-    kept = {"legacyIdType": "uuidJava", "legacyBuildJobIdType": "uuidPython"}
-    job = overlay_job(id=_UUID, build_job_id=JOB_ID, metadata=kept)
-    back = _require_back(JOBS, job)
+def test_a_reference_of_another_byte_order_is_text() -> None:
+    """A document has one byte order, so nothing is decoded with the wrong one."""
+    preserved = {"legacyIdType": "uuidJava", "legacyBuildJobIdType": "uuidPython"}
+    job = overlay_job(id=_UUID, build_job_id=JOB_ID, metadata=preserved)
+    back = _require_same(JOBS, job)
     assert (Binary, JOB_ID, "java") == (type(back["_id"]), back["buildJobId"], back["legacyUuids"])
     assert {"legacyBuildJobIdType": "uuidPython"} == back["metadata"]
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "preserved",
     [
         {"legacyId": "old"},
         {"legacyId": str(_OBJECT_ID), "legacyIdType": "objectId"},
@@ -174,58 +176,61 @@ def test_ids_of_two_byte_orders_are_told_apart() -> None:
         {"legacyId": "\ud7ff" * 4_096},
     ],
 )
-def test_what_is_kept_of_another_job_stays_where_it_is(kept: dict[str, str]) -> None:
-    """A retry takes over the metadata of what it retries: it has another id."""
-    for collection, job in ((JOBS, build_job(id=_UUID, metadata=kept)), (RUNS, policy_run(id=_UUID, metadata=kept))):
-        back = _require_back(collection, job)
-        assert (ID, kept) == (back["_id"], back["metadata"])
+def test_entries_of_another_job_stay_in_the_metadata(preserved: dict[str, str]) -> None:
+    """A retry has the metadata of the original job, and another id."""
+    for collection, job in (
+        (JOBS, build_job(id=_UUID, metadata=preserved)),
+        (RUNS, policy_run(id=_UUID, metadata=preserved)),
+    ):
+        back = _require_same(collection, job)
+        assert (ID, preserved) == (back["_id"], back["metadata"])
 
 
-def test_times_sort_inline_and_lose_nothing() -> None:
-    """Inline as MongoDB keeps times, and where that is less, as text under payload."""
-    job = build_job(created_at=_FINE, updated_at=_FINE + timedelta(hours=1))
-    back = _through_bson(_require_back(JOBS, job))
-    cut = _CUT.replace(tzinfo=None)
-    assert (cut, "2026-01-02T03:04:05.678901Z") == (back["createdAt"], back["payload"]["createdAt"])
-    assert cut + timedelta(hours=1) == back["updatedAt"]
-    assert "payload" not in to_document(build_job(created_at=_CUT))
+def test_times_sort_inline_and_keep_their_precision() -> None:
+    """Inline times have milliseconds. More precise ones are also text under payload."""
+    job = build_job(created_at=_PRECISE, updated_at=_PRECISE + timedelta(hours=1))
+    back = _through_bson(_require_same(JOBS, job))
+    truncated = _TRUNCATED.replace(tzinfo=None)
+    assert (truncated, "2026-01-02T03:04:05.678901Z") == (back["createdAt"], back["payload"]["createdAt"])
+    assert truncated + timedelta(hours=1) == back["updatedAt"]
+    assert "payload" not in to_document(build_job(created_at=_TRUNCATED))
 
 
-def test_an_event_stands_as_a_whole_only_where_it_must() -> None:
-    """Else its payload is what it was before."""
+def test_only_a_precise_event_is_completely_under_payload() -> None:
+    """Any other event keeps its own payload."""
     plain = map_document(EVENTS, event())
     assert isinstance(plain, Mapped)
     back = to_document(plain.value)
     assert {**event(), "_id": 7} == back
-    fine = _require_back(EVENTS, plain.value.replace(created_at=_FINE))
-    assert (_CUT, event()["payload"]) == (fine["createdAt"], fine["payload"]["payload"])
-    both = _require_back(EVENTS, plain.value.replace(payload={"jobId": 5, "payload": {"payload": {}}}))
+    precise = _require_same(EVENTS, plain.value.replace(created_at=_PRECISE))
+    assert (_TRUNCATED, event()["payload"]) == (precise["createdAt"], precise["payload"]["payload"])
+    both = _require_same(EVENTS, plain.value.replace(payload={"jobId": 5, "payload": {"payload": {}}}))
     assert {"jobId": 5, "payload": {"payload": {}}} == both["payload"]["payload"]
 
 
 @pytest.mark.parametrize("key", ["$oid", "$date", "$numberLong", "$binary", "$uuid", "$ref", "$regex", "$code"])
-def test_what_extended_json_takes_for_its_own_stands_as_text(key: str) -> None:
-    """Else a job's own `{"$oid": ...}` would come back as an ObjectId, or not be read at all."""
+def test_keys_of_extended_json_become_text(key: str) -> None:
+    """Otherwise `{"$oid": ...}` in a job would be read as an ObjectId, or not be read at all."""
     entries = {key: "507f1f77bcf86cd799439011", "$id": "1"}
     job = policy_run(metadata=entries, inputs={"environment": {"a": [{"b": entries}]}})
-    back = _require_back(RUNS, job)
+    back = _require_same(RUNS, job)
     assert (str, str) == (type(back["metadata"]), type(back["inputs"]["environment"]))
-    _require_back(JOBS, build_job(metadata=entries))
-    _require_back(EVENTS, _event(id=1, payload={"x": entries}))
+    _require_same(JOBS, build_job(metadata=entries))
+    _require_same(EVENTS, _event(id=1, payload={"x": entries}))
     assert {"oid": "$"} == to_document(build_job(metadata={"oid": "$"}))["metadata"]
 
 
 def test_a_document_holds_only_what_bson_has() -> None:
-    """Each encodes to the same bytes twice, and the kinds of numbers are those that an index of MongoDB expects."""
+    """A document encodes to the same bytes twice, and its numbers have the types that an index of MongoDB expects."""
     value = _event(id=2**62)
     assert Int64 is type(to_document(value)["_id"])
     assert bson.encode(to_document(value)) == bson.encode(to_document(value))
-    assert {"build", "queued"} <= {each for each in to_document(build_job()).values() if type(each) is str}
+    assert {"build", "queued"} <= {field for field in to_document(build_job()).values() if type(field) is str}
 
 
 def test_an_event_that_was_never_stored_has_no_document() -> None:
-    """MongoDB needs an id, and to make one up would be to add an event each time."""
+    """MongoDB needs an id, and a generated one would add a new event each time."""
     with pytest.raises(InvalidJob, match="append it to its log first"):
         to_document(_event())
-    kept = {"legacyId": "507f1f77bcf86cd799439011", "legacyIdType": "objectId"}
-    assert _OBJECT_ID == _require_back(EVENTS, _event(payload=kept))["_id"]
+    preserved = {"legacyId": "507f1f77bcf86cd799439011", "legacyIdType": "objectId"}
+    assert _OBJECT_ID == _require_same(EVENTS, _event(payload=preserved))["_id"]
