@@ -5,6 +5,7 @@ An invalid field raises `FieldRejected`. Its text names types and lengths, and n
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Never
 
@@ -26,6 +27,7 @@ _NEVER_PRESERVED: Final = frozenset({"_quarantine"})
 _DIGEST: Final = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
+@dataclass(slots=True, eq=False)
 class FieldReader:
     """The unread fields of one document, and the changes of the fields that were read.
 
@@ -38,15 +40,10 @@ class FieldReader:
         prefix: prefix of field names in changes and errors: "inputs." for the fields of `inputs`.
     """
 
-    __slots__ = ("changes", "fields", "prefix", "preserved")
-
-    def __init__(
-        self, fields: dict[str, Any], changes: list[FieldChange], preserved: dict[str, str], prefix: str = ""
-    ) -> None:
-        self.fields = fields
-        self.changes = changes
-        self.preserved = preserved
-        self.prefix = prefix
+    fields: dict[str, Any]
+    changes: list[FieldChange] = field(default_factory=list)
+    preserved: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
 
     def note_change(self, field: str, code: str) -> None:
         """Add a change."""
@@ -240,17 +237,16 @@ class FieldReader:
             raise FieldRejected(target, limit)
         for name in sorted(self.fields, key=str):
             value = self.fields[name]
-            field = safe_label(name)
+            label = safe_label(name)
             if value is None or (type(value) is str and not value):
-                self.note_change(field, "empty unknown field left out")
+                self.note_change(label, "empty unknown field left out")
             elif type(name) is not str or name in _NEVER_PRESERVED:
-                raise FieldRejected(self.prefix + field, "is not a field of a document; remove it")
-            elif type(value) is str:
-                self.preserve(f"legacy.{self.prefix}{name}", value, target)
-                self.note_change(field, f"unknown field kept in {target}")
+                raise FieldRejected(self.prefix + label, "is not a field of a document; remove it")
             else:
-                self.preserve(f"legacy.{self.prefix}{name}", bson_to_json_text(value, self.prefix + field), target)
-                self.note_change(field, f"unknown field kept in {target} as JSON text")
+                is_text = type(value) is str
+                text = value if is_text else bson_to_json_text(value, self.prefix + label)
+                self.preserve(f"legacy.{self.prefix}{name}", text, target)
+                self.note_change(label, f"unknown field kept in {target}{'' if is_text else ' as JSON text'}")
 
     def with_preserved(self, entries: dict[str, Any], target: str = "metadata") -> dict[str, Any]:
         """Return the metadata of a job, or the payload of an event, with the preserved values.

@@ -199,7 +199,7 @@ def _map_event(
     source: Mapping[str, Any],
     legacy_uuids: LegacyUuids,
 ) -> Mapped:
-    reader = FieldReader(dict(source), [], {})
+    reader = FieldReader(dict(source))
     inner = reader.fields.get("payload")
     if isinstance(inner, Mapping) and "jobId" in inner and "payload" in inner:
         reader = merge_payload(source)

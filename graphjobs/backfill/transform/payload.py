@@ -22,7 +22,7 @@ def merge_payload(source: Mapping[str, Any]) -> FieldReader:
     """Merge the fields under `payload` into the document. An inline field wins over another value under `payload`."""
     fields = dict(source)
     inner = fields.pop("payload", None)
-    reader = FieldReader(fields, [], {})
+    reader = FieldReader(fields)
     if inner is None:
         return reader
     if not isinstance(inner, Mapping):

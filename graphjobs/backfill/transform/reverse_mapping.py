@@ -175,7 +175,7 @@ def _job_ids(job: GraphJob | PolicyRunJob, order: LegacyUuids) -> tuple[dict[str
     if own_id is not None:
         candidates.append({"_id": own_id})
     for ids in candidates:
-        reader = FieldReader(dict(ids), [], {})
+        reader = FieldReader(dict(ids))
         try:
             mapped = map_own_id(reader, job.tenant_id, order)
         except FieldRejected:

@@ -126,14 +126,14 @@ def test_a_second_id_is_preserved_beside_the_id() -> None:
     assert {"legacyMongoId": str(_OBJECT_ID), "legacyMongoIdType": "objectId", "legacyMongoIdOf": ID} == dict(
         value.metadata
     )
-    assert [("_id", "preserved beside id")] == list(mapped.changes)
+    assert [("_id", "kept beside id")] == list(mapped.changes)
     assert _OBJECT_ID == restore_mongo_id(value)
-    mapped_value = _value("policy_runs", run(_id="acme:run-1", id="run-1"))
-    assert derive_uuid("acme", "run-1") == mapped_value.id
-    assert {"legacyMongoId": "acme:run-1", "legacyMongoIdOf": str(mapped_value.id), "legacyId": "run-1"} == dict(
-        mapped_value.metadata
+    original = _value("policy_runs", run(_id="acme:run-1", id="run-1"))
+    assert derive_uuid("acme", "run-1") == original.id
+    assert {"legacyMongoId": "acme:run-1", "legacyMongoIdOf": str(original.id), "legacyId": "run-1"} == dict(
+        original.metadata
     )
-    assert "acme:run-1" == restore_mongo_id(mapped_value)
+    assert "acme:run-1" == restore_mongo_id(original)
 
 
 def test_a_document_with_id_needs_no_mongo_id() -> None:
@@ -150,9 +150,9 @@ def test_the_metadata_may_hold_the_same_legacy_id_already() -> None:
 def test_the_legacy_id_of_another_job_is_not_restored() -> None:
     """A job with the metadata of another job must not overwrite that job in MongoDB."""
     for edits in ({"_id": _OBJECT_ID}, {"_id": "job-1"}, {"_id": _OBJECT_ID, "id": JOB_ID}):
-        mapped_value = _value("graph_jobs", build(**edits))
-        assert edits["_id"] == restore_mongo_id(mapped_value)
-        assert restore_mongo_id(_value("graph_jobs", build(metadata=dict(mapped_value.metadata)))) is None
+        original = _value("graph_jobs", build(**edits))
+        assert edits["_id"] == restore_mongo_id(original)
+        assert restore_mongo_id(_value("graph_jobs", build(metadata=dict(original.metadata)))) is None
 
 
 @pytest.mark.parametrize("metadata", [{"legacyIdType": "objectId"}, {"legacyId": "x", "legacyIdType": "objectId"}])
