@@ -12,74 +12,36 @@ ABSENT: Final = object()
 """Removes a field from a document."""
 
 
+_COMMON: Final = {"_id": ID, "tenantId": "acme", "attempts": 0, "createdAt": AT}
+
+
 def _with(document: dict[str, Any], edits: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**document, **edits}.items() if value is not ABSENT}
 
 
 def build(**edits: Any) -> dict[str, Any]:
     """Return a queued build job."""
-    document = {
-        "_id": ID,
-        "tenantId": "acme",
-        "kind": "build",
-        "schemaVersion": "scheduler.graph-build-job@1",
-        "sbomId": "sbom",
-        "sbomVersionId": "sbom@1",
-        "sbomDigest": "sha256:" + "a" * 64,
-        "trigger": "manual",
-        "status": "queued",
-        "attempts": 0,
-        "createdAt": AT,
-    }
-    return _with(document, edits)
+    fields = {"sbomId": "sbom", "sbomVersionId": "sbom@1", "sbomDigest": "sha256:" + "a" * 64, "trigger": "manual"}
+    schema = "scheduler.graph-build-job@1"
+    return _with({**_COMMON, "kind": "build", "schemaVersion": schema, "status": "queued", **fields}, edits)
 
 
 def overlay(**edits: Any) -> dict[str, Any]:
     """Return a queued overlay job."""
-    document = {
-        "_id": ID,
-        "tenantId": "acme",
-        "kind": "overlay",
-        "schemaVersion": "scheduler.graph-overlay-job@1",
-        "graphSnapshotId": "graph",
-        "overlayKind": "policy",
-        "overlayKey": "licences@1",
-        "trigger": "policy",
-        "status": "queued",
-        "attempts": 0,
-        "createdAt": AT,
-    }
-    return _with(document, edits)
+    fields = {"graphSnapshotId": "graph", "overlayKind": "policy", "overlayKey": "licences@1", "trigger": "policy"}
+    schema = "scheduler.graph-overlay-job@1"
+    return _with({**_COMMON, "kind": "overlay", "schemaVersion": schema, "status": "queued", **fields}, edits)
 
 
 def event(**edits: Any) -> dict[str, Any]:
     """Return an event with a number as its id."""
-    document = {
-        "_id": 7,
-        "jobId": JOB_ID,
-        "tenantId": "acme",
-        "status": "running",
-        "payload": {"from": "queued", "to": "running", "attempts": 1},
-        "createdAt": AT,
-    }
-    return _with(document, edits)
+    payload = {"from": "queued", "to": "running", "attempts": 1}
+    fields = {"jobId": JOB_ID, "tenantId": "acme", "status": "running", "payload": payload, "createdAt": AT}
+    return _with({"_id": 7, **fields}, edits)
 
 
 def run(**edits: Any) -> dict[str, Any]:
     """Return a pending policy run."""
-    document = {
-        "_id": ID,
-        "tenantId": "acme",
-        "schemaVersion": "scheduler.policy-run-job@1",
-        "runId": "run-1",
-        "policyId": "P-7",
-        "mode": "full",
-        "priority": "normal",
-        "status": "pending",
-        "attempts": 0,
-        "queuedAt": AT,
-        "availableAt": AT,
-        "createdAt": AT,
-        "updatedAt": AT,
-    }
-    return _with(document, edits)
+    fields = {"runId": "run-1", "policyId": "P-7", "mode": "full", "priority": "normal", "status": "pending"}
+    times = {"queuedAt": AT, "availableAt": AT, "updatedAt": AT}
+    return _with({**_COMMON, "schemaVersion": "scheduler.policy-run-job@1", **fields, **times}, edits)

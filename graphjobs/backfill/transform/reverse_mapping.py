@@ -65,9 +65,7 @@ def _job_document(job: GraphJob | PolicyRunJob) -> dict[str, Any]:
     inline, exact = _split_fields(job)
     document |= inline
     if isinstance(job, GraphOverlayJob) and job.build_job_id is not None:
-        legacy = restore_reference(job)
-        own = (job.build_job_id, job.tenant_id, job.metadata)
-        document["buildJobId"], more = _reference(legacy, "buildJobId", "legacyBuildJobId", *own, order=order)
+        document["buildJobId"], more = _reference(job, job.build_job_id, job.metadata, "buildJobId", order)
         reconstructed |= more
     if isinstance(job, PolicyRunJob):
         document["inputs"] = _inputs(job.inputs)
@@ -78,8 +76,7 @@ def _job_document(job: GraphJob | PolicyRunJob) -> dict[str, Any]:
 def _event_document(event: Event) -> dict[str, Any]:
     order = _byte_order(event.payload, "legacyIdType", "legacyJobIdType")
     document, reconstructed = _event_ids(event, order)
-    own = (event.job_id, event.tenant_id, event.payload)
-    document["jobId"], more = _reference(restore_reference(event), "jobId", "legacyJobId", *own, order=order)
+    document["jobId"], more = _reference(event, event.job_id, event.payload, "jobId", order)
     reconstructed |= more
     inline, exact = _split_fields(event)
     document |= inline
@@ -203,24 +200,18 @@ def _event_ids(event: Event, order: LegacyUuids) -> tuple[dict[str, Any], dict[s
 
 
 def _reference(
-    legacy: MongoId | None,
-    field: str,
-    name: str,
-    job_id: UUID,
-    tenant_id: str,
-    entries: Mapping[str, Any],
-    *,
-    order: LegacyUuids,
+    value: GraphOverlayJob | Event, job_id: UUID, entries: Mapping[str, Any], field: str, order: LegacyUuids
 ) -> tuple[MongoId, dict[str, str]]:
-    """Return the id of another job, and the entries that the id reconstructs."""
-    if legacy is not None:
+    """Return the id of the job that a value refers to, and the entries that the id reconstructs."""
+    legacy_id = restore_reference(value)
+    if legacy_id is not None:
         try:
-            mapped = map_id(legacy, field, tenant_id, order)
+            mapped = map_id(legacy_id, field, value.tenant_id, order)
         except FieldRejected:
             return str(job_id), {}
-        reconstructed = mapped.preserved(name)
+        reconstructed = mapped.preserved(f"legacy{field[0].upper()}{field[1:]}")
         if mapped.id == job_id and _contains(entries, reconstructed):
-            return legacy, reconstructed
+            return legacy_id, reconstructed
     return str(job_id), {}
 
 
