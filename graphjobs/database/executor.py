@@ -1,6 +1,6 @@
-"""Runs one statement and gives its rows: alone, or inside a session of the caller's; knows no job.
+"""Executors run one statement and return its rows: in autocommit, or in a session of the caller. They know no job.
 
-Both ways are safe to cancel at any await. Cancelled does not mean not applied: a statement that was sent may land.
+Both executors are safe to cancel at any await. A cancelled statement that was already sent may still be applied.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _DIALECT: Final[Dialect] = asyncpg_dialect.dialect()  # type: ignore[no-untyped-
 
 
 class Row(Protocol):
-    """One row: its columns in order. The driver's and SQLAlchemy's rows both are such."""
+    """One row: its columns in order. The rows of the driver and of SQLAlchemy satisfy this protocol."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
@@ -39,30 +39,30 @@ class Row(Protocol):
 
 
 class Executor(Protocol):
-    """Runs statements; each room that has SQL is given one, and cares not which."""
+    """Runs statements. Every package with SQL accepts either implementation."""
 
     async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """Runs one statement and gives all its rows, each as its columns in order; none where it gives none.
+        """Run one statement and return all its rows; an empty sequence for a statement that returns no rows.
 
         Raises:
-            DatabaseUnavailable: nothing was done; safe to try again.
-            OutcomeUnknown: a write was sent on its own, and the connection ended before the answer.
-            SchemaOutOfDate: a table or a column is not there.
+            DatabaseUnavailable: nothing was changed; safe to try again.
+            OutcomeUnknown: a write was sent in autocommit, and the connection ended before the answer.
+            SchemaOutOfDate: a table or a column is missing.
         """
         ...
 
     def using(self, session: AsyncSession) -> "SessionExecutor":
-        """Gives the executor that runs inside the caller's transaction, which commits or vanishes with the rest.
+        """Return an executor that runs in the caller's transaction and leaves commit and rollback to the caller.
 
         Raises:
-            ConfigurationError: the session's engine is in autocommit, where nothing can vanish.
+            ConfigurationError: the session's engine is in autocommit, where a rollback has no effect.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A statement as the driver takes it: text, the binds in order, and whether it writes."""
+    """A compiled statement: the SQL text, the bind names in order, and whether the statement writes."""
 
     sql: str
     binds: tuple[str, ...]
@@ -71,21 +71,21 @@ class _Compiled:
 
 @lru_cache(maxsize=256)
 def compiled(statement: Executable) -> _Compiled:
-    """Compiles a statement once; the statements are constants, so each is met again."""
-    form = cast("ClauseElement", statement).compile(dialect=_DIALECT)
-    if not isinstance(form, SQLCompiler):
-        raise TypeError("a statement should read or write rows")
-    unready = [name for name, bind in form.binds.items() if not bind.required]
-    if unready or form.post_compile_params or form.literal_execute_params:
-        raise ValueError(f"a statement's binds are named and given with each call; these are not: {unready}")
+    """Compile a statement. Statements are constants, so the cache compiles each one once."""
+    sql = cast("ClauseElement", statement).compile(dialect=_DIALECT)
+    if not isinstance(sql, SQLCompiler):
+        raise TypeError("a statement must read or write rows")
+    with_value = [name for name, bind in sql.binds.items() if not bind.required]
+    if with_value or sql.post_compile_params or sql.literal_execute_params:
+        raise ValueError(f"every bind must be named and passed with each call; these have a value: {with_value}")
     writes = any(isinstance(element, UpdateBase) for element in visitors.iterate(cast("ClauseElement", statement)))
-    return _Compiled(form.string, tuple(form.positiontup or ()), writes)
+    return _Compiled(sql.string, tuple(sql.positiontup or ()), writes)
 
 
 class AutocommitExecutor:
-    """The executor that runs each statement alone, as its own transaction: autocommit, in one round trip.
+    """Runs each statement as its own transaction: autocommit, in one round trip.
 
-    It serves the event loop it was made in, as its connections do.
+    The executor and its connections belong to the event loop in which it was created.
     """
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
@@ -94,9 +94,9 @@ class AutocommitExecutor:
         self._pooler = settings.pooler == "transaction"
 
     async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """Runs one statement as its own transaction; see `Executor.rows`."""
+        """Run one statement as its own transaction; see `Executor.fetch_all`."""
         self.require_own_loop()
-        form = compiled(statement)
+        query = compiled(statement)
         sent, backend = False, None
         try:
             if self._pooler:
@@ -106,18 +106,18 @@ class AutocommitExecutor:
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
                 sent, backend = True, driver.get_server_pid()
-                return await driver.fetch(form.sql, *[params[name] for name in form.binds])
+                return await driver.fetch(query.sql, *[params[name] for name in query.binds])
             except asyncio.CancelledError:
                 await run_to_completion(_drain_cancelled(driver))
                 raise
             except TimeoutError:
-                # Our own time-out, later than the server's: nobody answers there, and the next caller shall not wait.
+                # The client-side time-out is later than the server's, so the server is unreachable. Do not reuse it.
                 driver.terminate()
                 raise
             finally:
-                pooled.close()  # synchronous, so that no cancel can come between
+                pooled.close()  # synchronous, so that no cancellation can interrupt it
         except Exception as error:
-            failure = translate_error(error, ambiguous=sent and form.writes)
+            failure = translate_error(error, ambiguous=sent and query.writes)
             if failure is None:
                 raise
             if isinstance(failure, OutcomeUnknown):
@@ -125,17 +125,17 @@ class AutocommitExecutor:
         raise failure
 
     def _idle_connection(self) -> PoolProxiedConnection | None:
-        """Takes a connection that lies idle in the pool without the greenlet that opening one needs: 20 us, not 60."""
+        """Check out an idle connection without a greenlet, which only opening a connection needs: 20 us, not 60."""
         pool = self._engine.pool
         if not (isinstance(pool, QueuePool) and pool.checkedin()):
             return None
         try:
             return pool.connect()
-        except exc.MissingGreenlet:  # it was closed, and has to be opened anew; the pool has it back
+        except exc.MissingGreenlet:  # the connection was closed and must be reopened; the pool has it back
             return None
 
     def require_own_loop(self) -> None:
-        """Lets calls of its own event loop pass; two loops on one connection can bring the interpreter down.
+        """Check that the executor's event loop runs; two loops on one connection can crash the interpreter.
 
         Raises:
             ConfigurationError: another loop runs, in this thread or another.
@@ -144,23 +144,23 @@ class AutocommitExecutor:
             raise ConfigurationError("the storage belongs to another event loop: open one in each loop")
 
     async def _fetch_all_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """An explicit transaction: the pooler gives its server's connection for the length of one, and no longer."""
+        """Run one statement in an explicit transaction, the unit for which a pooler assigns a server connection."""
         async with self._engine.begin() as connection:
             return (await connection.execute(statement, params)).all()
 
     def using(self, session: AsyncSession) -> "SessionExecutor":
-        """Gives the executor of a session; see `Executor.using`."""
+        """Return the executor of a session; see `Executor.using`."""
         return _session_executor(session)
 
 
 class SessionExecutor:
-    """The executor that runs inside a session's transaction, and leaves its end to the session's owner."""
+    """Runs statements in the transaction of a session. The owner of the session commits or rolls back."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
     async def fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """Runs one statement within the transaction; see `Executor.rows`."""
+        """Run one statement in the transaction; see `Executor.fetch_all`."""
         try:
             return await cancel_then_wait(self._fetch_all(statement, params))
         except Exception as error:
@@ -172,20 +172,20 @@ class SessionExecutor:
     async def _fetch_all(self, statement: Executable, params: Params) -> Sequence[Row]:
         connection = await self._session.connection()
         raw = connection.sync_connection.connection.dbapi_connection  # type: ignore[union-attr]
-        # An engine can be told apart early, in using(); a connection with an option of its own only here.
+        # using() detects an autocommit engine; an autocommit option of one connection is detectable only here.
         if connection.dialect.detect_autocommit_setting(raw):  # type: ignore[arg-type]
             raise ConfigurationError(_AUTOCOMMIT)
         result = await connection.execute(statement, params)
         return result.all() if result.returns_rows else ()
 
     def using(self, session: AsyncSession) -> "SessionExecutor":
-        """Gives the executor of another session; see `Executor.using`."""
+        """Return the executor of another session; see `Executor.using`."""
         return _session_executor(session)
 
 
 _AUTOCOMMIT: Final = (
-    "the session is in autocommit, so nothing in it could be rolled back: give one of a transactional engine, as "
-    "storage.session() does"
+    "the session is in autocommit and cannot be rolled back: use a session of a transactional engine, such as "
+    "storage.session()"
 )
 
 
@@ -198,26 +198,26 @@ def _session_executor(session: AsyncSession) -> SessionExecutor:
 def _is_autocommit_session(session: AsyncSession) -> bool:
     try:
         bind = session.get_bind()
-    except exc.UnboundExecutionError:  # bound by mapper: known once it is connected
+    except exc.UnboundExecutionError:  # bound by mapper: the engine is known after the connection
         return False
-    of_engine = getattr(bind.dialect, "_on_connect_isolation_level", None)
-    return bind.get_execution_options().get("isolation_level", of_engine) == "AUTOCOMMIT"
+    engine_level = getattr(bind.dialect, "_on_connect_isolation_level", None)
+    return bind.get_execution_options().get("isolation_level", engine_level) == "AUTOCOMMIT"
 
 
 async def _drain_cancelled(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Waits for the server to be done with a cancelled statement, so that the connection goes back idle.
+    """Wait until the server has ended a cancelled statement, so that the connection returns to the pool idle.
 
-    The driver asks the server to end what runs, and waits for that before its next statement. Cancelled between the
-    answer to a prepare and its use it has sent no Sync, and the server would hold the table's lock until the next one.
+    The driver sends a cancel request and awaits it before its next statement. If it was cancelled between the answer
+    to a prepare and its use, it has sent no Sync, and the server holds the lock of the table until the next statement.
     """
     try:
         await driver.execute("", timeout=_DRAIN_SECONDS)
-    except Exception:  # noqa: BLE001  # whatever keeps it from settling, it is not given to anybody again
+    except Exception:  # noqa: BLE001  # a connection that cannot be drained must not be reused
         driver.terminate()
 
 
 async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits work that no cancel may end; the cancel goes on afterwards. For short work that bounds itself."""
+    """Await work that a cancellation must not end; cancel afterwards. Only for short work with its own time-out."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -227,21 +227,20 @@ async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def wait_ignoring_cancel(task: "asyncio.Future[Any]") -> None:
-    """Waits for a task, however often that is cancelled: anyio repeats a cancel at each turn of the loop."""
+    """Wait for a task and ignore cancellations, which anyio repeats at each iteration of the event loop."""
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             continue
     if not task.cancelled():
-        task.exception()  # looked at, so that the loop does not complain of it
+        task.exception()  # retrieved, so that the event loop does not log it
 
 
 async def cancel_then_wait(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits work that a cancel may end, but not leave half done.
+    """Await work in a task of its own; on a cancellation, cancel the task once and wait until it has ended.
 
-    The work runs as a task of its own. A cancel is handed to it once, its end is waited for, and the cancel goes on.
-    How long that takes is bounded by the statement's time-out.
+    The statement time-out bounds that wait.
     """
     task = asyncio.ensure_future(work)
     try:
