@@ -14,9 +14,9 @@ from graphjobs.core.event_log import insert_events
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import (
+    ONE,
     jsonb_merge,
     null_if_unrepresentable,
-    one,
     rotating_tenants,
     unnest_params,
 )
@@ -40,7 +40,7 @@ _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), 
 
 def _next_tenant(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
     step = sa.select(JOBS.c.tenant_id).where(JOBS.c.tenant_id >= sa.literal_column("''"), is_after(JOBS.c.tenant_id))
-    return step.order_by(JOBS.c.tenant_id).limit(one()).scalar_subquery()
+    return step.order_by(JOBS.c.tenant_id).limit(ONE).scalar_subquery()
 
 
 def _has_work(walk: sa.CTE) -> sa.ColumnElement[bool]:
@@ -53,7 +53,7 @@ def _has_work(walk: sa.CTE) -> sa.ColumnElement[bool]:
         )
         # Ordered, so that only the index serves it: unordered, the planner expects an early match in a table scan.
         .order_by(JOBS.c.created_at.desc())
-        .limit(one())
+        .limit(ONE)
         .scalar_subquery()
     )
     return newest.is_not(None)

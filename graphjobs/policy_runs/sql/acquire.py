@@ -35,7 +35,7 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import insert_events
-from graphjobs.database.sql_expressions import AFTER_TENANT, jsonb_merge, next_version, one, rotating_tenants
+from graphjobs.database.sql_expressions import AFTER_TENANT, ONE, jsonb_merge, next_version, rotating_tenants
 from graphjobs.policy_runs.sql.single import EVENTS, LEASE_DURATION, LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 
@@ -67,7 +67,7 @@ def _next_tenant(*priorities: PolicyRunPriority) -> Callable[..., ColumnElement[
             select(RUNS.c.tenant_id)
             .where(_pending(priority), TENANT_KEY >= literal_column("''"), within(TENANT_KEY))
             .order_by(TENANT_KEY)
-            .limit(one())
+            .limit(ONE)
             .scalar_subquery()
             .collate("C")
             for priority in priorities
@@ -89,7 +89,7 @@ def _has_available(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnElem
                 select(RUNS.c.available_at)
                 .where(_pending(priority), TENANT_KEY == walk.c.tenant, RUNS.c.available_at <= func.now())
                 .order_by(RUNS.c.available_at)
-                .limit(one())
+                .limit(ONE)
                 .with_for_update(key_share=True, skip_locked=True)
                 .scalar_subquery()
                 .is_not(None)
@@ -160,7 +160,7 @@ def _mark_leased(picked: CTE, tenants: Any, *turns: ColumnElement[Any]) -> Selec
         .values(
             status=_DISPATCHING,
             # One that has had as many as can be told of stays there, and is failed at once.
-            attempts=func.least(RUNS.c.attempts + one(), literal_column("99999")),
+            attempts=func.least(RUNS.c.attempts + ONE, literal_column("99999")),
             last_attempt_at=func.now(),
             lease_owner=_OWNER,
             lease_expires_at=func.now() + LEASE_DURATION,
@@ -221,7 +221,7 @@ def _lease_any_tenant() -> Select[Any]:
 
     def shared(tenants: CTE, name: str) -> CTE:
         number = select(func.count(tenants.c.tenant).label("number")).subquery(f"{name}_number")
-        left_over = case((tenants.c.turn <= LIMIT % number.c.number, one()), else_=literal_column("0"))
+        left_over = case((tenants.c.turn <= LIMIT % number.c.number, ONE), else_=literal_column("0"))
         share = (LIMIT // number.c.number + left_over).label("share")
         shares = select(tenants.c.tenant, tenants.c.turn, share, number.c.number).join_from(tenants, number, true())
         return shares.cte(name).prefix_with("MATERIALIZED")
@@ -244,7 +244,7 @@ def _lease_any_tenant() -> Select[Any]:
 
     def last_of(shares: CTE) -> ColumnElement[Any]:
         # Where all have been served, another is the first next time: those get what is left over of the shares.
-        place = case((shares.c.number < LIMIT, one()), else_=shares.c.number)
+        place = case((shares.c.number < LIMIT, ONE), else_=shares.c.number)
         return select(shares.c.tenant).where(shares.c.turn == place).scalar_subquery()
 
     served = union_all(select(urgent.c.tenant), select(others.c.tenant)).subquery("served")
@@ -290,7 +290,7 @@ FIND_LEASED_RUNS: Final = (
             == literal_column(f"'{Status.PENDING}'"),
         )
         .order_by(EVENTS.c.created_at.desc())
-        .limit(one())
+        .limit(ONE)
         .scalar_subquery()
         == bindparam("p_transition_id", type_=Text),
     )

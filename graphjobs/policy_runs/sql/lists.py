@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as as_type
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql_expressions import one, unnest_params
+from graphjobs.database.sql_expressions import ONE, unnest_params
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
@@ -71,7 +71,7 @@ def _page(whose: ColumnElement[bool]) -> Select[Any]:
 def _count(whose: ColumnElement[bool]) -> Select[Any]:
     # Ordered, so that only the index serves it, which stops at the limit.
     newest = _newest(whose, RUNS.c.id)
-    found = select(one().label("one")).select_from(_each(newest)).limit(LIMIT).subquery("found")
+    found = select(ONE.label("one")).select_from(_each(newest)).limit(LIMIT).subquery("found")
     return select(func.count(found.c.one))
 
 
