@@ -1,4 +1,4 @@
-"""Engines and connections: the only room that connects to PostgreSQL, with the time-outs every connection carries."""
+"""Engines and connections: the only module that connects to PostgreSQL, with time-outs on every connection."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -18,24 +18,24 @@ from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsE
 from graphjobs.settings import Settings
 
 COMMAND_TIMEOUT_MARGIN: Final = timedelta(seconds=5)
-"""How much longer than the server we wait ourselves: for a network that swallows the server's own time-out."""
+"""How much longer the client waits than the server, for a network that loses the server's time-out error."""
 
 _SET_PER_TRANSACTION: Final = ("lock_timeout", "statement_timeout", "TimeZone")
-_GONE_CLIENT_CHECK_SECONDS: Final = 5
+_CLIENT_CHECK_SECONDS: Final = 5
 _IDLE_IN_TRANSACTION: Final = timedelta(minutes=5)
 
 
 def milliseconds(wait: timedelta) -> int:
-    """Gives a wait as PostgreSQL's settings take it, in whole milliseconds and never 0, which would be for ever."""
+    """Convert a wait to whole milliseconds for a PostgreSQL setting; at least 1, since 0 would disable the limit."""
     return max(1, round(wait / timedelta(milliseconds=1)))
 
 
 def server_settings(settings: Settings) -> dict[str, str]:
-    """What every connection sets at its start; the server itself then ends what takes too long."""
+    """Return the settings of every connection. With them the server itself ends a statement that takes too long."""
     return {
         "application_name": "graphjobs",
-        "client_connection_check_interval": f"{_GONE_CLIENT_CHECK_SECONDS}s",
-        # A lost swap is an answer; under REPEATABLE READ it would be an error.
+        "client_connection_check_interval": f"{_CLIENT_CHECK_SECONDS}s",
+        # A lost compare-and-swap returns no row; under REPEATABLE READ it would raise an error.
         "default_transaction_isolation": "read committed",
         "idle_in_transaction_session_timeout": str(milliseconds(_IDLE_IN_TRANSACTION)),
         "jit": "off",
@@ -46,23 +46,23 @@ def server_settings(settings: Settings) -> dict[str, str]:
 
 
 async def resolve_url(settings: Settings) -> str:
-    """Gives the URL to connect to: the one that is set, or the embedded server's, which is started if need be.
+    """Return the configured URL, or the URL of the embedded server, which is started if it does not run.
 
     Raises:
         ConfigurationError: no URL is set, and the extra `embedded` is not installed.
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    from graphjobs.database.embedded import server  # locks files as Unix does; elsewhere a URL needs none of it
+    from graphjobs.database.embedded import server  # needs Unix file locks, which a system with a URL may not have
 
     return await asyncio.to_thread(server.ensure_running, settings.data_dir)
 
 
 class _GracefulConnection(asyncpg.Connection):
-    """The driver's connection, which lets a close that is under way come to its end.
+    """A connection of the driver that finishes a close in progress.
 
-    A close first asks the server to end what runs. SQLAlchemy, cancelled a second time while it waits for that, drops
-    the connection at once; the statement would go on at the server, and hold its locks.
+    A close first cancels the running statement at the server. SQLAlchemy, cancelled a second time while it waits for
+    the close, terminates the connection; the statement would then continue at the server and hold its locks.
     """
 
     _closing = False
@@ -80,29 +80,29 @@ class _GracefulConnection(asyncpg.Connection):
 
 
 async def connect(url: str, settings: Settings, **overrides: Any) -> "asyncpg.Connection[asyncpg.Record]":
-    """Opens one connection of the driver's, with every time-out set.
+    """Open one connection of the driver, with all time-outs.
 
     Args:
-        url: `postgresql://`, as libpq takes it; the driver itself reads it, so its whole query works.
-        settings: the time-outs, and whether a pooler in transaction mode is in between.
-        overrides: arguments of `asyncpg.connect` that win.
+        url: a libpq URL, `postgresql://`; the driver parses it, so its whole query works.
+        settings: the time-outs, and whether the URL names a pooler in transaction mode.
+        overrides: arguments of `asyncpg.connect` that take precedence.
 
     Raises:
-        DatabaseUnavailable: nobody answers there, or not now.
+        DatabaseUnavailable: no server answers, or it accepts no connections now.
         ConfigurationError: the URL, the user, the password or the database is wrong.
     """
     pooled = settings.pooler == "transaction"
     arguments: dict[str, Any] = {
         "timeout": settings.connect_timeout.total_seconds(),
         "command_timeout": (settings.statement_timeout + COMMAND_TIMEOUT_MARGIN).total_seconds(),
-        # A pooler in transaction mode refuses unknown settings, and shares its connections' prepared statements.
+        # A pooler in transaction mode refuses unknown settings, and its clients share prepared statements.
         "server_settings": {} if pooled else server_settings(settings),
         "statement_cache_size": 0 if pooled else 100,
         "connection_class": _GracefulConnection,
     }
     try:
         return await asyncpg.connect(url, **{**arguments, **overrides})
-    except Exception as error:  # whatever it is, it is translated or raised again
+    except Exception as error:  # translated or raised again
         failure = _connect_failure(error, url)
         if failure is None:
             raise
@@ -114,16 +114,16 @@ def _connect_failure(error: Exception, url: str) -> GraphJobsError | None:
         case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
             return DatabaseUnavailable(f"no PostgreSQL answers at {safe_location(url)}: start it, or check the URL")
         case asyncpg.InterfaceError() | ValueError() | OverflowError():
-            return ConfigurationError("GRAPHJOBS_DATABASE_URL cannot be used: it is no URL that libpq would take")
+            return ConfigurationError("GRAPHJOBS_DATABASE_URL must be a valid libpq URL")
     return translate_error(error, ambiguous=False)
 
 
 def safe_location(url: str) -> str:
-    """Says where a URL points to, for people: host, port and database, never the user or the password."""
+    """Return host, port and database of a URL for an error text, never the user or the password."""
     try:
         parts = urlsplit(url)
         if "@" in f"{parts.path}{parts.query}{parts.fragment}":
-            # A password that holds a slash, and was not escaped, has ended the host too early.
+            # A password with an unescaped slash: urlsplit ends the host there, and the rest holds the password.
             return "the configured address"
         host = parts.netloc.rpartition("@")[2] or "a local socket"
         return f"{host}{parts.path}"
@@ -133,11 +133,11 @@ def safe_location(url: str) -> str:
 
 def _engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngine:
     def creator(*_args: Any, **_kwargs: Any) -> "Coroutine[Any, Any, asyncpg.Connection[asyncpg.Record]]":
-        if not in_greenlet():  # the executor asked for an idle connection, and this one has to be opened anew
-            raise exc.MissingGreenlet("a connection is opened within a greenlet")
+        if not in_greenlet():  # the executor checks out an idle connection; this one was closed and must be reopened
+            raise exc.MissingGreenlet("opening a connection needs a greenlet")
         return connect(url, settings)
 
-    # The URL goes to the driver as it is; SQLAlchemy's own would lose what libpq knows, and shows in its repr.
+    # The URL goes to the driver unchanged: SQLAlchemy's URL loses libpq options, and its repr shows it.
     return create_async_engine("postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **arguments)
 
 
@@ -148,37 +148,37 @@ def _pooled_engine(url: str, settings: Settings, **arguments: Any) -> AsyncEngin
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout.total_seconds(),
-        # Few callers stay with few server processes, whose caches are warm, instead of going round all of them.
+        # LIFO keeps a few callers on a few backends with warm caches.
         pool_use_lifo=True,
         **arguments,
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "checkout", _reject_closed)
     return engine
 
 
-def _refuse_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Lets the pool replace a connection whose server went away; unlike a ping it costs no round trip."""
+def _reject_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:
+    """Make the pool replace a connection that the server has closed; unlike a ping this costs no round trip."""
     if dbapi_connection.driver_connection.is_closed():
         raise exc.DisconnectionError
 
 
 def autocommit_engine(url: str, settings: Settings) -> AsyncEngine:
-    """The engine for single statements, each its own transaction. Private: `rollback()` on it silently does nothing."""
+    """Create the engine for single statements in autocommit. Private: `rollback()` on it silently does nothing."""
     if settings.pooler == "transaction":
         return _engine_behind_pooler(url, settings)
-    # Nothing to reset on release: this engine never begins, and so never leaves a transaction open.
+    # No reset on release: this engine never begins a transaction.
     return _pooled_engine(url, settings, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
 def transactional_engine(url: str, settings: Settings) -> AsyncEngine:
-    """The engine for the sessions handed to callers."""
+    """Create the engine for the sessions of callers."""
     if settings.pooler == "transaction":
         return _engine_behind_pooler(url, settings)
     return _pooled_engine(url, settings)
 
 
 def _engine_behind_pooler(url: str, settings: Settings) -> AsyncEngine:
-    """An engine that pools nothing itself, prepares under names nobody shares, and sets its time-outs as it begins."""
+    """Create an engine without a pool, with unique names of prepared statements, and time-outs per transaction."""
     engine = _engine(
         url,
         settings,

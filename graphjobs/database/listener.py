@@ -1,4 +1,4 @@
-"""Listens for notices on a connection of its own; a notice is a hint that may be lost, never the truth."""
+"""Listen for notifications on a separate connection. A notification is a hint and may be lost."""
 
 import asyncio
 import logging
@@ -9,41 +9,41 @@ from graphjobs.database.engine import connect
 from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.settings import Settings
 
-_ALIVE_EVERY_SECONDS: Final = 10.0
-_AGAIN_AFTER_SECONDS: Final = 1.0
-_AGAIN_AT_MOST_SECONDS: Final = 30.0
+_PROBE_EVERY_SECONDS: Final = 10.0
+_RECONNECT_SECONDS: Final = 1.0
+_RECONNECT_SECONDS_MAX: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
 
 async def listen(url: str, settings: Settings, channel: str, on_notify: Callable[[], None]) -> None:
-    """Calls `heard` at each notice on a channel, and each time it begins to listen: some may have been missed.
+    """Call `on_notify` at each notification on a channel, and after each connect, when some may have been missed.
 
-    Goes on until it is cancelled, and connects anew whenever the connection ends; one that has died silently is found
-    out within seconds, by asking.
+    Runs until it is cancelled, and reconnects whenever the connection ends. A probe every 10 seconds detects a
+    connection that has ended silently.
 
     Raises:
-        ConfigurationError: a pooler in transaction mode is in between.
+        ConfigurationError: `settings.pooler` is "transaction".
     """
     if settings.pooler == "transaction":
         raise ConfigurationError(
-            "listening needs a connection of its own to the server: GRAPHJOBS_POOLER=transaction has none, so poll"
+            "listening needs a direct connection to the server: poll, or set GRAPHJOBS_POOLER=direct"
         )
-    wait = _AGAIN_AFTER_SECONDS
+    wait = _RECONNECT_SECONDS
     while True:
         try:
             connection = await connect(url, settings)
             try:
                 await connection.add_listener(channel, lambda *_: on_notify())
                 on_notify()
-                wait = _AGAIN_AFTER_SECONDS
+                wait = _RECONNECT_SECONDS
                 while True:
-                    await asyncio.sleep(_ALIVE_EVERY_SECONDS)
-                    await connection.execute("", timeout=_ALIVE_EVERY_SECONDS)
+                    await asyncio.sleep(_PROBE_EVERY_SECONDS)
+                    await connection.execute("", timeout=_PROBE_EVERY_SECONDS)
             finally:
                 connection.terminate()
-        except Exception as error:  # noqa: BLE001  # whatever ended it, polling goes on meanwhile
+        except Exception as error:  # noqa: BLE001  # reconnect after any error; workers poll meanwhile
             reason = str(error) if isinstance(error, GraphJobsError) else type(error).__name__
-            _log.warning("the listening connection ended, again in %.0f s: %s", wait, reason)
+            _log.warning("the listening connection ended; reconnecting in %.0f s: %s", wait, reason)
         await asyncio.sleep(wait)
-        wait = min(2 * wait, _AGAIN_AT_MOST_SECONDS)
+        wait = min(2 * wait, _RECONNECT_SECONDS_MAX)

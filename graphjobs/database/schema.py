@@ -1,4 +1,4 @@
-"""The schema `scheduler`: the metadata all tables share, PostgreSQL's own constraint names, and our revision."""
+"""The schema `scheduler`: the metadata of all tables, the constraint names, and the newest revision."""
 
 from typing import Final
 
@@ -6,21 +6,21 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 SCHEMA: Final = "scheduler"
-"""Earlier migrations of the host own it: we create it only where it is missing, and never drop it."""
+"""The host's earlier migrations own this schema: graphjobs creates it only where it is missing, and never drops it."""
 
 VERSION_TABLE: Final = "graphjobs_schema_version"
-"""Alembic's table of ours, so that a host's own Alembic does not collide with it."""
+"""The version table of graphjobs, separate from the one of a host that uses Alembic too."""
 
 REVISION: Final = "017_backfill"
-"""The revision this code needs: the newest one."""
+"""The newest revision, which this code needs."""
 
 
 class Base(DeclarativeBase):
-    """What every declared table of graphjobs derives from."""
+    """The base class of every declared table of graphjobs."""
 
     metadata = MetaData(
         schema=SCHEMA,
-        # What PostgreSQL itself would call them: a dump of ours then equals one of hand-written SQL.
+        # PostgreSQL's own default names: a dump then equals that of hand-written SQL.
         naming_convention={
             "pk": "%(table_name)s_pkey",
             "fk": "%(table_name)s_%(column_0_name)s_fkey",

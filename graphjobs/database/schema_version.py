@@ -1,4 +1,4 @@
-"""Whether a database is at a revision this code can work on; runs no migration, and needs nothing that does."""
+"""Check the schema revision of a database. This module runs no migration and imports no migration code."""
 
 from typing import Any, Final
 
@@ -14,19 +14,19 @@ _READ_REVISION: Final[Select[Any]] = select(literal_column("version_num")).selec
 
 
 async def require_revision(executor: Executor) -> str:
-    """Lets a database pass that this code can work on: one at its revision, or at a later one, which only adds.
+    """Check that a database is at this code's revision or a later one; later revisions only add to the schema.
 
     Returns:
-        The revision it is at.
+        The revision of the database.
 
     Raises:
-        SchemaOutOfDate: it is at an earlier one, or at none.
+        SchemaOutOfDate: the database is at an earlier revision, or has none.
     """
     try:
         rows = await executor.fetch_all(_READ_REVISION, {})
     except SchemaOutOfDate:
         rows = []
-    found: str | None = rows[0][0] if rows else None
-    if found is None or found[:3] < REVISION[:3]:
-        raise SchemaOutOfDate(found=found, expected=REVISION)
-    return found
+    revision: str | None = rows[0][0] if rows else None
+    if revision is None or revision[:3] < REVISION[:3]:
+        raise SchemaOutOfDate(found=revision, expected=REVISION)
+    return revision

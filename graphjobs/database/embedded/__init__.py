@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL server: its cluster, its process and its folders."""
+"""The embedded PostgreSQL server: its cluster, its process, its programs and its folders."""

@@ -1,7 +1,7 @@
-"""The truth about pid files: which process they name, and whether it is the server of the data beside them.
+"""Check whether the process in a pid file is the server of the data beside it.
 
-A pid outlives its process on file and is given out again, and a killed postmaster can stay a zombie. This room looks
-at processes and signals none.
+The system reuses the pid of an ended process, and a killed postmaster can stay a zombie. This module reads processes
+and signals none.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ MISSING_EXTRA = (
 
 
 def find_postmaster(data_dir: Path) -> int | None:
-    """The process id of the live postmaster of these data; None where their pid file names none or another process."""
-    pid = _pid_on(data_dir / "postmaster.pid")
+    """Return the pid of the live postmaster of a data folder; None if its pid file has no pid or another process."""
+    pid = _read_pid(data_dir / "postmaster.pid")
     if pid is None:
         return None
     psutil = import_psutil()
@@ -33,30 +33,30 @@ def find_postmaster(data_dir: Path) -> int | None:
             return None
         if str(data_dir) in process.cmdline():
             return pid
-        # A server started by hand may name its folder otherwise, but works in it. In a container root may not be
-        # allowed to look, which is why this is asked last.
+        # A server that was started by hand may have another path on its command line, but works in the folder. This
+        # check is last because root in a container may lack the permission.
         return pid if Path(process.cwd()).samefile(data_dir) else None
     except (psutil.Error, OSError):
         return None
 
 
 def drop_stale(*pid_files: Path) -> None:
-    """Removes those that PostgreSQL would wrongly believe: they name a live stranger, a zombie, or nothing.
+    """Remove pid files that would mislead PostgreSQL: those with a live other process, a zombie, or no pid.
 
-    Only for a caller who knows that no server of these data lives. A dead pid is left to PostgreSQL's own judgement.
-    Either way a second server on the same data is still refused, by the shared memory that belongs to the folder.
+    The caller must know that no server of this folder runs. PostgreSQL itself handles a dead pid, and still refuses a
+    second server on the same data, by the folder's shared memory.
     """
     psutil = import_psutil()
     for pid_file in pid_files:
-        pid = _pid_on(pid_file)
+        pid = _read_pid(pid_file)
         if pid is None or psutil.pid_exists(pid):
             with contextlib.suppress(FileNotFoundError):
                 pid_file.unlink()
-                logger.warning("removed %s: the process it names is not this server", pid_file)
+                logger.warning("removed %s: the process in it is not this server", pid_file)
 
 
 def import_psutil() -> Any:
-    """Imports psutil, which only the extra brings."""
+    """Import psutil, which only the extra `embedded` installs."""
     try:
         import psutil  # type: ignore[import-untyped]
     except ImportError:
@@ -64,8 +64,8 @@ def import_psutil() -> Any:
     return psutil
 
 
-def _pid_on(file: Path) -> int | None:
-    """The process id that a pid file begins with; None where there is no such file, or no number in it."""
+def _read_pid(file: Path) -> int | None:
+    """Return the pid at the start of a pid file; None for a missing file or one without a valid pid."""
     try:
         words = file.read_text(errors="replace").split(maxsplit=1)
     except OSError:

