@@ -1,22 +1,22 @@
-"""Every error graphjobs raises on purpose, and nothing else: this room imports no other.
+"""The errors of graphjobs. This module imports no other module of the package.
 
 ```
 GraphJobsError
-    InvalidJob              a bad value; names the field (also a ValueError)
-    JobAlreadyExists        an id that is taken
-    JobNotFound             no such job for this tenant
-    JobConflict             a use case the job's status does not allow
-    IdempotencyConflict     a key that was used for another request
-    IllegalTransition       a move outside the transition table, refused before any SQL
-    CorruptRow              a stored row that cannot be read; names it, harms no other
-    OutcomeUnknown          sent, and not known to have landed
+    InvalidJob              an invalid value; names the field (also a ValueError)
+    JobAlreadyExists        the id is in use
+    JobNotFound             the tenant has no such job
+    JobConflict             the status of the job does not allow the operation
+    IdempotencyConflict     the key was used for another request
+    IllegalTransition       a transition outside the transition table, refused before any SQL
+    CorruptRow              a stored row is unreadable; names the row and affects no other
+    OutcomeUnknown          a write was sent and may or may not be applied
     SchemaOutOfDate         the database is at another revision than this code
-    DatabaseUnavailable     nothing was done; safe to try again
-    ConfigurationError      what was configured cannot work
+    DatabaseUnavailable     nothing was changed; safe to try again
+    ConfigurationError      the configuration is invalid
 ```
 
-A lost swap is no error: the repository answers `False`. Errors carry ids, an SQLSTATE and the name of a
-constraint, never a payload and never a password, so that they can be logged as they are.
+A lost compare-and-swap is not an error: the repository returns `False`. Errors carry ids, an SQLSTATE and the name of
+a constraint, never a payload and never a password, so that they are safe to log.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ from uuid import UUID
 
 
 class GraphJobsError(Exception):
-    """What every error of graphjobs is; `str()` of it is one sentence for people.
+    """The base class of all errors of graphjobs; `str()` returns one sentence for people.
 
     Attributes:
-        sqlstate: PostgreSQL's five-character error code, or None where no server spoke.
-        constraint: the name of the constraint at fault, or None.
+        sqlstate: PostgreSQL's five-character error code, or None for an error without an answer of the server.
+        constraint: the name of the violated constraint, or None.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
@@ -37,7 +37,7 @@ class GraphJobsError(Exception):
         self.constraint = constraint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exception's own pickling calls the class with args alone, which keyword-only arguments do not survive.
+        # Exception's own pickling calls the class with `args` only and would lose keyword-only arguments.
         return (_rebuild, (type(self), self.args, self.__dict__))
 
 
@@ -49,12 +49,12 @@ def _rebuild(cls: type[GraphJobsError], args: tuple[object, ...], state: dict[st
 
 
 class InvalidJob(GraphJobsError, ValueError):
-    """A value that cannot be part of a job, an event or a call.
+    """An invalid value in a job, an event or a call.
 
     Attributes:
-        field: the first field at fault, by its Python name ("tenant_id", "limit"); empty where the value as a
-            whole is at fault.
-        problems: every (field, what is wrong with it), in order.
+        field: the Python name of the first invalid field ("tenant_id", "limit"); empty where the value as a whole is
+            invalid.
+        problems: all pairs of (field, reason), in order.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class InvalidJob(GraphJobsError, ValueError):
 
 
 class JobAlreadyExists(GraphJobsError):
-    """An insert of an id that is taken, by whichever tenant: the tenant is not told.
+    """An insert with an id that is in use, by this or another tenant; the error does not name the tenant.
 
     Attributes:
         job_id: the id.
     """
 
     def __init__(self, job_id: UUID, *, what: str = "graph job") -> None:
-        super().__init__(f"a {what} with the id {job_id} exists already; insert takes an id once")
+        super().__init__(f"a {what} with the id {job_id} already exists")
         self.job_id = job_id
 
 
 class JobNotFound(GraphJobsError):
-    """No job, or policy run, of this id belongs to this tenant.
+    """The tenant has no job or policy run with this id.
 
     Attributes:
-        tenant_id: who asked.
-        job_id: what was asked for: a job's id, or the asker's own name of a policy run.
+        tenant_id: the tenant of the call.
+        job_id: the id of a job, or the caller's own name of a policy run.
     """
 
     def __init__(self, tenant_id: str, job_id: UUID | str, *, what: str = "graph job") -> None:
@@ -97,11 +97,11 @@ class JobNotFound(GraphJobsError):
 
 
 class JobConflict(GraphJobsError):
-    """A use case that the status of a job or policy run does not allow, now or any more.
+    """An operation that the status of a job or policy run does not allow.
 
     Attributes:
-        job_id: which job, or run.
-        status: the wire word of its status, as it was read after the attempt.
+        job_id: the id of the job or run.
+        status: the public name of its status, read after the operation failed.
     """
 
     def __init__(self, message: str, *, job_id: UUID, status: str) -> None:
@@ -111,59 +111,57 @@ class JobConflict(GraphJobsError):
 
 
 class IdempotencyConflict(GraphJobsError):
-    """A key that was used before, for another request. Nothing was done.
+    """A key that was used before, for another request. Nothing was changed.
 
     Attributes:
         key: the key, or the run id of a policy run.
     """
 
     def __init__(self, key: str, *, what: str = "key") -> None:
-        super().__init__(
-            f"the {what} {key!r} was used for another request: ask for that one again, or take a new {what}"
-        )
+        super().__init__(f"the {what} {key!r} was used for another request: repeat that request, or use a new {what}")
         self.key = key
 
 
 class IllegalTransition(GraphJobsError):
-    """A move that the transition table does not hold.
+    """A transition that is not in the transition table.
 
     Attributes:
-        expected: the wire word of the status moved from.
-        target: the wire word of the status moved to.
+        expected: the public name of the status before the transition.
+        target: the public name of the status after the transition.
     """
 
     def __init__(self, expected: str, target: str, *, legal: Iterable[str], what: str = "graph job") -> None:
-        words = ", ".join(legal)
-        rest = f"from {expected} it may become {words}" if words else f"{expected} is final; a retry is a new one"
-        super().__init__(f"a {what} cannot go from {expected} to {target}: {rest}")
+        targets = ", ".join(legal)
+        hint = f"legal targets are {targets}" if targets else f"{expected} is final; a retry is a new {what}"
+        super().__init__(f"a {what} cannot go from {expected} to {target}: {hint}")
         self.expected = expected
         self.target = target
 
 
 class CorruptRow(GraphJobsError):
-    """A stored row that cannot be read as what its table holds.
+    """A stored row that is unreadable: it violates the invariants of its value.
 
     Attributes:
-        table: "graph_jobs" or "policy_runs", or one of their logs, as "graph_job_events".
-        row_id: the primary key: a job's or run's UUID, an event's number.
-        reason: what is wrong with it, without its content.
+        table: "graph_jobs", "policy_runs", "graph_job_events" or "policy_run_events".
+        row_id: the primary key: the UUID of a job or run, or the number of an event.
+        reason: the violation, without the content of the row.
     """
 
     def __init__(self, table: str, row_id: UUID | int, reason: str) -> None:
-        super().__init__(f"scheduler.{table} holds a row that cannot be read, id {row_id}: {reason}")
+        super().__init__(f"the row of scheduler.{table} with the id {row_id} is unreadable: {reason}")
         self.table = table
         self.row_id = row_id
         self.reason = reason
 
 
 class OutcomeUnknown(GraphJobsError):
-    """A write was sent, and the connection ended before the answer: it may have landed, or may still land.
+    """A write was sent, and the connection ended before the answer: it may be applied now, later or never.
 
-    Do not repeat it blindly; read the job first, or ask the store again with the same transition id.
+    Do not repeat it blindly: read the job first, or call the store again with the same transition id.
 
     Attributes:
-        backend: the process id of the server's side of that connection, or None where a pooler hides it. As long as it
-            runs, the write may still land.
+        backend: the process id of the connection's backend, or None behind a pooler. While it runs, the write may still
+            be applied.
     """
 
     def __init__(self, message: str, *, backend: int | None = None, sqlstate: str | None = None) -> None:
@@ -172,28 +170,25 @@ class OutcomeUnknown(GraphJobsError):
 
 
 class SchemaOutOfDate(GraphJobsError):
-    """The database's schema is not the one this code was written for.
+    """The schema revision of the database is older than the one that this code needs.
 
     Attributes:
-        found: the revision the database is at, or None where there is none (or it could not be told).
-        expected: the revision this code needs.
+        found: the revision of the database, or None without one (or if it is unknown).
+        expected: the revision that this code needs.
     """
 
     def __init__(self, *, found: str | None, expected: str, sqlstate: str | None = None) -> None:
-        is_at = f"is at revision {found}" if found else "lacks the schema of graphjobs, or a part of it"
+        state = f"is at revision {found}" if found else "lacks the schema of graphjobs, or a part of it"
         super().__init__(
-            f"the database {is_at}, and this code needs {expected}: run `graphjobs db upgrade`", sqlstate=sqlstate
+            f"the database {state}, and this code needs {expected}: run `graphjobs db upgrade`", sqlstate=sqlstate
         )
         self.found = found
         self.expected = expected
 
 
 class DatabaseUnavailable(GraphJobsError):
-    """The database could not do it now, and has not done it: down, overloaded, locked, or shutting down.
-
-    Safe to try again, with back-off.
-    """
+    """The database is down, overloaded, locked or shutting down. Nothing was changed; retry with back-off."""
 
 
 class ConfigurationError(GraphJobsError):
-    """Settings that cannot work, whatever the database does: a bad URL, a refused password, a missing extra."""
+    """Invalid settings, such as a bad URL, a refused password or a missing extra. A retry does not help."""

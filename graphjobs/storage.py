@@ -1,4 +1,4 @@
-"""The one place where engines, executors and repositories are built and joined."""
+"""The composition root: the only module that builds and joins engines, executors, stores and queues."""
 
 import asyncio
 import logging
@@ -27,17 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What a service holds while it runs.
+    """The open data layer of a service. Each part has `using(session)`, which runs it inside a session.
 
     Attributes:
-        database: runs each statement alone; `database.using(session)` inside a session.
-        graph_jobs: graph jobs with their log, each call its own transaction; `graph_jobs.using(session)` inside a
-            session.
-        graph_job_queue: hands queued jobs to workers, and takes them back; `graph_job_queue.using(session)` inside a
-            session.
-        graph_job_repository: the plan's contract on the same tables, without the log.
-        policy_runs: policy runs with their log; `policy_runs.using(session)` inside a session.
-        policy_run_queue: leases pending policy runs to dispatchers; `policy_run_queue.using(session)` inside a session.
+        database: runs each statement in autocommit.
+        graph_jobs: graph jobs with their event log; each call is a transaction.
+        graph_job_queue: hands queued jobs to workers and stores their results.
+        graph_job_repository: the plan's contract on the same tables, without the event log.
+        policy_runs: policy runs with their event log; each call is a transaction.
+        policy_run_queue: leases pending policy runs to dispatchers and stores their results.
     """
 
     database: AutocommitExecutor
@@ -47,16 +45,16 @@ class Storage:
     policy_runs: PolicyRunRepository
     policy_run_queue: PolicyRunQueue
     _sessions: async_sessionmaker[AsyncSession]
-    # Not shown: it knows the URL, and that may hold a password.
+    # Not in repr(): it holds the URL, which may hold a password.
     _listen: Callable[[Callable[[], None]], Coroutine[None, None, None]] = field(repr=False)
 
     def session(self) -> AsyncSession:
-        """Gives a new session on the transactional engine; `async with` closes it and rolls back what is open.
+        """Return a new session on the transactional engine; `async with` closes it and rolls back an open transaction.
 
-        What the caller runs on it himself, its commit among that, raises SQLAlchemy's own errors. A COMMIT whose answer
-        was lost may have landed, and tells so no more than one that did not: read what it should have written.
+        Statements of the caller on the session, and its commit, raise SQLAlchemy's own errors. After a COMMIT without
+        an answer the outcome is unknown: read the rows that it should have written.
 
-        For a transaction that holds jobs and the caller's own rows::
+        For a transaction with jobs and the caller's own rows::
 
             async with storage.session() as session, session.begin():
                 jobs = storage.graph_jobs.using(session)
@@ -65,66 +63,66 @@ class Storage:
         return self._sessions()
 
     async def listen(self, on_notify: Callable[[], None]) -> None:
-        """Calls `heard` whenever something may have been queued, until it is cancelled; on a connection of its own.
+        """Call `on_notify` whenever work may have been queued, until cancelled; on a separate connection.
 
-        Only storages whose settings say `notify` tell of what they queue, and a notice can be lost: it may save a wait,
-        and replaces no look.
+        Only storages with the setting `notify` send notifications, and a notification may be lost: it can shorten the
+        wait between polls, and cannot replace them.
 
         Raises:
-            ConfigurationError: a pooler in transaction mode is in between.
+            ConfigurationError: the setting `pooler` is "transaction".
         """
         await self._listen(on_notify)
 
 
 @asynccontextmanager
 async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storage]:
-    """Opens the data layer, and closes it cleanly.
+    """Open the data layer, and close it at the end.
 
-    With no URL set it starts the embedded server if need be, and brings its schema up to date: that database is ours.
-    A database that a URL names is never migrated unasked.
+    Without a URL, start the embedded server unless it runs, and upgrade its schema. A database with a URL is never
+    migrated automatically.
 
     Args:
-        settings: where and how long; None means those of the environment.
+        settings: the database and the time-outs; None means the settings of the environment.
 
     Raises:
-        ConfigurationError: what is configured cannot work.
-        DatabaseUnavailable: nobody answers.
+        ConfigurationError: the settings are invalid.
+        DatabaseUnavailable: no server answers.
         SchemaOutOfDate: the database is at an earlier revision: run `graphjobs db upgrade`.
     """
-    given = settings or Settings.load()
-    url = await resolve_url(given)
-    alone = autocommit_engine(url, given)
-    transactional = transactional_engine(url, given)
+    settings = settings or Settings.load()
+    url = await resolve_url(settings)
+    autocommit = autocommit_engine(url, settings)
+    transactional = transactional_engine(url, settings)
     try:
-        database = AutocommitExecutor(alone, given)
+        database = AutocommitExecutor(autocommit, settings)
         try:
             await require_revision(database)
         except SchemaOutOfDate:
-            if given.database_url is not None:
+            if settings.database_url is not None:
                 raise
-            # Alembic takes a fifth of a second to import, and most who open a storage never need it.
+            # Imported here because alembic takes 0.2 s to import and is rarely needed.
             from graphjobs.database.migrations.commands import upgrade
 
-            await upgrade(given)
+            await upgrade(settings)
         yield Storage(
             database=database,
-            graph_jobs=PostgresGraphJobStore(database, notify=given.notify),
-            graph_job_queue=GraphJobQueue(database, notify=given.notify),
+            graph_jobs=PostgresGraphJobStore(database, notify=settings.notify),
+            graph_job_queue=GraphJobQueue(database, notify=settings.notify),
             graph_job_repository=GraphJobRepository(database),
-            policy_runs=PostgresPolicyRunRepository(database, notify=given.notify),
-            policy_run_queue=PolicyRunQueue(database, notify=given.notify),
+            policy_runs=PostgresPolicyRunRepository(database, notify=settings.notify),
+            policy_run_queue=PolicyRunQueue(database, notify=settings.notify),
             _sessions=async_sessionmaker(transactional, expire_on_commit=False),
-            _listen=partial(listen, url, given, CHANNEL),
+            _listen=partial(listen, url, settings, CHANNEL),
         )
     finally:
-        await run_to_completion(_dispose((alone, transactional), given))
+        await run_to_completion(_dispose((autocommit, transactional), settings))
 
 
 async def _dispose(engines: tuple[AsyncEngine, ...], settings: Settings) -> None:
-    """Closes the pools; a network that swallows our farewell is not waited for."""
+    """Close the pools, and wait no longer than the connect time-out for an unreachable server."""
     try:
         async with asyncio.timeout(settings.connect_timeout.total_seconds()):
             for engine in engines:
                 await engine.dispose()
     except TimeoutError:
-        _log.warning("the database did not answer a farewell; its connections were left to end by themselves")
+        _log.warning("the database did not answer while the pools were closed; its connections end by themselves")

@@ -286,7 +286,7 @@ async def test_no_connection_leaves_nothing(graphjobs_settings: Settings, tmp_pa
     short = {"pool_size": 1, "connect_timeout": timedelta(seconds=0.2)}
     async with open_storage(graphjobs_settings.model_copy(update=short)) as storage, storage.session() as session:
         await session.connection()
-        with pytest.raises(DatabaseUnavailable, match="no connection of the pool came free"):
+        with pytest.raises(DatabaseUnavailable, match="the pool had no free connection"):
             await export(storage, tmp_path)
     assert [] == _names(tmp_path)
 

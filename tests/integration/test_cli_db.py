@@ -142,14 +142,14 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
         "upgrade",
         {"url": f"mysql://alice:{_PASSWORD}@localhost/graphjobs"},
         3,
-        "GRAPHJOBS_DATABASE_URL cannot be used: it must start with postgresql://",
+        "GRAPHJOBS_DATABASE_URL is invalid: it must start with postgresql://",
     ),
-    "no URL at all": ("current", {"url": f"alice {_PASSWORD}"}, 3, "GRAPHJOBS_DATABASE_URL cannot be used"),
+    "no URL at all": ("current", {"url": f"alice {_PASSWORD}"}, 3, "GRAPHJOBS_DATABASE_URL is invalid"),
     "a port that is none": (
         "upgrade",
         {"url": f"postgresql://alice:{_PASSWORD}@localhost:port/graphjobs"},
         3,
-        "GRAPHJOBS_DATABASE_URL cannot be used",
+        "GRAPHJOBS_DATABASE_URL is invalid",
     ),
     "a server that is down": (
         "upgrade",
@@ -173,7 +173,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
         "upgrade",
         {"GRAPHJOBS_LOCK_TIMEOUT": "soon"},
         3,
-        "GRAPHJOBS_LOCK_TIMEOUT cannot be used",
+        "GRAPHJOBS_LOCK_TIMEOUT is invalid",
     ),
     "a pooler in between": (
         "upgrade",
@@ -234,7 +234,7 @@ def test_a_database_or_a_role_that_is_not_there_ends_with_3(graphjobs: Command, 
     """Both are the configuration's mistake, and creating them is not ours to do."""
     nowhere = guarded_url.replace("/postgres?", "/nowhere?")
     done = graphjobs("db", "upgrade", url=_as_alice(nowhere, _PASSWORD))
-    _failed(done, code=3, words="there is no such database on the server")
+    _failed(done, code=3, words="the database does not exist on the server")
     done = graphjobs("db", "current", url=guarded_url.replace("//graphjobs@", f"//nobody:{_PASSWORD}@"))
     _failed(done, code=3, words="the database refused the password")
 

@@ -162,7 +162,7 @@ async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant
     """By whichever tenant, who is not told; a session stays usable."""
     first = await runs.insert(policy_run(tenant))
     for whose in (tenant, f"{tenant}-other"):
-        with pytest.raises(JobAlreadyExists, match=f"a policy run with the id {first.id} exists already") as caught:
+        with pytest.raises(JobAlreadyExists, match=f"a policy run with the id {first.id} already exists") as caught:
             await runs.insert(policy_run(whose, id=first.id, run_id="another"))
         assert tenant not in str(caught.value)
     assert first == await runs.get(tenant, first.id)

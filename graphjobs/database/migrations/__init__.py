@@ -1,1 +1,1 @@
-"""Alembic migrations: the environment they run in, and the commands."""
+"""Alembic migrations: their environment and the commands."""

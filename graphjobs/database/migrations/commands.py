@@ -1,8 +1,8 @@
-"""Migrations as a product: upgrade, downgrade, check and SQL, from a running loop or from `alembic`; knows no job.
+"""The migration commands: upgrade, downgrade, check, current, history and SQL, from a running event loop.
 
-Each runs under an advisory lock of the database, so that two at once both end well, and with lock time-outs, so that a
-migration behind a long reader lets others go on. The revisions live in the folder
-`alembic/`, which travels in the wheel.
+Migrations hold an advisory lock of the database, so that concurrent ones both succeed, and have lock time-outs, so
+that a migration behind a long reader does not block others. The revisions are in the folder `alembic/`, which the
+wheel contains.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ _INVALID_INDEXES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One revision, as its script says it.
+    """One revision of the schema.
 
     Attributes:
-        revision: its id, "014_graph_jobs".
-        follows: the id of the one before it, or None.
-        summary: the first line of its docstring.
+        revision: the id, such as "014_graph_jobs".
+        follows: the id of the previous revision, or None.
+        summary: the first line of the revision's docstring.
     """
 
     revision: str
@@ -58,19 +58,20 @@ class Revision:
 
 
 async def upgrade(settings: Settings | None = None, *, revision: str = "head") -> str | None:
-    """Brings the schema up to a revision. Two at once both end well: the later one finds nothing left to do.
+    """Upgrade the schema to a revision. Of two concurrent upgrades the later one has nothing left to do.
 
     Args:
-        settings: which database; None means those of the environment.
-        revision: the revision to reach; "head" is the newest.
+        settings: the database; None means the settings of the environment.
+        revision: the target; "head" is the newest revision.
 
     Returns:
-        The revision the database is at afterwards, read on a connection of its own.
+        The revision of the database afterwards, read on a separate connection.
 
     Raises:
-        DatabaseUnavailable: it cannot be reached, another migration takes longer than two minutes, or a lock was not
-            free in five tries; what was begun is rolled back.
-        ConfigurationError: there is no such revision, or the role may not.
+        DatabaseUnavailable: the server is unreachable, another migration takes longer than two minutes, or a lock was
+            not free in five attempts; the failed revision is rolled back.
+        ConfigurationError: the revision does not exist, or the role lacks a privilege.
+        GraphJobsError: an interrupted build left an invalid index.
     """
     async with migration_lock(settings) as (connection, lock):
         await lock.execute(CREATE_SCHEMA_IF_MISSING)
@@ -79,23 +80,23 @@ async def upgrade(settings: Settings | None = None, *, revision: str = "head") -
         invalid = await lock.fetch(_INVALID_INDEXES)
     if invalid:
         names = ", ".join(row[0] for row in invalid)
-        raise GraphJobsError(f"an index was left invalid by a build that was ended: {names}; drop it and upgrade again")
+        raise GraphJobsError(f"an interrupted build left an invalid index: {names}; drop it and upgrade again")
     return reached
 
 
 async def downgrade(settings: Settings | None = None, *, revision: str, drop_data: bool = False) -> str | None:
-    """Brings the schema down to a revision; "base" removes the tables, never the schema.
+    """Downgrade the schema to a revision; "base" removes the tables, never the schema.
 
     Args:
-        settings: which database; None means those of the environment.
-        revision: the revision to go down to, or "base".
-        drop_data: True drops tables that hold rows; else such a downgrade is refused and changes nothing.
+        settings: the database; None means the settings of the environment.
+        revision: the target revision, or "base".
+        drop_data: True drops tables that hold rows; otherwise such a downgrade is refused and changes nothing.
 
     Returns:
-        The revision the database is at afterwards, or None for base.
+        The revision of the database afterwards, or None for "base".
 
     Raises:
-        GraphJobsError: tables hold rows; the sentence says how many, and how to keep them.
+        GraphJobsError: tables hold rows; the message says how many, and how to keep them.
     """
     async with migration_lock(settings) as (connection, lock):
         await _run(connection, "downgrade", lambda config: command.downgrade(config, revision), drop_data=drop_data)
@@ -103,36 +104,36 @@ async def downgrade(settings: Settings | None = None, *, revision: str, drop_dat
 
 
 async def check(settings: Settings | None = None) -> None:
-    """Compares the database with the declared tables.
+    """Compare the database with the declared tables.
 
     Raises:
-        SchemaOutOfDate: it is not at the newest revision.
-        GraphJobsError: it differs from what is declared; the sentence names each difference.
+        SchemaOutOfDate: the database is not at the newest revision.
+        GraphJobsError: the database differs from the declared tables; the message names each difference.
     """
     async with migration_lock(settings) as (connection, _lock):
         await _run(connection, "check", command.check)
 
 
 async def current(settings: Settings | None = None) -> str | None:
-    """Tells the revision a database is at, or None where it has none; takes no lock."""
-    given = settings or Settings.load()
-    connection = await connect(await resolve_url(given), given)
+    """Return the revision of a database, or None without one; take no lock."""
+    settings = settings or Settings.load()
+    connection = await connect(await resolve_url(settings), settings)
     try:
         with translate_alembic_errors():
             return await _revision(connection)
     except SchemaOutOfDate:
         return None
     finally:
-        await connection.close(timeout=given.connect_timeout.total_seconds())
+        await connection.close(timeout=settings.connect_timeout.total_seconds())
 
 
 async def _revision(connection: DriverConnection) -> str | None:
-    found: str | None = await connection.fetchval(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")
-    return found
+    revision: str | None = await connection.fetchval(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")
+    return revision
 
 
 def history() -> tuple[Revision, ...]:
-    """Lists the revisions there are, oldest first; asks no database."""
+    """List all revisions, oldest first, without a database."""
     scripts = list(ScriptDirectory.from_config(_config()).walk_revisions())
     return tuple(
         Revision(script.revision, str(script.down_revision) if script.down_revision else None, script.doc)
@@ -141,15 +142,16 @@ def history() -> tuple[Revision, ...]:
 
 
 def sql(revisions: str = "head", *, down: bool = False, drop_data: bool = False) -> str:
-    """Renders migrations as SQL for psql; asks no database. It blocks for some tens of milliseconds.
+    """Render migrations as SQL for psql, without a database. Blocks for some tens of milliseconds.
 
     Args:
-        revisions: a revision to go up to from nothing, or "from:to".
-        down: True renders the way down, which needs "from:to".
-        drop_data: True renders a way down that does not refuse tables with rows.
+        revisions: the target of an upgrade from nothing, or "from:to".
+        down: True renders a downgrade, which needs "from:to".
+        drop_data: True renders a downgrade that does not refuse tables with rows.
 
     Raises:
-        ConfigurationError: there is no such revision.
+        ConfigurationError: the revision does not exist.
+        DatabaseUnavailable: another migration runs in this process for 10 seconds.
     """
     rendered = io.StringIO()
     config = _config(drop_data=drop_data, output=rendered)
@@ -174,7 +176,7 @@ def _config(*, drop_data: bool = False, output: io.StringIO | None = None) -> Co
 
 
 def _revisions_folder() -> Path:
-    """The repository's own folder when run from it: a copy in the package would be stale there."""
+    """Return the repository's own folder when run from it, where a copy in the package would be stale."""
     here = Path(__file__).resolve().parent
     repository = here.parents[2]
     return repository / "alembic" if (repository / "alembic.ini").is_file() else here / "alembic"
@@ -183,8 +185,8 @@ def _revisions_folder() -> Path:
 async def _run(
     on_connection: OnConnection, name: str, work: Callable[[Config], object], *, drop_data: bool = False
 ) -> None:
-    """Runs one alembic command, again where a lock was not free in time: each revision is a transaction of its own."""
-    # A blocking wait would stop the loop that the other migration may run in.
+    """Run one alembic command; repeat it if a lock was not free in time, since each revision is a transaction."""
+    # A blocking wait would stop the event loop, in which the other migration may run.
     while not _ALEMBIC_IN_THIS_PROCESS.acquire(blocking=False):  # noqa: ASYNC110  # held across threads and loops
         await asyncio.sleep(0.05)
     try:
