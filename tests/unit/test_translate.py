@@ -1,4 +1,4 @@
-"""What an SQLSTATE becomes, where no test elsewhere brings the server to say it."""
+"""The translation of SQLSTATEs that no integration test provokes."""
 
 import asyncpg
 import pytest
@@ -7,7 +7,7 @@ from graphjobs import DatabaseUnavailable, GraphJobsError, OutcomeUnknown
 from graphjobs.database.error_translation import translate_error
 
 
-def _said(sqlstate: str, *, ambiguous: bool = True) -> GraphJobsError:
+def _translate(sqlstate: str, *, ambiguous: bool = True) -> GraphJobsError:
     error = asyncpg.PostgresError.new({"C": sqlstate, "M": "a row is quoted here", "S": "ERROR"})
     failure = translate_error(error, ambiguous=ambiguous)
     assert failure is not None
@@ -17,13 +17,13 @@ def _said(sqlstate: str, *, ambiguous: bool = True) -> GraphJobsError:
 
 
 @pytest.mark.parametrize("sqlstate", ["53400", "58030", "58P01", "XX000", "XX001"])
-def test_what_befalls_the_server_itself_is_no_fault_of_what_was_asked(sqlstate: str) -> None:
-    """It answered, so nothing was changed; and a job's end is tried again, not failed for it."""
-    assert isinstance(_said(sqlstate), DatabaseUnavailable)
+def test_a_failure_of_the_server_makes_the_database_unavailable(sqlstate: str) -> None:
+    """The server answered, so nothing was changed and the caller may retry."""
+    assert isinstance(_translate(sqlstate), DatabaseUnavailable)
 
 
 @pytest.mark.parametrize("sqlstate", ["25P04", "57P04"])
-def test_what_ends_the_connection_leaves_a_write_open(sqlstate: str) -> None:
-    """And only a write that was sent on its own."""
-    assert isinstance(_said(sqlstate), OutcomeUnknown)
-    assert isinstance(_said(sqlstate, ambiguous=False), DatabaseUnavailable)
+def test_a_lost_connection_makes_the_outcome_of_a_write_unknown(sqlstate: str) -> None:
+    """Only the outcome of a write in autocommit is unknown."""
+    assert isinstance(_translate(sqlstate), OutcomeUnknown)
+    assert isinstance(_translate(sqlstate, ambiguous=False), DatabaseUnavailable)
