@@ -114,7 +114,7 @@ def _connect_failure(error: Exception, url: str) -> GraphJobsError | None:
         case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
             return DatabaseUnavailable(f"no PostgreSQL answers at {safe_location(url)}: start it, or check the URL")
         case asyncpg.InterfaceError() | ValueError() | OverflowError():
-            return ConfigurationError("GRAPHJOBS_DATABASE_URL must be a valid libpq URL")
+            return ConfigurationError("GRAPHJOBS_DATABASE_URL is invalid: it must be a URL that libpq accepts")
     return translate_error(error, ambiguous=False)
 
 

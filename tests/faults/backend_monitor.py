@@ -1,6 +1,6 @@
-"""What the fault tests watch: the server's own view of our connections, and the pools' view of theirs.
+"""Monitor the backends of graphjobs at the server, and the connections of the pools.
 
-Nothing here sleeps to win a race: it asks the server until what is waited for is so, and fails at a deadline.
+No test sleeps to win a race: the monitor polls the server until a condition holds, and fails at a deadline.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Watch:
-    """Two connections of the test's own: one sees and ends what graphjobs has on the same database, one holds locks.
+    """Two connections of the test: one reads and ends the backends of graphjobs on the database, one holds locks.
 
-    They are two because a transaction sees pg_stat_activity as it was when it first looked.
+    One connection is not enough, because a transaction reads pg_stat_activity only once.
     """
 
     def __init__(self, connection: Connection, holder: Connection) -> None:
@@ -39,10 +39,10 @@ class Watch:
         self._holder = holder
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str, seconds: float) -> None:
-        """Asks until it is so.
+        """Poll until a condition holds.
 
         Raises:
-            AssertionError: it was not, within those seconds.
+            AssertionError: the condition did not hold within `seconds`.
         """
         deadline = time.monotonic() + seconds
         while not await condition():
@@ -50,19 +50,19 @@ class Watch:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def busy(self) -> list[str]:
-        """Says what our backends do that are not idle: state, what is waited for, statement."""
+        """List the backends of graphjobs that are not idle: state, wait event, statement."""
         rows = await self.connection.fetch(
             f"SELECT concat_ws(' | ', state, wait_event_type, wait_event, left(query, 60)) {_OURS} AND state <> 'idle'"
         )
         return [row[0] for row in rows]
 
     async def count(self) -> int:
-        """Counts our backends."""
-        counted: int = await self.connection.fetchval(f"SELECT count(*) {_OURS}")
-        return counted
+        """Count the backends of graphjobs."""
+        count: int = await self.connection.fetchval(f"SELECT count(*) {_OURS}")
+        return count
 
     async def until_count(self, count: int) -> None:
-        """Waits until we have so many backends."""
+        """Wait until graphjobs has `count` backends."""
 
         async def is_count() -> bool:
             return await self.count() == count
@@ -70,7 +70,7 @@ class Watch:
         await self.until(is_count, f"{count} backends", DEADLINE_SECONDS)
 
     async def until_waiting(self, count: int = 1) -> list[int]:
-        """Waits until so many of our backends wait for a lock; gives their process ids."""
+        """Wait until `count` backends of graphjobs wait for a lock; return their process ids."""
         pids: list[int] = []
 
         async def are_waiting() -> bool:
@@ -82,7 +82,7 @@ class Watch:
         return pids
 
     async def until_settled(self, seconds: float = DEADLINE_SECONDS) -> None:
-        """Waits until no backend of ours runs a statement or holds a transaction open."""
+        """Wait until no backend of graphjobs runs a statement or holds a transaction open."""
 
         async def is_settled() -> bool:
             return not await self.busy()
@@ -90,18 +90,18 @@ class Watch:
         await self.until(is_settled, "no busy backend", seconds)
 
     async def until_gone(self, pids: list[int] | None = None, *, seconds: float = DEADLINE_SECONDS) -> None:
-        """Waits until these backends, or all of ours, have ended."""
+        """Wait until these backends, or all of graphjobs, have ended."""
 
         async def are_gone() -> bool:
-            chosen = "true" if pids is None else "pid = ANY($1::int[])"
-            given = () if pids is None else (pids,)
-            count: int = await self.connection.fetchval(f"SELECT count(*) {_OURS} AND {chosen}", *given)
+            condition = "true" if pids is None else "pid = ANY($1::int[])"
+            binds = () if pids is None else (pids,)
+            count: int = await self.connection.fetchval(f"SELECT count(*) {_OURS} AND {condition}", *binds)
             return count == 0
 
         await self.until(are_gone, f"backends {pids} gone", seconds)
 
     async def end(self, pids: list[int] | None = None) -> int:
-        """Ends these backends of ours, or all of them; waits for their end and gives their number."""
+        """End these backends, or all of graphjobs; wait until they have ended and return their number."""
         if pids is None:
             pids = [row[0] for row in await self.connection.fetch(f"SELECT pid {_OURS}")]
         for pid in pids:
@@ -111,7 +111,7 @@ class Watch:
 
     @asynccontextmanager
     async def holding(self, *job_ids: UUID, table: str = "graph_jobs") -> AsyncIterator[None]:
-        """Holds the row locks of these jobs, or of rows of another table, for the length of a with."""
+        """Hold the row locks of these jobs, or of rows of another table."""
         async with self._holder.transaction():
             await self._holder.execute(
                 f"SELECT 1 FROM scheduler.{table} WHERE id = ANY($1) ORDER BY id FOR UPDATE", list(job_ids)
@@ -120,7 +120,7 @@ class Watch:
 
     @asynccontextmanager
     async def holding_table(self) -> AsyncIterator[None]:
-        """Holds the whole table of jobs so that not even a read passes, for the length of a with."""
+        """Hold an exclusive lock of the table of jobs, which also blocks reads."""
         async with self._holder.transaction():
             await self._holder.execute("LOCK TABLE scheduler.graph_jobs IN ACCESS EXCLUSIVE MODE")
             yield
@@ -128,10 +128,10 @@ class Watch:
 
 @asynccontextmanager
 async def watching(settings: Settings) -> AsyncIterator[Watch]:
-    """Opens a watch on the database of these settings."""
-    url, named = url_of(settings), {"application_name": "watch"}
-    connection = await connect(url, settings, server_settings=named, command_timeout=30)
-    holder = await connect(url, settings, server_settings=named, command_timeout=30)
+    """Open a monitor of the database of these settings."""
+    url, name = url_of(settings), {"application_name": "watch"}
+    connection = await connect(url, settings, server_settings=name, command_timeout=30)
+    holder = await connect(url, settings, server_settings=name, command_timeout=30)
     try:
         yield Watch(connection, holder)
     finally:
@@ -140,36 +140,36 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
 
 
 def url_of(settings: Settings) -> str:
-    """Gives the URL, which is no secret to its own tests."""
+    """Return the URL, which is a secret only outside of tests."""
     assert settings.database_url is not None
     return settings.database_url.get_secret_value()
 
 
 def with_settings(settings: Settings, **changes: Any) -> Settings:
-    """Gives the same settings with some changed; waits in seconds."""
+    """Return a copy of the settings with changes; time-outs in seconds."""
     waits = {name: timedelta(seconds=value) if name.endswith("timeout") else value for name, value in changes.items()}
     return Settings.load(**{"database_url": url_of(settings), **waits})
 
 
 def engines(storage: Storage) -> tuple[AsyncEngine, AsyncEngine]:
-    """Gives both engines: of single statements, and of sessions."""
-    of_sessions: AsyncEngine = storage._sessions.kw["bind"]
-    return storage.database._engine, of_sessions
+    """Return both engines: the autocommit engine and the transactional engine."""
+    transactional: AsyncEngine = storage._sessions.kw["bind"]
+    return storage.database._engine, transactional
 
 
 def checked_out(storage: Storage) -> tuple[int, int]:
-    """Counts the connections that the pools have given out and not got back."""
-    alone, of_sessions = (engine.sync_engine.pool for engine in engines(storage))
-    return alone.checkedout(), of_sessions.checkedout()  # type: ignore[attr-defined]
+    """Count the connections that are checked out of each pool."""
+    autocommit, transactional = (engine.sync_engine.pool for engine in engines(storage))
+    return autocommit.checkedout(), transactional.checkedout()  # type: ignore[attr-defined]
 
 
 async def warmed(storage: Storage) -> list[Connection]:
-    """Opens every connection that both pools can hold, gives them back, and says which they are."""
+    """Open every connection that both pools can hold, return them to the pools, and list them."""
     drivers: list[Any] = []
     for engine in engines(storage):
         size = engine.sync_engine.pool.size()  # type: ignore[attr-defined]
-        taken = [await engine.raw_connection() for _ in range(size)]
-        drivers += [pooled.driver_connection for pooled in taken]
-        for pooled in taken:
+        checked_out_now = [await engine.raw_connection() for _ in range(size)]
+        drivers += [pooled.driver_connection for pooled in checked_out_now]
+        for pooled in checked_out_now:
             pooled.close()
     return drivers

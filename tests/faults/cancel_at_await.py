@@ -1,4 +1,4 @@
-"""Cancels a piece of work at its n-th suspension, in its own task or in any task it starts."""
+"""Cancel a coroutine at its n-th suspension, in its own task or in any task it starts."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,27 +13,27 @@ _TURNS_MAX: Final = 10_000
 
 
 class Cancel(Enum):
-    """How the cancel comes."""
+    """When and how often a task is cancelled."""
 
     ONCE = "once, when the work suspends"
-    TWICE = "twice, a turn of the loop apart"
-    EACH_TURN = "at each turn of the loop until the work ends, as anyio does"
-    WITH_THE_ANSWER = "when what is waited for is there, and the work has not yet seen it"
+    TWICE = "twice, in two iterations of the event loop"
+    EACH_TURN = "at each iteration of the event loop until the work ends, as anyio does"
+    WITH_THE_ANSWER = "when the awaited result is there, before the work resumes"
 
 
 class _Counted(Coroutine[Any, Any, Any]):
-    """A coroutine as it is, that tells each time it gives the loop a turn, and what it waits for."""
+    """A coroutine that reports each suspension and the awaited future."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], suspended: Callable[[Any], None]) -> None:
         self._work, self._suspended = work, suspended
 
     @override
     def send(self, value: Any) -> Any:
-        return self._told(self._work.send(value))
+        return self._report(self._work.send(value))
 
     @override
     def throw(self, *error: Any) -> Any:
-        return self._told(self._work.throw(*error))
+        return self._report(self._work.throw(*error))
 
     @override
     def close(self) -> None:
@@ -43,40 +43,40 @@ class _Counted(Coroutine[Any, Any, Any]):
     def __await__(self) -> Any:
         return self._work.__await__()
 
-    def _told(self, waited_for: Any) -> Any:
+    def _report(self, waited_for: Any) -> Any:
         self._suspended(waited_for)
         return waited_for
 
 
-_within = 0
+_active_count = 0
 _watched: ContextVar[Callable[[Any], None] | None] = ContextVar("_watched", default=None)
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
-    """Makes tasks as the loop does; those that watched work starts are counted with it."""
+    """Create a task like the event loop does; count the suspensions of tasks that watched work starts."""
     suspended = _watched.get()
     return asyncio.Task(work if suspended is None else _Counted(work, suspended), loop=loop, **options)
 
 
 @contextmanager
-def _tasks_counted(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Has the loop make its tasks with us, as long as anybody is within."""
-    global _within
-    _within += 1
+def _counting_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Install the task factory, as long as any caller is in this context."""
+    global _active_count
+    _active_count += 1
     loop.set_task_factory(_make_task)
     try:
         yield
     finally:
-        _within -= 1
-        if not _within:
+        _active_count -= 1
+        if not _active_count:
             loop.set_task_factory(None)
 
 
 async def cancelled_at(n: int, work: Coroutine[Any, Any, Any], how: Cancel) -> tuple[bool, Any]:
-    """Runs work and cancels it at its n-th suspension, counted from 0.
+    """Run work and cancel it at its n-th suspension, counted from 0.
 
     Returns:
-        Whether there was an n-th suspension; and "cancelled", or the error it ended with, or its result.
+        Whether there was an n-th suspension; and "cancelled", or the error or the result of the work.
     """
     loop = asyncio.get_running_loop()
     count = 0
@@ -87,7 +87,7 @@ async def cancelled_at(n: int, work: Coroutine[Any, Any, Any], how: Cancel) -> t
         if count != n + 1:
             return
         if how is Cancel.WITH_THE_ANSWER and waited_for is not None:
-            # Before the task's own call-back, so that the answer is there when the cancel comes.
+            # Added before the task's own callback, so that the result is there when the task is cancelled.
             waited_for.add_done_callback(lambda _: task.cancel())
             return
         task.cancel()
@@ -99,7 +99,7 @@ async def cancelled_at(n: int, work: Coroutine[Any, Any, Any], how: Cancel) -> t
             task.cancel()
             loop.call_soon(again, turns - 1)
 
-    with _tasks_counted(loop):
+    with _counting_tasks(loop):
         token = _watched.set(suspended)
         task = loop.create_task(work)
         _watched.reset(token)

@@ -1,4 +1,4 @@
-"""What the fault tests share: a watch on the test's own database, and one on the database that tests share."""
+"""Shared fixtures of the fault tests: monitors of the test's own database and of the shared database."""
 
 from collections.abc import AsyncIterator
 
@@ -10,13 +10,13 @@ from tests.faults.backend_monitor import Watch, watching
 
 @pytest_asyncio.fixture
 async def watch(graphjobs_settings: Settings) -> AsyncIterator[Watch]:
-    """A watch on this test's own database."""
-    async with watching(graphjobs_settings) as opened:
-        yield opened
+    """A monitor of this test's own database."""
+    async with watching(graphjobs_settings) as monitor:
+        yield monitor
 
 
 @pytest_asyncio.fixture
 async def shared_watch(shared_settings: Settings) -> AsyncIterator[Watch]:
-    """A watch on the database that tests share; it sees what any storage does there."""
-    async with watching(shared_settings) as opened:
-        yield opened
+    """A monitor of the database that tests share; it reports the backends of every storage there."""
+    async with watching(shared_settings) as monitor:
+        yield monitor

@@ -1,7 +1,7 @@
-"""A client that is killed: it swaps its jobs to and fro, and prints each swap that was acknowledged.
+"""A client for tests that kill it: it starts and requeues its jobs, and prints each acknowledged transition.
 
-Run as a program: `python crash_client.py URL TENANT HOW`. HOW is "alone", "session", "hold" (swaps one job in a session
-and keeps the transaction open) or "wait" (waits for one job's lock).
+Run as a program: `python crash_client.py URL TENANT HOW`. HOW is "alone", "session", "hold" (starts one job in a
+session and keeps the transaction open) or "wait" (waits for the lock of one job).
 """
 
 import asyncio
@@ -19,8 +19,8 @@ QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 WORKERS: Final = 6
 
 
-async def swap_to_and_fro(storage: Storage, job: GraphBuildJob, *, in_session: bool) -> None:
-    """Starts the job and gives it back, again and again."""
+async def start_and_requeue(storage: Storage, job: GraphBuildJob, *, in_session: bool) -> None:
+    """Start and requeue the job in an endless loop."""
     while True:
         now = datetime.now(UTC)
         target = job.start(at=now) if job.status is QUEUED else job.requeue(at=now)
@@ -31,35 +31,35 @@ async def swap_to_and_fro(storage: Storage, job: GraphBuildJob, *, in_session: b
         else:
             won = await storage.graph_job_repository.try_replace(target, job.status)
         if not won:
-            raise SystemExit("nobody else swaps this job")
+            raise SystemExit("another client has changed this job")
         job = target
         sys.stdout.write(f"{job.id} {steps(job)}\n")
         sys.stdout.flush()
 
 
 def steps(job: GraphBuildJob) -> int:
-    """Counts the swaps that a job has been through."""
+    """Count the transitions of a job."""
     return 2 * job.attempts - (job.status is RUNNING)
 
 
 async def main(url: str, tenant: str, how: str, job_id: str = "") -> None:
-    """Works until it is killed."""
+    """Work until the process is killed."""
     async with open_storage(Settings.load(database_url=url)) as storage:
         if how in ("alone", "session"):
             jobs = [_job(tenant) for _ in range(WORKERS)]
             for job in jobs:
                 await storage.graph_job_repository.insert(job)
-            await asyncio.gather(*(swap_to_and_fro(storage, job, in_session=how == "session") for job in jobs))
-        found = await storage.graph_job_repository.get_build_job(tenant, UUID(job_id))
-        if found is None:
+            await asyncio.gather(*(start_and_requeue(storage, job, in_session=how == "session") for job in jobs))
+        queued = await storage.graph_job_repository.get_build_job(tenant, UUID(job_id))
+        if queued is None:
             raise SystemExit("no such job")
         async with storage.session() as session, session.begin():
-            jobs_here: GraphJobRepository = storage.graph_job_repository
+            repository: GraphJobRepository = storage.graph_job_repository
             if how == "hold":
-                jobs_here = GraphJobRepository(storage.database.using(session))
+                repository = GraphJobRepository(storage.database.using(session))
             sys.stdout.write("begun\n")
             sys.stdout.flush()
-            await jobs_here.try_replace(found.start(at=datetime.now(UTC)), QUEUED)
+            await repository.try_replace(queued.start(at=datetime.now(UTC)), QUEUED)
             sys.stdout.write("holding\n")
             sys.stdout.flush()
             await asyncio.Event().wait()

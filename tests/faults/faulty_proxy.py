@@ -1,7 +1,7 @@
-"""A wire that can be cut: it passes bytes between clients and the server, until a fault is turned on.
+"""A proxy that forwards bytes between clients and the server until a test injects a fault.
 
-It knows no protocol. Faults are turned on when the connections to be hit are idle, so that the next bytes of a client
-are one statement (the driver sends a prepared one in one piece).
+It knows no protocol. A test injects a fault while the connections are idle, so that the next bytes of a client are one
+statement (the driver sends a prepared one in one piece).
 """
 
 import asyncio
@@ -18,26 +18,26 @@ _PORT = 5432
 
 
 class Fault(Enum):
-    """What befalls the next bytes."""
+    """The faults that the proxy can inject into the next bytes."""
 
     NONE = auto()
     DROP_REQUEST = auto()
-    """The client's bytes are not passed on, and the connection ends."""
+    """The client's bytes are not forwarded, and the connection ends."""
     DROP_REPLY = auto()
-    """The client's bytes are passed on; when the server answers, the answer is lost and the connection ends."""
+    """The client's bytes are forwarded; when the server answers, the answer is lost and the connection ends."""
     BLACKHOLE = auto()
-    """Bytes vanish both ways and nothing ends; so do those of new connections, and of cancel requests."""
+    """Bytes are lost in both directions and no connection ends; also those of new connections and cancel requests."""
     SWALLOW_REPLY = auto()
-    """The client's bytes are passed on, and the answers vanish; nothing ends."""
+    """The client's bytes are forwarded, and the answers are lost; no connection ends."""
 
 
 class FaultProxy:
     """Listens on a Unix socket in `folder`, in front of the server at `server_url`.
 
     Attributes:
-        fault: what befalls bytes from now on.
-        latency: seconds by which each piece of the client's bytes is late.
-        hit: how often a fault struck.
+        fault: the fault that is injected now.
+        latency: the delay of each piece of the client's bytes, in seconds.
+        hit: the number of injected faults.
     """
 
     def __init__(self, server_url: str, folder: Path) -> None:
@@ -49,7 +49,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The server's URL, through this proxy."""
+        """The URL of the server through this proxy."""
         parts = urlsplit(self._server_url)
         query = {**dict(parse_qsl(parts.query)), "host": str(self._folder), "port": str(_PORT)}
         user = parts.netloc.rpartition("@")[0]
@@ -57,7 +57,7 @@ class FaultProxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FaultProxy"]:
-        """Listens, for the length of a with."""
+        """Listen until the context ends."""
         listener = await asyncio.start_unix_server(self._accept, self._folder / f".s.PGSQL.{_PORT}")
         try:
             yield self
@@ -73,7 +73,7 @@ class FaultProxy:
         assert task is not None
         self._pumps.add(task)
         try:
-            from_server, to_server = await self._to_server()
+            from_server, to_server = await self._connect_to_server()
             pumps = [
                 asyncio.ensure_future(self._pump(from_client, to_server, to_client, is_request=True)),
                 asyncio.ensure_future(self._pump(from_server, to_client, to_server, is_request=False)),
@@ -84,7 +84,7 @@ class FaultProxy:
         finally:
             self._pumps.discard(task)
 
-    async def _to_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect_to_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         parts = urlsplit(self._server_url)
         query = dict(parse_qsl(parts.query))
         host = query.get("host", parts.hostname or "localhost")
@@ -96,7 +96,7 @@ class FaultProxy:
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter, *, is_request: bool
     ) -> None:
-        """Passes bytes one way until an end or a fault; when one way ends, both do."""
+        """Forward bytes in one direction until an end or a fault; then close both directions."""
         try:
             while data := await source.read(1 << 16):
                 if self.latency and is_request:
@@ -126,7 +126,7 @@ class FaultProxy:
 
 
 class Wire(FaultProxy):
-    """A wire whose faults strike once, unless they last; and that can be cut while it is silent."""
+    """A proxy that injects a fault only once unless `lasts`, and that can end all connections."""
 
     lasts = False
 
@@ -137,6 +137,6 @@ class Wire(FaultProxy):
             self.fault = Fault.NONE
 
     def cut(self) -> None:
-        """Ends every connection; the server learns of it when it next reads or writes."""
+        """End every connection; the server notices at its next read or write."""
         for pump in tuple(self._pumps):
             pump.cancel()

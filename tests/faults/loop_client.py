@@ -1,7 +1,7 @@
-"""A program that uses a storage in a second event loop, on another thread; it prints the error's name, and "whole".
+"""A program that uses a storage in a second event loop, in another thread; it prints the error's name, and "whole".
 
-Run as a program: `python loop_client.py URL ALONE|SESSION`. It is a process of its own, for the driver's connection,
-used by two threads, may bring the interpreter down.
+Run as a program: `python loop_client.py URL ALONE|SESSION`, in a separate process, because a connection of the driver
+that two threads use may crash the interpreter.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from graphjobs.settings import Settings
 
 
 async def main(url: str, way: str) -> None:
-    """Reads in the first loop, in a second one, and in the first again."""
+    """Read in the first event loop, in a second one, and in the first again."""
     async with open_storage(Settings.load(database_url=url, pool_size=1)) as storage:
 
         async def read() -> None:
@@ -28,7 +28,7 @@ async def main(url: str, way: str) -> None:
             await read()
             try:
                 await asyncio.to_thread(asyncio.run, read())
-            except Exception as error:  # noqa: BLE001  # its name is what is asked
+            except Exception as error:  # noqa: BLE001  # the test checks its name
                 sys.stdout.write(f"{type(error).__name__}\n")
                 sys.stdout.flush()
         await read()

@@ -1,4 +1,4 @@
-"""Cancels at every await, and in storms: no backend stays busy, no connection is lost, no row is half done."""
+"""Cancellation at every await, and in bulk: no backend stays busy, no connection leaks, no row is half changed."""
 
 import asyncio
 import contextlib
@@ -27,22 +27,22 @@ Call = Callable[[GraphJobRepository, GraphBuildJob], Coroutine[Any, Any, Any]]
 
 
 async def swap(jobs: GraphJobRepository, queued: GraphBuildJob) -> bool:
-    """Starts the job."""
+    """Start the job."""
     return await jobs.try_replace(queued.start(at=AT), QUEUED)
 
 
 async def insert(jobs: GraphJobRepository, queued: GraphBuildJob) -> GraphBuildJob:
-    """Inserts the job's twin."""
+    """Insert the job's twin."""
     return await jobs.insert(twin_of(queued))
 
 
 async def get(jobs: GraphJobRepository, queued: GraphBuildJob) -> object:
-    """Reads the job."""
+    """Read the job."""
     return await jobs.get_build_job(queued.tenant_id, queued.id)
 
 
 async def list_all(jobs: GraphJobRepository, queued: GraphBuildJob) -> object:
-    """Lists the tenant's jobs."""
+    """List the tenant's jobs."""
     return await jobs.list_build_jobs(queued.tenant_id, limit=10)
 
 
@@ -50,25 +50,25 @@ CALLS: dict[str, Call] = {"swap": swap, "insert": insert, "get": get, "list": li
 
 
 def twin_of(job: GraphBuildJob) -> GraphBuildJob:
-    """Gives a job of another id that follows from this one's."""
+    """Return a copy of a job with another id, derived from its id."""
     return job.replace(id=type(job.id)(int=job.id.int ^ 1))
 
 
 async def alone(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
-    """Calls as a transaction of its own."""
+    """Call in autocommit."""
     await call(storage.graph_job_repository, queued)
 
 
 async def in_session(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
-    """Calls between two statements of a session, and commits."""
+    """Call between two statements of a session, and commit."""
     async with storage.session() as session, session.begin():
         await session.execute(text("SELECT 1"))
         await call(GraphJobRepository(storage.database.using(session)), queued)
         await session.execute(text("SELECT 2"))
 
 
-async def of_the_hosts(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
-    """Runs a statement of the caller's own in a session, which locks what the call would."""
+async def host_statement(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
+    """Run a statement of the host in a session, with the same row lock as the call."""
     del call
     async with storage.session() as session, session.begin():
         await session.execute(
@@ -77,7 +77,7 @@ async def of_the_hosts(storage: Storage, call: Call, queued: GraphBuildJob) -> N
 
 
 async def rolled_back(storage: Storage, call: Call, queued: GraphBuildJob) -> None:
-    """Calls in a session that leaves its transaction open, for the end of the session to roll back."""
+    """Call in a session that ends with an open transaction, and so rolls it back."""
     async with storage.session() as session:
         await call(GraphJobRepository(storage.database.using(session)), queued)
 
@@ -87,13 +87,13 @@ WAYS = {"alone": alone, "in a session": in_session, "rolled back": rolled_back}
 
 @pytest_asyncio.fixture
 async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
-    """A storage of its own on the shared database, with pools of two."""
+    """A separate storage on the shared database, with two connections per pool."""
     async with open_storage(with_settings(shared_settings, pool_size=2)) as storage:
         yield storage
 
 
-async def require_whole(storage: Storage, watch: Watch, queued: GraphBuildJob) -> None:
-    """Asserts that nothing is left of a cancelled call but what it did wholly or not at all."""
+async def require_consistent(storage: Storage, watch: Watch, queued: GraphBuildJob) -> None:
+    """Assert that a cancelled call was applied completely or not at all, and leaks no connection."""
     assert checked_out(storage) == (0, 0)
     await watch.until_settled(seconds=3)
     now = await storage.graph_job_repository.get_build_job(queued.tenant_id, queued.id)
@@ -115,7 +115,7 @@ async def cancel_at_each_await(
     *,
     before: Callable[[], Awaitable[None]] | None = None,
 ) -> list[str]:
-    """Runs work once for each of its suspensions, cancelled there, and once uncancelled; gives how each ended."""
+    """Run work once per suspension, cancelled there, and once without cancellation; return the outcomes."""
     ends: list[str] = []
     suspended = True
     while suspended:
@@ -124,7 +124,7 @@ async def cancel_at_each_await(
             await before()
         suspended, end = await cancelled_at(len(ends), work(queued), how)
         ends.append(repr(end))
-        await require_whole(storage, watch, queued)
+        await require_consistent(storage, watch, queued)
     return ends
 
 
@@ -135,7 +135,7 @@ WAYS_AND_HOWS = [pytest.param(way, how, id=f"{way}-{how.name.lower()}") for way,
 async def test_a_call_may_be_cancelled_at_any_await(
     small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
 ) -> None:
-    """Whatever the call: the row is wholly old or wholly new, and the storage goes on."""
+    """After each call the row is completely old or completely new, and the storage still works."""
     for call in CALLS.values():
 
         async def work(job: GraphBuildJob, call: Call = call) -> None:
@@ -152,7 +152,7 @@ async def test_a_call_may_be_cancelled_at_any_await(
 async def test_a_call_may_be_cancelled_while_its_pool_connects(
     small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
 ) -> None:
-    """A connection that is given up half open is none of the pool's, and none of the server's."""
+    """A connection that is cancelled while it opens remains neither in the pool nor at the server."""
 
     async def disconnect() -> None:
         for engine in engines(small):
@@ -171,11 +171,11 @@ async def test_a_call_may_be_cancelled_while_its_pool_connects(
 async def test_a_storage_may_be_cancelled_while_it_opens_and_closes(
     graphjobs_settings: Settings, watch: Watch, how: Cancel
 ) -> None:
-    """Nothing stays connected that nobody holds."""
-    given = with_settings(graphjobs_settings, pool_size=2)
+    """No connection remains open."""
+    settings = with_settings(graphjobs_settings, pool_size=2)
 
     async def open_and_close() -> None:
-        async with open_storage(given) as storage, storage.session() as session:
+        async with open_storage(settings) as storage, storage.session() as session:
             await session.execute(text("SELECT 1"))
 
     ends: list[str] = []
@@ -190,7 +190,7 @@ async def test_a_storage_may_be_cancelled_while_it_opens_and_closes(
 
 
 async def cancel_repeatedly(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Cancels at once, and again a turn of the loop later."""
+    """Cancel now, and again in the next iteration of the event loop."""
     for task in tasks:
         task.cancel()
     await asyncio.sleep(0)
@@ -198,7 +198,7 @@ async def cancel_repeatedly(tasks: Sequence["asyncio.Task[None]"]) -> None:
         task.cancel()
 
 
-WAITING = {"alone": alone, "in a session": in_session, "of the host's own": of_the_hosts}
+WAITING = {"alone": alone, "in a session": in_session, "of the host's own": host_statement}
 
 
 @pytest.mark.parametrize("way", WAITING)
@@ -206,7 +206,7 @@ WAITING = {"alone": alone, "in a session": in_session, "of the host's own": of_t
 async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_server_too(
     graphjobs_settings: Settings, watch: Watch, way: str, by: str
 ) -> None:
-    """It must not stay behind at the server, to hold its transaction's locks or to land once the lock is free."""
+    """It must not continue at the server, hold locks of its transaction, or be applied after the lock."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
         queued = await storage.graph_job_repository.insert(build_job("acme"))
         scopes: list[anyio.CancelScope] = []
@@ -245,17 +245,17 @@ async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_serve
 
 
 class Storm:
-    """Four hundred calls, each cancelled within 20 ms in a way of its own."""
+    """Calls that are each cancelled within 20 ms in one of four ways."""
 
     def __init__(self, storage: Storage, jobs: Sequence[GraphBuildJob], seed: int) -> None:
         self._storage, self._jobs = storage, jobs
-        self._choose = random.Random(seed)  # noqa: S311  # no secret
+        self._choose = random.Random(seed)  # noqa: S311
         self.ends: Counter[str] = Counter()
         self.started: Counter[Any] = Counter()
         self.maybe_started: Counter[Any] = Counter()
 
-    async def rage(self, calls: int, callers: int) -> None:
-        """Makes so many calls, by so many callers at a time."""
+    async def run(self, calls: int, callers: int) -> None:
+        """Make `calls` calls from `callers` concurrent tasks."""
         turns = iter(range(calls))
         plans = [
             (
@@ -276,19 +276,19 @@ class Storm:
         await asyncio.gather(*(caller() for _ in range(callers)))
 
     async def _swap(self, way: Callable[..., Coroutine[Any, Any, None]], job: GraphBuildJob) -> None:
-        """Starts or gives back a job, and keeps count of what was acknowledged and of what may have been."""
+        """Start or requeue a job, and count the starts that are acknowledged and those that may be applied."""
         now = await self._storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
         assert now is not None
         target = now.start(at=AT) if now.status is QUEUED else now.requeue(at=AT)
         is_start = target.status is RUNNING
         won = False
 
-        async def try_it(jobs: GraphJobRepository, _job: GraphBuildJob) -> None:
+        async def attempt(jobs: GraphJobRepository, _job: GraphBuildJob) -> None:
             nonlocal won
             self.maybe_started[job.id] += is_start
             won = await jobs.try_replace(target, now.status)
 
-        await way(self._storage, try_it, job)
+        await way(self._storage, attempt, job)
         self.started[job.id] += is_start and won
         self.maybe_started[job.id] -= is_start and not won
 
@@ -328,18 +328,18 @@ async def _end(task: "asyncio.Task[None]") -> str:
     return "done" if error is None else repr(error)
 
 
-@pytest.mark.parametrize("callers", [4, 400], ids=["a few at a time", "all at once"])
-async def test_a_storm_of_cancels_leaves_nothing_behind(
+@pytest.mark.parametrize("callers", [4, 400], ids=["four at a time", "all at once"])
+async def test_many_cancellations_leak_no_connection_and_no_lock(
     graphjobs_settings: Settings, watch: Watch, callers: int
 ) -> None:
-    """Cancelled once, twice, by anyio and by nested time-outs: all connections come back, and every row is whole."""
+    """Cancelled once, twice, by anyio or by nested time-outs: pools are full again, and every row is consistent."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=8)) as storage:
         jobs = [await storage.graph_job_repository.insert(build_job("acme")) for _ in range(20)]
         await warmed(storage)
         storm = Storm(storage, jobs, seed=callers)
 
         async with asyncio.timeout(20):
-            await storm.rage(400, callers)
+            await storm.run(400, callers)
         await watch.until_settled(seconds=4)
         assert (0, 0) == checked_out(storage)
 

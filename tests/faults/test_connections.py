@@ -1,4 +1,4 @@
-"""Connections that end, run out or go stale, and what their errors tell."""
+"""Connections that end, run out or become stale, and their errors."""
 
 import asyncio
 import contextlib
@@ -29,19 +29,19 @@ from tests.faults.backend_monitor import Connection, Watch, checked_out, engines
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 TENANT = "acme"
-LOST = {"57P01", "08003"}  # as the server's farewell came before the end of the connection, or with it
+LOST = {"57P01", "08003"}  # the server's last message came before the end of the connection, or with it
 PASSWORD = "correct-horse-battery"
 
 
 @contextlib.asynccontextmanager
 async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """A repository inside a transaction, which commits at the end."""
+    """Yield a repository in a transaction, which commits at the end."""
     async with storage.session() as session, session.begin():
         yield GraphJobRepository(storage.database.using(session))
 
 
 async def until_all_closed(watch: Watch, drivers: list[Connection]) -> None:
-    """Waits until the end of these connections has reached us; a call before that cannot know of it."""
+    """Wait until the driver has noticed the end of these connections; an earlier call could still use them."""
 
     async def are_closed() -> bool:
         return all(driver.is_closed() for driver in drivers)
@@ -49,10 +49,8 @@ async def until_all_closed(watch: Watch, drivers: list[Connection]) -> None:
     await watch.until(are_closed, "the end of the connections noticed", seconds=5)
 
 
-async def test_after_every_backend_was_killed_the_next_calls_simply_work(
-    graphjobs_settings: Settings, watch: Watch
-) -> None:
-    """Every pooled connection of both pools is dead, and no call fails for it."""
+async def test_calls_succeed_after_every_backend_was_killed(graphjobs_settings: Settings, watch: Watch) -> None:
+    """Every connection of both pools is closed by the server, and no call fails."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=4)) as storage:
         queued = [await storage.graph_job_repository.insert(build_job(TENANT)) for _ in range(8)]
         drivers = await warmed(storage)
@@ -70,10 +68,8 @@ async def test_after_every_backend_was_killed_the_next_calls_simply_work(
         assert len(await storage.graph_job_repository.list_build_jobs(TENANT, RUNNING, limit=100)) == 8
 
 
-async def test_a_write_whose_backend_was_killed_has_an_unknown_outcome(
-    graphjobs_storage: Storage, watch: Watch
-) -> None:
-    """It was sent, and no answer came: whoever asks must look."""
+async def test_a_write_in_a_killed_backend_has_an_unknown_outcome(graphjobs_storage: Storage, watch: Watch) -> None:
+    """The write was sent and has no answer: the caller must read the job."""
     jobs = graphjobs_storage.graph_job_repository
     queued = await jobs.insert(build_job(TENANT))
 
@@ -88,8 +84,8 @@ async def test_a_write_whose_backend_was_killed_has_an_unknown_outcome(
     assert (0, 0) == checked_out(graphjobs_storage)
 
 
-async def test_a_read_whose_backend_was_killed_can_be_tried_again(graphjobs_storage: Storage, watch: Watch) -> None:
-    """A read changes nothing, so nothing about it is unknown."""
+async def test_a_read_in_a_killed_backend_can_be_tried_again(graphjobs_storage: Storage, watch: Watch) -> None:
+    """A read changes nothing, so its outcome is known."""
     jobs = graphjobs_storage.graph_job_repository
     queued = await jobs.insert(build_job(TENANT))
     reads: list[Callable[[], Awaitable[object]]] = [
@@ -108,10 +104,8 @@ async def test_a_read_whose_backend_was_killed_can_be_tried_again(graphjobs_stor
         assert await read()
 
 
-async def test_a_write_in_a_session_whose_backend_was_killed_can_be_tried_again(
-    graphjobs_storage: Storage, watch: Watch
-) -> None:
-    """Nothing had committed the transaction, so it is gone as a whole, and the error is the statement's own."""
+async def test_a_session_in_a_killed_backend_can_be_tried_again(graphjobs_storage: Storage, watch: Watch) -> None:
+    """The transaction was not committed, so it is rolled back, and the error is that of the statement."""
     storage = graphjobs_storage
     first, second = [await storage.graph_job_repository.insert(build_job(TENANT)) for _ in range(2)]
 
@@ -134,9 +128,9 @@ async def test_a_write_in_a_session_whose_backend_was_killed_can_be_tried_again(
     await swap_both()
 
 
-async def test_every_connection_of_both_engines_carries_the_settings(graphjobs_settings: Settings) -> None:
-    """The server itself says so, on each connection that the pools can hold."""
-    given = with_settings(graphjobs_settings, pool_size=2, statement_timeout=1.234, lock_timeout=0.567)
+async def test_every_connection_of_both_engines_has_the_settings(graphjobs_settings: Settings) -> None:
+    """The server reports them, on each connection that the pools can hold."""
+    settings = with_settings(graphjobs_settings, pool_size=2, statement_timeout=1.234, lock_timeout=0.567)
     expected = {
         "application_name": "graphjobs",
         "client_connection_check_interval": "5s",
@@ -148,14 +142,14 @@ async def test_every_connection_of_both_engines_carries_the_settings(graphjobs_s
         "TimeZone": "UTC",
         "transaction_isolation": "read committed",
     }
-    async with open_storage(given) as storage:
+    async with open_storage(settings) as storage:
         drivers = await warmed(storage)
-        found = [
+        current = [
             {name: await driver.fetchval("SELECT current_setting($1)", name) for name in expected} for driver in drivers
         ]
-        assert [expected] * 4 == found
+        assert [expected] * 4 == current
 
-        # As a caller meets them, once by each way.
+        # The settings that a caller sees, in a session and in autocommit.
         shown = text("SELECT current_setting('statement_timeout'), current_setting('TimeZone')")
         async with storage.session() as session:
             assert ("1234ms", "UTC") == tuple((await session.execute(shown)).one())
@@ -163,12 +157,12 @@ async def test_every_connection_of_both_engines_carries_the_settings(graphjobs_s
 
 
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])
-async def test_a_pool_with_nothing_free_says_how_to_get_more(
+async def test_the_error_of_an_exhausted_pool_names_the_setting(
     graphjobs_settings: Settings, watch: Watch, in_session: bool
 ) -> None:
-    """The one connection waits for a lock; the next caller is told of the pool's size, and may try again."""
-    given = with_settings(graphjobs_settings, pool_size=1, connect_timeout=0.3)
-    async with open_storage(given) as storage:
+    """The only connection waits for a lock; the next caller gets an error with the setting and may try again."""
+    settings = with_settings(graphjobs_settings, pool_size=1, connect_timeout=0.3)
+    async with open_storage(settings) as storage:
         queued = await storage.graph_job_repository.insert(build_job(TENANT))
 
         async def swap() -> bool:
@@ -180,7 +174,7 @@ async def test_a_pool_with_nothing_free_says_how_to_get_more(
         async with watch.holding(queued.id):
             first = asyncio.create_task(swap())
             await watch.until_waiting()
-            # A write, but one that was never sent: its outcome is known.
+            # This write was never sent, so its outcome is known.
             with pytest.raises(DatabaseUnavailable, match="GRAPHJOBS_POOL_SIZE"):
                 await swap()
         assert await first
@@ -194,10 +188,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_plan_made_before_a_change_of_the_table_heals_itself(
+async def test_a_cached_plan_is_replaced_after_a_change_of_the_table(
     graphjobs_settings: Settings, watch: Watch, change: str
 ) -> None:
-    """Alone, no call fails: the driver prepares again."""
+    """In autocommit no call fails: the driver prepares the statement again."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=1)) as storage:
         jobs = storage.graph_job_repository
         queued = await jobs.insert(build_job(TENANT))
@@ -215,10 +209,10 @@ async def test_a_plan_made_before_a_change_of_the_table_heals_itself(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_in_a_session_a_plan_made_before_a_change_costs_at_most_one_transaction(
+async def test_in_a_session_a_stale_plan_fails_at_most_one_transaction(
     graphjobs_settings: Settings, watch: Watch, change: str
 ) -> None:
-    """Within a transaction nothing can be prepared again: it fails as one to try again, and the next one works."""
+    """A failed transaction cannot prepare again: it fails with a retryable error, and the next one succeeds."""
     async with open_storage(with_settings(graphjobs_settings, pool_size=2)) as storage:
         queued = await storage.graph_job_repository.insert(build_job(TENANT))
 
@@ -244,22 +238,22 @@ async def test_in_a_session_a_plan_made_before_a_change_costs_at_most_one_transa
             assert errors == []
 
 
-def everything_it_says(error: BaseException | None) -> Iterator[str]:
-    """Gives what a log, a debugger or a report could print of an error and of all that led to it."""
-    seen: set[int] = set()
+def all_texts(error: BaseException | None) -> Iterator[str]:
+    """Yield each text that a log or a debugger could print of an error, its causes and contexts."""
+    visited: set[int] = set()
     queue = [error]
     while queue:
-        one = queue.pop()
-        if one is None or id(one) in seen:
+        current = queue.pop()
+        if current is None or id(current) in visited:
             continue
-        seen.add(id(one))
-        yield from (str(one), repr(one), repr(one.args), repr(vars(one)))
-        yield "".join(traceback.format_exception(one))
-        queue += [one.__cause__, one.__context__]
+        visited.add(id(current))
+        yield from (str(current), repr(current), repr(current.args), repr(vars(current)))
+        yield "".join(traceback.format_exception(current))
+        queue += [current.__cause__, current.__context__]
 
 
 def with_password(settings: Settings) -> str:
-    """Gives the URL with a password in it: the server's own, or one it does not ask for."""
+    """Return the URL with a password: that of the server, or one that the server ignores."""
     parts = urlsplit(url_of(settings))
     user, _, host = parts.netloc.rpartition("@")
     if ":" not in user:
@@ -268,7 +262,7 @@ def with_password(settings: Settings) -> str:
 
 
 def password_of(url: str) -> str:
-    """Gives the password within a URL."""
+    """Return the password of a URL."""
     return urlsplit(url).netloc.rpartition("@")[0].partition(":")[2]
 
 
@@ -287,21 +281,17 @@ def password_of(url: str) -> str:
         (f"user:{PASSWORD}@127.0.0.1/db", ConfigurationError),
     ],
 )
-async def test_no_password_is_in_an_error_of_an_address_where_nobody_answers(
-    url: str, error_type: type[GraphJobsError]
-) -> None:
-    """Neither the error nor what it came from repeats the URL's secret."""
+async def test_no_password_is_in_an_error_of_an_unreachable_address(url: str, error_type: type[GraphJobsError]) -> None:
+    """Neither the error nor its causes repeat the password of the URL."""
     with pytest.raises(error_type) as caught:
         async with open_storage(Settings.load(database_url=url, connect_timeout="2")):
             pass
 
-    assert [] == [said for said in everything_it_says(caught.value) if PASSWORD in said]
+    assert [] == [text for text in all_texts(caught.value) if PASSWORD in text]
 
 
-async def test_no_password_is_in_any_error_of_a_database_that_is_there(
-    graphjobs_settings: Settings, watch: Watch
-) -> None:
-    """A lost connection, a time-out, a full pool, a missing table and database: none of them tells."""
+async def test_no_password_is_in_any_error_of_a_reachable_database(graphjobs_settings: Settings, watch: Watch) -> None:
+    """A lost connection, a time-out, an exhausted pool, a missing table or database: no error has the password."""
     url = with_password(graphjobs_settings)
     password = password_of(url)
     errors: list[GraphJobsError] = []
@@ -311,8 +301,8 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
             await call
         errors.append(caught.value)
 
-    given = Settings.load(database_url=url, pool_size=1, lock_timeout="0.2", connect_timeout="0.3")
-    async with open_storage(given) as storage:
+    settings = Settings.load(database_url=url, pool_size=1, lock_timeout="0.2", connect_timeout="0.3")
+    async with open_storage(settings) as storage:
         queued = await storage.graph_job_repository.insert(build_job(TENANT))
         start = queued.start(at=AT)
 
@@ -334,7 +324,7 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
         await watch.connection.execute("ALTER TABLE scheduler.graph_jobs RENAME TO elsewhere")
         await fails(storage.graph_job_repository.try_replace(start, QUEUED))
         await fails(in_session())
-        shown = f"{storage!r} {engines(storage)!r} {[engine.url for engine in engines(storage)]!r} {given!r}"
+        shown = f"{storage!r} {engines(storage)!r} {[engine.url for engine in engines(storage)]!r} {settings!r}"
 
     nowhere = urlunsplit(urlsplit(url)._replace(path="/there_is_no_such_database"))
     with pytest.raises(ConfigurationError) as caught:
@@ -343,7 +333,7 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
     errors.append(caught.value)
 
     assert len(errors) == 9
-    assert [] == [said for error in errors for said in everything_it_says(error) if password in said]
+    assert [] == [text for error in errors for text in all_texts(error) if password in text]
     assert password not in shown
 
 
@@ -351,7 +341,7 @@ async def test_no_password_is_in_any_error_of_a_database_that_is_there(
 async def test_a_storage_refuses_a_second_event_loop_and_goes_on_in_its_own(
     graphjobs_settings: Settings, way: str
 ) -> None:
-    """Its connections belong to the loop they were made in; whoever uses them in another is told so, before any SQL."""
+    """A call in another event loop fails before any SQL, because connections belong to the loop that opened them."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(loop_client.__file__)), url_of(graphjobs_settings), way, stdout=-1, stderr=-1
     )

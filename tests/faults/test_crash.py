@@ -1,4 +1,4 @@
-"""A client that is killed: what it was told of is there, what it held is free, what it still asked for never comes."""
+"""A killed client: acknowledged writes are stored, its locks are free, and its waiting statements are not applied."""
 
 import asyncio
 import sys
@@ -23,7 +23,7 @@ LINE_SECONDS = 20.0
 
 @asynccontextmanager
 async def client(settings: Settings, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A client process, which is killed at the end if it still lives."""
+    """Run a client process, and kill it at the end if it is still running."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(crash_client.__file__)), url_of(settings), TENANT, *arguments, stdout=-1
     )
@@ -37,28 +37,28 @@ async def client(settings: Settings, *arguments: str) -> AsyncIterator[asyncio.s
         await process.communicate()
 
 
-async def line_of(process: asyncio.subprocess.Process) -> str:
-    """Reads the client's next line; empty at its end."""
+async def read_line(process: asyncio.subprocess.Process) -> str:
+    """Read the client's next line; empty after its end."""
     assert process.stdout is not None
     return (await asyncio.wait_for(process.stdout.readline(), LINE_SECONDS)).decode().strip()
 
 
 @pytest.mark.parametrize("way", ["alone", "session"])
-async def test_what_a_killed_client_was_told_of_is_there(
+async def test_acknowledged_writes_of_a_killed_client_are_stored(
     graphjobs_settings: Settings, graphjobs_storage: Storage, watch: Watch, way: str
 ) -> None:
-    """Killed amid its swaps: each acknowledged one is in its row, and at most the one under way comes on top."""
+    """Each row has all acknowledged transitions, and at most one more that was in flight."""
     acknowledged: dict[str, int] = {}
     async with client(graphjobs_settings, way) as process:
         while sum(acknowledged.values()) < 150:
-            job_id, step = (await line_of(process)).split()
+            job_id, step = (await read_line(process)).split()
             acknowledged[job_id] = int(step)
         process.kill()
-        while line := await line_of(process):
+        while line := await read_line(process):
             job_id, step = line.split()
             acknowledged[job_id] = int(step)
 
-    # All its backends are gone; idle ones of this test's own storage are not the client's.
+    # No backend is busy; the idle ones belong to this test's own storage.
     await watch.until_settled(seconds=3)
     rows = await graphjobs_storage.graph_job_repository.list_build_jobs(TENANT, limit=100)
     assert rows.unreadable == ()
@@ -72,23 +72,23 @@ async def test_what_a_killed_client_was_told_of_is_there(
 async def test_the_locks_of_a_killed_client_are_free_at_once(
     graphjobs_settings: Settings, graphjobs_storage: Storage, watch: Watch
 ) -> None:
-    """It swapped a job in a transaction it never ended: the server takes it back, and the next one swaps."""
+    """The server rolls back the open transaction of the client, and the next update succeeds."""
     queued = await graphjobs_storage.graph_job_repository.insert(build_job(TENANT))
     async with client(graphjobs_settings, "hold", str(queued.id)) as process:
-        assert ["begun", "holding"] == [await line_of(process) for _ in range(2)]
+        assert ["begun", "holding"] == [await read_line(process) for _ in range(2)]
         swap = asyncio.create_task(graphjobs_storage.graph_job_repository.try_replace(queued.cancel(at=AT), QUEUED))
         await watch.until_waiting()
         process.kill()
         assert await asyncio.wait_for(swap, 3)
 
 
-async def test_a_swap_that_a_killed_client_still_waited_for_does_not_land_later(
+async def test_a_waiting_update_of_a_killed_client_is_not_applied_later(
     graphjobs_settings: Settings, graphjobs_storage: Storage, watch: Watch
 ) -> None:
-    """The server looks every 5 seconds whether its client still is; without that the swap lands when the lock frees."""
+    """The server checks its client every 5 seconds; without that check the update would be applied after the lock."""
     queued = await graphjobs_storage.graph_job_repository.insert(build_job(TENANT))
     async with watch.holding(queued.id), client(graphjobs_settings, "wait", str(queued.id)) as process:
-        assert await line_of(process) == "begun"
+        assert await read_line(process) == "begun"
         pids = await watch.until_waiting()
         process.kill()
         await watch.until_gone(pids)

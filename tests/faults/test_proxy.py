@@ -1,4 +1,4 @@
-"""A network that fails between us and the server: what was done, what we say of it, and how long we wait."""
+"""Network failures between graphjobs and the server: the stored rows, the errors, and the length of the wait."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ import pytest_asyncio
 from sqlalchemy.exc import DBAPIError
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
-from graphjobs.database import engine as engine_room
+from graphjobs.database import engine as engine_module
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
@@ -25,7 +25,7 @@ STATEMENT_TIMEOUT, MARGIN = 0.3, 0.2
 
 @pytest_asyncio.fixture
 async def proxy(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[FaultProxy]:
-    """A wire to this test's own database, whole as yet."""
+    """A proxy to the database, without a fault."""
     async with FaultProxy(url_of(shared_settings), tmp_path).running() as running:
         yield running
 
@@ -34,9 +34,9 @@ async def proxy(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Faul
 async def wired(
     proxy: FaultProxy, shared_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Storage]:
-    """A storage behind the wire, its connections open, with little patience."""
-    monkeypatch.setattr(engine_room, "COMMAND_TIMEOUT_MARGIN", timedelta(seconds=MARGIN))
-    given = with_settings(
+    """A storage behind the proxy, with open connections and short time-outs."""
+    monkeypatch.setattr(engine_module, "COMMAND_TIMEOUT_MARGIN", timedelta(seconds=MARGIN))
+    settings = with_settings(
         shared_settings,
         database_url=proxy.url,
         pool_size=2,
@@ -44,33 +44,33 @@ async def wired(
         lock_timeout=5.0,
         connect_timeout=2.0,
     )
-    async with open_storage(given) as storage:
+    async with open_storage(settings) as storage:
         await warmed(storage)
         yield storage
 
 
 async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJob:
-    """A queued job, after each connection behind the wire has prepared a swap, a read and a transaction."""
+    """Insert a queued job; each connection behind the proxy has prepared an update, a read and a transaction."""
     queued = await direct.graph_job_repository.insert(build_job(tenant))
-    nobody = build_job(tenant)
+    not_stored = build_job(tenant)
 
     async def use() -> None:
-        await wired.graph_job_repository.try_replace(nobody.start(at=AT), QUEUED)
-        await wired.graph_job_repository.get_build_job(tenant, nobody.id)
+        await wired.graph_job_repository.try_replace(not_stored.start(at=AT), QUEUED)
+        await wired.graph_job_repository.get_build_job(tenant, not_stored.id)
 
     async def use_session() -> None:
         async with wired.session() as session, session.begin():
             jobs = GraphJobRepository(wired.database.using(session))
-            await jobs.try_replace(nobody.start(at=AT), QUEUED)
+            await jobs.try_replace(not_stored.start(at=AT), QUEUED)
 
     await asyncio.gather(*(use() for _ in range(2)), *(use_session() for _ in range(2)))
     return queued
 
 
-async def test_a_swap_lost_on_its_way_has_an_unknown_outcome_and_did_not_land(
+async def test_an_update_that_did_not_arrive_has_an_unknown_outcome(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
 ) -> None:
-    """From here nobody can tell where it was lost; who looks finds the row as it was, and may try again."""
+    """The client cannot know where it was lost; a read finds the row unchanged, and the caller may try again."""
     queued = await prepared(wired, storage, tenant)
 
     proxy.fault = Fault.DROP_REQUEST
@@ -84,10 +84,10 @@ async def test_a_swap_lost_on_its_way_has_an_unknown_outcome_and_did_not_land(
     assert await wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
 
 
-async def test_a_swap_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
+async def test_an_applied_update_with_a_lost_answer_has_an_unknown_outcome(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
 ) -> None:
-    """The very same error as for one that did not land: a blind retry would report a false conflict."""
+    """The error is that of an update that did not arrive: a blind retry would report a false conflict."""
     queued = await prepared(wired, storage, tenant)
     started = queued.start(at=AT)
 
@@ -102,10 +102,10 @@ async def test_a_swap_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
     assert not await wired.graph_job_repository.try_replace(started, QUEUED)
 
 
-async def test_an_insert_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
+async def test_an_applied_insert_with_a_lost_answer_has_an_unknown_outcome(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
 ) -> None:
-    """It is a write as a swap is."""
+    """An insert is a write like an update."""
     job = build_job(tenant)
     await prepared(wired, storage, tenant)
 
@@ -118,10 +118,10 @@ async def test_an_insert_whose_answer_is_lost_has_an_unknown_outcome_and_landed(
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
-async def test_a_read_that_is_lost_can_be_tried_again(
+async def test_a_lost_read_can_be_tried_again(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault
 ) -> None:
-    """Whichever way it was lost, it changed nothing."""
+    """A read changes nothing, whether the request or the answer was lost."""
     queued = await prepared(wired, storage, tenant)
 
     proxy.fault = fault
@@ -133,10 +133,10 @@ async def test_a_read_that_is_lost_can_be_tried_again(
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
-async def test_a_swap_in_a_session_that_is_lost_did_not_land(
+async def test_a_lost_update_in_a_session_is_rolled_back(
     wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, fault: Fault
 ) -> None:
-    """It may have run, but nobody committed it: the server takes it back with the connection."""
+    """The update may have run, but was not committed: the server rolls it back at the end of the connection."""
     queued = await prepared(wired, storage, tenant)
 
     async with wired.session() as session:
@@ -155,34 +155,40 @@ async def test_a_swap_in_a_session_that_is_lost_did_not_land(
         assert await jobs.try_replace(queued.start(at=AT), QUEUED)
 
 
-@pytest.mark.parametrize(("fault", "lands"), [(Fault.BLACKHOLE, False), (Fault.SWALLOW_REPLY, True)])
-async def test_a_network_that_swallows_everything_is_not_waited_for_longer_than_said(
-    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, fault: Fault, lands: bool
+@pytest.mark.parametrize(("fault", "is_applied"), [(Fault.BLACKHOLE, False), (Fault.SWALLOW_REPLY, True)])
+async def test_a_call_without_an_answer_ends_at_the_client_time_out(
+    wired: Storage,
+    storage: Storage,
+    tenant: str,
+    shared_watch: Watch,
+    proxy: FaultProxy,
+    fault: Fault,
+    is_applied: bool,
 ) -> None:
-    """No answer and no end: our own time-out, a little longer than the server's, ends the wait."""
+    """The client time-out, a little longer than the server's, ends a wait without an answer."""
     queued = await prepared(wired, storage, tenant)
     started = queued.start(at=AT)
 
     proxy.fault = fault
-    begun = time.monotonic()
+    started_at = time.monotonic()
     async with asyncio.timeout(10):
         with pytest.raises(OutcomeUnknown):
             await wired.graph_job_repository.try_replace(started, QUEUED)
-    waited = time.monotonic() - begun
+    waited = time.monotonic() - started_at
     assert STATEMENT_TIMEOUT < waited < STATEMENT_TIMEOUT + MARGIN + 2
-    assert (started if lands else queued) == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert (started if is_applied else queued) == await storage.graph_job_repository.get_build_job(tenant, queued.id)
 
-    # A read is not waited for longer, and its outcome is known.
+    # A read has the same limit, and its outcome is known.
     async with asyncio.timeout(5):
         with pytest.raises(DatabaseUnavailable):
             await wired.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
 
 
-async def test_after_a_silence_no_caller_is_given_a_connection_that_fell_silent(
+async def test_no_caller_gets_a_connection_that_has_timed_out(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
 ) -> None:
-    """Both connections time out, then the network is whole for new ones: no call fails for it."""
+    """Both connections time out, then the network works for new ones: no later call fails."""
     queued = await prepared(wired, storage, tenant)
 
     proxy.fault = Fault.BLACKHOLE
@@ -196,10 +202,10 @@ async def test_after_a_silence_no_caller_is_given_a_connection_that_fell_silent(
 
 
 @pytest.mark.parametrize("by_cancel", [False, True], ids=["timed out", "cancelled"])
-async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
+async def test_a_session_on_a_silent_network_ends_in_time(
     wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, by_cancel: bool
 ) -> None:
-    """Neither its statement nor its end, nor a cancel of it, is waited for longer than the time-outs."""
+    """The time-outs bound its statement, its end and its cancellation."""
     queued = await prepared(wired, storage, tenant)
     silent = asyncio.Event()
 
@@ -227,11 +233,11 @@ async def test_a_session_amid_a_network_that_swallows_everything_ends_in_time(
         assert queued == await GraphJobRepository(wired.database.using(session)).get_build_job(tenant, queued.id)
 
 
-@pytest.mark.parametrize(("fault", "lands"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
-async def test_a_commit_that_is_lost_raises_the_same_error_whether_or_not_it_landed(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault, lands: bool
+@pytest.mark.parametrize(("fault", "is_applied"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
+async def test_a_lost_commit_raises_the_same_error_whether_applied_or_not(
+    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault, is_applied: bool
 ) -> None:
-    """A session is SQLAlchemy's own, and so is its error; only reading tells what became of the transaction."""
+    """A session is SQLAlchemy's own, and so is its error; only a read shows the outcome of the transaction."""
     queued = await prepared(wired, storage, tenant)
 
     async def swap() -> None:
@@ -245,7 +251,7 @@ async def test_a_commit_that_is_lost_raises_the_same_error_whether_or_not_it_lan
 
     proxy.fault = Fault.NONE
     assert caught.value.connection_invalidated
-    expected = queued.start(at=AT) if lands else queued
+    expected = queued.start(at=AT) if is_applied else queued
     assert expected == await storage.graph_job_repository.get_build_job(tenant, queued.id)
     assert (0, 0) == checked_out(wired)
 

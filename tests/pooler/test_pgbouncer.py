@@ -1,4 +1,4 @@
-"""The repository behind pgbouncer in transaction mode, which shares its few server connections between all clients."""
+"""graphjobs behind pgbouncer in transaction mode, which shares a few server connections between all clients."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def direct(graphjobs_new_database: Callable[[], str]) -> Settings:
-    """The database itself."""
+    """Settings of the database without pgbouncer."""
     return Settings.load(database_url=graphjobs_new_database())
 
 
@@ -78,7 +78,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"default_pool_size = {_SERVER_CONNECTIONS}",
         "max_client_conn = 500",
     ]
-    if os.geteuid() == 0:  # it refuses to run as root; the embedded server's own user may enter its socket's folder
+    if os.geteuid() == 0:  # pgbouncer refuses to run as root; this user can enter the embedded server's socket folder
         lines.append("user = graphjobs")
     configuration.write_text("\n".join(lines) + "\n")
     process = subprocess.Popen([os.environ["GRAPHJOBS_TEST_PGBOUNCER"], configuration], stderr=subprocess.DEVNULL)
@@ -89,14 +89,14 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         lock_timeout=timedelta(milliseconds=300),
     )
     try:
-        run(_until_it_answers(pooled))
+        run(_wait_until_reachable(pooled))
         yield pooled
     finally:
         process.terminate()
         process.wait(timeout=10)
 
 
-async def _until_it_answers(settings: Settings) -> None:
+async def _wait_until_reachable(settings: Settings) -> None:
     async with asyncio.timeout(10):
         while True:
             try:
@@ -109,8 +109,8 @@ async def _until_it_answers(settings: Settings) -> None:
                 return
 
 
-async def _life(jobs: GraphJobRepository, tenant: str) -> None:
-    """A job's whole life: each verb once."""
+async def _call_each_verb(jobs: GraphJobRepository, tenant: str) -> None:
+    """Call each verb of the repository once."""
     job = await jobs.insert(build_job(tenant))
     started = job.start(at=AT)
     assert await jobs.try_replace(started, Status.QUEUED)
@@ -121,23 +121,24 @@ async def _life(jobs: GraphJobRepository, tenant: str) -> None:
     assert (event,) == await jobs.list_events(tenant, job.id)
 
 
-async def test_many_clients_share_few_connections(pooled: Settings, tenant: str) -> None:
-    """60 callers at once over 3 server connections: alone and in sessions, nobody gets another's statement."""
+async def test_many_clients_share_three_connections(pooled: Settings, tenant: str) -> None:
+    """60 concurrent callers, in autocommit and in sessions, over 3 server connections get their own results."""
     async with open_storage(pooled) as storage:
 
         async def in_session(number: int) -> None:
             async with storage.session() as session, session.begin():
-                await _life(GraphJobRepository(storage.database.using(session)), f"{tenant}-{number}")
+                await _call_each_verb(GraphJobRepository(storage.database.using(session)), f"{tenant}-{number}")
 
         alone = GraphJobRepository(storage.database)
         await asyncio.gather(
-            *(_life(alone, f"{tenant}-{number}") for number in range(30)), *(in_session(number) for number in range(30))
+            *(_call_each_verb(alone, f"{tenant}-{number}") for number in range(30)),
+            *(in_session(number) for number in range(30)),
         )
         assert 2 == len(await alone.list_build_jobs(f"{tenant}-7", limit=100))
 
 
 async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Settings, tenant: str) -> None:
-    """They are set as each transaction begins, and gone with it: the shared connection keeps none of them."""
+    """Each transaction sets them at its start, and they end with it: the shared connection has none of them."""
     assert direct.database_url is not None
     async with open_storage(pooled) as storage, open_storage(direct) as other:
         job = await storage.graph_job_repository.insert(build_job(tenant))
@@ -154,15 +155,15 @@ async def test_time_outs_hold_behind_the_pooler_too(pooled: Settings, direct: Se
 
 
 async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct: Settings, tenant: str) -> None:
-    """After 60 cancelled lives no server connection is in a transaction, and the next callers are served."""
+    """After 60 cancelled callers no server connection is in a transaction, and the next caller succeeds."""
     assert direct.database_url is not None
     async with open_storage(pooled) as storage:
         alone = GraphJobRepository(storage.database)
-        tasks = [asyncio.ensure_future(_life(alone, f"{tenant}-{number}")) for number in range(60)]
+        tasks = [asyncio.ensure_future(_call_each_verb(alone, f"{tenant}-{number}")) for number in range(60)]
         for number, task in enumerate(tasks):
             asyncio.get_running_loop().call_later(number / 200, task.cancel)
         await asyncio.gather(*tasks, return_exceptions=True)
-        await _life(alone, tenant)
+        await _call_each_verb(alone, tenant)
     connection = await asyncpg.connect(direct.database_url.get_secret_value())
     try:
         async with asyncio.timeout(10):
@@ -171,16 +172,16 @@ async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct:
                 "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
             ):
                 await asyncio.sleep(0.05)
-        left = await connection.fetchval(
+        connections = await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     finally:
         await connection.close()
-    assert left <= _SERVER_CONNECTIONS
+    assert connections <= _SERVER_CONNECTIONS
 
 
-async def test_the_store_adds_moves_pages_and_counts(pooled: Settings, direct: Settings) -> None:
-    """A move and its event are one statement there, too; asked again, it answers the same."""
+async def test_the_store_adds_updates_pages_and_counts(pooled: Settings, direct: Settings) -> None:
+    """A transition and its event are one statement behind a pooler too; a repeated call returns the same result."""
     async with open_storage(pooled) as storage, open_storage(direct) as beside:
         jobs = storage.graph_jobs
         job = await jobs.add(build_job("store", correlation_id="c"), actor="me")
@@ -197,13 +198,13 @@ async def test_the_store_adds_moves_pages_and_counts(pooled: Settings, direct: S
         assert first == again
         assert first.job == lost.job == await beside.graph_jobs.get_job("store", job.id)
         assert "conflict" == lost.outcome
-        assert {one.id for one in many} == {one.id for one in (*pages.jobs, *rest.jobs)}
+        assert {job.id for job in many} == {job.id for job in (*pages.jobs, *rest.jobs)}
         assert ["queued", "running"] == [str(event.status) for event in await beside.graph_jobs.events("store", job.id)]
         assert (1, 0) == ((await jobs.count("store", GraphJobQuery(correlation_id="c"))).value, lag.completed)
 
 
 async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
-    """Claims, ends and rescues in transactions; they poll, for nobody can listen through the pooler."""
+    """Workers claim, finish and rescue in transactions, and poll, because a pooler does not allow to listen."""
     done: list[object] = []
 
     async def build(job: GraphBuildJob, context: JobContext) -> BuildResult:
@@ -217,37 +218,37 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
     async with open_storage(pooled) as storage:
         await storage.graph_jobs.add_many(build_job(tenant) for _ in range(40))
         (stopped,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-        seen = StalledItem(stopped.id, tenant, stopped.updated_at, stopped.attempts)
-        assert (stopped.id,) == (await storage.graph_job_queue.rescue([seen], attempts_max=3)).requeued
+        stalled = StalledItem(stopped.id, tenant, stopped.updated_at, stopped.attempts)
+        assert (stopped.id,) == (await storage.graph_job_queue.rescue([stalled], attempts_max=3)).requeued
         options = WorkerOptions(tenant=tenant, concurrency=6, batch=5, poll=timedelta(milliseconds=20))
         workers = [GraphJobWorker(storage, build=build, overlay=overlay, options=options) for _ in range(3)]
         await asyncio.gather(*(worker.run(until_empty=True) for worker in workers))
         assert 80 == len(done) == len(set(done)) == sum(worker.counts.completed for worker in workers)
-        with pytest.raises(ConfigurationError, match="listening needs a connection of its own"):
+        with pytest.raises(ConfigurationError, match="listening needs a direct connection"):
             await storage.listen(lambda: None)
 
 
-async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
-    """A policy run's whole life: each verb once, and what asks again or comes too late."""
+async def _call_each_run_verb(runs: PolicyRunRepository, tenant: str) -> None:
+    """Call each verb of policy runs once, and repeated and late calls."""
     run = policy_run(tenant, run_id="nightly").replace(queued_at=datetime.now(UTC))
-    named, minute = uuid4(), timedelta(minutes=1)
+    transition_id, minute = uuid4(), timedelta(minutes=1)
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
     (first,) = (await queue_of(runs).lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
     (renewed,) = (await queue_of(runs).renew([first], minute)).runs
     assert () == await queue_of(runs).expired(tenant_id=tenant)
-    seen = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
+    stalled = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
     soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-    assert (run.id,) == (await queue_of(runs).rescue([seen], attempts_max=3, backoff=soon)).requeued
+    assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=soon)).requeued
     assert {run.id} == (await queue_of(runs).renew([first], minute)).lost
-    # A transaction of its own sees the time go on; inside a session's it stands still.
+    # now() stands still in the transaction of a session, and advances in autocommit.
     await runs.replace(first.submit(at=AT), "A")
     again: PolicyRunJob | None = await runs.get(tenant, run.id)
     assert again is not None
     leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
     assert leased is not None
-    ended = await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=named)
+    ended = await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
     assert {run.id} == set(ended.versions)
-    assert ended == await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=named)
+    assert ended == await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
     assert {run.id} == set((await queue_of(runs).end([LeaseResult.released(first)])).lost)
     completion = PolicyRunCompletion(run_id="nightly", status="completed")
     completed = await PolicyRunService(runs).complete(tenant, completion)
@@ -257,23 +258,23 @@ async def _life_of_a_run(runs: PolicyRunRepository, tenant: str) -> None:
     assert log == [str(event.status) for event in await runs.events(tenant, run.id)]
 
 
-async def test_policy_runs_of_many_clients_share_few_connections(pooled: Settings, tenant: str) -> None:
-    """Alone and in sessions, nobody gets another's statement."""
+async def test_policy_runs_of_many_clients_share_three_connections(pooled: Settings, tenant: str) -> None:
+    """40 concurrent callers, in autocommit and in sessions, get their own results."""
     async with open_storage(pooled) as storage:
 
         async def in_session(number: int) -> None:
             async with storage.session() as session, session.begin():
-                await _life_of_a_run(storage.policy_runs.using(session), f"{tenant}-{number}")
+                await _call_each_run_verb(storage.policy_runs.using(session), f"{tenant}-{number}")
 
         await asyncio.gather(
-            *(_life_of_a_run(storage.policy_runs, f"{tenant}-{number}") for number in range(20)),
+            *(_call_each_run_verb(storage.policy_runs, f"{tenant}-{number}") for number in range(20)),
             *(in_session(number) for number in range(20, 40)),
         )
         assert 1 == (await storage.policy_runs.count(f"{tenant}-27")).value
 
 
 async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, direct: Settings, tenant: str) -> None:
-    """By many at once over three connections, some of them cancelled; what they leave is rescued."""
+    """Six concurrent dispatchers share three connections; one is cancelled, and its runs are rescued."""
     minute, added, ended = timedelta(minutes=1), [policy_run(tenant) for _ in range(30)], list[object]()
 
     async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
@@ -295,27 +296,27 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         asyncio.get_running_loop().call_later(0.01, cancelled.cancel)
         await asyncio.gather(*(dispatcher(runs, f"dispatcher {number}") for number in range(5)))
         await asyncio.wait([cancelled])
-        left = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
-        seen = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in left]
+        abandoned = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
+        stalled = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in abandoned]
         soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-        rescued = await storage.policy_run_queue.rescue(seen, attempts_max=9, backoff=soon)
+        rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=soon)
         await dispatcher(runs, "the last")
         page = await runs.list(tenant, statuses=["submitted"], limit=20)
         rest = await runs.list(tenant, statuses=["submitted"], limit=20, cursor=page.next_cursor)
 
         assert stopped.id in rescued.requeued
-        assert {run.id for run in left} == set(rescued.requeued)
+        assert {run.id for run in abandoned} == set(rescued.requeued)
         assert len(ended) == len(set(ended))
         assert {run.id for run in added} == {run.id for run in (*page.runs, *rest.runs)}
         for run in (*page.runs, *rest.runs):
-            told = [str(event.status) for event in await beside.policy_runs.events(tenant, run.id)]
-            assert ["pending", *["dispatching", "pending"] * (run.attempts - 1), "dispatching", "submitted"] == told
+            log = [str(event.status) for event in await beside.policy_runs.events(tenant, run.id)]
+            assert ["pending", *["dispatching", "pending"] * (run.attempts - 1), "dispatching", "submitted"] == log
 
 
 async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
     pooled: Settings, direct: Settings, tenant: str
 ) -> None:
-    """What waits for a lock gives up with nothing changed; what goes past locks does not wait at all."""
+    """A replace that waits for a lock times out without a change; batches skip locked rows and do not wait."""
     minute = timedelta(minutes=1)
     async with open_storage(pooled) as storage, open_storage(direct) as other:
         runs = storage.policy_runs
