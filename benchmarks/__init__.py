@@ -1,1 +1,1 @@
-"""Speed, side by side with the bare driver and an ORM session: `make bench`, and never a timed test."""
+"""Benchmarks beside the bare driver, an ORM session and other queues: `make bench`. No test measures time."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: parses, runs the suites one after the other, prints; a missed target is no failure."""
+"""`python -m benchmarks`: parse options, run the suites, print the figures; a missed target is not a failure."""
 
 import asyncio
 import random
@@ -44,29 +44,29 @@ SUITES: Final[dict[str, Suite]] = {
     "life": life,
     "backfill": backfill,
 }
-"""In the order they run; each has a database of its own."""
+"""The suites in their order; each runs on a new database."""
 
 _FULL: Final = Pace(rounds=25, slice_seconds=0.1, warm_up_seconds=0.25)
 _QUICK: Final = Pace(rounds=7, slice_seconds=0.04, warm_up_seconds=0.1)
 _MANY_ROWS: Final = 1_000_000
 _MANY_ROWS_QUICK: Final = 100_000
 _WIDTH: Final = 110
-"""Of the tables where the output is a file or a pipe."""
+"""The width of the tables for a file or a pipe."""
 _SEED: Final = 20_260_102
 
 
 def main(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two minutes, to see that it runs: fewer rounds, 100,000 rows.")
+        bool, typer.Option("--quick", help="A run of two minutes to check that it works: fewer rounds, 100,000 rows.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, too.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the figures to this file.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help=f"Run this suite alone: {', '.join(SUITES)}. Repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help=f"Run only this suite: {', '.join(SUITES)}. Repeatable.")
     ] = None,
 ) -> None:
-    """Compare graphjobs with the bare driver and an ORM session, and hold the ratios against their targets."""
+    """Compare graphjobs with the bare driver and an ORM session, and the ratios with their targets."""
     if unknown := set(suite or ()) - set(SUITES):
-        raise typer.BadParameter(f"there is no suite {min(unknown)}; there are {', '.join(SUITES)}")
+        raise typer.BadParameter(f"suite {min(unknown)} does not exist; the suites are {', '.join(SUITES)}")
     console, progress = Console(width=None if sys.stdout.isatty() else _WIDTH), Console(stderr=True)
     legends = {
         "updates": LEGEND_OF_UPDATES,
@@ -78,19 +78,19 @@ def main(
     started = time.monotonic()
     measured: dict[str, list[Figure]] = {}
     with server() as server_url:
-        where = asyncio.run(conditions(server_url))
-        print_conditions(console, where)
+        environment = asyncio.run(conditions(server_url))
+        print_conditions(console, environment)
         for name in (name for name in SUITES if not suite or name in suite):
 
-            def say(doing: str, name: str = name) -> None:
-                progress.print(f"{time.monotonic() - started:5.0f} s  {name}: {doing}", style="dim", highlight=False)
+            def say(step: str, name: str = name) -> None:
+                progress.print(f"{time.monotonic() - started:5.0f} s  {name}: {step}", style="dim", highlight=False)
 
             with new_database(server_url) as url:
                 measured[name] = asyncio.run(_run(SUITES[name], _bench(url, quick=quick, say=say)))
             print_suite(console, name, measured[name], legends.get(name, LEGEND))
     print_targets(console, measured)
     if json is not None:
-        write_json(json, where, measured)
+        write_json(json, environment, measured)
 
 
 def _bench(url: str, *, quick: bool, say: Callable[[str], None]) -> Bench:
@@ -99,7 +99,7 @@ def _bench(url: str, *, quick: bool, say: Callable[[str], None]) -> Bench:
         pace=_QUICK if quick else _FULL,
         many_rows=_MANY_ROWS_QUICK if quick else _MANY_ROWS,
         say=say,
-        order=random.Random(_SEED),  # noqa: S311  # the order of turns, no secret
+        order=random.Random(_SEED),  # noqa: S311  # the order of turns
     )
 
 

@@ -20,7 +20,7 @@ from benchmarks.copy_baseline import copy_rows, write_rows
 from benchmarks.dumping import write_dump
 from benchmarks.killed_backfill import COUNT
 from benchmarks.measure import BenchmarkError, Figure, compared
-from benchmarks.seeding import emptied, settled
+from benchmarks.seeding import settle, truncate
 from benchmarks.suite import Bench
 from graphjobs.backfill.batches import DOCUMENTS_MAX
 from graphjobs.backfill.tables import BackfillCheckpointRow, BackfillQuarantineRow
@@ -92,7 +92,7 @@ class _Moves:
         self._environment = {**os.environ, "GRAPHJOBS_DATABASE_URL": bench.url}
 
     async def in_turns(self, number: int) -> _Rounds:
-        """Measures all that needs no kill, each on tables that were emptied before."""
+        """Measures all that needs no kill, each on truncated tables."""
         rounds, rows = _Rounds(), self._folder / "rows"
         for turn in range(number):
             told = f"round {turn + 1} of {number}"
@@ -105,7 +105,7 @@ class _Moves:
                     rounds.backfill.append(self._number / seconds)
                     rounds.peak.append(peak)
                     self._bench.say(f"{told}: {VERIFY}")
-                    await settled(self._bench.url)
+                    await settle(self._bench.url)
                     rounds.verify.append(self._number / await self._verify())
                     if turn == 0 and await write_rows(self._bench.url, rows) != self._number:
                         raise BenchmarkError("the backfill did not bring all documents")
@@ -148,13 +148,13 @@ class _Moves:
         ]
 
     async def _emptied(self) -> None:
-        await emptied(self._bench.url)
+        await truncate(self._bench.url)
         connection = await asyncpg.connect(self._bench.url)
         try:
             await connection.execute(f"TRUNCATE {', '.join(_BOOK)}")
         finally:
             await connection.close()
-        await settled(self._bench.url)
+        await settle(self._bench.url)
 
     async def _backfill(self, dump: Path, number: int) -> tuple[float, float]:
         """Gives the seconds and the peak of a backfill."""

@@ -1,8 +1,8 @@
-"""Who is measured: the bare driver twice, graphjobs, and an ORM session as most people write it.
+"""The competitors: the bare driver twice, graphjobs, and a typical ORM session.
 
-Each gives an operation as a call that is ready to be made. What a caller has at hand (a job to store, an id) is
-prepared outside of the timed part; for the bare driver that goes as far as the text of the payload, and what it
-answers stays raw records: the strictest bar there is for a layer that takes and gives typed values.
+A competitor returns each operation as a prepared call. The inputs of a caller (a job to store, an id) are prepared
+outside of the timed part; for the bare driver this includes the text of the payload, and its results stay raw records.
+That is the strictest comparison for a layer with typed values.
 """
 
 from collections.abc import AsyncIterator
@@ -26,39 +26,39 @@ GRAPHJOBS: Final = "graphjobs"
 ORM: Final = "ORM session"
 LEGEND: Final = {
     POOL: f"asyncpg.create_pool({POOL_SIZE}), its defaults: the same SQL text and ready arguments in, raw records out",
-    HELD: "the same on one connection of asyncpg's own, at 1 caller only: nothing is acquired, released or reset",
+    HELD: "the same on one connection of asyncpg's own, at 1 caller only: without acquire, release and reset",
     GRAPHJOBS: "the repository of open_storage(): GraphBuildJob in, GraphBuildJob out, each validated and compared",
-    ORM: f"async_sessionmaker, pool_size={POOL_SIZE}: a session an operation, GraphBuildJob in and out; get is "
-    "session.get(), the swap reads the row, checks its status, sets attributes and commits (and fences nothing), "
+    ORM: f"async_sessionmaker, pool_size={POOL_SIZE}: one session per operation, GraphBuildJob in and out; get is "
+    "session.get(), try_replace reads the row, checks its status, sets attributes and commits (without a fence), "
     "the list is a plain select() of entities",
 }
-"""What each of them does, and who builds what."""
+"""What each competitor does."""
 
 
-class Contestant(Protocol):
-    """Somebody who stores jobs. A call answers with something true where it did what it should."""
+class Competitor(Protocol):
+    """A competitor that stores jobs. A successful call returns a true value."""
 
     name: str
 
     def get(self, job: GraphBuildJob) -> Call:
-        """Reads a job by its tenant and id."""
+        """Read a job by its tenant and id."""
         ...
 
     def insert(self, job: GraphBuildJob) -> Call:
-        """Stores a new job."""
+        """Insert a job."""
         ...
 
     def try_replace(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        """Swaps a job in that must be in the status `expected`."""
+        """Replace a job that must be in the status `expected`."""
         ...
 
     def newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> Call:
-        """Lists the newest build jobs of one status; answers with a sequence."""
+        """List the newest build jobs of one status; the call returns a sequence."""
         ...
 
 
-class Graphjobs(Contestant):
-    """graphjobs as a service uses it: typed values in and out."""
+class Graphjobs(Competitor):
+    """graphjobs with typed values, as a service uses it."""
 
     name = GRAPHJOBS
 
@@ -82,12 +82,12 @@ class Graphjobs(Contestant):
         return partial(self._jobs.list_build_jobs, tenant_id, status, limit=limit)
 
     def newest_of_all(self, tenant_id: str, limit: int) -> Call:
-        """Lists the newest build jobs, whatever their status."""
+        """List the newest build jobs of any status."""
         return partial(self._jobs.list_build_jobs, tenant_id, limit=limit)
 
 
 @asynccontextmanager
 async def graphjobs(url: str) -> AsyncIterator[Graphjobs]:
-    """Opens graphjobs."""
+    """Open graphjobs."""
     async with open_storage(Settings.load(database_url=url, pool_size=POOL_SIZE)) as storage:
         yield Graphjobs(GraphJobRepository(storage.database))

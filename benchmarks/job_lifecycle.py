@@ -15,8 +15,8 @@ from typing import Final
 import asyncpg
 
 from benchmarks.measure import BenchmarkError, Figure, Ratio, compared
-from benchmarks.other_queues import PgQueuer, Procrastinate, pgqueuer, procrastination
-from benchmarks.seeding import emptied, queued_job, settled, store
+from benchmarks.other_queues import PgQueuer, Procrastinate, open_procrastinate, pgqueuer
+from benchmarks.seeding import queued_job, settle, store, truncate
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
 from graphjobs.graph_jobs.models import GraphBuildJob
@@ -64,7 +64,7 @@ class _Ours:
         self._url, self._storage, self._connection = url, storage, connection
 
     async def fill(self, number: int) -> None:
-        await emptied(self._url)
+        await truncate(self._url)
         await store(self._url, (queued_job(f"tenant-{one % _TENANTS}", one) for one in range(number)))
 
     async def drain(self, number: int, *, batch: int) -> float:
@@ -90,7 +90,7 @@ async def life(bench: Bench) -> list[Figure]:
         stack.push_async_callback(connection.close)
         ours = _Ours(bench.url, storage, connection)
         theirs = await stack.enter_async_context(pgqueuer(bench.url))
-        slow = await stack.enter_async_context(procrastination(bench.url))
+        slow = await stack.enter_async_context(open_procrastinate(bench.url))
         bench.say(f"a backlog of {backlog:,} for each")
         await slow.fill(backlog)
         for turn in range(rounds):
@@ -110,11 +110,11 @@ def _competitors(
 ) -> dict[str, Callable[[], Awaitable[float]]]:
     async def drained(who: _Ours | PgQueuer, batch: int) -> float:
         await who.fill(backlog)
-        await settled(url)
+        await settle(url)
         return await who.drain(backlog, batch=batch)
 
     async def worked() -> float:
-        await settled(url)
+        await settle(url)
         return await slow.work(seconds=_PROCRASTINATE_SECONDS, concurrency=_PROCRASTINATE_CONCURRENCY)
 
     return {
@@ -147,7 +147,7 @@ def _figures(speeds: dict[str, list[float]]) -> list[Figure]:
 
 async def _memory(bench: Bench) -> list[Figure]:
     """Weighs a worker's process after each 10,000 jobs."""
-    await emptied(bench.url)
+    await truncate(bench.url)
     await store(bench.url, (queued_job(f"memory-{one % _TENANTS}", one) for one in range(_MEMORY_JOBS)))
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(__file__).with_name("worker_memory.py")), bench.url, stdout=asyncio.subprocess.PIPE

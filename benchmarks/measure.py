@@ -1,7 +1,7 @@
-"""Paired timing: competitors take turns in short slices, and a ratio is taken within each round; knows no database.
+"""Paired timing: competitors take turns in short slices, and each round has its own ratio. No database here.
 
-The machine is shared and noisy. What slows a round down slows all of its slices alike, so the ratio of two slices of
-one round says more than two medians do: the median of those ratios is what targets are held against.
+The machine is shared and noisy. Noise slows all slices of a round alike, so the ratio of two slices of one round is
+more precise than two medians. Targets apply to the median of these ratios.
 """
 
 import asyncio
@@ -14,32 +14,32 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
 Call: TypeAlias = Callable[[], Awaitable[object]]
-"""One operation, ready to be made: what its caller would have at hand was prepared outside the timed part."""
+"""One prepared operation: the inputs that a caller has at hand are made outside of the timed part."""
 
 _CALLS_MAX: Final = 50_000
 _MICROSECONDS: Final = 1e6
 
 
 class BenchmarkError(Exception):
-    """An operation did not do what it should, so its time would mean nothing."""
+    """An operation returned a wrong result, so its time has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to measure.
+    """The length of a measurement.
 
     Attributes:
-        rounds: how often each competitor has its turn, at least 2.
-        slice_seconds: about how long a turn takes.
-        warm_up_seconds: how long each competitor runs before the first round, at least.
+        rounds: the number of turns of each competitor, at least 2.
+        slice_seconds: the approximate length of a turn.
+        warm_up_seconds: the minimum run time of each competitor before the first round.
     """
 
     rounds: int
     slice_seconds: float
     warm_up_seconds: float
 
-    def hastened(self, times: float) -> "Pace":
-        """Gives the pace at which a turn is so many times as short."""
+    def shortened(self, times: float) -> "Pace":
+        """Return a pace with turns that are shorter by this factor."""
         return Pace(self.rounds, self.slice_seconds / times, self.warm_up_seconds / times)
 
 
@@ -49,30 +49,30 @@ class Entry:
 
     Attributes:
         competitor: its name in the table.
-        prepare: gives so many calls for each caller. Not timed.
-        done: tells from an answer whether the operation did what it should.
-        stock: awaited before `prepare` with the same number: stores what so many calls for each caller use up. Not
-            timed. None where they use up nothing.
+        prepare: returns this number of calls for each caller. Not timed.
+        is_done: checks the answer of a call.
+        stock: awaited before `prepare` with the same number: stores the rows that the calls use up. Not timed. None for
+            calls that use no rows up.
     """
 
     competitor: str
     prepare: Callable[[int], list[list[Call]]]
-    done: Callable[[object], bool] = bool
+    is_done: Callable[[object], bool] = bool
     stock: Callable[[int], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one competitor's time compares with another's, round by round.
+    """The ratio of the times of two competitors, round by round.
 
     Attributes:
-        of: the competitor above the line.
-        against: the one below it.
-        median: of the rounds' ratios.
-        low: a tenth of the rounds were below.
-        high: a tenth of the rounds were above.
-        at_most: the target; None where none was set.
-        at_least: as `at_most`, from below.
+        of: the competitor in the numerator.
+        against: the competitor in the denominator.
+        median: the median of the rounds' ratios.
+        low: the first decile of the ratios.
+        high: the last decile of the ratios.
+        at_most: the upper target, or None.
+        at_least: the lower target, or None.
     """
 
     of: str
@@ -85,7 +85,7 @@ class Ratio:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target was reached; None where there is none."""
+        """Whether the target was reached; None without a target."""
         if self.at_most is None and self.at_least is None:
             return None
         return (self.at_most is None or self.median <= self.at_most) and (
@@ -98,14 +98,14 @@ class Figure:
     """One row of a suite's table.
 
     Attributes:
-        operation: what was done, "get".
-        callers: how many did it at once.
-        competitor: who did it.
-        median: of the rounds, in `unit`.
-        ratios: how that compares, the one to show in the table first.
-        unit: of `median`; microseconds an operation are wall time divided by operations, of all callers together.
-        cpu: as `median`, but the time this process was on a processor; None where that was not taken. It does not
-            count waiting for the server, nor most of what a noisy machine adds.
+        operation: the operation, such as "get".
+        callers: the number of concurrent callers.
+        competitor: the competitor.
+        median: the median of the rounds, in `unit`.
+        ratios: the ratios to other competitors, the one for the table first.
+        unit: the unit of `median`; microseconds per operation are wall time divided by the operations of all callers.
+        cpu: the CPU time of this process in the same unit, or None. It excludes the wait for the server and most of
+            the noise of the machine.
     """
 
     operation: str
@@ -126,18 +126,18 @@ class Figure:
         callers: int,
         ratios: tuple[Ratio, ...] = (),
     ) -> Self:
-        """Makes one of a competitor's times, as `paired` gives them."""
+        """Build the figure of a competitor from the times of `paired`."""
         median, cpu = statistics.median(times.wall[competitor]), statistics.median(times.cpu[competitor])
         return cls(operation, callers, competitor, median, ratios, cpu=cpu)
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """For each competitor its microseconds an operation, one figure a round, the rounds in step.
+    """The microseconds per operation of each competitor, one figure per round, in the order of rounds.
 
     Attributes:
-        wall: by the clock on the wall, divided by the operations of all callers together.
-        cpu: that this process was on a processor.
+        wall: wall time divided by the operations of all callers.
+        cpu: CPU time of this process.
     """
 
     wall: Mapping[str, list[float]]
@@ -145,12 +145,12 @@ class Times:
 
 
 async def paired(entries: Sequence[Entry], pace: Pace, order: random.Random) -> Times:
-    """Times the competitors in turns, in another order each round.
+    """Time the competitors in turns, in a new order each round.
 
     Raises:
-        BenchmarkError: an operation did not do what it should.
+        BenchmarkError: an operation returned a wrong result.
     """
-    sizes = {entry.competitor: await _warmed_up(entry, pace) for entry in entries}
+    sizes = {entry.competitor: await _warm_up(entry, pace) for entry in entries}
     times = Times({name: [] for name in sizes}, {name: [] for name in sizes})
     for _ in range(pace.rounds):
         for entry in order.sample(entries, len(entries)):
@@ -169,7 +169,7 @@ def ratio(
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> Ratio:
-    """Compares two competitors of one `paired` run, round by round."""
+    """Compare two competitors of one `paired` run, round by round."""
     return compared(times.wall[of], times.wall[against], of=of, against=against, at_most=at_most, at_least=at_least)
 
 
@@ -182,30 +182,29 @@ def compared(
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> Ratio:
-    """Compares two lists of figures, round by round."""
-    ratios = [over / under for over, under in zip(above, below, strict=True)]
+    """Compare two lists of figures, round by round."""
+    ratios = [numerator / denominator for numerator, denominator in zip(above, below, strict=True)]
     tenths = statistics.quantiles(ratios, n=10, method="inclusive")
     return Ratio(of, against, statistics.median(ratios), tenths[0], tenths[-1], at_most, at_least)
 
 
-async def _warmed_up(entry: Entry, pace: Pace) -> int:
-    """Runs a competitor until connections are open, plans are made and caches are warm; gives a slice's size."""
-    each, spent = 4, 0.0
+async def _warm_up(entry: Entry, pace: Pace) -> int:
+    """Run a competitor until connections, plans and caches are warm; return the number of calls for a slice."""
+    number, spent = 4, 0.0
     while True:
-        seconds, _, _ = await _slice(entry, each)
+        seconds, _, _ = await _slice(entry, number)
         spent += seconds
         if seconds >= pace.slice_seconds / 2 and spent >= pace.warm_up_seconds:
-            return max(1, round(each * pace.slice_seconds / seconds))
-        each = min(each * 2 if seconds < pace.slice_seconds / 2 else each, _CALLS_MAX)
+            return max(1, round(number * pace.slice_seconds / seconds))
+        number = min(number * 2 if seconds < pace.slice_seconds / 2 else number, _CALLS_MAX)
 
 
-async def _slice(entry: Entry, each: int) -> tuple[float, float, int]:
-    """Makes so many calls for each caller, all callers at once; gives seconds, seconds of CPU, number of calls."""
+async def _slice(entry: Entry, number: int) -> tuple[float, float, int]:
+    """Make `number` calls for each concurrent caller; return seconds, CPU seconds and the number of all calls."""
     if entry.stock is not None:
-        await entry.stock(each)
-    callers = entry.prepare(each)
-    # Every slice begins with nothing to collect, and what was prepared is none of its collector's business; within
-    # the slice the collector runs as it always does, for all alike.
+        await entry.stock(number)
+    callers = entry.prepare(number)
+    # Collect garbage before the slice and freeze the prepared calls; within the slice the collector runs as usual.
     gc.collect()
     gc.freeze()
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -220,7 +219,7 @@ async def _slice(entry: Entry, each: int) -> tuple[float, float, int]:
 
 
 async def _caller(entry: Entry, calls: Sequence[Call]) -> None:
-    done = entry.done
+    is_done = entry.is_done
     for call in calls:
-        if not done(await call()):
-            raise BenchmarkError(f"{entry.competitor}: an operation did not do what it should: {call}")
+        if not is_done(await call()):
+            raise BenchmarkError(f"{entry.competitor}: an operation returned a wrong result: {call}")

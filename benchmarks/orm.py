@@ -1,4 +1,4 @@
-"""An ORM session as most people write it, as a competitor; it shares the declared tables with graphjobs, and no SQL."""
+"""A typical ORM session as a competitor; it shares the declared tables with graphjobs, but no SQL."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,15 +11,15 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from typing_extensions import override
 
-from benchmarks.competitors import ORM, POOL_SIZE, Contestant
+from benchmarks.competitors import ORM, POOL_SIZE, Competitor
 from benchmarks.measure import Call
 from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.tables import GraphJobRow
 
 
-class OrmSession(Contestant):
-    """A session for each operation, entities inside of it, and the same values as graphjobs outside."""
+class OrmSession(Competitor):
+    """One session per operation, with entities inside and the same values as graphjobs outside."""
 
     name = ORM
 
@@ -75,7 +75,7 @@ class OrmSession(Contestant):
             return True
 
     async def _newest(self, tenant_id: str, status: GraphJobStatus, limit: int) -> list[GraphBuildJob]:
-        wanted = (
+        newest = (
             select(GraphJobRow)
             .where(
                 GraphJobRow.tenant_id == tenant_id,
@@ -86,11 +86,11 @@ class OrmSession(Contestant):
             .limit(limit)
         )
         async with self._sessions() as session:
-            return [_value(row) for row in await session.scalars(wanted)]
+            return [_value(row) for row in await session.scalars(newest)]
 
 
 def _value(row: GraphJobRow) -> GraphBuildJob:
-    # The entity's payload is a dict, and strict values read JSON text; this is the fastest way there, about 2 µs.
+    # The payload of an entity is a dict, and strict values parse JSON text; to_json is the fastest way, about 2 µs.
     return GraphBuildJob.from_json(to_json(row.payload))
 
 
@@ -100,10 +100,10 @@ def _payload(job: GraphBuildJob) -> dict[str, object]:
 
 @asynccontextmanager
 async def orm_session(url: str) -> AsyncIterator[OrmSession]:
-    """Opens an engine for sessions, as SQLAlchemy's own documentation of asyncio does."""
+    """Open an engine for sessions, like the asyncio documentation of SQLAlchemy."""
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(url)  # the driver reads the URL itself, so all of libpq's can be named
+        return await asyncpg.connect(url)  # the driver parses the URL, with all options of libpq
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, pool_size=POOL_SIZE)
     try:

@@ -1,4 +1,4 @@
-"""The queues next door as competitors, each as its own documents run it: PgQueuer and Procrastinate."""
+"""PgQueuer and Procrastinate as competitors, each run as its documentation does."""
 
 import asyncio
 import time
@@ -20,20 +20,20 @@ _ENQUEUED_AT_ONCE: Final = 5_000
 
 
 class PgQueuer:
-    """PgQueuer in its drain mode, on one connection of asyncpg's."""
+    """PgQueuer in its drain mode, on one connection of asyncpg."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._driver = AsyncpgDriver(connection)
         self._queries = Queries(self._driver)
 
     async def fill(self, number: int) -> None:
-        """Queues so many jobs."""
+        """Queue `number` jobs."""
         for _ in range(0, number, _ENQUEUED_AT_ONCE):
-            each = min(number, _ENQUEUED_AT_ONCE)
-            await self._queries.enqueue([_ENTRY] * each, [b"{}"] * each, [0] * each)
+            size = min(number, _ENQUEUED_AT_ONCE)
+            await self._queries.enqueue([_ENTRY] * size, [b"{}"] * size, [0] * size)
 
     async def drain(self, number: int, *, batch: int) -> float:
-        """Does all jobs; gives jobs a second."""
+        """Run all jobs; return jobs per second."""
         manager, done = QueueManager(self._queries), 0
 
         async def nothing(_job: object) -> None:
@@ -51,7 +51,7 @@ class PgQueuer:
 
 @asynccontextmanager
 async def pgqueuer(url: str) -> AsyncIterator[PgQueuer]:
-    """Installs PgQueuer's tables beside ours."""
+    """Install the tables of PgQueuer beside those of graphjobs."""
     connection = await asyncpg.connect(url)
     try:
         competitor = PgQueuer(connection)
@@ -62,7 +62,7 @@ async def pgqueuer(url: str) -> AsyncIterator[PgQueuer]:
 
 
 class Procrastinate:
-    """Procrastinate's worker on psycopg's pool; it is given some seconds, for its whole backlog would take minutes."""
+    """The worker of Procrastinate on psycopg's pool; it runs for some seconds, since its backlog would take minutes."""
 
     def __init__(self, app: procrastinate.App) -> None:
         self._app = app
@@ -74,12 +74,12 @@ class Procrastinate:
         self._task = app.task(name=_ENTRY)(nothing)
 
     async def fill(self, number: int) -> None:
-        """Queues so many jobs."""
+        """Queue `number` jobs."""
         for _ in range(0, number, _ENQUEUED_AT_ONCE):
             await self._task.batch_defer_async(*({} for _ in range(min(number, _ENQUEUED_AT_ONCE))))
 
     async def work(self, *, seconds: float, concurrency: int) -> float:
-        """Does jobs for so long; gives jobs a second."""
+        """Run jobs for a time; return jobs per second."""
         before, started = self._done, time.perf_counter()
         working = asyncio.ensure_future(
             self._app.run_worker_async(
@@ -90,15 +90,15 @@ class Procrastinate:
             )
         )
         await asyncio.sleep(seconds)
-        done, took = self._done - before, time.perf_counter() - started
+        done, elapsed = self._done - before, time.perf_counter() - started
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        return done / took
+        return done / elapsed
 
 
 @asynccontextmanager
-async def procrastination(url: str) -> AsyncIterator[Procrastinate]:
-    """Installs Procrastinate's tables beside ours."""
+async def open_procrastinate(url: str) -> AsyncIterator[Procrastinate]:
+    """Install the tables of Procrastinate beside those of graphjobs."""
     app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
     async with app.open_async():
         await app.schema_manager.apply_schema_async()

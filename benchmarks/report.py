@@ -1,4 +1,4 @@
-"""What is printed and what is written: tables, a summary of the targets, JSON; measures nothing."""
+"""The output: tables, a summary of the targets, and JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from benchmarks.measure import Figure, Ratio
 
 
 def print_conditions(console: Console, conditions: Mapping[str, str]) -> None:
-    """Prints what the figures were taken on."""
+    """Print the conditions of the measurement."""
     _print_pairs(console, conditions)
 
 
 def print_suite(console: Console, title: str, figures: Sequence[Figure], legend: Mapping[str, str]) -> None:
-    """Prints one suite's figures, a section for each operation, and who did what."""
+    """Print the figures of one suite, a section per operation, and the legend."""
     headings = ("operation", "callers>", "competitor", "median>", "unit", "of it CPU>", "ratio>", "p10..p90", "against")
     table = _table(title, headings)
     before = None
@@ -38,12 +38,12 @@ def print_suite(console: Console, title: str, figures: Sequence[Figure], legend:
         )
         before = section
     console.print(table)
-    took_part = {figure.competitor for figure in figures}
-    _print_pairs(console, {name: text for name, text in legend.items() if name in took_part})
+    competitors = {figure.competitor for figure in figures}
+    _print_pairs(console, {name: text for name, text in legend.items() if name in competitors})
 
 
 def print_targets(console: Console, suites: Mapping[str, Sequence[Figure]]) -> None:
-    """Prints each figure that has a target, suite by suite, whether that was reached, and how many were missed."""
+    """Print each figure with a target and its outcome, by suite, and the number of missed targets."""
     table = _table("targets", ("operation", "callers>", "figure", "ratio>", "p10..p90", "target", "outcome"))
     for name, figures in suites.items():
         if targeted := _targeted(figures):
@@ -60,24 +60,24 @@ def print_targets(console: Console, suites: Mapping[str, Sequence[Figure]]) -> N
                 "[green]reached[/]" if ratio.reached else "[red]missed[/]",
             )
     console.print(table)
-    every = [figure for figures in suites.values() for figure in figures]
-    number = missed(every)
-    console.print(f"{number} of {len(_targeted(every))} targets missed" if number else "every target was reached")
+    all_figures = [figure for figures in suites.values() for figure in figures]
+    number = count_missed(all_figures)
+    console.print(f"{number} of {len(_targeted(all_figures))} targets missed" if number else "all targets reached")
 
 
-def missed(figures: Sequence[Figure]) -> int:
-    """Counts the targets that were missed."""
+def count_missed(figures: Sequence[Figure]) -> int:
+    """Count the missed targets."""
     return sum(not ratio.reached for _, ratio in _targeted(figures))
 
 
 def write_json(path: Path, conditions: Mapping[str, str], suites: Mapping[str, Sequence[Figure]]) -> None:
-    """Writes everything that was printed, for programs."""
-    written = {
+    """Write all printed figures as JSON."""
+    document = {
         "conditions": dict(conditions),
         "suites": {name: [_as_json(figure) for figure in figures] for name, figures in suites.items()},
-        "missed": sum(missed(figures) for figures in suites.values()),
+        "missed": sum(count_missed(figures) for figures in suites.values()),
     }
-    path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _as_json(figure: Figure) -> dict[str, object]:
@@ -98,7 +98,7 @@ def _spread(ratio: Ratio) -> str:
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:
-    """A table without lines between columns, so that it fits a narrow terminal; `>` after a heading aligns right."""
+    """Create a table without lines between columns, for a narrow terminal; `>` after a heading aligns right."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         name = heading.removesuffix(">")

@@ -1,4 +1,4 @@
-"""What the table of policy runs holds before anything is timed: runs as a scheduler would have them."""
+"""Seed the table of policy runs with realistic runs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Self
 from immutabledict import immutabledict
 from uuid_utils.compat import uuid7
 
-from benchmarks.seeding import copied, texts_around
+from benchmarks.seeding import copy_records, texts_around
 from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRunRequest
 from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
@@ -16,10 +16,10 @@ from graphjobs.policy_runs.tables import PolicyRunRow
 Status = PolicyRunStatus
 
 OWNER: Final = "dispatcher-1@bench"
-"""Who leases what is dispatching."""
+"""The owner of all leases."""
 
 LEASED_FOR: Final = timedelta(hours=8)
-"""So long a lease of his lasts: no benchmark sees it run out."""
+"""The length of a lease; none expires during a benchmark."""
 
 TABLE: Final = PolicyRunRow.__tablename__
 _BETWEEN: Final = timedelta(milliseconds=2_741)
@@ -31,7 +31,7 @@ _STATUSES: Final = (
     Status.FAILED,
     Status.CANCELED,
 )
-"""A tenant's runs go through these in turn; through modes and policies, too, whose numbers are coprime with theirs."""
+"""A tenant's runs have these in turn, and modes and policies in turn too; their numbers are coprime."""
 
 _MODES: Final = tuple(PolicyRunMode)
 _POLICIES: Final = tuple(f"registry.example.org/policies/admission-{number}" for number in range(7))
@@ -50,31 +50,31 @@ _ENVIRONMENT: Final[dict[str, Any]] = {
 """About 1 KB of JSON."""
 
 _INPUTS: Final = PolicyRunInputs(sbom_set=_SBOMS, environment=immutabledict(_ENVIRONMENT), capture_explain=True)
-_AT_ONCE: Final = 2
-"""So many connections copy: a run's payload is large, and the server has to read it."""
+_CONNECTIONS: Final = 2
+"""The number of connections that copy: the payload of a run is large, and the server is the slower side."""
 
 POLICY: Final = _POLICIES[0]
-"""One in seven of a tenant's runs is of it."""
+"""The policy of one in seven of a tenant's runs."""
 
 
 class Spread(NamedTuple):
-    """When the runs of a tenant were asked for: one after the other, at equal distances; the last one just now."""
+    """The times at which the runs of a tenant were queued, at equal intervals until now."""
 
     first: datetime
     between: timedelta
 
     @classmethod
     def of(cls, count: int, *, between: timedelta = _BETWEEN) -> Self:
-        """Gives that of so many runs."""
+        """Return the spread of `count` runs."""
         return cls(datetime.now(UTC) - count * between, between)
 
     def __call__(self, number: int) -> datetime:
-        """Gives the time of the run of a number."""
+        """Return the time of a run by its number."""
         return self.first + number * self.between
 
 
 def pending_run(tenant_id: str, number: int, *, queued_at: datetime | None = None) -> PolicyRunJob:
-    """A pending run as whoever asks for it makes it, with what such runs carry filled in."""
+    """Build a pending run with the typical fields of a request."""
     at = queued_at or datetime.now(UTC)
     request = PolicyRunRequest(
         tenant_id=tenant_id,
@@ -87,11 +87,13 @@ def pending_run(tenant_id: str, number: int, *, queued_at: datetime | None = Non
         inputs=_INPUTS,
         queued_at=at,
     )
-    return request.to_run(run_id=name_of(tenant_id, number), available_at=at, created_at=at, updated_at=at)
+    return request.to_run(run_id=run_id_for(tenant_id, number), available_at=at, created_at=at, updated_at=at)
 
 
-def run_in(status: PolicyRunStatus, tenant_id: str, number: int, *, queued_at: datetime | None = None) -> PolicyRunJob:
-    """A run that was moved to a status the way a dispatcher moves it."""
+def run_in_status(
+    status: PolicyRunStatus, tenant_id: str, number: int, *, queued_at: datetime | None = None
+) -> PolicyRunJob:
+    """Build a run in a status, with the transitions of a dispatcher."""
     run = pending_run(tenant_id, number, queued_at=queued_at)
     leased_at = run.queued_at + timedelta(seconds=3)
     ended_at = leased_at + timedelta(seconds=42)
@@ -110,48 +112,48 @@ def run_in(status: PolicyRunStatus, tenant_id: str, number: int, *, queued_at: d
     return submitted.complete(at=ended_at) if status is Status.COMPLETED else submitted
 
 
-def record_of(run: PolicyRunJob) -> tuple[object, ...]:
-    """A run as a record of the table, in the order of `COLUMNS`."""
-    coded = {"mode": run.mode.code, "priority": run.priority.code, "status": run.status.code}
-    given = {**coded, "payload": run.payload_json()}
-    return tuple(given[name] if name in given else getattr(run, name) for name in COLUMNS)
+def run_record(run: PolicyRunJob) -> tuple[object, ...]:
+    """Return a run as a record of the table, in the order of `COLUMNS`."""
+    encoded: dict[str, object] = {"mode": run.mode.code, "priority": run.priority.code, "status": run.status.code}
+    encoded["payload"] = run.payload_json()
+    return tuple(encoded[name] if name in encoded else getattr(run, name) for name in COLUMNS)
 
 
 async def store_runs(url: str, runs: Iterable[PolicyRunJob]) -> None:
-    """Copies runs into the table, and has it analysed."""
-    await copied(url, TABLE, COLUMNS, map(record_of, runs))
+    """Copy runs into the table, and analyze it."""
+    await copy_records(url, TABLE, COLUMNS, map(run_record, runs))
 
 
 async def store_mixed_runs(url: str, tenants: Sequence[str], count: int) -> Spread:
-    """Copies runs of all statuses into the table, of these tenants in turns, and has it analysed.
+    """Copy runs of all statuses into the table, of these tenants in turns, and analyze it.
 
-    There are too many to make a value of each: one real run of each status is the pattern; ids, names, policies, modes,
-    priorities and times differ.
+    One real run of each status is the pattern, since a value per row would take too long; ids, run ids, policies,
+    modes, priorities and times differ.
 
     Returns:
-        When they were asked for.
+        The times at which the runs were queued.
     """
     at = Spread.of(count)
-    patterns = [_Pattern.of(run_in(status, tenants[0], 0, queued_at=at(0))) for status in _STATUSES]
+    patterns = [_Pattern.of(run_in_status(status, tenants[0], 0, queued_at=at(0))) for status in _STATUSES]
 
     def records() -> Iterator[tuple[object, ...]]:
         for place, (tenant, number) in enumerate(_in_turns(tenants, count)):
             pattern, priority = patterns[number % len(patterns)], _PRIORITIES[number % len(_PRIORITIES)]
             yield pattern.record(tenant, number, at(place), priority)
 
-    await copied(url, TABLE, COLUMNS, records(), at_once=_AT_ONCE)
+    await copy_records(url, TABLE, COLUMNS, records(), connections=_CONNECTIONS)
     return at
 
 
 async def store_pending(url: str, tenants: Sequence[str], count: int, at: Spread, *, high_each: int = 0) -> None:
-    """Copies pending runs into the table, of these tenants in turns, and has it analysed.
+    """Copy pending runs into the table, of these tenants in turns, and analyze it.
 
     Args:
-        url: of the database.
-        tenants: whose.
-        count: of all tenants together.
-        at: when they were asked for, and available.
-        high_each: of so many runs of a tenant one is of high priority, the others are normal; 0 means all are.
+        url: the URL of the database.
+        tenants: the tenants.
+        count: the number of runs of all tenants together.
+        at: the times at which the runs were queued and available.
+        high_each: every n-th run of a tenant has high priority; 0 means that all have normal priority.
     """
     pattern = _Pattern.of(pending_run(tenants[0], 0))
 
@@ -161,11 +163,11 @@ async def store_pending(url: str, tenants: Sequence[str], count: int, at: Spread
             priority = PolicyRunPriority.HIGH if is_high else PolicyRunPriority.NORMAL
             yield pattern.record(tenant, number, at(place), priority)
 
-    await copied(url, TABLE, COLUMNS, records(), at_once=_AT_ONCE)
+    await copy_records(url, TABLE, COLUMNS, records(), connections=_CONNECTIONS)
 
 
 def _in_turns(tenants: Sequence[str], count: int) -> Iterator[tuple[str, int]]:
-    """Whose each run is, and its number among his."""
+    """Yield the tenant of each run, and the number of the run within the tenant."""
     for place in range(count):
         number, turn = divmod(place, len(tenants))
         yield tenants[turn], number
@@ -176,31 +178,31 @@ _TIMES: Final = tuple(_AT[name] for name in ("queued_at", "available_at", "creat
 
 
 class _Pattern(NamedTuple):
-    """A real run as a record, how long it took to where it is, and what stands in its payload around what differs."""
+    """A real run as a record, the time from queued to its last update, and the constant parts of its payload."""
 
-    record_of_it: tuple[object, ...]
-    took: timedelta
+    template: tuple[object, ...]
+    age: timedelta
     texts: tuple[str, str, str]
 
     @classmethod
     def of(cls, run: PolicyRunJob) -> Self:
         first, second, last = texts_around(run.payload_json(), str(run.correlation_id), f"{0:040x}")
-        return cls(record_of(run), run.updated_at - run.queued_at, (first, second, last))
+        return cls(run_record(run), run.updated_at - run.queued_at, (first, second, last))
 
     def record(
         self, tenant_id: str, number: int, queued_at: datetime, priority: PolicyRunPriority
     ) -> tuple[object, ...]:
-        columns = list(self.record_of_it)
+        columns = list(self.template)
         first, second, last = self.texts
         columns[_AT["id"]] = uuid7()
         columns[_AT["tenant_id"]] = tenant_id
-        columns[_AT["run_id"]] = name_of(tenant_id, number)
+        columns[_AT["run_id"]] = run_id_for(tenant_id, number)
         columns[_AT["policy_id"]] = _POLICIES[number % len(_POLICIES)]
         columns[_AT["mode"]] = _MODES[number % len(_MODES)].code
         columns[_AT["priority"]] = priority.code
         for place in _TIMES:
             columns[place] = queued_at
-        columns[_AT["updated_at"]] = queued_at + self.took
+        columns[_AT["updated_at"]] = queued_at + self.age
         columns[_AT["payload"]] = f"{first}{_correlation_of(number)}{second}{number:040x}{last}"
         return tuple(columns)
 
@@ -209,6 +211,6 @@ def _correlation_of(number: int) -> str:
     return f"release-{number:012d}"
 
 
-def name_of(tenant_id: str, number: int) -> str:
-    """The asker's own name of the run of a number; it ends with that."""
+def run_id_for(tenant_id: str, number: int) -> str:
+    """Return the run id of a run by its number, which is its end."""
     return f"run:{tenant_id}:{number:09d}"

@@ -1,4 +1,4 @@
-"""What the tables hold before anything is timed: jobs as a scheduler would have them, and fresh statistics."""
+"""Seed the table of jobs with realistic jobs, and bring the tables to rest before a measurement."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,18 +32,18 @@ _STATUSES: Final = (
     GraphJobStatus.FAILED,
     GraphJobStatus.CANCELED,
 )
-"""A tenant's jobs go through these in turn."""
+"""A tenant's jobs have these statuses in turn."""
 
 SHARED_CORRELATION: Final = "backfill-of-everything"
-"""Carried by many jobs of a tenant that was stored mixed."""
+"""The correlation id of many jobs of `store_mixed`."""
 
-# Coprime with the number of statuses, so that there are overlays, and jobs of that correlation, of every status.
+# Coprime with the number of statuses, so that overlays and jobs of the shared correlation id have every status.
 _OVERLAY_EACH: Final = 13
 _SHARED_EACH: Final = 11
 
 
-def created_at_of(number: int) -> datetime:
-    """When the job of a number was created, whoever's it is."""
+def creation_time(number: int) -> datetime:
+    """Return the creation time of a job by its number."""
     return _FIRST + number * _BETWEEN
 
 
@@ -52,7 +52,7 @@ def _correlation_of(number: int) -> str:
 
 
 def queued_job(tenant_id: str, number: int, *, created_at: datetime | None = None) -> GraphBuildJob:
-    """A queued build job as a scheduler makes it, with what such jobs carry filled in."""
+    """Build a queued build job with the typical fields of a scheduler."""
     return GraphBuildJob(
         tenant_id=tenant_id,
         sbom_id=f"registry.example.org/payments/checkout-{number % 997}",
@@ -60,7 +60,7 @@ def queued_job(tenant_id: str, number: int, *, created_at: datetime | None = Non
         sbom_digest=f"sha256:{number:064x}",
         trigger="sbom-version",
         correlation_id=_correlation_of(number),
-        created_at=created_at or created_at_of(number),
+        created_at=created_at or creation_time(number),
         metadata={
             "branch": "main",
             "commit": f"{number:040x}",
@@ -70,8 +70,8 @@ def queued_job(tenant_id: str, number: int, *, created_at: datetime | None = Non
     )
 
 
-def job_of(status: GraphJobStatus, tenant_id: str, number: int) -> GraphBuildJob:
-    """A build job that was moved to a status the way a worker moves it."""
+def job_in_status(status: GraphJobStatus, tenant_id: str, number: int) -> GraphBuildJob:
+    """Build a build job in a status, with the transitions of a worker."""
     job = queued_job(tenant_id, number)
     started_at = job.created_at + timedelta(seconds=3)
     ended_at = started_at + timedelta(seconds=42)
@@ -90,7 +90,7 @@ def job_of(status: GraphJobStatus, tenant_id: str, number: int) -> GraphBuildJob
 
 
 def _overlay_of(build: GraphBuildJob) -> GraphOverlayJob:
-    """An overlay job that stands where a build job does."""
+    """Build an overlay job in the state of a build job."""
     return GraphOverlayJob(
         tenant_id=build.tenant_id,
         status=build.status,
@@ -108,37 +108,37 @@ def _overlay_of(build: GraphBuildJob) -> GraphOverlayJob:
     )
 
 
-def jobs_of(tenant_id: str, count: int) -> list[GraphBuildJob]:
-    """A tenant's build jobs, all statuses mixed; the same each time but for their ids."""
-    return [job_of(_STATUSES[number % len(_STATUSES)], tenant_id, number) for number in range(count)]
+def mixed_jobs(tenant_id: str, count: int) -> list[GraphBuildJob]:
+    """Build a tenant's build jobs of mixed statuses; only the ids differ between runs."""
+    return [job_in_status(_STATUSES[number % len(_STATUSES)], tenant_id, number) for number in range(count)]
 
 
 async def store(url: str, jobs: Iterable[GraphBuildJob]) -> None:
-    """Copies jobs into the table, and has it analysed."""
-    await _copied(url, map(_record, jobs))
+    """Copy jobs into the table, and analyze it."""
+    await _copy_jobs(url, map(_record, jobs))
 
 
 async def store_many(url: str, tenant_id: str, count: int) -> None:
-    """Copies a tenant's build jobs into the table, too many to make a value of each, and has it analysed.
+    """Copy a tenant's build jobs into the table, and analyze it.
 
-    One real job of each status is the pattern: only id, correlation id and creation time differ, in the columns and in
-    the payload.
+    One real job of each status is the pattern, since a value per row would take too long: only id, correlation id and
+    creation time differ, in the columns and in the payload.
     """
-    await _copied(url, _patterned(tenant_id, count, mixed=False))
+    await _copy_jobs(url, _patterned(tenant_id, count, mixed=False))
 
 
 async def store_mixed(url: str, tenant_id: str, count: int) -> None:
-    """As `store_many`, but every 13th is an overlay job, and every 11th carries one and the same correlation id."""
-    await _copied(url, _patterned(tenant_id, count, mixed=True))
+    """Like `store_many`, but every 13th job is an overlay job, and every 11th has a shared correlation id."""
+    await _copy_jobs(url, _patterned(tenant_id, count, mixed=True))
 
 
 async def store_queued(url: str, tenants: Sequence[str], count: int) -> None:
-    """Copies queued build jobs into the table, of these tenants in turns, and has it analysed."""
-    await _copied(url, _queued(tenants, count))
+    """Copy queued build jobs into the table, of these tenants in turns, and analyze it."""
+    await _copy_jobs(url, _queued(tenants, count))
 
 
 class _Pattern(NamedTuple):
-    """A real job, and what stands in its payload around its id, correlation id and creation time."""
+    """A real job, and the parts of its payload around its id, correlation id and creation time."""
 
     job: AnyJob
     texts: tuple[str, str, str, str]
@@ -159,22 +159,22 @@ class _Pattern(NamedTuple):
 
 
 def texts_around(document: str, *marks: str) -> list[str]:
-    """Gives what stands in a document before, between and after what differs from one row to the next.
+    """Split a document into the parts before, between and after the marks, which differ from row to row.
 
     Raises:
-        ValueError: these are not in it, in this order.
+        ValueError: a mark is not in the document, after the previous marks.
     """
     texts, rest = [], document
     for mark in marks:
-        before, found, rest = rest.partition(mark)
-        if not found:
-            raise ValueError(f"{mark} should be in the document, after the marks before it")
+        before, separator, rest = rest.partition(mark)
+        if not separator:
+            raise ValueError(f"{mark} must be in the document, after the previous marks")
         texts.append(before)
     return [*texts, rest]
 
 
 def _patterned(tenant_id: str, count: int, *, mixed: bool) -> Iterator[Record]:
-    builds = {status: job_of(status, tenant_id, number) for number, status in enumerate(GraphJobStatus)}
+    builds = {status: job_in_status(status, tenant_id, number) for number, status in enumerate(GraphJobStatus)}
     of_builds = {status: _Pattern.of(job) for status, job in builds.items()}
     of_overlays = {status: _Pattern.of(_overlay_of(job)) for status, job in builds.items()}
     for number in range(count):
@@ -182,14 +182,14 @@ def _patterned(tenant_id: str, count: int, *, mixed: bool) -> Iterator[Record]:
         shared = mixed and number % _SHARED_EACH == 0
         correlation_id = SHARED_CORRELATION if shared else _correlation_of(number)
         pattern = patterns[_STATUSES[number % len(_STATUSES)]]
-        yield pattern.record(uuid7(), correlation_id, created_at_of(number))
+        yield pattern.record(uuid7(), correlation_id, creation_time(number))
 
 
 def _queued(tenants: Sequence[str], count: int) -> Iterator[Record]:
     patterns = [_Pattern.of(queued_job(tenant, 0)) for tenant in tenants]
     for number in range(count):
         pattern = patterns[number % len(patterns)]
-        yield pattern.record(uuid7(), _correlation_of(number), created_at_of(number))
+        yield pattern.record(uuid7(), _correlation_of(number), creation_time(number))
 
 
 def _as_text(time: datetime) -> str:
@@ -202,35 +202,35 @@ def _record(job: GraphBuildJob) -> Record:
     return job.id, job.tenant_id, job.type.code, code, job.to_json(), *times, job.correlation_id
 
 
-async def _copied(url: str, records: Iterator[Record]) -> None:
-    await copied(url, _TABLE, _COLUMNS, records)
+async def _copy_jobs(url: str, records: Iterator[Record]) -> None:
+    await copy_records(url, _TABLE, _COLUMNS, records)
 
 
-async def copied(
-    url: str, table: str, columns: Sequence[str], records: Iterable[tuple[object, ...]], *, at_once: int = 1
+async def copy_records(
+    url: str, table: str, columns: Sequence[str], records: Iterable[tuple[object, ...]], *, connections: int = 1
 ) -> None:
-    """Copies records into a table of ours, and brings all of them to rest.
+    """Copy records into a table of graphjobs, and bring all its tables to rest.
 
     Args:
-        url: of the database.
-        table: its name.
-        columns: what a record holds, in this order.
-        records: what to copy; each is met once.
-        at_once: how many connections copy, each what comes next; where rows are large the server is the slower side.
+        url: the URL of the database.
+        table: the name of the table.
+        columns: the columns of a record, in order.
+        records: the records.
+        connections: the number of connections that copy; more are faster for large rows.
     """
     connection = await asyncpg.connect(url)
     try:
-        # Autovacuum would come in the middle of somebody's slice; what it does is done here and between operations.
-        for each in _ALL:
-            await connection.execute(f"ALTER TABLE {each} SET (autovacuum_enabled = false)")
-        rest = iter(records)
+        # Autovacuum would disturb a slice; `settle` does its work between the operations.
+        for name in _ALL:
+            await connection.execute(f"ALTER TABLE {name} SET (autovacuum_enabled = false)")
+        remaining = iter(records)
 
         async def copy(by: "asyncpg.Connection[asyncpg.Record]") -> None:
-            await by.copy_records_to_table(table, records=rest, columns=columns, schema_name=SCHEMA)
+            await by.copy_records_to_table(table, records=remaining, columns=columns, schema_name=SCHEMA)
 
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             group.create_task(copy(connection))
-            for _ in range(at_once - 1):
+            for _ in range(connections - 1):
                 other = await asyncpg.connect(url)
                 stack.push_async_callback(other.close)
                 group.create_task(copy(other))
@@ -239,8 +239,8 @@ async def copied(
         await connection.close()
 
 
-async def settled(url: str) -> None:
-    """Brings the tables to rest: dead rows swept, statistics fresh, and no checkpoint due."""
+async def settle(url: str) -> None:
+    """Bring the tables to rest: vacuum, analyze, checkpoint."""
     connection = await asyncpg.connect(url)
     try:
         await _settle(connection)
@@ -248,8 +248,8 @@ async def settled(url: str) -> None:
         await connection.close()
 
 
-async def emptied(url: str) -> None:
-    """Takes everything out of the tables."""
+async def truncate(url: str) -> None:
+    """Truncate all tables."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(f"TRUNCATE {', '.join(_ALL)}")
@@ -262,4 +262,4 @@ async def _settle(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     try:
         await connection.execute("CHECKPOINT")
     except asyncpg.InsufficientPrivilegeError:
-        return  # a named server may keep that to itself
+        return  # the role of a configured server may lack the privilege

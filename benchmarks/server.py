@@ -1,4 +1,4 @@
-"""The server that is measured: a throw-away one that is as durable as a real one, or the one that is named."""
+"""The measured server: a temporary one with the durability of a real one, or a configured one."""
 
 import asyncio
 import os
@@ -16,18 +16,18 @@ from graphjobs.database.embedded.server import throwaway_cluster
 
 VARIABLE: Final = "GRAPHJOBS_BENCH_DATABASE_URL"
 
-# A throw-away does not sync to disk; commits that cost nothing would flatter whoever commits most.
+# A temporary cluster does not sync to disk, and commits without cost would favor competitors with many commits.
 _DURABLE: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-_ASKED: Final = ("server_version", *_DURABLE, "shared_buffers")
+_SETTINGS: Final = ("server_version", *_DURABLE, "shared_buffers")
 _LIBRARIES: Final = ("asyncpg", "sqlalchemy", "pydantic")
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The URL of the server that GRAPHJOBS_BENCH_DATABASE_URL names, else of one that is removed at the end."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        yield given
+    """Yield the URL in GRAPHJOBS_BENCH_DATABASE_URL, or that of a temporary server."""
+    configured = os.environ.get(VARIABLE)
+    if configured:
+        yield configured
         return
     with throwaway_cluster(options=_DURABLE) as cluster:
         yield cluster.url()
@@ -35,10 +35,10 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def new_database(server_url: str) -> Iterator[str]:
-    """The URL of a new, empty database, dropped at the end; nothing else on the server is touched.
+    """Yield the URL of a new, empty database, which is dropped at the end; change nothing else on the server.
 
     Args:
-        server_url: of a role that may create databases.
+        server_url: a URL with a role that may create databases.
     """
     name = f"graphjobs_bench_{secrets.token_hex(6)}"
     asyncio.run(_execute(server_url, f"CREATE DATABASE {name}"))
@@ -57,16 +57,16 @@ async def _execute(url: str, statement: str) -> None:
 
 
 async def conditions(url: str) -> dict[str, str]:
-    """Tells what the figures were taken on, as the server itself says it."""
+    """Return the conditions of the measurement, as the server reports them."""
     connection = await asyncpg.connect(url)
     try:
-        asked = {name: str(await connection.fetchval("SELECT current_setting($1)", name)) for name in _ASKED}
+        settings = {name: str(await connection.fetchval("SELECT current_setting($1)", name)) for name in _SETTINGS}
     finally:
         await connection.close()
-    where = f"as named by {VARIABLE}" if os.environ.get(VARIABLE) else "a throw-away of its own, on a Unix socket"
+    origin = f"from {VARIABLE}" if os.environ.get(VARIABLE) else "temporary, on a Unix socket"
     return {
-        "server": f"PostgreSQL {asked.pop('server_version')}, {where}",
-        "durability": ", ".join(f"{name}={value}" for name, value in asked.items()),
+        "server": f"PostgreSQL {settings.pop('server_version')}, {origin}",
+        "durability": ", ".join(f"{name}={value}" for name, value in settings.items()),
         "python": f"{platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start",
     }

@@ -1,4 +1,4 @@
-"""What a suite is: a function that is given a database and a pace, and gives figures."""
+"""A suite: a function from a database and a pace to figures."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -10,14 +10,14 @@ from benchmarks.measure import Figure, Pace
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a suite is given.
+    """The input of a suite.
 
     Attributes:
-        url: a database of its own at the newest revision, empty.
-        pace: how long to measure.
-        many_rows: how many rows a large table holds.
-        say: tells the user what is being done now.
-        order: draws whose turn it is.
+        url: the URL of a new database at the newest revision.
+        pace: the length of the measurement.
+        many_rows: the number of rows of a large table.
+        say: reports the current step to the user.
+        order: draws the order of turns.
     """
 
     url: str

@@ -1,9 +1,10 @@
-"""The suite of updates: what a move with its event costs, as against the move alone, and as against two statements."""
+"""The suite of updates: an update with its event, beside the update alone and beside two statements."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from typing import Final, NamedTuple, Protocol
 
 import asyncpg
@@ -12,8 +13,9 @@ from uuid_utils.compat import uuid7
 
 from benchmarks.competitors import POOL_SIZE
 from benchmarks.driver import held_connection
-from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
-from benchmarks.seeding import queued_job, settled, store
+from benchmarks.measure import Call, Figure, Times, ratio
+from benchmarks.operations import CALLERS, Operation, Ratios, time_operations
+from benchmarks.seeding import queued_job, store
 from benchmarks.suite import Bench
 from graphjobs.core.transitions import Transition
 from graphjobs.database.executor import compiled
@@ -27,24 +29,23 @@ from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 
-CALLERS: Final = (1, 16)
 DEARER_AT_MOST: Final = 1.5
-"""With its event than without, at 16 callers."""
+"""The time with the event as a multiple of that without, at 16 callers."""
 SLOWER_AT_MOST: Final = 1.0
-"""Than the two statements in a transaction by hand."""
+"""The time as a multiple of that of two statements in a transaction."""
 
 WITH_EVENT: Final = "update, event"
 ALONE: Final = "try_replace"
 BY_HAND: Final = "BEGIN..COMMIT"
 LEGEND: Final = {
-    WITH_EVENT: "storage.graph_jobs.update: the move and its event as one statement; GraphBuildJob in and out",
-    ALONE: "storage.graph_job_repository.try_replace: the same move, and no event",
+    WITH_EVENT: "storage.graph_jobs.update: the update and its event as one statement; GraphBuildJob in and out",
+    ALONE: "storage.graph_job_repository.try_replace: the same update without an event",
     BY_HAND: f"asyncpg.create_pool({POOL_SIZE}), its defaults: the same UPDATE and an INSERT of the event in a "
     "transaction; ready arguments in, raw records out",
 }
-"""What each of them does."""
+"""What each competitor does."""
 
-_OF_CALLER: Final = 16
+_OWNED_PER_CALLER: Final = 16
 _JOBS: Final = f"{SCHEMA}.{GraphJobRow.__tablename__}"
 _EVENTS: Final = f"{SCHEMA}.{GraphJobEventRow.__tablename__}"
 _LOG: Final = (
@@ -53,18 +54,18 @@ _LOG: Final = (
 )
 
 
-class Mover(Protocol):
-    """Somebody who moves jobs. A call answers with something true where the move was applied."""
+class Updater(Protocol):
+    """A competitor that updates jobs. A call returns a true value for an applied update."""
 
     name: str
     logs: bool
 
-    def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        """Moves a job that must be in the status `expected`."""
+    def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
+        """Update a job that must be in the status `expected`."""
         ...
 
 
-class _WithEvent(Mover):
+class _WithEvent(Updater):
     name = WITH_EVENT
     logs = True
 
@@ -72,11 +73,11 @@ class _WithEvent(Mover):
         self._jobs = storage.graph_jobs
 
     @override
-    def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
+    def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         return partial(self._jobs.update, job, expected=expected)
 
 
-class _Alone(Mover):
+class _Alone(Updater):
     name = ALONE
     logs = False
 
@@ -84,11 +85,11 @@ class _Alone(Mover):
         self._jobs = storage.graph_job_repository
 
     @override
-    def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
+    def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
         return partial(self._jobs.try_replace, job, expected)
 
 
-class _ByHand(Mover):
+class _ByHand(Updater):
     name = BY_HAND
     logs = True
 
@@ -96,54 +97,58 @@ class _ByHand(Mover):
         self._pool = pool
 
     @override
-    def move(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        form, binds = compiled(single.REPLACE_JOB), swap_params(job, expected, None)
-        entry = Transition.for_update(job, expected, str(binds["p_payload"]), uuid7(), None).event_payload
-        swap, log = [binds[name] for name in form.binds], (job.id, job.tenant_id, job.status.code, entry)
-        return partial(self._move, form.sql, swap, log)
+    def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
+        query, binds = compiled(single.REPLACE_JOB), swap_params(job, expected, None)
+        payload = Transition.for_update(job, expected, str(binds["p_payload"]), uuid7(), None).event_payload
+        swap, log = [binds[name] for name in query.binds], (job.id, job.tenant_id, job.status.code, payload)
+        return partial(self._update, query.sql, swap, log)
 
-    async def _move(self, sql: str, swap: Sequence[object], log: Sequence[object]) -> object:
+    async def _update(self, sql: str, swap: Sequence[object], log: Sequence[object]) -> object:
         async with self._pool.acquire() as connection, connection.transaction():
             version = await connection.fetchval(sql, *swap)
             return version and await connection.fetchval(_LOG, *log, version)
 
 
 class _Owned(NamedTuple):
-    """A caller's job, as it is in the table once every call that was prepared is made, and how many of them log."""
+    """A job of one caller after all prepared calls, and the number of its events."""
 
     job: GraphBuildJob
     events: int = 0
 
 
-class _Turns:
-    """Starts jobs and gives them back; each caller has jobs of its own, so that every move is applied."""
+class _Update(Operation[Updater]):
+    """Start and requeue jobs; each caller has its own jobs, so that every update is applied."""
+
+    name = "update"
 
     def __init__(self) -> None:
         self._owned = [
-            [_Owned(queued_job("moved", caller * 1_000 + number)) for number in range(_OF_CALLER)]
+            [_Owned(queued_job("moved", caller * 1_000 + number)) for number in range(_OWNED_PER_CALLER)]
             for caller in range(max(CALLERS))
         ]
+        self._turns = count()
 
     @property
     def jobs(self) -> list[GraphBuildJob]:
-        return [held.job for owned in self._owned for held in owned]
+        return [row.job for owned in self._owned for row in owned]
 
-    def calls(self, mover: Mover, callers: int, each: int) -> list[list[Call]]:
-        return [[self._move(mover, owned, turn) for turn in range(each)] for owned in self._owned[:callers]]
+    @override
+    def call(self, competitor: Updater, caller: int) -> Call:
+        owned = self._owned[caller]
+        index = next(self._turns) % len(owned)
+        job, events = owned[index]
+        target = job.requeue() if job.status is GraphJobStatus.RUNNING else job.start(at=datetime.now(UTC))
+        owned[index] = _Owned(target, events + competitor.logs)
+        return competitor.update(target, job.status)
 
-    def _move(self, mover: Mover, owned: list[_Owned], turn: int) -> Call:
-        place = turn % len(owned)
-        job, events = owned[place]
-        moved = job.requeue() if job.status is GraphJobStatus.RUNNING else job.start(at=datetime.now(UTC))
-        owned[place] = _Owned(moved, events + mover.logs)
-        return mover.move(moved, job.status)
+    @override
+    def is_done(self, answer: object) -> bool:
+        return answer.applied if isinstance(answer, GraphJobUpdateResult) else bool(answer)
 
+    @override
     async def verify(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
-        """Looks whether jobs and logs are what all the answers said."""
         expected = {
-            (held.job.id, held.job.status.code, held.job.to_json(), held.events)
-            for owned in self._owned
-            for held in owned
+            (row.job.id, row.job.status.code, row.job.to_json(), row.events) for owned in self._owned for row in owned
         }
         rows = await connection.fetch(
             f"SELECT id, status, payload::text, (SELECT count(*) FROM {_EVENTS} WHERE job_id = job.id) "
@@ -154,7 +159,7 @@ class _Turns:
 
 
 @asynccontextmanager
-async def _movers(url: str) -> AsyncIterator[list[Mover]]:
+async def _updaters(url: str) -> AsyncIterator[list[Updater]]:
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(Settings.load(database_url=url, pool_size=POOL_SIZE)))
         pool = await stack.enter_async_context(asyncpg.create_pool(url, min_size=POOL_SIZE, max_size=POOL_SIZE))
@@ -162,38 +167,19 @@ async def _movers(url: str) -> AsyncIterator[list[Mover]]:
 
 
 async def updates(bench: Bench) -> list[Figure]:
-    """Times a move with its event in turns with the move alone, and with a transaction by hand."""
-    turns = _Turns()
-    bench.say(f"seeding {len(turns.jobs):,} jobs")
-    await store(bench.url, turns.jobs)
-    figures: list[Figure] = []
-    async with _movers(bench.url) as movers, held_connection(bench.url) as held:
-        for callers in CALLERS:
-            bench.say(f"update, {callers} caller{'s' if callers > 1 else ''}")
-            await settled(bench.url)
-            figures += await _timed(bench, turns, movers, callers)
-        if not await turns.verify(held.connection):
-            raise BenchmarkError("update: the tables do not hold what the answers said")
-    return figures
+    """Time an update with its event in turns with the update alone, and with a transaction by hand."""
+    update = _Update()
+    bench.say(f"seeding {len(update.jobs):,} jobs")
+    await store(bench.url, update.jobs)
+    async with _updaters(bench.url) as updaters, held_connection(bench.url) as held:
+        return await time_operations(bench, [update], lambda _callers: updaters, _ratios, held.connection)
 
 
-async def _timed(bench: Bench, turns: _Turns, movers: Sequence[Mover], callers: int) -> list[Figure]:
-    def prepared(mover: Mover) -> Callable[[int], list[list[Call]]]:
-        return lambda each: turns.calls(mover, callers, each)
-
-    times = await paired([Entry(mover.name, prepared(mover), _applied) for mover in movers], bench.pace, bench.order)
-    ratios = {
+def _ratios(callers: int, times: Times) -> Ratios:
+    return {
         WITH_EVENT: (
             ratio(times, WITH_EVENT, ALONE, at_most=DEARER_AT_MOST if callers == max(CALLERS) else None),
             ratio(times, WITH_EVENT, BY_HAND, at_most=SLOWER_AT_MOST),
         ),
         BY_HAND: (ratio(times, BY_HAND, WITH_EVENT),),
     }
-    return [
-        Figure.of(times, mover.name, operation="update", callers=callers, ratios=ratios.get(mover.name, ()))
-        for mover in movers
-    ]
-
-
-def _applied(answer: object) -> bool:
-    return answer.applied if isinstance(answer, GraphJobUpdateResult) else bool(answer)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
-from benchmarks.seeding import jobs_of, store
+from benchmarks.seeding import mixed_jobs, store
 from benchmarks.suite import Bench
 from graphjobs.web.tokens import add_token
 
@@ -28,7 +28,7 @@ _BODY: Final = b'{"sbomId":"s","sbomVersionId":"v","sbomDigest":"sha256:' + b"a"
 
 async def web(bench: Bench) -> list[Figure]:
     """Times `GET /graphs/jobs/{id}` and `POST /graphs/build` at 16 clients, each on a connection that it keeps."""
-    jobs = jobs_of(_TENANT, 1_000)
+    jobs = mixed_jobs(_TENANT, 1_000)
     await store(bench.url, jobs)
     figures: list[Figure] = []
     async with _serving(bench.url, jobs[0].to_json()) as (port, token):
