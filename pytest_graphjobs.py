@@ -36,7 +36,7 @@ except ImportError:  # anyio's plugin runs plain fixtures
 
 @pytest.fixture(scope="session")
 def graphjobs_server_url() -> Iterator[str]:
-    """The URL of a server, with a role that may create databases, for the whole run."""
+    """Provide the URL of a server, with a role that may create databases, for the whole run."""
     configured = os.environ.get("GRAPHJOBS_TEST_DATABASE_URL")
     with ExitStack() as stack:
         if configured:
@@ -51,7 +51,7 @@ def graphjobs_server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def graphjobs_template(graphjobs_server_url: str) -> Iterator[str]:
-    """The name of the template: an empty database at the newest revision."""
+    """Create the template, an empty database at the newest revision, and provide its name."""
     from graphjobs.database.migrations.commands import upgrade
     from graphjobs.settings import Settings
 
@@ -62,21 +62,21 @@ def graphjobs_template(graphjobs_server_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def graphjobs_new_database(graphjobs_server_url: str, graphjobs_template: str) -> Iterator[Callable[[], str]]:
-    """A function that creates a migrated, empty database and returns its URL; all are dropped at the end of the run."""
+    """Provide a function that creates a migrated, empty database and returns its URL; drop them after the run."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(_database(graphjobs_server_url, graphjobs_template))
 
 
 @pytest.fixture
 def graphjobs_database_url(graphjobs_server_url: str, graphjobs_template: str) -> Iterator[str]:
-    """The URL of a migrated, empty database for this test only."""
+    """Create a migrated, empty database for this test and provide its URL."""
     with _database(graphjobs_server_url, graphjobs_template) as url:
         yield url
 
 
 @pytest.fixture
 def graphjobs_settings(graphjobs_database_url: str) -> "Settings":
-    """Settings with this test's own database."""
+    """Provide settings with this test's own database."""
     from graphjobs.settings import Settings
 
     return Settings.load(database_url=graphjobs_database_url)
@@ -84,7 +84,7 @@ def graphjobs_settings(graphjobs_database_url: str) -> "Settings":
 
 @_async_fixture  # type: ignore[untyped-decorator]  # from one of two plugins
 async def graphjobs_storage(graphjobs_settings: "Settings") -> "AsyncIterator[Storage]":
-    """An open storage on this test's own database."""
+    """Open a storage on this test's own database."""
     from graphjobs.storage import open_storage
 
     async with open_storage(graphjobs_settings) as storage:

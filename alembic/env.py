@@ -1,6 +1,6 @@
-"""What `alembic` runs before the revisions; all it does stands in graphjobs.database.migrations.alembic_env."""
+"""The environment of `alembic`; the code is in graphjobs.database.migrations.alembic_env."""
 
-# Each module that declares tables: `check` and `revision --autogenerate` see no drift of a table that is not declared.
+# Import each module with tables: `check` and `revision --autogenerate` compare only declared tables.
 import graphjobs.backfill.tables
 import graphjobs.graph_jobs.tables
 import graphjobs.policy_runs.tables  # noqa: F401

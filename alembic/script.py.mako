@@ -4,9 +4,10 @@ Why:
 When: before the deploy | after the deploy
 Revision: ${up_revision}, after ${down_revision | comma,n}
 
-Rules of a revision: one idea; only adds, so that the code before it goes on working; never imports the package's models;
-a real downgrade that drops no row unasked (a statement that raises is named GUARD); tables and columns carry comment=; an index on a table that lives is built
-concurrently, alone in its revision, and an invalid one of the same name is dropped first.
+Rules of a revision: one idea; it only adds, so that older code still works; it never imports the package's models; it
+has a real downgrade that does not drop rows by default (a statement that raises is named GUARD); tables and columns
+have comment=; an index on an existing table is built concurrently, alone in its revision, after an invalid index of
+the same name is dropped.
 """
 
 import sqlalchemy as sa

@@ -45,7 +45,7 @@ class _Driver(Competitor):
         arguments = {
             "p_tenant_id": tenant_id,
             "p_type": GraphBuildJob.type.code,
-            "p_expected_status": status.code,
+            "p_status": status.code,
             "p_limit": limit,
         }
         return self.call(lists.LIST_JOBS_BY_STATUS, arguments)

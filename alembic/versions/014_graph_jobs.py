@@ -1,6 +1,6 @@
-"""The tables of graph jobs and of their events, as migration 014 of the scheduler made them.
+"""Create the tables of graph jobs and of their events, as migration 014 of the scheduler does.
 
-Why: they replace the collections the scheduler kept its graph jobs in.
+Why: they replace the collections of the scheduler.
 When: before the deploy.
 Source: the plan's migration 014; a dump of these tables equals that of its SQL. Later revisions only add.
 """
@@ -14,7 +14,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen.
+# Take ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost silently.
 GUARD = """
 DO $guard$
 DECLARE

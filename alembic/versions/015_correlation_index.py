@@ -1,12 +1,12 @@
-"""The index that pages of one correlation id are read by, for jobs that have one.
+"""Create the index for pages of one correlation id, of jobs that have one.
 
 Why: without it, `GraphJobQuery(correlation_id=...)` would read every job of the tenant.
 When: before the deploy.
 Revision: 015_correlation_index, after 014_graph_jobs
 
-It is built concurrently, so it cannot run within a transaction, and it waits for transactions that are older than
-itself, blocking nobody. An index of its name that a build left invalid is dropped first; so is a valid one, for
-telling them apart would take a statement that `--sql` cannot render.
+It is built concurrently, outside of a transaction; the build waits for older transactions and blocks no writer. An
+existing index of this name is dropped first, since an interrupted build leaves an invalid one. A valid one is dropped
+too, because `--sql` could not render a statement that distinguishes them.
 """
 
 from alembic import op

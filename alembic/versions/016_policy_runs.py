@@ -1,12 +1,12 @@
-"""The tables of policy runs and of their events.
+"""Create the tables of policy runs and of their events.
 
-Why: they replace the collection the scheduler kept its policy runs in.
+Why: they replace the collection of the scheduler.
 When: before the deploy.
 Revision: 016_policy_runs, after 015_correlation_index
 
-What moves is a column, and what was asked for is the payload, which never changes: no move writes it again. It only
-adds: code of the revisions before goes on working beside it. Indexes are those its statements need: the key, the
-asker's own name of a run, pages with and without a policy, and three small ones of what is pending or leased.
+Fields that change are columns; the request is the payload, which never changes, so that no transition writes it again.
+The revision only adds, and older code still works. The indexes serve the statements: the key, the run id, pages with
+and without a policy, and three small partial indexes of pending and leased runs.
 """
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ down_revision = "015_correlation_index"
 branch_labels = None
 depends_on = None
 
-# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen.
+# Take ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost silently.
 GUARD = """
 DO $guard$
 DECLARE
@@ -40,7 +40,7 @@ END
 $guard$
 """
 
-# No value of ours has another time, and one that Python cannot hold would end every page it is on.
+# Every value of graphjobs is in this range; a time that Python cannot represent would make its page unreadable.
 _FIRST, _LAST = "'0001-01-02 00:00:00+00'", "'9999-12-30 23:59:59.999999+00'"
 _TIMES = (
     "queued_at",
@@ -113,8 +113,8 @@ def _add_runs() -> None:
 
 
 def _index_runs() -> None:
-    # In an order of their own, so that an index of pages and one of these are never taken in place of one another. The
-    # name comes first: whoever has the key and the tenant would else be sent through all rows of the tenant.
+    # The column order differs from the index of pages, so that the planner never confuses the two. run_id comes first:
+    # a lookup by run id and tenant would otherwise read all rows of the tenant.
     tenant = sa.text('tenant_id COLLATE "C"')
     op.create_index("idx_policy_runs_run_id", "policy_runs", ["run_id", tenant], unique=True, schema="scheduler")
     pages = [sa.text("queued_at DESC"), sa.text("id DESC")]

@@ -18,7 +18,7 @@ from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsE
 from graphjobs.settings import Settings
 
 COMMAND_TIMEOUT_MARGIN: Final = timedelta(seconds=5)
-"""How much longer the client waits than the server, for a network that loses the server's time-out error."""
+"""The client waits this much longer than the server, for a network that loses the server's time-out error."""
 
 _SET_PER_TRANSACTION: Final = ("lock_timeout", "statement_timeout", "TimeZone")
 _CLIENT_CHECK_SECONDS: Final = 5

@@ -184,7 +184,7 @@ class SessionExecutor:
 
 
 _AUTOCOMMIT: Final = (
-    "the session is in autocommit and cannot be rolled back: use a session of a transactional engine, such as "
+    "the session is in autocommit, where a rollback has no effect: use a session of a transactional engine, such as "
     "storage.session()"
 )
 
@@ -212,7 +212,7 @@ async def _drain_cancelled(driver: "asyncpg.Connection[asyncpg.Record]") -> None
     """
     try:
         await driver.execute("", timeout=_DRAIN_SECONDS)
-    except Exception:  # noqa: BLE001  # a connection that cannot be drained must not be reused
+    except Exception:  # noqa: BLE001  # a connection in an unknown state must not be reused
         driver.terminate()
 
 

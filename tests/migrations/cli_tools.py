@@ -1,4 +1,4 @@
-"""psql, pg_dump, `graphjobs` and `alembic`, as a person runs them: in processes of their own."""
+"""Run psql, pg_dump, `graphjobs` and `alembic` as processes."""
 
 import json
 import os
@@ -23,21 +23,21 @@ SECONDS_MAX = 60
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
 
-def environment(**given: str) -> dict[str, str]:
-    """This process's environment without a word of graphjobs or libpq, and what is given."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GRAPHJOBS_", "PG", "PYTHON"))}
-    return kept | given
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without variables of graphjobs, libpq and Python, plus these variables."""
+    prefixes = ("GRAPHJOBS_", "PG", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | variables
 
 
 def run(command: list[str | Path], *, text: str = "", cwd: Path | None = None, env: dict[str, str]) -> Done:
-    """Runs a program to its end, which comes in time or fails the test."""
+    """Run a program to completion; fail the test after 60 seconds."""
     return subprocess.run(
         command, input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
     )
 
 
 def run_on_terminal(command: list[str | Path], *, cwd: Path | None = None, env: dict[str, str]) -> Done:
-    """Runs a program whose standard error is a terminal of 200 columns; what that showed is its standard error."""
+    """Run a program with a terminal of 200 columns as standard error; its text is the result's `stderr`."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command, cwd=cwd, env={**env, "TERM": "xterm", "COLUMNS": "200"}, stdout=subprocess.PIPE, stderr=theirs
@@ -60,42 +60,42 @@ def run_on_terminal(command: list[str | Path], *, cwd: Path | None = None, env: 
 
 
 def psql(url: str, sql: str, *, stop: bool = True) -> Done:
-    """Pipes SQL into psql, as `graphjobs db sql | psql` does."""
+    """Pipe SQL into psql, like `graphjobs db sql | psql`."""
     options = ["-v", "ON_ERROR_STOP=1"] if stop else []
     return run([_of_postgres("psql"), "-XqAt", *options, "-d", url], text=sql, env=environment())
 
 
 def ask(url: str, sql: str) -> str:
-    """What a statement that works answers."""
+    """Return the output of a statement, which must succeed."""
     done = psql(url, sql)
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout.strip()
 
 
 def dump(url: str, *tables: str) -> str:
-    """The schema as pg_dump writes it: of these tables of `scheduler`, or of the whole database."""
-    chosen = [f"--table=scheduler.{table}" for table in tables]
-    done = run([_of_postgres("pg_dump"), "--schema-only", *chosen, "-d", url], env=environment())
+    """Dump the schema with pg_dump: of these tables of `scheduler`, or of the whole database."""
+    options = [f"--table=scheduler.{table}" for table in tables]
+    done = run([_of_postgres("pg_dump"), "--schema-only", *options, "-d", url], env=environment())
     assert (0, "") == (done.returncode, done.stderr)
-    # A newer pg_dump fences its output with a random word.
-    kept = [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict ", "\\unrestrict "))]
-    return "\n".join(kept)
+    # A newer pg_dump adds \restrict with a random word.
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict ", "\\unrestrict "))]
+    return "\n".join(lines)
 
 
-def graphjobs(*arguments: str, url: str = "", **given: str) -> Done:
-    """Runs `graphjobs` against the database of a URL."""
-    env = environment(**given) | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
+def graphjobs(*arguments: str, url: str = "", **variables: str) -> Done:
+    """Run `graphjobs` with the database of a URL."""
+    env = environment(**variables) | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
     return run([beside_python("graphjobs"), *arguments], env=env)
 
 
 @contextmanager
 def many_graphjobs(python: str | Path = sys.executable) -> Iterator[Callable[..., Done]]:
-    """Gives `graphjobs` for many calls: each is a process of its own, forked from one that has done the imports.
+    """Provide a function that runs `graphjobs` in a process forked from one with all imports.
 
-    They are most of what a call takes. The command's entry point, its exit and its streams are the real ones.
+    The imports take most of the time of a call. The entry point, the exit and the streams are the real ones.
 
     Args:
-        python: the Python that has graphjobs.
+        python: a Python with graphjobs.
     """
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
@@ -109,10 +109,10 @@ def many_graphjobs(python: str | Path = sys.executable) -> Iterator[Callable[...
         )
         out, err = Path(folder, "out"), Path(folder, "err")
 
-        def call(*arguments: str, url: str = "", **given: str) -> Done:
+        def call(*arguments: str, url: str = "", **variables: str) -> Done:
             assert server.stdin is not None
             assert server.stdout is not None
-            env = given | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
+            env = variables | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
             server.stdin.write(json.dumps([arguments, env, str(out), str(err), SECONDS_MAX]) + "\n")
             code = int(server.stdout.readline())
             return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
@@ -141,22 +141,22 @@ for line in sys.stdin:
 
 
 def alembic(*arguments: str, url: str = "") -> Done:
-    """Runs `alembic` from the repository's root."""
+    """Run `alembic` from the repository's root."""
     env = environment() | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
     return run([beside_python("alembic"), *arguments], cwd=REPOSITORY, env=env)
 
 
 def beside_python(program: str) -> Path:
-    """The program of this name that belongs to the Python that runs the tests."""
+    """Return the path of a program of the Python that runs the tests."""
     return Path(sys.executable).with_name(program)
 
 
 @cache
 def _of_postgres(program: str) -> Path:
-    """The embedded server's own program, which knows every server there is, or else the system's."""
+    """Return a client program of the embedded server, which is the newest version, or else of the system."""
     try:
         return embedded_cluster(None).bin_dir / program
     except ConfigurationError:
-        found = shutil.which(program)
-        assert found is not None, f"{program} is needed: install the extra `embedded`, or PostgreSQL's client"
-        return Path(found)
+        path = shutil.which(program)
+        assert path is not None, f"{program} is missing: install the extra `embedded`, or PostgreSQL's client"
+        return Path(path)

@@ -1,4 +1,4 @@
-"""Revision 014: equal to hand-written SQL, reversible, and what `check` compares the database with."""
+"""Revision 014 equals hand-written SQL and is reversible; `check` reports drift."""
 
 import ast
 import shutil
@@ -16,7 +16,7 @@ from graphjobs.errors import GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
 from tests.migrations.cli_tools import REPOSITORY, alembic, ask, dump
 
-# Migration 014 as the plan has it: its columns and indexes, and whatever names PostgreSQL gives the constraints.
+# Migration 014 of the plan: its columns and indexes, with PostgreSQL's default names of constraints.
 BY_HAND = """
 CREATE SCHEMA scheduler;
 
@@ -46,7 +46,7 @@ CREATE INDEX idx_graph_job_events_job ON scheduler.graph_job_events (job_id, cre
 
 _SCRIPTS = sorted((REPOSITORY / "alembic" / "versions").glob("*.py"))
 
-# What SQL can do to the tables behind our back, and a word of the sentence that tells it.
+# Manual changes of the tables, and a word of the error that reports them.
 _DRIFT = {
     "a dropped index": ("DROP INDEX scheduler.idx_graph_job_events_job", "idx_graph_job_events_job"),
     "an added index": ("CREATE INDEX idx_by_hand ON scheduler.graph_jobs (updated_at)", "idx_by_hand"),
@@ -72,7 +72,7 @@ _DRIFT = {
 async def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(
     graphjobs_settings: Settings, graphjobs_database_url: str, empty_url: str
 ) -> None:
-    """Byte for byte: columns, defaults, the sequence, indexes, and the names of the constraints."""
+    """The dumps are equal byte for byte: columns, defaults, the sequence, indexes and names of constraints."""
     await commands.downgrade(graphjobs_settings, revision="base")
     await commands.upgrade(graphjobs_settings, revision="014_graph_jobs")
     ask(empty_url, BY_HAND)
@@ -84,7 +84,7 @@ async def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(
 
 
 def test_the_code_needs_the_newest_revision() -> None:
-    """The constant the storage compares with is the one head of the scripts."""
+    """The constant of the code is the only head of the scripts."""
     config = Config()
     config.set_main_option("script_location", str(REPOSITORY / "alembic"))
     assert [REVISION] == ScriptDirectory.from_config(config).get_heads()
@@ -92,8 +92,8 @@ def test_the_code_needs_the_newest_revision() -> None:
 
 
 @pytest.mark.parametrize("script", _SCRIPTS, ids=lambda script: script.stem)
-def test_a_revision_keeps_the_rules_of_the_house(script: Path) -> None:
-    """It goes both ways, says when it runs, is named after its file, and never imports the package's models."""
+def test_a_revision_follows_the_rules(script: Path) -> None:
+    """It has both directions, says when it runs, has the name of its file, and never imports the package's models."""
     tree = ast.parse(script.read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -111,27 +111,27 @@ def test_a_revision_keeps_the_rules_of_the_house(script: Path) -> None:
     assert not {name for name in imported if name.startswith((".", "graphjobs"))}
 
 
-def test_there_are_revisions_to_look_at() -> None:
-    """The rules above were tried on 014 at least."""
+def test_the_rules_are_checked_on_014() -> None:
+    """The list of scripts is not empty."""
     assert "014_graph_jobs" in [script.stem for script in _SCRIPTS]
 
 
-async def test_up_down_and_up_again_is_clean(empty_settings: Settings, empty_url: str) -> None:
-    """The second time leaves the same schema as the first, and the way down leaves no table but the version's."""
+async def test_an_upgrade_after_a_downgrade_leads_to_the_same_schema(empty_settings: Settings, empty_url: str) -> None:
+    """The downgrade keeps only the version table."""
     assert await commands.upgrade(empty_settings) == REVISION
     first = dump(empty_url)
     assert await commands.downgrade(empty_settings, revision="base") is None
-    left = ask(
+    remaining = ask(
         empty_url, "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'scheduler'::regnamespace"
     )
     assert await commands.upgrade(empty_settings) == REVISION
 
-    assert {"graphjobs_schema_version", "graphjobs_schema_version_pkc"} == set(left.split(","))
+    assert {"graphjobs_schema_version", "graphjobs_schema_version_pkc"} == set(remaining.split(","))
     assert first == dump(empty_url)
 
 
 async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings: Settings, empty_url: str) -> None:
-    """They are the host's: neither the way up nor the way down touches them or their rows."""
+    """Neither the upgrade nor the downgrade changes the host's tables or their rows."""
     ask(
         empty_url,
         "CREATE SCHEMA scheduler; CREATE TABLE scheduler.runs (id INT PRIMARY KEY);"
@@ -148,17 +148,17 @@ async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings:
 
 
 async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
-    """The declared tables are those the revisions make; and looking changes nothing."""
+    """The declared tables equal those of the revisions, and the check changes nothing."""
     before = dump(graphjobs_database_url)
     await commands.check(graphjobs_settings)
     assert before == dump(graphjobs_database_url)
 
 
 @pytest.mark.parametrize("drift", list(_DRIFT))
-async def test_check_tells_what_was_changed_by_hand(
+async def test_check_reports_manual_changes(
     graphjobs_settings: Settings, graphjobs_database_url: str, drift: str
 ) -> None:
-    """Each difference is named."""
+    """The error names each difference."""
     statement, word = _DRIFT[drift]
     ask(graphjobs_database_url, statement)
     with pytest.raises(GraphJobsError, match=word) as caught:
@@ -166,10 +166,8 @@ async def test_check_tells_what_was_changed_by_hand(
     assert "the database differs from the declared tables: " in str(caught.value)
 
 
-async def test_check_of_a_database_without_the_tables_tells_so_and_changes_nothing(
-    empty_settings: Settings, empty_url: str
-) -> None:
-    """Neither in a database without the schema nor in the host's schema does looking leave a table behind."""
+async def test_check_reports_missing_tables_and_changes_nothing(empty_settings: Settings, empty_url: str) -> None:
+    """The check creates no table, with or without the host's schema."""
     for host in ("SELECT 1", "CREATE SCHEMA scheduler"):
         ask(empty_url, host)
         before = dump(empty_url)
@@ -178,8 +176,8 @@ async def test_check_of_a_database_without_the_tables_tells_so_and_changes_nothi
         assert before == dump(empty_url)
 
 
-def test_alembic_itself_goes_up_and_checks_from_the_root(empty_url: str) -> None:
-    """The program, with the settings graphjobs reads, and with its own exit codes."""
+def test_the_alembic_command_upgrades_and_checks_from_the_root(empty_url: str) -> None:
+    """It uses the settings of graphjobs and its own exit codes."""
     up = alembic("upgrade", "head", url=empty_url)
     same = alembic("check", url=empty_url)
     ask(empty_url, "DROP INDEX scheduler.idx_graph_jobs_tenant_status")
@@ -191,8 +189,8 @@ def test_alembic_itself_goes_up_and_checks_from_the_root(empty_url: str) -> None
     assert "idx_graph_jobs_tenant_status" in other.stdout + other.stderr
 
 
-def test_a_new_revision_is_a_file_named_after_its_id(tmp_path: Path) -> None:
-    """What `make revision` calls, on a copy: the name is not said twice, and the rules are printed in the file."""
+def test_a_new_revision_is_a_file_with_its_id_as_name(tmp_path: Path) -> None:
+    """The command of `make revision`, on a copy of the folder, does not repeat the name, and the file has the rules."""
     shutil.copytree(REPOSITORY / "alembic", tmp_path / "alembic")
     shutil.copy(REPOSITORY / "alembic.ini", tmp_path)
     subprocess.run(
@@ -202,5 +200,5 @@ def test_a_new_revision_is_a_file_named_after_its_id(tmp_path: Path) -> None:
         capture_output=True,
         timeout=60,
     )
-    made = tmp_path / "alembic" / "versions" / "999_trial.py"
-    assert "Rules of a revision" in made.read_text(encoding="utf-8")
+    revision = tmp_path / "alembic" / "versions" / "999_trial.py"
+    assert "Rules of a revision" in revision.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Revision 015: one more index, built while the table lives, and rebuilt where a build was ended."""
+"""Revision 015 builds an index concurrently, and rebuilds an index that an interrupted build left invalid."""
 
 import asyncio
 
@@ -22,13 +22,13 @@ SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('scheduler.idx_gr
 
 @pytest.fixture
 async def at_014(empty_settings: Settings) -> Settings:
-    """Settings of a database at the revision before."""
+    """Settings of a database at the previous revision."""
     assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
 
 
-async def test_it_adds_its_index_and_takes_it_away_again(at_014: Settings, empty_url: str) -> None:
-    """Rows stay, also on the way down; the schema before and after are the same."""
+async def test_it_adds_and_removes_its_index(at_014: Settings, empty_url: str) -> None:
+    """The rows stay, and the schema after the downgrade is that before the upgrade."""
     ask(empty_url, _INSERT)
     before = dump(empty_url)
     await commands.upgrade(at_014, revision="015_correlation_index")
@@ -40,8 +40,8 @@ async def test_it_adds_its_index_and_takes_it_away_again(at_014: Settings, empty
     assert ask(empty_url, "SELECT count(*) FROM scheduler.graph_jobs") == "1"
 
 
-async def test_writers_go_on_while_it_is_built(at_014: Settings, empty_url: str) -> None:
-    """It waits for a transaction older than itself, and blocks nobody meanwhile."""
+async def test_writers_continue_during_the_build(at_014: Settings, empty_url: str) -> None:
+    """The build waits for an older transaction and blocks no writer meanwhile."""
     async with session(empty_url) as reader, session(empty_url) as writer, session(empty_url) as watcher:
         reading = reader.transaction(isolation="repeatable_read")
         await reading.start()
@@ -54,8 +54,8 @@ async def test_writers_go_on_while_it_is_built(at_014: Settings, empty_url: str)
     assert ask(empty_url, _VALID) == "t"
 
 
-async def test_an_index_that_an_ended_build_left_invalid_is_built_anew(at_014: Settings, empty_url: str) -> None:
-    """`IF NOT EXISTS` would have passed over it for ever."""
+async def test_an_invalid_index_of_an_interrupted_build_is_rebuilt(at_014: Settings, empty_url: str) -> None:
+    """`IF NOT EXISTS` would keep the invalid index."""
     ask(empty_url, _INSERT)
     async with session(empty_url) as reader, session(empty_url) as builder, session(empty_url) as watcher:
         reading = reader.transaction(isolation="repeatable_read")
@@ -78,8 +78,8 @@ async def test_an_index_that_an_ended_build_left_invalid_is_built_anew(at_014: S
     await commands.check(at_014)
 
 
-async def test_a_way_down_that_is_refused_is_refused_before_its_first_step(at_014: Settings, empty_url: str) -> None:
-    """Halfway down the code would find neither the revision it needs nor the one before all."""
+async def test_a_downgrade_is_refused_before_its_first_step(at_014: Settings, empty_url: str) -> None:
+    """A refusal after a step would leave the database between revisions."""
     await commands.upgrade(at_014)
     ask(empty_url, _INSERT)
     for revision in ("base", "-4"):

@@ -1,4 +1,4 @@
-"""Revision 016: two more tables, whose own checks refuse what no code of ours would write; nothing else is touched."""
+"""Revision 016 adds two tables with check constraints, and changes nothing else."""
 
 import subprocess
 
@@ -25,13 +25,13 @@ VALUES (gen_random_uuid(), 't', 'r', 'p', 0, 0, 0, 0, now(), now(), '{}')
 
 @pytest.fixture
 async def at_015(empty_settings: Settings) -> Settings:
-    """Settings of a database at the revision before."""
+    """Settings of a database at the previous revision."""
     assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
 
 
-async def test_it_adds_its_tables_and_takes_them_away_again(at_015: Settings, empty_url: str) -> None:
-    """The schema before and after are the same, and the tables of graph jobs are never touched."""
+async def test_it_adds_and_removes_its_tables(at_015: Settings, empty_url: str) -> None:
+    """The schema after the downgrade is that before the upgrade, and the tables of graph jobs do not change."""
     before, of_graphs = dump(empty_url), dump(empty_url, *_OF_GRAPHS)
     await commands.upgrade(at_015, revision="016_policy_runs")
     between = dump(empty_url, *_OF_GRAPHS)
@@ -43,8 +43,8 @@ async def test_it_adds_its_tables_and_takes_them_away_again(at_015: Settings, em
     assert before == dump(empty_url)
 
 
-async def test_the_log_has_the_shape_of_014s(at_015: Settings, empty_url: str) -> None:
-    """But for its name and its comments, a dump of the one is a dump of the other."""
+async def test_the_event_table_has_the_shape_of_014(at_015: Settings, empty_url: str) -> None:
+    """The dumps of both event tables differ only in names and comments."""
     await commands.upgrade(at_015)
     runs, jobs = (
         [line for line in dump(empty_url, table).splitlines() if "COMMENT" not in line and not line.startswith("-- ")]
@@ -55,7 +55,7 @@ async def test_the_log_has_the_shape_of_014s(at_015: Settings, empty_url: str) -
 
 
 async def test_the_declared_tables_are_those_of_the_revision(at_015: Settings, empty_url: str) -> None:
-    """To the letter, checks and collations included, which `check` does not compare."""
+    """The dumps are equal, with check constraints and collations, which `check` does not compare."""
     await commands.upgrade(at_015)
     revised = dump(empty_url, "policy_runs", "policy_run_events")
     await commands.downgrade(at_015, revision=_BEFORE)
@@ -64,17 +64,17 @@ async def test_the_declared_tables_are_those_of_the_revision(at_015: Settings, e
     statements: list[ExecutableDDLElement] = [CreateTable(table) for table in tables]
     statements += [CreateIndex(index) for table in tables for index in table.indexes]
     statements += [SetColumnComment(column) for table in tables for column in table.c if column.comment]
-    ask(empty_url, ";".join(str(one.compile(dialect=dialect)) for one in statements))
+    ask(empty_url, ";".join(str(statement.compile(dialect=dialect)) for statement in statements))
     assert revised == dump(empty_url, "policy_runs", "policy_run_events")
 
 
-async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url: str) -> None:
-    """What was there before works on; code that knows runs says what to do where they are missing."""
+async def test_existing_jobs_stay_and_older_schemas_are_refused(at_015: Settings, empty_url: str) -> None:
+    """Jobs of the previous revision are readable after the upgrade; before it the storage names the command."""
     ask(
         empty_url,
         "INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload)"
         f" SELECT id, 'acme', 0, 0, doc FROM (SELECT '{(job := build_job()).id}'::uuid AS id,"
-        f" '{job.to_json()}'::jsonb AS doc) given",
+        f" '{job.to_json()}'::jsonb AS doc) job",
     )
     with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade"):
         async with open_storage(at_015):
@@ -86,8 +86,8 @@ async def test_jobs_go_on_beside_it_and_runs_need_it(at_015: Settings, empty_url
 
 
 @pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
-async def test_rows_of_runs_are_not_dropped_unasked(at_015: Settings, empty_url: str, revision: str) -> None:
-    """The refusal counts, says how to keep them, and changes nothing; with the word it goes on."""
+async def test_a_downgrade_refuses_to_drop_runs(at_015: Settings, empty_url: str, revision: str) -> None:
+    """The error has the count and how to keep the rows, and nothing changes; `drop_data` drops them."""
     await commands.upgrade(at_015)
     ask(empty_url, _INSERT)
     before = dump(empty_url)
@@ -108,7 +108,7 @@ async def test_rows_of_runs_are_not_dropped_unasked(at_015: Settings, empty_url:
         ("status = 6", "status"),
         ("attempts = 100000", "attempts"),
         ("status = 1", "lease"),
-        ("lease_owner = 'somebody'", "lease"),
+        ("lease_owner = 'dispatcher'", "lease"),
         ("lease_expires_at = now()", "lease"),
         ("cancellation_requested_at = now()", "cancellation"),
         ("queued_at = 'infinity'", "times"),
@@ -116,10 +116,10 @@ async def test_rows_of_runs_are_not_dropped_unasked(at_015: Settings, empty_url:
         ("completed_at = '-infinity'", "times"),
     ],
 )
-async def test_the_tables_checks_refuse_what_no_value_could_be(
+async def test_check_constraints_refuse_invalid_rows(
     graphjobs_settings: Settings, graphjobs_database_url: str, change: str, check: str
 ) -> None:
-    """Written by hand, too: what lists and leases rely on."""
+    """Lists and leases rely on these constraints, for manual writes too."""
     del graphjobs_settings
     ask(graphjobs_database_url, _INSERT)
     done: subprocess.CompletedProcess[str] = psql(graphjobs_database_url, f"UPDATE scheduler.policy_runs SET {change}")

@@ -1,4 +1,4 @@
-"""The way down: rows are never dropped unasked, neither by us nor by the SQL we render."""
+"""A downgrade drops rows only with drop_data, online and as rendered SQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,88 +29,86 @@ _REFUSED = "2 rows of scheduler.graph_jobs and 1 of scheduler.graph_job_events"
 _DOWN = f"{REVISION}:base"
 
 
-def _says_how_to_keep_them(sentence: str) -> None:
-    """The refusal names the program, both tables and the word that goes on."""
-    assert "keep them first with graphjobs export FOLDER, or" in sentence
-    assert "pg_dump --data-only --table=scheduler.graph_jobs --table=scheduler.graph_job_events" in sentence
-    assert "-x drop-data=yes" in sentence
+def _assert_names_the_export(message: str) -> None:
+    """Assert that the error names the export, both tables and the option that drops the rows."""
+    assert "keep them first with graphjobs export FOLDER, or" in message
+    assert "pg_dump --data-only --table=scheduler.graph_jobs --table=scheduler.graph_job_events" in message
+    assert "-x drop-data=yes" in message
 
 
 async def test_a_downgrade_of_tables_with_rows_is_refused(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
-    """It says how many rows and how to keep them, and changes nothing."""
+    """The error has the number of rows and how to keep them, and nothing changes."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     before = dump(graphjobs_database_url)
     with pytest.raises(GraphJobsError, match=_REFUSED) as caught:
         await commands.downgrade(graphjobs_settings, revision="base")
 
-    _says_how_to_keep_them(str(caught.value))
+    _assert_names_the_export(str(caught.value))
     assert before == dump(graphjobs_database_url)
     assert ask(graphjobs_database_url, _COUNTS) == "2|1"
     assert ask(graphjobs_database_url, _VERSION) == REVISION
 
 
-async def test_a_downgrade_that_may_drop_rows_goes_on(
-    graphjobs_settings: Settings, graphjobs_database_url: str
-) -> None:
-    """The explicit word is enough, and the database is at no revision then."""
+async def test_a_downgrade_with_drop_data_drops_rows(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
+    """Afterwards the database has no revision."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     assert await commands.downgrade(graphjobs_settings, revision="base", drop_data=True) is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
     assert await commands.current(graphjobs_settings) is None
 
 
-async def test_a_downgrade_of_empty_tables_goes_without_asking(
+async def test_a_downgrade_of_empty_tables_needs_no_option(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
-    """There is nothing to lose."""
+    """No row would be lost."""
     assert await commands.downgrade(graphjobs_settings, revision="base") is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
 
-def test_alembic_itself_refuses_and_goes_on_with_the_word(graphjobs_database_url: str) -> None:
-    """The program in the repository's root stands under the same guard, and only drop-data=yes lifts it."""
+def test_the_alembic_command_drops_rows_only_with_drop_data(graphjobs_database_url: str) -> None:
+    """The command in the repository's root has the same guard, and only drop-data=yes disables it."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     refused = alembic("-x", "drop-data=no", "-x", "yes", "downgrade", "base", url=graphjobs_database_url)
     counted = ask(graphjobs_database_url, _COUNTS)
-    went_on = alembic("-x", "drop-data=yes", "downgrade", "base", url=graphjobs_database_url)
+    dropped = alembic("-x", "drop-data=yes", "downgrade", "base", url=graphjobs_database_url)
 
     assert refused.returncode != 0
     assert _REFUSED in refused.stderr
     assert counted == "2|1"
-    assert went_on.returncode == 0, went_on.stderr
+    assert dropped.returncode == 0, dropped.stderr
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
 
-@pytest.mark.parametrize("stop", [True, False], ids=["that stops at an error", "that goes on after an error"])
+@pytest.mark.parametrize("stop", [True, False], ids=["psql stops at an error", "psql continues after an error"])
 def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url: str, stop: bool) -> None:
-    """Also in a psql that goes on: it says how many rows and how to keep them, and drops none of them.
+    """The error has the number of rows and how to keep them, and no row is dropped.
 
-    Going on, psql still drops what holds no rows, the index of 015; the database says so itself then.
+    A psql that continues after the error still runs the steps without a guard, such as that of the index of 015.
     """
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     before = dump(graphjobs_database_url)
     done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True), stop=stop)
 
     assert _REFUSED in done.stderr
-    _says_how_to_keep_them(done.stderr)
+    _assert_names_the_export(done.stderr)
     assert not stop or done.returncode == 3
     assert not stop or before == dump(graphjobs_database_url)
     assert ask(graphjobs_database_url, _COUNTS) == "2|1"
     assert ask(graphjobs_database_url, _VERSION) == (REVISION if stop else "014_graph_jobs")
 
 
-def test_the_rendered_downgrade_that_may_drop_rows_goes_on(graphjobs_database_url: str) -> None:
-    """The word is in what was rendered."""
+def test_the_rendered_downgrade_with_drop_data_drops_rows(graphjobs_database_url: str) -> None:
+    """The rendered SQL has no guard."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True, drop_data=True))
     assert (0, "") == (done.returncode, done.stderr)
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
 
-def test_the_rendered_downgrade_of_empty_tables_goes_without_asking(graphjobs_database_url: str) -> None:
-    """And the rendered way up leads back to the very same schema."""
+def test_the_rendered_downgrade_of_empty_tables_needs_no_option(graphjobs_database_url: str) -> None:
+    """The rendered upgrade then leads to the same schema."""
     before = dump(graphjobs_database_url)
     down = psql(graphjobs_database_url, commands.sql(_DOWN, down=True))
     gone = ask(graphjobs_database_url, _TABLES_ARE_GONE)
@@ -123,14 +121,14 @@ def test_the_rendered_downgrade_of_empty_tables_goes_without_asking(graphjobs_da
 
 
 async def _online(url: str) -> str:
-    """What a downgrade by us is refused with."""
+    """Return the error of an online downgrade."""
     with pytest.raises(GraphJobsError) as caught:
         await commands.downgrade(Settings.load(database_url=url), revision="base")
     return str(caught.value)
 
 
 async def _rendered(url: str) -> str:
-    """What a downgrade by rendered SQL is refused with."""
+    """Return the error of a downgrade by rendered SQL."""
     done: Done = await asyncio.to_thread(psql, url, commands.sql(_DOWN, down=True))
     return done.stderr
 
@@ -140,10 +138,10 @@ _WAYS = pytest.mark.parametrize("downgrade", [_online, _rendered], ids=["online"
 
 @_WAYS
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
-async def test_a_row_that_is_inserted_while_the_downgrade_waits_is_not_lost(
+async def test_a_row_inserted_while_the_downgrade_waits_is_not_lost(
     graphjobs_database_url: str, downgrade: Callable[[str], "asyncio.Future[str]"], isolation: str
 ) -> None:
-    """The rows are counted after the lock is held, whatever isolation the host has set for its database."""
+    """The guard counts rows after it has the lock, whatever the default isolation of the database."""
     name = ask(graphjobs_database_url, "SELECT current_database()")
     ask(graphjobs_database_url, f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
     async with session(graphjobs_database_url) as writer, session(graphjobs_database_url) as watcher:
@@ -158,10 +156,10 @@ async def test_a_row_that_is_inserted_while_the_downgrade_waits_is_not_lost(
     assert ask(graphjobs_database_url, _VERSION) == REVISION
 
 
-async def test_a_downgrade_behind_a_long_reader_lets_other_readers_go_on(
+async def test_a_downgrade_behind_a_long_reader_blocks_other_readers_only_briefly(
     graphjobs_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others queue behind the lock it waits for, but no longer than the lock time-out; then it gives up."""
+    """Other readers wait behind its lock request, but no longer than the lock time-out, after which it fails."""
     monkeypatch.setattr(commands, "_RETRIES_MAX", 2)
     settings = Settings.load(database_url=graphjobs_database_url, lock_timeout="0.3")
     async with (
@@ -181,8 +179,8 @@ async def test_a_downgrade_behind_a_long_reader_lets_other_readers_go_on(
     assert ask(graphjobs_database_url, _VERSION) == REVISION
 
 
-async def test_a_downgrade_that_found_a_lock_taken_is_tried_again(graphjobs_database_url: str) -> None:
-    """A reader that goes away in time costs the operator nothing."""
+async def test_a_downgrade_behind_a_lock_is_tried_again(graphjobs_database_url: str) -> None:
+    """The downgrade succeeds after the reader has ended its transaction."""
     settings = Settings.load(database_url=graphjobs_database_url, lock_timeout="0.1")
     async with session(graphjobs_database_url) as long_reader, session(graphjobs_database_url) as watcher:
         reading = long_reader.transaction()

@@ -1,4 +1,4 @@
-"""The way up: several at once, behind other people's locks, for roles that may little, online and as rendered SQL."""
+"""Upgrades: concurrent, behind locks of other sessions, for roles with few privileges, online and as rendered SQL."""
 
 import asyncio
 import re
@@ -36,26 +36,26 @@ async def _two_in_two_threads(url: str) -> list[object]:
 
 async def _two_in_two_processes(url: str) -> list[object]:
     both = await asyncio.gather(*(asyncio.to_thread(graphjobs, "db", "upgrade", url=url) for _ in range(2)))
-    said = {(done.returncode, done.stdout, done.stderr) for done in both}
-    assert {(0, f"the database is at revision {REVISION}\n", "")} == said
+    outputs = {(done.returncode, done.stdout, done.stderr) for done in both}
+    assert {(0, f"the database is at revision {REVISION}\n", "")} == outputs
     return [REVISION for _ in both]
 
 
 @asynccontextmanager
-async def _starting_gun(url: str, *, waiting: int) -> AsyncIterator[None]:
-    """Holds the migration lock until so many sessions have asked for it, so that they all run at once."""
+async def _start_together(url: str, *, waiting: int) -> AsyncIterator[None]:
+    """Hold the migration lock until `waiting` sessions have requested it, so that they run concurrently."""
     async with session(url) as holder:
         await holder.execute("SELECT pg_advisory_lock($1::bigint)".replace("$1", str(alembic_env._LOCK_KEY)))
 
-        async def all_have_asked() -> bool:
-            found: int = await holder.fetchval(
+        async def all_are_waiting() -> bool:
+            count: int = await holder.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
                 "pid <> pg_backend_pid() AND query LIKE 'SELECT pg_try_advisory_lock%'"
             )
-            return found == waiting
+            return count == waiting
 
         yield
-        await until(all_have_asked)
+        await until(all_are_waiting)
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ async def _starting_gun(url: str, *, waiting: int) -> AsyncIterator[None]:
     [_two_in_one_loop, _two_in_two_threads, _two_in_two_processes],
     ids=["in one loop", "in two threads", "in two processes"],
 )
-async def test_two_upgrades_at_once_both_end_well(
+async def test_two_concurrent_upgrades_both_succeed(
     empty_url: str, two_at_once: Callable[[str], Awaitable[list[object]]]
 ) -> None:
-    """The later one finds nothing left to do, and is at the same revision."""
-    async with _starting_gun(empty_url, waiting=2):
+    """The later one has nothing to do, and returns the same revision."""
+    async with _start_together(empty_url, waiting=2):
         both = asyncio.ensure_future(two_at_once(empty_url))
     assert [REVISION, REVISION] == await asyncio.wait_for(both, 30)
     assert ask(empty_url, _VERSION) == REVISION
 
 
-def test_upgrades_of_two_databases_at_once_in_one_process_both_end_well(graphjobs_server_url: str) -> None:
-    """Alembic keeps the running migration in module globals: two threads would break each other."""
+def test_concurrent_upgrades_of_two_databases_in_one_process_both_succeed(graphjobs_server_url: str) -> None:
+    """Alembic has the running migration in module globals, so two threads must take turns."""
     with (
         pytest_graphjobs._database(graphjobs_server_url, "") as one,
         pytest_graphjobs._database(graphjobs_server_url, "") as other,
@@ -86,17 +86,17 @@ def test_upgrades_of_two_databases_at_once_in_one_process_both_end_well(graphjob
 
 
 async def test_an_upgrade_runs_inside_a_running_loop(empty_settings: Settings, empty_url: str) -> None:
-    """A service may await it at its start; again, it changes nothing."""
+    """A service may await it at its start; a second upgrade changes nothing."""
     assert await upgrade(empty_settings) == REVISION
     before = dump(empty_url)
     assert await upgrade(empty_settings, revision=REVISION) == REVISION
     assert before == dump(empty_url)
 
 
-async def test_an_upgrade_waits_for_another_migration_no_longer_than_it_says(
+async def test_the_wait_for_another_migration_is_limited(
     empty_settings: Settings, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lock of a migration that does not end is told as an error that is safe to retry."""
+    """After the limit the error is DatabaseUnavailable, which is safe to retry."""
     monkeypatch.setattr(alembic_env, "LOCK_WAIT", alembic_env.LOCK_WAIT / 400)
     async with session(empty_url) as holder:
         await holder.execute(f"SELECT pg_advisory_lock({alembic_env._LOCK_KEY})")
@@ -107,7 +107,7 @@ async def test_an_upgrade_waits_for_another_migration_no_longer_than_it_says(
 
 @asynccontextmanager
 async def _version_table_locked(url: str) -> AsyncIterator[Session]:
-    """Someone else's open transaction holds our version table, which a downgrade to base has left."""
+    """Lock the version table, which a downgrade to base has left, in the transaction of another session."""
     await commands.upgrade(Settings.load(database_url=url))
     await commands.downgrade(Settings.load(database_url=url), revision="base")
     async with session(url) as holder:
@@ -116,7 +116,7 @@ async def _version_table_locked(url: str) -> AsyncIterator[Session]:
 
 
 async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
-    """The lock time-out ends each wait, and a lock that comes free in the meantime is enough."""
+    """The lock time-out ends each wait, and the upgrade succeeds after the lock is released."""
     settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
     async with _version_table_locked(empty_url) as holder, session(empty_url) as watcher:
         ended = asyncio.ensure_future(upgrade(settings))
@@ -126,8 +126,8 @@ async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
         assert await asyncio.wait_for(ended, 20) == REVISION
 
 
-async def test_an_upgrade_behind_a_lock_that_stays_gives_up(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends in a bounded time, with an error that is safe to retry, and leaves nothing half done."""
+async def test_an_upgrade_behind_a_permanent_lock_fails(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in a bounded time with a retryable error, and changes nothing."""
     monkeypatch.setattr(commands, "_RETRIES_MAX", 2)
     settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
     async with _version_table_locked(empty_url):
@@ -137,10 +137,8 @@ async def test_an_upgrade_behind_a_lock_that_stays_gives_up(empty_url: str, monk
     assert ask(empty_url, _EXISTS) == "f"
 
 
-async def test_an_upgrade_beside_the_hosts_own_creation_of_the_schema_ends_well(
-    empty_settings: Settings, empty_url: str
-) -> None:
-    """The host's migration does not take our lock: the schema may appear while we create it."""
+async def test_an_upgrade_succeeds_while_the_host_creates_the_schema(empty_settings: Settings, empty_url: str) -> None:
+    """The host's migration does not take the migration lock, so both may create the schema."""
     async with session(empty_url) as host, session(empty_url) as watcher:
         creating = host.transaction()
         await creating.start()
@@ -151,7 +149,7 @@ async def test_an_upgrade_beside_the_hosts_own_creation_of_the_schema_ends_well(
         assert await asyncio.wait_for(ended, 20) == REVISION
 
 
-async def test_the_hosts_own_alembic_stays_as_it_was(empty_settings: Settings, empty_url: str) -> None:
+async def test_the_hosts_own_alembic_version_is_unchanged(empty_settings: Settings, empty_url: str) -> None:
     """Its version table, in `public` and even in `scheduler`, is neither read nor written."""
     rows = "SELECT string_agg(version_num, ',') FROM {}.alembic_version"
     ask(
@@ -166,14 +164,14 @@ async def test_the_hosts_own_alembic_stays_as_it_was(empty_settings: Settings, e
     await commands.check(empty_settings)
     await commands.downgrade(empty_settings, revision="base")
     await upgrade(empty_settings)
-    found = [ask(empty_url, rows.format(schema)) for schema in ("public", "scheduler")]
-    assert ["host_1", "host_2"] == found
+    versions = [ask(empty_url, rows.format(schema)) for schema in ("public", "scheduler")]
+    assert ["host_1", "host_2"] == versions
 
 
 async def test_the_hosts_schema_keeps_its_tables_and_its_owner(
     empty_settings: Settings, empty_url: str, role: str
 ) -> None:
-    """A schema that is there already is used as it is."""
+    """An existing schema is used unchanged."""
     ask(
         empty_url,
         f"CREATE SCHEMA scheduler AUTHORIZATION {role};"
@@ -189,7 +187,7 @@ async def test_the_hosts_schema_keeps_its_tables_and_its_owner(
 
 @pytest.fixture
 def role(empty_url: str) -> Iterator[str]:
-    """A role that may log in, with its own name as its password, and nothing else."""
+    """A role that may only log in, with its name as password."""
     name = f"graphjobs_test_{secrets.token_hex(6)}"
     ask(empty_url, f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
     yield name
@@ -198,23 +196,21 @@ def role(empty_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def url_of_role(role: str, empty_url: str) -> str:
-    """The empty database's URL, for that role."""
+    """The URL of the empty database with that role."""
     parts = urlsplit(empty_url)
     return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
 
 
 @pytest.fixture
 def owned_schema(empty_url: str, role: str, url_of_role: str) -> str:
-    """The URL of a role that owns the schema `scheduler` and may create none in this database."""
+    """The URL with a role that owns the schema `scheduler` and may create no schema."""
     ask(empty_url, f"CREATE SCHEMA scheduler AUTHORIZATION {role}")
     assert psql(url_of_role, "CREATE SCHEMA IF NOT EXISTS scheduler").returncode == 3
     return url_of_role
 
 
-async def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_online(
-    owned_schema: str, graphjobs_database_url: str
-) -> None:
-    """The host's case: the same tables, up, down and up again."""
+async def test_the_owner_of_the_schema_upgrades_online(owned_schema: str, graphjobs_database_url: str) -> None:
+    """Upgrade, downgrade and upgrade give the same tables for a role that may create no schema."""
     settings = Settings.load(database_url=owned_schema)
     assert await upgrade(settings) == REVISION
     await commands.check(settings)
@@ -224,22 +220,20 @@ async def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_online(
     assert _without_owner(dump(graphjobs_database_url, *tables)) == _without_owner(dump(owned_schema, *tables))
 
 
-def test_a_role_that_owns_the_schema_and_may_create_none_upgrades_by_rendered_sql(
-    owned_schema: str, graphjobs_database_url: str
-) -> None:
-    """The same SQL as everybody's, piped into psql."""
+def test_the_owner_of_the_schema_upgrades_by_rendered_sql(owned_schema: str, graphjobs_database_url: str) -> None:
+    """The rendered SQL works for a role that may create no schema."""
     done = psql(owned_schema, commands.sql())
     assert (0, "") == (done.returncode, done.stderr)
     assert _without_owner(dump(graphjobs_database_url)) == _without_owner(dump(owned_schema))
 
 
 def _without_owner(dumped: str) -> str:
-    """A dump as it would be if all objects had one owner."""
+    """Remove the owners from a dump."""
     return re.sub(r"OWNER TO \S+;|Owner: \S+|CREATE SCHEMA.*", "", dumped)
 
 
-async def test_a_role_that_may_not_is_told_in_one_sentence(empty_url: str, role: str, url_of_role: str) -> None:
-    """Neither the missing right to create a schema nor that to create in it shows a statement or a traceback."""
+async def test_a_missing_privilege_is_a_one_line_error(empty_url: str, role: str, url_of_role: str) -> None:
+    """The error has neither a statement nor a traceback, for a missing privilege on the database or the schema."""
     settings = Settings.load(database_url=url_of_role)
     for host in ("SELECT 1", "CREATE SCHEMA scheduler", f"GRANT USAGE ON SCHEMA scheduler TO {role}"):
         ask(empty_url, host)
@@ -251,8 +245,8 @@ async def test_a_role_that_may_not_is_told_in_one_sentence(empty_url: str, role:
 
 
 @pytest.mark.parametrize("revision", ["999_nowhere", "head:head", "098", "", "@", "head-98"])
-async def test_a_revision_that_there_is_not_is_told(empty_settings: Settings, empty_url: str, revision: str) -> None:
-    """One sentence, and no table was made."""
+async def test_an_unknown_revision_is_a_one_line_error(empty_settings: Settings, empty_url: str, revision: str) -> None:
+    """No table is created."""
     with pytest.raises(ConfigurationError) as caught:
         await upgrade(empty_settings, revision=revision)
     assert "\n" not in str(caught.value)
@@ -260,7 +254,7 @@ async def test_a_revision_that_there_is_not_is_told(empty_settings: Settings, em
 
 
 def test_alembic_and_graphjobs_render_the_same_sql(empty_url: str) -> None:
-    """`alembic upgrade 014_graph_jobs --sql` asks no database: it knows no URL here."""
+    """`alembic upgrade REVISION --sql` needs no database, and has no URL here."""
     by_alembic = alembic("upgrade", REVISION, "--sql")
     by_us = graphjobs("db", "sql", REVISION)
     assert (0, 0) == (by_alembic.returncode, by_us.returncode), by_alembic.stderr + by_us.stderr
@@ -269,7 +263,7 @@ def test_alembic_and_graphjobs_render_the_same_sql(empty_url: str) -> None:
 
 
 async def test_the_rendered_sql_leads_to_the_same_database(graphjobs_database_url: str, empty_url: str) -> None:
-    """All of it: the schema's creation, the version, the tables; and `check` finds no difference."""
+    """It creates the schema, the version and the tables, and `check` finds no difference."""
     rendered = commands.sql()
     done = psql(empty_url, rendered)
     assert (0, "") == (done.returncode, done.stderr)
@@ -278,8 +272,8 @@ async def test_the_rendered_sql_leads_to_the_same_database(graphjobs_database_ur
     await commands.check(Settings.load(database_url=empty_url))
 
 
-def test_the_rendered_sql_run_twice_harms_nothing(graphjobs_database_url: str) -> None:
-    """A database that has the tables is left as it is, also by a psql that goes on after an error."""
+def test_a_second_run_of_the_rendered_sql_changes_nothing(graphjobs_database_url: str) -> None:
+    """An existing schema stays unchanged, even with a psql that continues after an error."""
     before = dump(graphjobs_database_url)
     done = psql(graphjobs_database_url, commands.sql(), stop=False)
     assert "already exists" in done.stderr
@@ -288,7 +282,7 @@ def test_the_rendered_sql_run_twice_harms_nothing(graphjobs_database_url: str) -
 
 
 def test_rendered_sql_sets_the_lock_time_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways, with the setting's own number of milliseconds."""
+    """Upgrade and downgrade start with the milliseconds of the setting."""
     monkeypatch.setenv("GRAPHJOBS_LOCK_TIMEOUT", "2.5")
     for rendered in (commands.sql(), commands.sql(f"{REVISION}:base", down=True)):
         assert "SET lock_timeout = 2500;" in rendered
@@ -296,7 +290,7 @@ def test_rendered_sql_sets_the_lock_time_out_first(monkeypatch: pytest.MonkeyPat
 
 
 async def test_storage_refuses_a_database_that_was_never_migrated(empty_settings: Settings) -> None:
-    """A database that a URL names is never migrated unasked."""
+    """A database with a URL is never migrated automatically."""
     with pytest.raises(SchemaOutOfDate, match="graphjobs db upgrade") as caught:
         async with open_storage(empty_settings):
             pytest.fail("it opened")
@@ -307,7 +301,7 @@ async def test_storage_refuses_a_database_that_was_never_migrated(empty_settings
 async def test_storage_refuses_an_earlier_revision(
     graphjobs_settings: Settings, graphjobs_database_url: str, found: str | None
 ) -> None:
-    """The error tells what was found and what is needed."""
+    """The error has the revision of the database and the required one."""
     change = f"UPDATE scheduler.graphjobs_schema_version SET version_num = '{found}'"
     ask(graphjobs_database_url, change if found else "DELETE FROM scheduler.graphjobs_schema_version")
     with pytest.raises(SchemaOutOfDate) as caught:
@@ -319,7 +313,7 @@ async def test_storage_refuses_an_earlier_revision(
 async def test_storage_works_on_a_later_revision_it_does_not_know(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
-    """Later revisions only add, so the code before them goes on working while a deploy is under way."""
+    """Later revisions only add, so older code works during a deploy."""
     ask(graphjobs_database_url, "UPDATE scheduler.graphjobs_schema_version SET version_num = '099_future'")
     async with open_storage(graphjobs_settings) as storage:
         assert await storage.graph_job_repository.list_build_jobs("acme", limit=1) == ()
