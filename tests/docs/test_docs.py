@@ -1,4 +1,4 @@
-"""What the documents say is so: links, the state diagram, the tables of settings, errors, commands and modules."""
+"""The pages agree with the code: links, state diagrams, and tables of settings, errors, commands and modules."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ from graphjobs.cli import app
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.database.migrations import commands
 from graphjobs.graph_jobs.status import TRANSITIONS
-from graphjobs.policy_runs.status import TRANSITIONS as TRANSITIONS_OF_RUNS
+from graphjobs.policy_runs.status import TRANSITIONS as RUN_TRANSITIONS
 from graphjobs.settings import Settings
 from graphjobs.worker import WorkerOptions
 
@@ -37,7 +37,7 @@ def _page(name: str) -> str:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
 def test_every_link_between_pages_leads_to_a_page_and_a_heading(page: Path) -> None:
-    """A page or a heading that was renamed is renamed in the links, too."""
+    """No link leads to a missing page or heading."""
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
         linked = page.parent / target if target else page
         assert linked.exists(), f"{page.name} links to {target}"
@@ -51,32 +51,32 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "transitions", "kinds"),
+    ("page", "transitions", "models"),
     [
         ("docs/lifecycle.md", TRANSITIONS, (GraphBuildJob, GraphOverlayJob)),
-        ("docs/policy-runs.md", TRANSITIONS_OF_RUNS, (PolicyRunJob,)),
+        ("docs/policy-runs.md", RUN_TRANSITIONS, (PolicyRunJob,)),
     ],
 )
 def test_the_state_diagram_is_the_transition_table(
-    page: str, transitions: Mapping[str, frozenset[str]], kinds: tuple[type, ...]
+    page: str, transitions: Mapping[str, frozenset[str]], models: tuple[type, ...]
 ) -> None:
-    """Each arrow is a legal move, each legal move an arrow, and each label a method of each kind."""
+    """The arrows are the legal transitions, and each label is a method of each model."""
     diagram = _page(page).split("```mermaid")[1].split("```")[0]
     arrows = set(re.findall(r"^ +(\w+) --> (\w+): (\w+)$", diagram, flags=re.MULTILINE))
     table = {(str(source), str(target)) for source, targets in transitions.items() for target in targets}
     assert table == {(source, target) for source, target, _ in arrows}
     finals = set(re.findall(r"^ +(\w+) --> \[\*\]$", diagram, flags=re.MULTILINE))
     assert {str(status) for status, targets in transitions.items() if not targets} == finals
-    for _, _, move in arrows:
-        for kind in kinds:
-            assert inspect.isfunction(getattr(kind, move))
+    for _, _, method in arrows:
+        for model in models:
+            assert inspect.isfunction(getattr(model, method))
 
 
 def test_the_public_statuses_of_policy_runs_are_documented() -> None:
-    """Each status, and the one that callers see."""
+    """The table has each status with its public status."""
     table = _page("docs/policy-runs.md").split("| status |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| ([\w, ]+) \| (\w+) \|$", table, flags=re.MULTILINE)
-    documented = {inside: outside for words, outside in rows for inside in words.split(", ")}
+    documented = {status: public for statuses, public in rows for status in statuses.split(", ")}
     assert {str(status): status.public_status for status in PolicyRunStatus} == documented
 
 
@@ -94,14 +94,14 @@ def test_every_use_case_of_policy_runs_is_documented_and_none_that_is_gone() -> 
     assert {name for name in vars(PolicyRunService) if not name.startswith("_")} == set(documented)
 
 
-def test_every_setting_is_documented_and_none_that_is_gone() -> None:
-    """The table of docs/configuration.md is that of the class."""
+def test_the_documented_settings_are_those_of_the_class() -> None:
+    """The table is in docs/configuration.md."""
     documented = re.findall(r"^\| `(GRAPHJOBS_\w+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
     assert {f"GRAPHJOBS_{name.upper()}" for name in Settings.model_fields} == set(documented)
 
 
-def test_every_command_is_documented_and_none_that_is_gone() -> None:
-    """The table of docs/configuration.md is what the command has."""
+def test_the_documented_commands_are_those_of_the_cli() -> None:
+    """The table is in docs/configuration.md."""
     documented = re.findall(r"^\| `graphjobs ([\w ]+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
     commands = set()
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
@@ -109,28 +109,28 @@ def test_every_command_is_documented_and_none_that_is_gone() -> None:
     assert commands == set(documented)
 
 
-def test_every_option_of_the_worker_is_documented_and_none_that_is_gone() -> None:
-    """The table of docs/worker.md is what the class and the command have."""
+def test_the_documented_worker_options_are_those_of_the_class_and_the_command() -> None:
+    """The table is in docs/worker.md."""
     lines = (line for line in _page("docs/worker.md").split("| option |")[1].splitlines() if line.startswith("|"))
     rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]
     rows = [[flag, option] for flags, option in rows for flag in flags.split(", ")]
-    named = {option.strip("`") for _, option in rows}
-    assert {option.name for option in fields(WorkerOptions)} <= named
+    documented = {option.strip("`") for _, option in rows}
+    assert {option.name for option in fields(WorkerOptions)} <= documented
     flags = {flag for flag, _ in rows if flag.startswith("`--")}
     command = typer.main.get_command(app).commands["worker"]  # type: ignore[attr-defined]
-    options = [option for one in command.params for option in (*one.opts, *one.secondary_opts)]
-    given = {f"`{option}`" for option in options if option.startswith("--")}
-    assert given - {"`--help`"} == flags
+    options = [option for param in command.params for option in (*param.opts, *param.secondary_opts)]
+    expected = {f"`{option}`" for option in options if option.startswith("--")}
+    assert expected - {"`--help`"} == flags
 
 
 def test_every_exit_code_is_documented() -> None:
-    """Scripts rely on them."""
+    """The table has every exit code, in order."""
     documented = re.findall(r"^\| (\d) \| ", _page("docs/configuration.md"), flags=re.MULTILINE)
     assert [int(code) for code in Exit] == [int(code) for code in documented]
 
 
 def test_every_error_is_documented() -> None:
-    """The table of errors names each class, and the drawing in the module does."""
+    """The table of errors and the tree in the module's docstring have each class."""
     classes = {
         name
         for name, value in vars(graphjobs.errors).items()
@@ -144,7 +144,7 @@ def test_every_error_is_documented() -> None:
 
 
 def test_every_decision_is_listed_with_its_date() -> None:
-    """The index of docs/decisions/ names each file, and the file names its date."""
+    """The index of docs/decisions/ has each file with its date and title."""
     folder = _ROOT / "docs" / "decisions"
     files = {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "README.md"}
     listed = re.findall(r"^\| ([\d-]+) \| \[(.+)\]\((.+)\) \|$", _page("docs/decisions/README.md"), flags=re.MULTILINE)
@@ -158,23 +158,23 @@ def test_every_decision_is_listed_with_its_date() -> None:
 
 
 def test_every_revision_is_documented() -> None:
-    """The table of revisions is that of the folder."""
+    """The table of docs/migrations.md has each revision of the folder."""
     documented = re.findall(r"^\| `(\d{3}_\w+)` ", _page("docs/migrations.md"), flags=re.MULTILINE)
     assert [revision.revision for revision in commands.history()] == documented
 
 
 def test_every_module_is_documented() -> None:
-    """The picture of docs/architecture.md has the package and the name of each module."""
-    picture = _page("docs/architecture.md").split("```")[1]
+    """The tree in docs/architecture.md has the package and the name of each module."""
+    tree = _page("docs/architecture.md").split("```")[1]
     modules = [path for path in (_ROOT / "graphjobs").rglob("*.py") if path.name != "__init__.py"]
     for module in modules:
         package = module.parent.name
-        named = re.search(rf"\b{module.stem}\b", picture) and (package == "graphjobs" or f"{package}/" in picture)
-        assert named, f"docs/architecture.md does not name {module.relative_to(_ROOT)}"
+        is_listed = re.search(rf"\b{module.stem}\b", tree) and (package == "graphjobs" or f"{package}/" in tree)
+        assert is_listed, f"docs/architecture.md does not list {module.relative_to(_ROOT)}"
 
 
 def test_readme_names_every_make_target_of_the_two_commands() -> None:
-    """`make demo` and `make test` are the two."""
+    """The two commands are `make demo` and `make test`."""
     assert {"demo", "test"} <= set(re.findall(r"^\$ make (\w+)", _page("README.md"), flags=re.MULTILINE))
     assert {"demo", "test", "check", "bench", "revision"} <= set(
         re.findall(r"^([\w-]+):.*## ", _page("Makefile"), flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The examples of the documents run, as they stand there, on a real database."""
+"""The examples of the pages run unchanged on a real database."""
 
 import os
 import re
@@ -16,14 +16,14 @@ _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 
 
 def _blocks(language: str) -> list[object]:
-    """Each fenced block of a language, with a name to find it by."""
-    found: list[object] = []
+    """Return the fenced blocks of a language, each with its page and line as id."""
+    blocks: list[object] = []
     for page in _PAGES:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
-            found.append(pytest.param(match.group(1), id=f"{page.name}:{line}"))
-    return found
+            blocks.append(pytest.param(match.group(1), id=f"{page.name}:{line}"))
+    return blocks
 
 
 def _environment(url: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def _environment(url: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("code", _blocks("python"))
 def test_each_python_example_runs(code: str, graphjobs_database_url: str, tmp_path: Path) -> None:
-    """As a script, or by pytest where it is a test; warnings are errors."""
+    """Run it as a script, or with pytest if it has a test; warnings are errors."""
     name = "test_example.py" if "def test_" in code else "example.py"
     (tmp_path / name).write_text(code, encoding="utf-8")
     runner = (
@@ -53,20 +53,20 @@ def test_each_python_example_runs(code: str, graphjobs_database_url: str, tmp_pa
 
 
 def test_the_readme_has_an_example() -> None:
-    """A fence that was misspelt would leave nothing to run."""
+    """A misspelled fence would leave no example to run."""
     assert 4 <= len(_blocks("python"))
 
 
-def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """Up, refuse, keep, down, up, restore: each line of docs/migrations.md, on a database with rows."""
+def test_the_commands_of_the_rollback_run_unchanged(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """Run each command of docs/migrations.md on a database with rows: refuse, dump, downgrade, upgrade, restore."""
     text = (_ROOT / "docs" / "migrations.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\$ (.*)$", text.split("## Down")[1], flags=re.MULTILINE)
     assert 5 == len(lines)
-    # psql of the server's own version: what a newer pg_dump writes, an older server may not know.
-    of_server = os.environ.get("GRAPHJOBS_TEST_PROGRAMS") or embedded_cluster(None).bin_dir
-    programs = f"{Path(sys.executable).parent}:{of_server}"
+    # Programs of the server's version: an older server may not know the output of a newer pg_dump.
+    server_programs = os.environ.get("GRAPHJOBS_TEST_PROGRAMS") or embedded_cluster(None).bin_dir
+    programs = f"{Path(sys.executable).parent}:{server_programs}"
     environment = {**_environment(graphjobs_database_url), "PATH": f"{programs}:{os.environ['PATH']}"}
-    # pg_dump and psql take their database from libpq's own variables.
+    # pg_dump and psql read the database from libpq's variables.
     environment |= _libpq(graphjobs_database_url)
     insert = (
         "INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) "
@@ -96,14 +96,14 @@ def test_the_commands_of_the_rollback_run_as_they_stand(graphjobs_database_url: 
 
 
 def _libpq(url: str) -> dict[str, str]:
-    """The URL as libpq's variables, which is how an operator would have it."""
+    """Return the URL as libpq's variables."""
     parts = urlsplit(url)
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-    found = {
+    variables = {
         "PGDATABASE": parts.path.lstrip("/"),
         "PGHOST": query.get("host", parts.hostname or ""),
         "PGPORT": query.get("port", str(parts.port or "")),
         "PGUSER": unquote(parts.username or ""),
         "PGPASSWORD": unquote(parts.password or ""),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in variables.items() if value}
