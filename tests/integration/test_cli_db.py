@@ -67,7 +67,7 @@ def test_what_needs_no_database_asks_none(graphjobs: Command) -> None:
     history, up = graphjobs("db", "history"), graphjobs("db", "sql")
     down = graphjobs("db", "sql", "--down", f"{REVISION}:base")
     assert (0, "") == (history.returncode, history.stderr)
-    assert history.stdout.splitlines()[0].startswith("014_graph_jobs  The tables of graph jobs")
+    assert history.stdout.splitlines()[0].startswith("014_graph_jobs  Create the tables of graph jobs")
     assert (0, sql(), "") == (up.returncode, up.stdout, up.stderr)
     assert (0, sql(f"{REVISION}:base", down=True), "") == (down.returncode, down.stdout, down.stderr)
 
