@@ -470,5 +470,5 @@ async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever's the run is, and at whichever attempt, it is ended."""
-    monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._fenced(finish._of_attempt, finish._same_run)))
+    monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._LEASE, finish._same_run))
     assert await noticed(graphjobs_settings, watch, as_it_is)

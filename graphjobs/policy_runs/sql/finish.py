@@ -1,33 +1,13 @@
-"""Every SQL statement that renews or ends many leases of policy runs, as constants with named binds.
+"""Statements that renew, finish or take over many leases of policy runs; see `single` for the rules.
 
-What holds for `statements` holds here. Runs are found by their keys alone, `id = ANY(...)`: joined to what was given
-instead, the planner may guess too many rows and read the whole table. Whoever locks many does so in the order of their
-ids, and waits for nobody. All times are the database's.
+Runs are found by `id = ANY(...)` alone: joined to the input instead, the planner may overestimate the rows and read the
+whole table. Rows are locked in the order of their ids, and locked rows are skipped. All times are the database's.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Interval,
-    Select,
-    SmallInteger,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    func,
-    literal_column,
-    null,
-    select,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import find_transitioned, insert_events
@@ -37,35 +17,31 @@ from graphjobs.policy_runs.status import PolicyRunStatus
 
 Status = PolicyRunStatus
 
-_Fence = Callable[[FromClause, FromClause], ColumnElement[bool]]
-_PENDING, _DISPATCHING, _CANCELED = (
-    code(Status.PENDING),
-    code(Status.DISPATCHING),
-    code(Status.CANCELED),
+_PENDING, _DISPATCHING, _CANCELED = code(Status.PENDING), code(Status.DISPATCHING), code(Status.CANCELED)
+_JOBS: Final = sa.bindparam("p_job_ids", type_=ARRAY(sa.Uuid))
+
+# Each tenant once: the array is compared with every row, and there are fewer tenants than runs.
+_DISTINCT_TENANTS: Final = sa.bindparam("p_distinct_tenant_ids", type_=ARRAY(sa.Text))
+
+_by_keys: Final = (RUNS.c.id == sa.func.any(_JOBS), TENANT_KEY == sa.func.any(_DISTINCT_TENANTS))
+
+# The cast keeps the planner from the indexes on status.
+_is_dispatching: Final = sa.cast(RUNS.c.status, sa.Integer) == _DISPATCHING
+
+_KEYS: Final = (("p_job_ids", sa.Uuid, "job_id"), ("p_tenant_ids", sa.Text, "tenant_id"))
+_LEASE: Final = (("p_lease_attempts", sa.Integer, "attempts"), ("p_lease_owners", sa.Text, "lease_owner"))
+_VERSION: Final = (("p_versions", sa.DateTime(timezone=True), "version"),)
+_CHANGE: Final = (
+    ("p_new_statuses", sa.SmallInteger, "requested_status"),
+    ("p_delays", sa.Interval, "delay"),
+    ("p_last_errors", sa.Text, "last_error"),
+    ("p_event_payloads", sa.Text, "event_payload"),
 )
-_JOBS: Final = bindparam("p_job_ids", type_=ARRAY(Uuid))
-
-# Each tenant once: it is compared with every row, and there are fewer tenants than runs.
-_TENANTS: Final = bindparam("p_distinct_tenant_ids", type_=ARRAY(Text))
-
-_of_keys_given: Final = (("p_job_ids", Uuid, "given_id"), ("p_tenant_ids", Text, "tenant"))
-_of_attempt: Final = (("p_lease_attempts", Integer, "attempts_held"), ("p_lease_owners", Text, "owner"))
-_of_version: Final = (("p_versions", DateTime(timezone=True), "version_seen"),)
-_of_end: Final = (
-    ("p_new_statuses", SmallInteger, "target"),
-    ("p_delays", Interval, "delay"),
-    ("p_last_errors", Text, "problem"),
-    ("p_event_payloads", Text, "entry"),
-)
 
 
-def _by_keys() -> tuple[ColumnElement[bool], ...]:
-    return (RUNS.c.id == func.any(_JOBS), TENANT_KEY == func.any(_TENANTS))
-
-
-def _locked() -> CTE:
+def _locked() -> sa.CTE:
     return (
-        select(
+        sa.select(
             RUNS.c.id,
             RUNS.c.tenant_id,
             RUNS.c.attempts,
@@ -73,8 +49,7 @@ def _locked() -> CTE:
             RUNS.c.updated_at,
             RUNS.c.cancellation_requested_at,
         )
-        # The cast takes the indexes on status out of the planner's choice.
-        .where(*_by_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
+        .where(*_by_keys, _is_dispatching)
         .order_by(RUNS.c.id)
         .with_for_update(key_share=True, skip_locked=True)
         .cte("locked")
@@ -82,116 +57,121 @@ def _locked() -> CTE:
     )
 
 
-def _same_run(given: FromClause, found: FromClause) -> ColumnElement[bool]:
-    return (found.c.id == given.c.given_id) & (found.c.tenant_id == given.c.tenant)
+_Fence = Callable[[sa.FromClause, sa.FromClause], sa.ColumnElement[bool]]
 
 
-def _same_attempt(given: FromClause, found: FromClause) -> ColumnElement[bool]:
-    return (
-        _same_run(given, found) & (found.c.attempts == given.c.attempts_held) & (found.c.lease_owner == given.c.owner)
+def _same_run(inputs: sa.FromClause, runs: sa.FromClause) -> sa.ColumnElement[bool]:
+    return (runs.c.id == inputs.c.job_id) & (runs.c.tenant_id == inputs.c.tenant_id)
+
+
+def _same_lease(inputs: sa.FromClause, runs: sa.FromClause) -> sa.ColumnElement[bool]:
+    same_owner = runs.c.lease_owner == inputs.c.lease_owner
+    return _same_run(inputs, runs) & (runs.c.attempts == inputs.c.attempts) & same_owner
+
+
+def _same_version(inputs: sa.FromClause, runs: sa.FromClause) -> sa.ColumnElement[bool]:
+    return _same_run(inputs, runs) & (runs.c.updated_at == inputs.c.version)
+
+
+def _by_fenced(fenced: sa.CTE) -> tuple[sa.ColumnElement[bool], ...]:
+    ids = sa.func.array(sa.select(fenced.c.job_id).scalar_subquery(), type_=ARRAY(sa.Uuid))
+    return (RUNS.c.id == sa.func.any(ids), RUNS.c.id == fenced.c.job_id, TENANT_KEY == fenced.c.tenant_id)
+
+
+def _apply(fence_columns: tuple[tuple[str, Any, str], ...], fence: _Fence) -> sa.Select[Any]:
+    """Finish the leases that the fence admits: the status, when the run is available again, and the error."""
+    inputs, locked = unnest_params("inputs", *_KEYS, *fence_columns, *_CHANGE), _locked()
+    # A run with a requested cancellation is canceled, unless it was submitted.
+    requested = inputs.c.requested_status
+    is_canceled = (requested != code(Status.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None)
+    status = sa.case((is_canceled, _CANCELED), else_=requested).label("status")
+    fenced = (
+        sa.select(*inputs.c, status)
+        .join_from(inputs, locked, fence(inputs, locked))
+        .cte("fenced")
+        .prefix_with("MATERIALIZED")
     )
-
-
-def _same_version(given: FromClause, found: FromClause) -> ColumnElement[bool]:
-    return _same_run(given, found) & (found.c.updated_at == given.c.version_seen)
-
-
-def _apply(held: CTE) -> Select[Any]:
-    """Writes how attempts end: where to, when it is available again, why it failed."""
-    target = held.c.reached
-
-    def at(*statuses: PolicyRunStatus) -> Any:
-        return case(
-            (target == func.any(literal_column(f"ARRAY[{', '.join(str(s.code) for s in statuses)}]")), func.now())
-        )
-
-    written = (
-        update(RUNS)
-        .where(
-            RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
-            RUNS.c.id == held.c.given_id,
-            TENANT_KEY == held.c.tenant,
-        )
-        .values(
-            status=target,
-            available_at=case((target == _PENDING, func.now() + held.c.delay), else_=RUNS.c.available_at),
-            # Why its last attempt failed: one that was handed over, or given back in order, has not.
-            last_error=case(
-                (target == _CANCELED, func.coalesce(held.c.problem, RUNS.c.last_error)), else_=held.c.problem
-            ),
-            submitted_at=at(Status.SUBMITTED),
-            completed_at=at(Status.FAILED),
-            canceled_at=at(Status.CANCELED),
-            lease_owner=null(),
-            lease_expires_at=null(),
-            updated_at=next_version(RUNS.c.updated_at),
-        )
-        .returning(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.updated_at, held.c.entry, held.c.target)
-        .cte("written")
-    )
-    instead = func.jsonb_build_object(literal_column("'to'"), literal_column(f"'{Status.CANCELED}'"))
-    entry = as_type(written.c.entry, JSONB)
+    updated = _update(fenced)
+    canceled_instead = sa.func.jsonb_build_object(sa.literal_column("'to'"), sa.literal_column(f"'{Status.CANCELED}'"))
+    payload = sa.cast(updated.c.event_payload, JSONB)
     log = insert_events(
         EVENTS,
-        select(
-            written.c.id,
-            written.c.tenant_id,
-            written.c.status,
-            case((written.c.status != written.c.target, jsonb_merge(entry, instead)), else_=entry),
-            written.c.updated_at,
+        sa.select(
+            updated.c.id,
+            updated.c.tenant_id,
+            updated.c.status,
+            sa.case(
+                (updated.c.status != updated.c.requested_status, jsonb_merge(payload, canceled_instead)), else_=payload
+            ),
+            updated.c.updated_at,
         ),
         "logged",
     )
-    return select(written.c.id, written.c.updated_at, written.c.status).add_cte(log)
+    return sa.select(updated.c.id, updated.c.updated_at, updated.c.status).add_cte(log)
 
 
-def _fenced(
-    fence: tuple[tuple[str, Any, str], ...], same: Callable[[FromClause, FromClause], ColumnElement[bool]]
-) -> CTE:
-    given, locked = unnest_params("given", *_of_keys_given, *fence, *_of_end), _locked()
-    # Whose end was asked for, and that nobody has taken, has what was asked for.
-    reached = case(
-        (
-            (given.c.target != code(Status.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None),
-            _CANCELED,
-        ),
-        else_=given.c.target,
-    ).label("reached")
+def _update(fenced: sa.CTE) -> sa.CTE:
+    status = fenced.c.status
+
+    def now_if(target: PolicyRunStatus) -> Any:
+        return sa.case((status == sa.func.any(sa.literal_column(f"ARRAY[{target.code}]")), sa.func.now()))
+
     return (
-        select(*given.c, reached).join_from(given, locked, same(given, locked)).cte("held").prefix_with("MATERIALIZED")
+        sa.update(RUNS)
+        .where(*_by_fenced(fenced))
+        .values(
+            status=status,
+            available_at=sa.case((status == _PENDING, sa.func.now() + fenced.c.delay), else_=RUNS.c.available_at),
+            # The error of the last attempt; an attempt that was submitted or released did not fail.
+            last_error=sa.case(
+                (status == _CANCELED, sa.func.coalesce(fenced.c.last_error, RUNS.c.last_error)),
+                else_=fenced.c.last_error,
+            ),
+            submitted_at=now_if(Status.SUBMITTED),
+            completed_at=now_if(Status.FAILED),
+            canceled_at=now_if(Status.CANCELED),
+            lease_owner=sa.null(),
+            lease_expires_at=sa.null(),
+            updated_at=next_version(RUNS.c.updated_at),
+        )
+        .returning(
+            RUNS.c.id,
+            RUNS.c.tenant_id,
+            RUNS.c.status,
+            RUNS.c.updated_at,
+            fenced.c.event_payload,
+            fenced.c.requested_status,
+        )
+        .cte("updated")
     )
 
 
-FINISH_RUNS: Final = _apply(_fenced(_of_attempt, _same_attempt))
-"""Ends leases of those only that still are their owner's at the attempts given; an event each.
+FINISH_RUNS: Final = _apply(_LEASE, _same_lease)
+"""Finishes leases that still have the given owner and attempts, with an event each; returns id, version and status.
 
-Gives id, version and the status that was reached: canceled in place of pending or failed, where that was asked for. A
-run whose row somebody holds is left out.
+The status is canceled in place of pending or failed where cancellation was requested. Runs whose rows other
+transactions hold are left out.
 """
 
-TAKE_OVER_RUNS: Final = _apply(_fenced(_of_version, _same_version))
-"""Ends leases of runs that are still at the version seen, whoever's they are; an event each, and the same answer.
+TAKE_OVER_RUNS: Final = _apply(_VERSION, _same_version)
+"""Finishes leases of runs that still are at the version seen, of any owner; returns the same as `FINISH_RUNS`.
 
-A run whose row somebody holds is left alone: there is life in it.
+Runs whose rows other transactions hold are left alone: their holders are alive.
 """
 
 
-def _renew() -> Select[Any]:
-    given, locked = unnest_params("given", *_of_keys_given, *_of_attempt), _locked()
-    held = (
-        select(given.c.given_id, given.c.tenant)
-        .join_from(given, locked, _same_attempt(given, locked))
-        .cte("held")
+def _renew() -> sa.Select[Any]:
+    inputs, locked = unnest_params("inputs", *_KEYS, *_LEASE), _locked()
+    fenced = (
+        sa.select(inputs.c.job_id, inputs.c.tenant_id)
+        .join_from(inputs, locked, _same_lease(inputs, locked))
+        .cte("fenced")
         .prefix_with("MATERIALIZED")
     )
     renewed = (
-        update(RUNS)
-        .where(
-            RUNS.c.id == func.any(func.array(select(held.c.given_id).scalar_subquery(), type_=ARRAY(Uuid))),
-            RUNS.c.id == held.c.given_id,
-            TENANT_KEY == held.c.tenant,
-        )
-        .values(lease_expires_at=func.now() + LEASE_DURATION, updated_at=next_version(RUNS.c.updated_at))
+        sa.update(RUNS)
+        .where(*_by_fenced(fenced))
+        .values(lease_expires_at=sa.func.now() + LEASE_DURATION, updated_at=next_version(RUNS.c.updated_at))
         .returning(
             RUNS.c.id,
             RUNS.c.updated_at,
@@ -201,32 +181,31 @@ def _renew() -> Select[Any]:
         )
         .cte("renewed")
     )
-    # As it was when the statement began: whose row somebody holds at the moment is not lost yet.
-    as_seen = (
-        select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.attempts, RUNS.c.lease_owner)
-        .where(*_by_keys(), as_type(RUNS.c.status, Integer) == _DISPATCHING)
-        .cte("as_seen")
+    # As the statement's snapshot has it: a run whose row another transaction holds is not lost yet.
+    snapshot = (
+        sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.attempts, RUNS.c.lease_owner)
+        .where(*_by_keys, _is_dispatching)
+        .cte("snapshot")
         .prefix_with("MATERIALIZED")
     )
-    told = [column for column in renewed.c if column.name != "id"]
     return (
-        select(as_seen.c.id, *told)
-        .join_from(given, as_seen, _same_attempt(given, as_seen))
-        .outerjoin(renewed, renewed.c.id == as_seen.c.id)
+        sa.select(snapshot.c.id, *(column for column in renewed.c if column.name != "id"))
+        .join_from(inputs, snapshot, _same_lease(inputs, snapshot))
+        .outerjoin(renewed, renewed.c.id == snapshot.c.id)
     )
 
 
 RENEW_RUNS: Final = _renew()
-"""Lets leases last longer that still are their owner's at the attempts given, and changes nothing else: the heartbeat.
+"""Extends leases that still have the given owner and attempts, and writes nothing else: the heartbeat.
 
-Gives each run that still is held, with version, end of the lease, and when and why its end was asked for; these are
-NULL where somebody else has its row at the moment.
+Returns each of these runs with its version, the end of the lease, and when and why cancellation was requested; NULL
+where another transaction holds its row.
 """
 
 FIND_TRANSITIONED: Final = find_transitioned(EVENTS)
-"""Finds the events of a statement that moved many runs: run, and the version it got by it."""
+"""Finds the events of one transition id in the logs of many runs; returns run and version."""
 
-GET_STATES: Final = select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.attempts, RUNS.c.lease_owner).where(
-    *_by_keys()
+GET_STATES: Final = sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.status, RUNS.c.attempts, RUNS.c.lease_owner).where(
+    *_by_keys
 )
-"""Reads where runs stand: id, tenant, status, attempts, owner."""
+"""Reads the states of runs: id, tenant, status, attempts, lease owner."""

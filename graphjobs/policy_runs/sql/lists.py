@@ -1,34 +1,13 @@
-"""Every SQL statement that reads many policy runs of a tenant, as constants with named binds: pages, counts, metrics.
+"""Statements that read many policy runs of a tenant: pages, counts and metrics; see `single` for the rules.
 
-What holds for `statements` holds here. A page is one ordered scan for each status and mode that is asked for, each of
-an index that ends in the page's own order, id included; what is asked for is a pair of arrays, so one statement serves
-every choice. The rows themselves are read by their keys, once it is known which: payloads of eighteen scans would else
-be read and written out for one page (5.3 ms, so 0.9).
+A page is one ordered scan for each requested status and mode, of an index that ends in the page's own order, id
+included. Statuses and modes are arrays, so that one statement serves every choice. The rows are read by their keys
+afterwards: eighteen scans would read and convert many payloads for one page (5.3 ms, against 0.9 ms).
 """
 
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    DateTime,
-    Float,
-    FromClause,
-    Interval,
-    Select,
-    SmallInteger,
-    Text,
-    Uuid,
-    bindparam,
-    extract,
-    func,
-    literal_column,
-    select,
-    text,
-    true,
-    tuple_,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from graphjobs.database.sql_expressions import ONE, unnest_params
@@ -38,61 +17,59 @@ from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, Polic
 
 _ORDER: Final = (RUNS.c.queued_at.desc(), RUNS.c.id.desc())
 _of_tenant: Final = RUNS.c.tenant_id == TENANT
-_of_policy: Final = _of_tenant & (RUNS.c.policy_id == bindparam("p_policy_id", type_=Text))
+_of_policy: Final = _of_tenant & (RUNS.c.policy_id == sa.bindparam("p_policy_id", type_=sa.Text))
 _in_page: Final = (
-    tuple_(RUNS.c.queued_at, RUNS.c.id)
-    < tuple_(bindparam("p_after_queued_at", type_=DateTime(timezone=True)), bindparam("p_after_id", type_=Uuid))
-) & (RUNS.c.queued_at > bindparam("p_queued_from", type_=DateTime(timezone=True)))
+    sa.tuple_(RUNS.c.queued_at, RUNS.c.id)
+    < sa.tuple_(
+        sa.bindparam("p_after_queued_at", type_=sa.DateTime(timezone=True)), sa.bindparam("p_after_id", type_=sa.Uuid)
+    )
+) & (RUNS.c.queued_at > sa.bindparam("p_queued_from", type_=sa.DateTime(timezone=True)))
 
-_statuses: Final = unnest_params("asked_status", ("p_statuses", SmallInteger, "status"))
-_modes: Final = unnest_params("asked_mode", ("p_modes", SmallInteger, "mode"))
-_of_both: Final = (RUNS.c.status == _statuses.c.status) & (RUNS.c.mode == _modes.c.mode)
-
-
-def _each(found: FromClause) -> FromClause:
-    """What is found for each status and mode that is asked for."""
-    return _statuses.join(_modes, true()).join(found, true())
+_statuses: Final = unnest_params("requested_statuses", ("p_statuses", sa.SmallInteger, "status"))
+_modes: Final = unnest_params("requested_modes", ("p_modes", sa.SmallInteger, "mode"))
+_of_status_and_mode: Final = (RUNS.c.status == _statuses.c.status) & (RUNS.c.mode == _modes.c.mode)
 
 
-def _newest(whose: ColumnElement[bool], *columns: ColumnElement[Any]) -> FromClause:
-    # Of the index alone: what is read of the table is what is shown.
-    found = select(*columns).where(whose, _of_both, _in_page).order_by(*_ORDER).limit(LIMIT)
-    return found.lateral("newest")
+def _newest(condition: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> tuple[sa.FromClause, sa.FromClause]:
+    """Build the newest rows of each requested status and mode, from the index alone, and the join that has them all."""
+    scan = sa.select(*columns).where(condition, _of_status_and_mode, _in_page).order_by(*_ORDER).limit(LIMIT)
+    newest = scan.lateral("newest")
+    return newest, _statuses.join(_modes, sa.true()).join(newest, sa.true())
 
 
-def _page(whose: ColumnElement[bool]) -> Select[Any]:
-    newest = _newest(whose, RUNS.c.id, RUNS.c.queued_at)
+def _page(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    newest, joined = _newest(condition, RUNS.c.id, RUNS.c.queued_at)
     order = (newest.c.queued_at.desc(), newest.c.id.desc())
-    shown = select(newest.c.id).select_from(_each(newest)).order_by(*order).limit(LIMIT)
-    ids = func.array(shown.scalar_subquery(), type_=ARRAY(Uuid))
-    return run_columns(RUNS).where(RUNS.c.id == func.any(ids), TENANT_KEY == TENANT).order_by(*_ORDER).limit(LIMIT)
+    page = sa.select(newest.c.id).select_from(joined).order_by(*order).limit(LIMIT)
+    ids = sa.func.array(page.scalar_subquery(), type_=ARRAY(sa.Uuid))
+    return run_columns(RUNS).where(RUNS.c.id == sa.func.any(ids), TENANT_KEY == TENANT).order_by(*_ORDER).limit(LIMIT)
 
 
-def _count(whose: ColumnElement[bool]) -> Select[Any]:
-    # Ordered, so that only the index serves it, which stops at the limit.
-    newest = _newest(whose, RUNS.c.id)
-    found = select(ONE.label("one")).select_from(_each(newest)).limit(LIMIT).subquery("found")
-    return select(func.count(found.c.one))
+def _count(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    # The scans are ordered, so that only the index serves them, and they stop at the limit.
+    _, joined = _newest(condition, RUNS.c.id)
+    counted = sa.select(ONE.label("one")).select_from(joined).limit(LIMIT).subquery("counted")
+    return sa.select(sa.func.count(counted.c.one))
 
 
 LIST_BY_TENANT: Final = _page(_of_tenant)
-"""Reads a page of a tenant's runs, of the statuses and modes asked for."""
+"""Lists a page of a tenant's runs, of the requested statuses and modes."""
 
 LIST_BY_POLICY: Final = _page(_of_policy)
-"""Reads a page of a tenant's runs of one policy, of the statuses and modes asked for."""
+"""Lists a page of a tenant's runs of one policy, of the requested statuses and modes."""
 
 COUNT_BY_TENANT: Final = _count(_of_tenant)
-"""Counts what `PAGE_OF_TENANT` reads, up to a limit."""
+"""Counts the rows of `LIST_BY_TENANT`, up to a limit."""
 
 COUNT_BY_POLICY: Final = _count(_of_policy)
-"""Counts what `PAGE_OF_POLICY` reads, up to a limit."""
+"""Counts the rows of `LIST_BY_POLICY`, up to a limit."""
 
 
 class ListStatements(NamedTuple):
-    """The statements that serve the queries of one index."""
+    """The statements of the queries that one index serves."""
 
-    page: Select[Any]
-    bounded_count: Select[Any]
+    page: sa.Select[Any]
+    bounded_count: sa.Select[Any]
 
 
 _BY_TENANT: Final = ListStatements(LIST_BY_TENANT, COUNT_BY_TENANT)
@@ -100,15 +77,15 @@ _BY_POLICY: Final = ListStatements(LIST_BY_POLICY, COUNT_BY_POLICY)
 
 
 def statements_for(query: PolicyRunQuery) -> ListStatements:
-    """Gives the statements whose index carries a query."""
+    """Return the statements whose index serves a query."""
     return _BY_TENANT if query.policy_id is None else _BY_POLICY
 
 
 def list_params(tenant: str, query: PolicyRunQuery, *, limit: int) -> dict[str, object]:
-    """Gives what any of the shapes is bound to.
+    """Return the parameters of any of these statements.
 
     Raises:
-        InvalidJob: the query's cursor is none, or belongs to another query or tenant.
+        InvalidJob: the cursor is malformed, or belongs to another query or tenant.
     """
     start = query.page_key(tenant)
     return {
@@ -124,11 +101,11 @@ def list_params(tenant: str, query: PolicyRunQuery, *, limit: int) -> dict[str, 
 
 
 METRIC_BUCKETS: Final = tuple((mode, priority) for mode in PolicyRunMode for priority in PolicyRunPriority)
-"""The pairs that `RUN_METRICS` tells of, in the order of its arrays."""
+"""The pairs of mode and priority of `RUN_METRICS`, in the order of its arrays."""
 
 
 def metric_params() -> dict[str, object]:
-    """The binds that ask `RUN_METRICS` for each pair."""
+    """Return the parameters of `RUN_METRICS` for each pair."""
     return {
         "p_modes": [mode.code for mode, _ in METRIC_BUCKETS],
         "p_priorities": [priority.code for _, priority in METRIC_BUCKETS],
@@ -136,60 +113,77 @@ def metric_params() -> dict[str, object]:
     }
 
 
-def _seconds_from(time: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[float]:
-    return as_type(extract("epoch", until - time), Float)
+def _seconds_from(time: sa.ColumnElement[Any], until: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+    return sa.cast(sa.extract("epoch", until - time), sa.Float)
 
 
-_COMPLETED_ROWS: Final = bindparam("p_completed_limit", type_=BigInteger)
+_COMPLETED_LIMIT: Final = sa.bindparam("p_completed_limit", type_=sa.BigInteger)
 
 
-def _metrics() -> Select[Any]:
-    cell = unnest_params("cell", ("p_modes", SmallInteger, "mode"), ("p_priorities", SmallInteger, "priority"))
-    pending = (
-        (TENANT_KEY == TENANT)
-        & (RUNS.c.status == code(PolicyRunStatus.PENDING))
-        & (RUNS.c.mode == cell.c.mode)
-        & (RUNS.c.priority == cell.c.priority)
-    )
-    waiting = select(RUNS.c.queued_at).where(pending).order_by(RUNS.c.queued_at).limit(LIMIT).lateral("waiting")
-    each = unnest_params("each_mode", ("p_all_modes", SmallInteger, "mode"))
+def _completed_latency() -> sa.CTE:
+    """Build the percentiles of the newest completed runs: an ordered scan for each mode, merged up to a limit."""
+    modes = unnest_params("modes", ("p_all_modes", sa.SmallInteger, "mode"))
     newest = (
-        select(RUNS.c.queued_at, RUNS.c.id, RUNS.c.updated_at)
+        sa.select(RUNS.c.queued_at, RUNS.c.id, RUNS.c.updated_at)
         .where(
             _of_tenant,
             RUNS.c.status == code(PolicyRunStatus.COMPLETED),
-            RUNS.c.mode == each.c.mode,
-            RUNS.c.queued_at >= func.now() - bindparam("p_window", type_=Interval),
+            RUNS.c.mode == modes.c.mode,
+            RUNS.c.queued_at >= sa.func.now() - sa.bindparam("p_window", type_=sa.Interval),
         )
         .order_by(*_ORDER)
-        .limit(_COMPLETED_ROWS)
+        .limit(_COMPLETED_LIMIT)
         .lateral("newest")
     )
-    took = (
-        select(func.greatest(_seconds_from(newest.c.queued_at, newest.c.updated_at), text("0.0")).label("latency"))
-        .select_from(each.join(newest, true()))
+    latencies = (
+        sa.select(
+            sa.func.greatest(_seconds_from(newest.c.queued_at, newest.c.updated_at), sa.text("0.0")).label("latency")
+        )
+        .select_from(modes.join(newest, sa.true()))
         .order_by(newest.c.queued_at.desc(), newest.c.id.desc())
-        .limit(_COMPLETED_ROWS)
-        .subquery("took")
+        .limit(_COMPLETED_LIMIT)
+        .subquery("latencies")
     )
-    levels = [
-        func.percentile_cont(literal_column(level)).within_group(took.c.latency).label(name)
+    percentiles = [
+        sa.func.percentile_cont(sa.literal_column(level)).within_group(latencies.c.latency).label(name)
         for level, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99"))
     ]
-    latency = select(*levels, func.count(took.c.latency).label("completed")).cte("latency")
-    of_cell = (cell.c.mode, cell.c.priority)
-    depth = (
-        select(*of_cell, func.count(waiting.c.queued_at).label("number"), func.min(waiting.c.queued_at).label("oldest"))
-        .select_from(cell.outerjoin(waiting, true()))
-        .group_by(*of_cell)
+    return sa.select(*percentiles, sa.func.count(latencies.c.latency).label("completed")).cte("latency")
+
+
+def _pending_depth() -> sa.CTE:
+    """Build the number of pending runs of each mode and priority, and the time of the oldest one."""
+    buckets = unnest_params(
+        "buckets", ("p_modes", sa.SmallInteger, "mode"), ("p_priorities", sa.SmallInteger, "priority")
+    )
+    in_bucket = (
+        (TENANT_KEY == TENANT)
+        & (RUNS.c.status == code(PolicyRunStatus.PENDING))
+        & (RUNS.c.mode == buckets.c.mode)
+        & (RUNS.c.priority == buckets.c.priority)
+    )
+    pending = sa.select(RUNS.c.queued_at).where(in_bucket).order_by(RUNS.c.queued_at).limit(LIMIT).lateral("pending")
+    return (
+        sa.select(
+            *buckets.c,
+            sa.func.count(pending.c.queued_at).label("pending"),
+            sa.func.min(pending.c.queued_at).label("oldest"),
+        )
+        .select_from(buckets.outerjoin(pending, sa.true()))
+        .group_by(*buckets.c)
         .cte("depth")
     )
-    columns = (depth.c.mode, depth.c.priority, depth.c.number, _seconds_from(depth.c.oldest, func.now()), *latency.c)
-    return select(*columns).select_from(depth.join(latency, true()))
+
+
+def _metrics() -> sa.Select[Any]:
+    depth, latency = _pending_depth(), _completed_latency()
+    age = _seconds_from(depth.c.oldest, sa.func.now())
+    columns = (depth.c.mode, depth.c.priority, depth.c.pending, age, *latency.c)
+    return sa.select(*columns).select_from(depth.join(latency, sa.true()))
 
 
 RUN_METRICS: Final = _metrics()
-"""Reads a row for each mode and priority: how many are pending, and the age of the oldest; and in each the percentiles.
+"""Reads a row for each mode and priority: the number of pending runs, the age of the oldest, and the percentiles.
 
-The time of completion is the row's `updated_at`: a completed row never moves again, and it is the database's clock.
+The time of completion is the row's `updated_at`: a completed row never changes, and it is the database's clock.
 """

@@ -1,36 +1,12 @@
-"""Every SQL statement on one policy run and its log, as constants with named binds; `scans` and `leases` have the rest.
+"""Statements on one policy run and its log, as constants with named binds. SQL of policy runs is in this package only.
 
-There is no I/O here. What holds for the statements of graph jobs holds here: each gives the tenant on every table it
-touches, and names its columns; no bind has a column's name; JSONB crosses as text both ways; a write uses no volatile
-function. The checks of the table see to it that every code is one, and every time one that Python can hold.
+The rules of `graphjobs.graph_jobs.sql.single` apply. The checks of the table guarantee valid codes, and times that
+Python can represent.
 """
 
 from typing import Any, Final, cast
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Interval,
-    Select,
-    SmallInteger,
-    Table,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    exists,
-    false,
-    func,
-    literal_column,
-    select,
-    true,
-    union_all,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from graphjobs.core.event_log import find_transition, insert_events, list_events
@@ -38,55 +14,55 @@ from graphjobs.database.sql_expressions import jsonb_merge, next_version, utc_te
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
-RUNS: Final = cast("Table", PolicyRunRow.__table__)
-EVENTS: Final = cast("Table", PolicyRunEventRow.__table__)
+RUNS: Final = cast("sa.Table", PolicyRunRow.__table__)
+EVENTS: Final = cast("sa.Table", PolicyRunEventRow.__table__)
 
 TENANT_KEY: Final = RUNS.c.tenant_id.collate("C")
-"""The tenant, so compared that no index of pages can serve it: the key does, or an index that has this very order.
+"""The tenant, compared such that only the primary key, or an index of this collation, can serve it.
 
-Compared plainly, the planner takes whichever index begins with the tenant, and reads all rows of one that the
+Compared without it, the planner takes any index that begins with the tenant, and reads all rows of a tenant that the
 statistics do not know.
 """
 
-TENANT: Final = bindparam("p_tenant_id", type_=Text)
-LIMIT: Final = bindparam("p_limit", type_=BigInteger)
-LEASE_DURATION: Final = bindparam("p_lease_duration", type_=Interval)
-_RUN: Final = bindparam("p_job_id", type_=Uuid)
-_NAME: Final = bindparam("p_run_id", type_=Text)
-_TARGET: Final = bindparam("p_status", type_=SmallInteger)
-_PAYLOAD: Final = as_type(bindparam("p_payload", type_=Text), JSONB)
-_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
+TENANT: Final = sa.bindparam("p_tenant_id", type_=sa.Text)
+LIMIT: Final = sa.bindparam("p_limit", type_=sa.BigInteger)
+LEASE_DURATION: Final = sa.bindparam("p_lease_duration", type_=sa.Interval)
+_RUN: Final = sa.bindparam("p_job_id", type_=sa.Uuid)
+_RUN_ID: Final = sa.bindparam("p_run_id", type_=sa.Text)
+_TARGET: Final = sa.bindparam("p_status", type_=sa.SmallInteger)
+_PAYLOAD: Final = sa.cast(sa.bindparam("p_payload", type_=sa.Text), JSONB)
+_EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 
 
-def code(status: PolicyRunStatus) -> ColumnElement[int]:
-    """A status as SQL, which the planner sees: a partial index serves what it can prove."""
-    return literal_column(str(status.code), SmallInteger)
+def code(status: PolicyRunStatus) -> sa.ColumnElement[int]:
+    """Return the code of a status as an SQL literal, so that the planner can use partial indexes."""
+    return sa.literal_column(str(status.code), sa.SmallInteger)
 
 
-def _time(bind: str) -> ColumnElement[Any]:
-    return bindparam(bind, type_=DateTime(timezone=True))
+def _time(bind: str) -> sa.ColumnElement[Any]:
+    return sa.bindparam(bind, type_=sa.DateTime(timezone=True))
 
 
-def _text(bind: str) -> ColumnElement[Any]:
-    return bindparam(bind, type_=Text)
+def _text(bind: str) -> sa.ColumnElement[Any]:
+    return sa.bindparam(bind, type_=sa.Text)
 
 
 COLUMNS: Final = tuple(column.name for column in RUNS.c)
-"""What a run is read from, in this order."""
+"""The columns of a run, in the order of `run_columns`."""
 
 
-def run_columns(source: FromClause) -> Select[Any]:
-    """What a run is read from, in the order of `COLUMNS`."""
+def run_columns(source: sa.FromClause) -> sa.Select[Any]:
+    """Select the columns of a run, in the order of `COLUMNS`."""
     columns = (source.c[name] for name in COLUMNS)
-    return select(*(as_type(column, Text) if column.name == "payload" else column for column in columns))
+    return sa.select(*(sa.cast(column, sa.Text) if column.name == "payload" else column for column in columns))
 
 
-def _by_key() -> ColumnElement[bool]:
-    """Finds one row by its key, which alone can serve it."""
+def _by_key() -> sa.ColumnElement[bool]:
+    """Find one row by its key, such that only the primary key can serve it."""
     return (RUNS.c.id == _RUN) & (TENANT_KEY == TENANT)
 
 
-_by_run_id: Final = (TENANT_KEY == TENANT) & (RUNS.c.run_id == _NAME)
+_by_run_id: Final = (TENANT_KEY == TENANT) & (RUNS.c.run_id == _RUN_ID)
 
 _AVAILABLE, _CREATED = _time("p_available_at"), _time("p_created_at")
 
@@ -95,17 +71,17 @@ _new: Final = (
     .values(
         id=_RUN,
         tenant_id=TENANT,
-        run_id=_NAME,
+        run_id=_RUN_ID,
         policy_id=_text("p_policy_id"),
-        mode=bindparam("p_mode", type_=SmallInteger),
-        priority=bindparam("p_priority", type_=SmallInteger),
+        mode=sa.bindparam("p_mode", type_=sa.SmallInteger),
+        priority=sa.bindparam("p_priority", type_=sa.SmallInteger),
         status=_TARGET,
-        attempts=bindparam("p_attempts", type_=Integer),
+        attempts=sa.bindparam("p_attempts", type_=sa.Integer),
         queued_at=_time("p_queued_at"),
-        # What is available as soon as it is made is so from now on, by the one clock that leases: the maker's may be
-        # ahead, and keep it waiting, or behind, and take the turn of others.
-        available_at=case(
-            ((_AVAILABLE == _CREATED) & (_TARGET == code(PolicyRunStatus.PENDING)), func.now()), else_=_AVAILABLE
+        # A run that is available when it is made is available from now() on, by the clock of leases: a caller's clock
+        # that is ahead would delay the run, and one that is behind would put it before others.
+        available_at=sa.case(
+            ((_AVAILABLE == _CREATED) & (_TARGET == code(PolicyRunStatus.PENDING)), sa.func.now()), else_=_AVAILABLE
         ),
         last_attempt_at=_time("p_last_attempt_at"),
         last_error=_text("p_last_error"),
@@ -119,53 +95,53 @@ _new: Final = (
         payload=_PAYLOAD,
         created_at=_CREATED,
     )
-    # A taken id or name gives no row rather than an error, which would end the caller's transaction.
+    # A taken id or run id returns no row; an error would abort the caller's transaction.
     .on_conflict_do_nothing()
     .returning(*RUNS.c)
     .cte("written")
 )
 _new_log: Final = insert_events(
-    EVENTS, select(_new.c.id, _new.c.tenant_id, _new.c.status, _EVENT_PAYLOAD, _new.c.updated_at), "logged"
+    EVENTS, sa.select(_new.c.id, _new.c.tenant_id, _new.c.status, _EVENT_PAYLOAD, _new.c.updated_at), "logged"
 )
-INSERT_RUN: Final = union_all(
-    run_columns(_new).add_columns(true()),
-    run_columns(RUNS).add_columns(false()).where(_by_run_id, ~exists(select(_new.c.id))),
+INSERT_RUN: Final = sa.union_all(
+    run_columns(_new).add_columns(sa.true()),
+    run_columns(RUNS).add_columns(sa.false()).where(_by_run_id, ~sa.exists(sa.select(_new.c.id))),
 ).add_cte(_new_log)
-"""Inserts a run and its first event; gives it, and whether it is new: else the one of its name that was there before.
+"""Inserts a run and its first event; returns the run and true, or the earlier run of this run id and false.
 
-No row where the id is taken, or where one of its name was committed meanwhile, which a later look finds.
+No row where the id is taken, or where a run of this run id was committed meanwhile; a later read finds that run.
 """
 
 GET_RUN: Final = run_columns(RUNS).where(_by_key())
 """Reads one run by its id."""
 
 GET_RUN_BY_RUN_ID: Final = run_columns(RUNS).where(_by_run_id)
-"""Reads one run by the asker's own name of it."""
+"""Reads one run by its run id."""
 
 _swap: Final = (
-    update(RUNS)
+    sa.update(RUNS)
     .where(
         _by_key(),
-        # The cast takes the indexes of what is pending or leased out of the planner's choice.
-        as_type(RUNS.c.status, Integer) == bindparam("p_expected_status", type_=Integer),
-        # The fence: who lost the run is not its owner, or has other attempts.
+        # The cast keeps the planner from the indexes of pending and of leased runs.
+        sa.cast(RUNS.c.status, sa.Integer) == sa.bindparam("p_expected_status", type_=sa.Integer),
+        # The fence: a dispatcher that lost the run is not its owner, or has other attempts.
         RUNS.c.lease_owner.is_not_distinct_from(_text("p_expected_lease_owner")),
-        RUNS.c.attempts == bindparam("p_expected_attempts", type_=Integer),
-        # What was asked for never changes; a value that says otherwise is of no such run.
-        # So compared that the key alone serves this.
-        RUNS.c.run_id.collate("C") == _NAME,
+        RUNS.c.attempts == sa.bindparam("p_expected_attempts", type_=sa.Integer),
+        # The request never changes: a value with another request is not this run. The collation keeps the planner from
+        # the index of run ids.
+        RUNS.c.run_id.collate("C") == _RUN_ID,
         RUNS.c.policy_id == _text("p_policy_id"),
-        RUNS.c.mode == bindparam("p_mode", type_=SmallInteger),
-        RUNS.c.priority == bindparam("p_priority", type_=SmallInteger),
+        RUNS.c.mode == sa.bindparam("p_mode", type_=sa.SmallInteger),
+        RUNS.c.priority == sa.bindparam("p_priority", type_=sa.SmallInteger),
         RUNS.c.queued_at == _time("p_queued_at"),
         RUNS.c.created_at == _CREATED,
         RUNS.c.payload == _PAYLOAD,
-        # Whose end was asked for meanwhile is not given back, but canceled: its holder has to look again.
+        # A run with a requested cancellation is not released but canceled: its holder has to read it again.
         (_TARGET != code(PolicyRunStatus.PENDING)) | RUNS.c.cancellation_requested_at.is_(None),
     )
     .values(
         status=_TARGET,
-        attempts=bindparam("p_attempts", type_=Integer),
+        attempts=sa.bindparam("p_attempts", type_=sa.Integer),
         available_at=_AVAILABLE,
         last_attempt_at=_time("p_last_attempt_at"),
         last_error=_text("p_last_error"),
@@ -173,9 +149,11 @@ _swap: Final = (
         completed_at=_time("p_completed_at"),
         lease_owner=_text("p_lease_owner"),
         lease_expires_at=_time("p_lease_expires_at"),
-        # Once asked for, it stays so, whatever the mover has seen.
-        cancellation_requested_at=func.coalesce(RUNS.c.cancellation_requested_at, _time("p_cancellation_requested_at")),
-        cancellation_reason=case(
+        # A cancellation request is never removed, even if the caller has not read it yet.
+        cancellation_requested_at=sa.func.coalesce(
+            RUNS.c.cancellation_requested_at, _time("p_cancellation_requested_at")
+        ),
+        cancellation_reason=sa.case(
             (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason),
             else_=_text("p_cancellation_reason"),
         ),
@@ -187,10 +165,10 @@ _swap: Final = (
 
 CANCELLATION_REQUESTED_AT: Final = "cancellationRequestedAt"
 CANCELLATION_REASON: Final = "cancellationReason"
-"""In the payload of an event: when and why the end of the run was asked for, if it was by then."""
+"""Keys in the payload of an event: when and why cancellation was requested, if it was by then."""
 
 
-def _with_event(swap: Any) -> Select[Any]:
+def _with_event(swap: Any) -> sa.Select[Any]:
     written = swap.returning(
         RUNS.c.id,
         RUNS.c.tenant_id,
@@ -198,36 +176,42 @@ def _with_event(swap: Any) -> Select[Any]:
         RUNS.c.cancellation_requested_at,
         RUNS.c.cancellation_reason,
     ).cte("written")
-    # What the row kept, the mover may not have seen: told, so that whoever asks again is answered the same.
-    kept = func.jsonb_strip_nulls(
-        func.jsonb_build_object(
-            literal_column(f"'{CANCELLATION_REQUESTED_AT}'"),
+    # The event records a cancellation that the caller may not have read, so that a repeated call returns the same.
+    cancellation = sa.func.jsonb_strip_nulls(
+        sa.func.jsonb_build_object(
+            sa.literal_column(f"'{CANCELLATION_REQUESTED_AT}'"),
             utc_text(written.c.cancellation_requested_at),
-            literal_column(f"'{CANCELLATION_REASON}'"),
+            sa.literal_column(f"'{CANCELLATION_REASON}'"),
             written.c.cancellation_reason,
         )
     )
-    columns = (written.c.id, written.c.tenant_id, _TARGET, jsonb_merge(_EVENT_PAYLOAD, kept), written.c.updated_at)
-    logged = insert_events(EVENTS, select(*columns), "logged")
-    return select(
+    columns = (
+        written.c.id,
+        written.c.tenant_id,
+        _TARGET,
+        jsonb_merge(_EVENT_PAYLOAD, cancellation),
         written.c.updated_at,
-        select(logged.c.id).scalar_subquery(),
+    )
+    logged = insert_events(EVENTS, sa.select(*columns), "logged")
+    return sa.select(
+        written.c.updated_at,
+        sa.select(logged.c.id).scalar_subquery(),
         written.c.cancellation_requested_at,
         written.c.cancellation_reason,
     ).select_from(written)
 
 
 TRANSITION_RUN: Final = _with_event(_swap)
-"""Moves a run, with its event; gives the version, the event's id, and when and why its end was asked for, if it was.
+"""Swaps a run to another status, with its event; returns no row where the swap lost.
 
-No row where the swap was lost.
+Returns the version, the event's id, and when and why cancellation was requested, or NULL.
 """
 
 TRANSITION_RUN_AT_VERSION: Final = _with_event(_swap.where(RUNS.c.updated_at == _time("p_expected_version")))
-"""Changes a run that keeps its status: status, owner and attempts stay, so the version it was read at is compared."""
+"""Swaps a run that keeps its status: status, owner and attempts stay equal, so the version is compared, too."""
 
 FIND_TRANSITION: Final = find_transition(EVENTS)
-"""Finds the events of the moves of one run that were given an id: id, payload, and the version the run got by each."""
+"""Finds the events of one run by a transition id; returns event id, payload and version."""
 
 LIST_EVENTS: Final = list_events(EVENTS)
-"""Reads one run's log, oldest first, from after an event on."""
+"""Lists one run's log after an event, oldest first."""

@@ -8,18 +8,18 @@
 --   $7 p_queued_from TIMESTAMP WITH TIME ZONE
 --   $8 p_limit BIGINT
 PREPARE policy_runs_count_by_policy AS
-SELECT count(found.one) AS count_1
+SELECT count(counted.one) AS count_1
 FROM (SELECT 1 AS one
-FROM unnest($1::SMALLINT[]) AS asked_status(status)
-JOIN unnest($2::SMALLINT[]) AS asked_mode(mode) ON true
+FROM unnest($1::SMALLINT[]) AS requested_statuses(status)
+JOIN unnest($2::SMALLINT[]) AS requested_modes(mode) ON true
 JOIN LATERAL (SELECT scheduler.policy_runs.id AS id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.tenant_id = $3::VARCHAR
 AND scheduler.policy_runs.policy_id = $4::VARCHAR
-AND scheduler.policy_runs.status = asked_status.status
-AND scheduler.policy_runs.mode = asked_mode.mode
+AND scheduler.policy_runs.status = requested_statuses.status
+AND scheduler.policy_runs.mode = requested_modes.mode
 AND (scheduler.policy_runs.queued_at, scheduler.policy_runs.id) < ($5::TIMESTAMP WITH TIME ZONE, $6::UUID)
 AND scheduler.policy_runs.queued_at > $7::TIMESTAMP WITH TIME ZONE
 ORDER BY scheduler.policy_runs.queued_at DESC, scheduler.policy_runs.id DESC
 LIMIT $8::BIGINT) AS newest ON true
-LIMIT $8::BIGINT) AS found;
+LIMIT $8::BIGINT) AS counted;

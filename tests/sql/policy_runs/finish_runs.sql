@@ -17,27 +17,27 @@ AND (scheduler.policy_runs.tenant_id COLLATE "C") = any($9::TEXT[])
 AND CAST(scheduler.policy_runs.status AS INTEGER) = 1
 ORDER BY scheduler.policy_runs.id
 FOR NO KEY UPDATE SKIP LOCKED),
-held AS MATERIALIZED
-(SELECT given.given_id AS given_id, given.tenant AS tenant, given.attempts_held AS attempts_held, given.owner AS owner, given.target AS target, given.delay AS delay, given.problem AS problem, given.entry AS entry, CASE WHEN (given.target != 2
-AND locked.cancellation_requested_at IS NOT NULL) THEN 5 ELSE given.target END AS reached
-FROM unnest($1::UUID[], $2::TEXT[], $3::INTEGER[], $4::TEXT[], $5::SMALLINT[], $6::INTERVAL[], $7::TEXT[], $8::TEXT[]) AS given(given_id, tenant, attempts_held, owner, target, delay, problem, entry)
-JOIN locked ON locked.id = given.given_id
-AND locked.tenant_id = given.tenant
-AND locked.attempts = given.attempts_held
-AND locked.lease_owner = given.owner),
-written AS
+fenced AS MATERIALIZED
+(SELECT inputs.job_id AS job_id, inputs.tenant_id AS tenant_id, inputs.attempts AS attempts, inputs.lease_owner AS lease_owner, inputs.requested_status AS requested_status, inputs.delay AS delay, inputs.last_error AS last_error, inputs.event_payload AS event_payload, CASE WHEN (inputs.requested_status != 2
+AND locked.cancellation_requested_at IS NOT NULL) THEN 5 ELSE inputs.requested_status END AS status
+FROM unnest($1::UUID[], $2::TEXT[], $3::INTEGER[], $4::TEXT[], $5::SMALLINT[], $6::INTERVAL[], $7::TEXT[], $8::TEXT[]) AS inputs(job_id, tenant_id, attempts, lease_owner, requested_status, delay, last_error, event_payload)
+JOIN locked ON locked.id = inputs.job_id
+AND locked.tenant_id = inputs.tenant_id
+AND locked.attempts = inputs.attempts
+AND locked.lease_owner = inputs.lease_owner),
+updated AS
 (UPDATE scheduler.policy_runs
-SET status=held.reached, available_at=CASE WHEN (held.reached = 0) THEN now() + held.delay ELSE scheduler.policy_runs.available_at END, last_error=CASE WHEN (held.reached = 5) THEN coalesce(held.problem, scheduler.policy_runs.last_error) ELSE held.problem END, submitted_at=CASE WHEN (held.reached = any(ARRAY[2])) THEN now() END, completed_at=CASE WHEN (held.reached = any(ARRAY[4])) THEN now() END, lease_owner=NULL, lease_expires_at=NULL, canceled_at=CASE WHEN (held.reached = any(ARRAY[5])) THEN now() END, updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')
-FROM held
-WHERE scheduler.policy_runs.id = any(array((SELECT held.given_id
-FROM held)))
-AND scheduler.policy_runs.id = held.given_id
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = held.tenant
-RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.status, scheduler.policy_runs.updated_at, held.entry, held.target),
+SET status=fenced.status, available_at=CASE WHEN (fenced.status = 0) THEN now() + fenced.delay ELSE scheduler.policy_runs.available_at END, last_error=CASE WHEN (fenced.status = 5) THEN coalesce(fenced.last_error, scheduler.policy_runs.last_error) ELSE fenced.last_error END, submitted_at=CASE WHEN (fenced.status = any(ARRAY[2])) THEN now() END, completed_at=CASE WHEN (fenced.status = any(ARRAY[4])) THEN now() END, lease_owner=NULL, lease_expires_at=NULL, canceled_at=CASE WHEN (fenced.status = any(ARRAY[5])) THEN now() END, updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')
+FROM fenced
+WHERE scheduler.policy_runs.id = any(array((SELECT fenced.job_id
+FROM fenced)))
+AND scheduler.policy_runs.id = fenced.job_id
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = fenced.tenant_id
+RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.status, scheduler.policy_runs.updated_at, fenced.event_payload, fenced.requested_status),
 logged AS
 (INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)
-SELECT written.id AS id, written.tenant_id AS tenant_id, written.status AS status, CASE WHEN (written.status != written.target) THEN CAST(written.entry AS JSONB) || jsonb_build_object('to', 'canceled') ELSE CAST(written.entry AS JSONB) END AS anon_1, written.updated_at AS updated_at
-FROM written
+SELECT updated.id AS id, updated.tenant_id AS tenant_id, updated.status AS status, CASE WHEN (updated.status != updated.requested_status) THEN CAST(updated.event_payload AS JSONB) || jsonb_build_object('to', 'canceled') ELSE CAST(updated.event_payload AS JSONB) END AS anon_1, updated.updated_at AS updated_at
+FROM updated
 RETURNING scheduler.policy_run_events.id)
-SELECT written.id, written.updated_at, written.status
-FROM written;
+SELECT updated.id, updated.updated_at, updated.status
+FROM updated;
