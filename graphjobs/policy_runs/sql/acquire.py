@@ -1,37 +1,13 @@
-"""Every SQL statement that looks for work: leases, and leases that have run out; as constants with named binds.
+"""Statements that lease pending runs, and find leases and their ends; see `single` for the rules.
 
-What holds for `single` holds here, but for three that serve everybody, and look across tenants: `LEASE_RUNS`,
-`FIND_LEASED_RUNS` and `LIST_EXPIRED_RUNS`. Whoever looks waits for nobody, and skips what others hold. Times are the
-database's.
-
+Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS` and `LIST_EXPIRED_RUNS`. Rows that other
+transactions hold are skipped. All times are the database's.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import (
-    CTE,
-    BigInteger,
-    ColumnElement,
-    FromClause,
-    Integer,
-    Select,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    exists,
-    func,
-    literal_column,
-    null,
-    or_,
-    select,
-    text,
-    true,
-    union_all,
-    update,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import insert_events
@@ -42,52 +18,62 @@ from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 Status = PolicyRunStatus
 
 OVERDUE_EVERY: Final = 8
-"""Of so many runs that a lease takes of a tenant, one is the longest waiting of normal priority, if it is overdue."""
+"""One in so many runs that a lease takes from a tenant is the oldest run of normal priority, if it is overdue."""
 
-_OVERDUE: Final = text("interval '10 minutes'")
-"""So long a normal run may wait for high ones; after that it is overdue."""
+_OVERDUE: Final = sa.text("interval '10 minutes'")
+"""How long a run of normal priority waits behind runs of high priority until it is overdue."""
 
 _PENDING, _DISPATCHING = code(Status.PENDING), code(Status.DISPATCHING)
-_OWNER: Final = bindparam("p_lease_owner", type_=Text)
-_EVENT_PAYLOAD: Final = as_type(bindparam("p_event_payload", type_=Text), JSONB)
-_ROTATION_OFFSET: Final = bindparam("p_rotation_offset", type_=BigInteger)
-_AFTER_EMERGENCY_TENANT: Final = bindparam("p_after_emergency_tenant_id", type_=Text)
-_NO_CURSORS: Final = (as_type(null(), Text), as_type(null(), Text))
+_OWNER: Final = sa.bindparam("p_lease_owner", type_=sa.Text)
+_EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
+_ROTATION_OFFSET: Final = sa.bindparam("p_rotation_offset", type_=sa.BigInteger)
+_AFTER_EMERGENCY_TENANT: Final = sa.bindparam("p_after_emergency_tenant_id", type_=sa.Text)
+_IDS: Final = ARRAY(sa.Uuid)
+_NO_IDS: Final = sa.cast(sa.literal_column("'{}'"), _IDS).label("ids")
+_NO_CURSORS: Final = (sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.Text))
 
 
-def _pending(priority: PolicyRunPriority) -> ColumnElement[bool]:
-    return (RUNS.c.status == _PENDING) & (RUNS.c.priority == literal_column(str(priority.code)))
+_AnySelect = sa.Select[Any] | sa.CompoundSelect[Any]
 
 
-def _next_tenant(*priorities: PolicyRunPriority) -> Callable[..., ColumnElement[Any]]:
-    """A step to the next tenant that has a pending run of one of these priorities, one descent of an index each."""
+def _materialized(select: _AnySelect, name: str) -> sa.CTE:
+    # Inlined, a CTE that locks rows can be evaluated more than once, and lock too many.
+    return select.cte(name).prefix_with("MATERIALIZED")
 
-    def step(within: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> ColumnElement[Any]:
-        of_each = [
-            select(RUNS.c.tenant_id)
-            .where(_pending(priority), TENANT_KEY >= literal_column("''"), within(TENANT_KEY))
+
+def _pending(priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
+    return (RUNS.c.status == _PENDING) & (RUNS.c.priority == sa.literal_column(str(priority.code)))
+
+
+def _next_tenant(*priorities: PolicyRunPriority) -> Callable[..., sa.ColumnElement[Any]]:
+    """Build the step to the next tenant with a pending run of one of these priorities: one index descent each."""
+
+    def step(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
+        tenants = [
+            sa.select(RUNS.c.tenant_id)
+            .where(_pending(priority), TENANT_KEY >= sa.literal_column("''"), is_after(TENANT_KEY))
             .order_by(TENANT_KEY)
             .limit(ONE)
             .scalar_subquery()
             .collate("C")
             for priority in priorities
         ]
-        return func.least(*of_each) if len(of_each) > 1 else of_each[0]
+        return sa.func.least(*tenants) if len(tenants) > 1 else tenants[0]
 
     return step
 
 
-def _has_available(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnElement[bool]]:
-    """Whether a tenant that was met has a run that can be taken; it is locked, so that it will be.
+def _has_available(*priorities: PolicyRunPriority) -> Callable[[sa.CTE], sa.ColumnElement[bool]]:
+    """Build the condition that a tenant has an available run, and lock that run, so that the lease takes it.
 
-    One whose runs somebody else holds is passed over: he would keep others from their turn, for as long as that lasts.
+    A tenant with locked runs only is passed over. Otherwise, it would use up the turns of others while they are locked.
     """
 
-    def has_some(walk: CTE) -> ColumnElement[bool]:
-        return or_(
+    def has_available(walk: sa.CTE) -> sa.ColumnElement[bool]:
+        return sa.or_(
             *(
-                select(RUNS.c.available_at)
-                .where(_pending(priority), TENANT_KEY == walk.c.tenant, RUNS.c.available_at <= func.now())
+                sa.select(RUNS.c.available_at)
+                .where(_pending(priority), TENANT_KEY == walk.c.tenant, RUNS.c.available_at <= sa.func.now())
                 .order_by(RUNS.c.available_at)
                 .limit(ONE)
                 .with_for_update(key_share=True, skip_locked=True)
@@ -97,181 +83,193 @@ def _has_available(*priorities: PolicyRunPriority) -> Callable[[CTE], ColumnElem
             )
         )
 
-    return has_some
+    return has_available
 
 
-def _oldest(
-    whose: FromClause, priority: PolicyRunPriority, most: Any, *conditions: ColumnElement[bool], overdue: bool = False
-) -> Select[Any]:
-    """Locks the runs of a tenant and priority that have been available for longest."""
-    latest = func.now() - _OVERDUE if overdue else func.now()
+def _candidates(
+    tenants: sa.CTE, priority: PolicyRunPriority, limit: Any, *conditions: sa.ColumnElement[bool]
+) -> sa.Select[Any]:
+    """Lock the runs of a tenant and priority that have been available for longest."""
     return (
-        select(RUNS.c.id)
-        .where(_pending(priority), TENANT_KEY == whose.c.tenant, RUNS.c.available_at <= latest, *conditions)
-        # The index's own order, of which ties are no part: with the ids, all runs of a time would be read and sorted.
+        sa.select(RUNS.c.id)
+        .where(_pending(priority), TENANT_KEY == tenants.c.tenant_id, *conditions)
+        # The index's own order: with the id in it, all runs of one time would be read and sorted.
         .order_by(RUNS.c.available_at)
-        .limit(most)
+        .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)
     )
 
 
-def _pick_by_priority(shares: CTE, *, with_emergencies: bool) -> Select[Any]:
-    """What each tenant gets of its share: emergencies, then one in eight if overdue, then high, then normal runs."""
-    before: list[FromClause] = [shares]
-    left: ColumnElement[Any] = shares.c.share
-    joined: FromClause = shares
+_is_available: Final = RUNS.c.available_at <= sa.func.now()
+_is_overdue: Final = RUNS.c.available_at <= sa.func.now() - _OVERDUE
 
-    def take(name: str, priority: PolicyRunPriority, most: Any, *conditions: Any, overdue: bool = False) -> FromClause:
-        nonlocal joined, left
-        # An array each, whose length the next one's limit is lessened by: no more is locked than is taken.
-        found = _oldest(shares, priority, most, *conditions, overdue=overdue).correlate(*before).scalar_subquery()
-        # The offset is a fence: pulled up, what locks would run once more for each place that asks what was taken.
-        ids = select(func.array(found, type_=ARRAY(Uuid)).label("ids")).offset(literal_column("0"))
-        taken = ids.lateral(name)
-        before.append(taken)
-        joined = joined.join(taken, true())
-        left = left - func.cardinality(taken.c.ids)
-        return taken
 
+def _remaining(step: sa.CTE) -> sa.ColumnElement[Any]:
+    return step.c.share - sa.func.cardinality(step.c.ids)
+
+
+def _with_locked(step: sa.CTE, name: str, candidates: sa.Select[Any]) -> sa.CTE:
+    """Build the next step: the ids that each tenant has in this step, and those of its candidates, which it locks."""
+    ids = sa.func.array_cat(step.c.ids, sa.func.array(candidates.correlate(step).scalar_subquery()), type_=_IDS)
+    return _materialized(sa.select(step.c.tenant_id, step.c.share, ids.label("ids")), name)
+
+
+def _pick_by_priority(tenant_shares: sa.CTE, *, with_emergencies: bool) -> sa.Select[Any]:
+    """Lock the runs of each tenant's share, one CTE for each step: emergency, overdue, high, normal.
+
+    A step locks no more runs than the steps before have left of the share.
+    """
+    step = tenant_shares
     if with_emergencies:
-        take("emergency", PolicyRunPriority.EMERGENCY, left)
-    # By turns: of a share smaller than eight, one lease in some takes an overdue run, and no remainder is lost.
-    due = func.least(left, (shares.c.share + _ROTATION_OFFSET) // literal_column(str(OVERDUE_EVERY), BigInteger))
-    overdue = take("overdue", PolicyRunPriority.NORMAL, due, overdue=True)
-    take("high", PolicyRunPriority.HIGH, left)
-    # Locked by this very statement, what is overdue would be met again.
-    take("normal", PolicyRunPriority.NORMAL, left, RUNS.c.id != func.all(overdue.c.ids))
-    first, *others = (taken.c.ids for taken in before[1:])
-    whole: ColumnElement[Any] = first
-    for ids in others:
-        whole = func.array_cat(whole, ids)
-    return select(func.unnest(whole).label("id")).select_from(joined)
+        emergencies = _candidates(step, PolicyRunPriority.EMERGENCY, _remaining(step), _is_available)
+        step = _with_locked(step, "emergency", emergencies)
+    # The rotation offset makes every eighth run an overdue one where shares are smaller than eight, too.
+    overdue_share = (step.c.share + _ROTATION_OFFSET) // sa.literal_column(str(OVERDUE_EVERY), sa.BigInteger)
+    overdue_limit = sa.func.least(_remaining(step), overdue_share)
+    step = _with_locked(step, "overdue", _candidates(step, PolicyRunPriority.NORMAL, overdue_limit, _is_overdue))
+    step = _with_locked(step, "high", _candidates(step, PolicyRunPriority.HIGH, _remaining(step), _is_available))
+    # SKIP LOCKED does not skip the statement's own locks: the overdue runs are excluded by their ids.
+    is_new = RUNS.c.id != sa.func.all(step.c.ids)
+    step = _with_locked(
+        step, "normal", _candidates(step, PolicyRunPriority.NORMAL, _remaining(step), _is_available, is_new)
+    )
+    return sa.select(sa.func.unnest(step.c.ids).label("id"))
 
 
-def _mark_leased(picked: CTE, tenants: Any, *turns: ColumnElement[Any]) -> Select[Any]:
+def _lease(locked_ids: _AnySelect, tenants: Any, *cursors: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    locked = _materialized(locked_ids, "locked_ids")
     leased = (
-        update(RUNS)
+        sa.update(RUNS)
         .where(
-            RUNS.c.id == func.any(func.array(select(picked.c.id).scalar_subquery(), type_=ARRAY(Uuid))),
+            RUNS.c.id == sa.func.any(sa.func.array(sa.select(locked.c.id).scalar_subquery(), type_=_IDS)),
             TENANT_KEY == tenants,
-            # The cast takes the indexes of what is pending out of the planner's choice.
-            as_type(RUNS.c.status, Integer) == _PENDING,
+            # The cast keeps the planner from the indexes of pending runs.
+            sa.cast(RUNS.c.status, sa.Integer) == _PENDING,
         )
         .values(
             status=_DISPATCHING,
-            # One that has had as many as can be told of stays there, and is failed at once.
-            attempts=func.least(RUNS.c.attempts + ONE, literal_column("99999")),
-            last_attempt_at=func.now(),
+            # A run at the largest number of attempts keeps it; the queue fails it at once.
+            attempts=sa.func.least(RUNS.c.attempts + ONE, sa.literal_column("99999")),
+            last_attempt_at=sa.func.now(),
             lease_owner=_OWNER,
-            lease_expires_at=func.now() + LEASE_DURATION,
+            lease_expires_at=sa.func.now() + LEASE_DURATION,
             updated_at=next_version(RUNS.c.updated_at),
         )
         .returning(*RUNS.c)
         .cte("leased")
     )
-    told = func.jsonb_build_object(literal_column("'attempts'"), leased.c.attempts)
+    attempts = sa.func.jsonb_build_object(sa.literal_column("'attempts'"), leased.c.attempts)
+    payload = jsonb_merge(_EVENT_PAYLOAD, attempts)
     log = insert_events(
         EVENTS,
-        select(
-            leased.c.id, leased.c.tenant_id, leased.c.status, jsonb_merge(_EVENT_PAYLOAD, told), leased.c.updated_at
-        ),
+        sa.select(leased.c.id, leased.c.tenant_id, leased.c.status, payload, leased.c.updated_at),
         "logged",
     )
     return (
         run_columns(leased)
-        .add_columns(_counted_attempts(leased), *turns)
+        .add_columns(_counted_attempts(leased), *cursors)
         .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
         .add_cte(log)
     )
 
 
-def _counted_attempts(runs: FromClause) -> ColumnElement[int]:
-    """How many attempts of a run count; its log is asked only where they may be used up."""
-    return case(
-        (runs.c.attempts >= bindparam("p_attempts_max", type_=Integer), runs.c.attempts - _released(runs)),
+def _counted_attempts(runs: sa.FromClause) -> sa.ColumnElement[int]:
+    """Build the number of attempts that count; the log is read only where no attempt may be left."""
+    return sa.case(
+        (runs.c.attempts >= sa.bindparam("p_attempts_max", type_=sa.Integer), runs.c.attempts - _released(runs)),
         else_=runs.c.attempts,
     )
 
 
-def _released(runs: FromClause) -> ColumnElement[int]:
-    """How many attempts of a run were given back in order: they do it no harm."""
+def _released(runs: sa.FromClause) -> sa.ColumnElement[int]:
+    """Build the number of attempts that were released in order: they do not count against the bound."""
     payload = EVENTS.c.payload
     return (
-        select(func.count(EVENTS.c.id))
+        sa.select(sa.func.count(EVENTS.c.id))
         .where(
             EVENTS.c.job_id == runs.c.id,
             EVENTS.c.tenant_id == runs.c.tenant_id,
             EVENTS.c.status == _PENDING,
-            payload.op("->>", return_type=Text)(literal_column("'from'")) == literal_column(f"'{Status.DISPATCHING}'"),
-            payload.op("->", return_type=JSONB)(literal_column("'error'")).is_(None),
+            payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
+            == sa.literal_column(f"'{Status.DISPATCHING}'"),
+            payload.op("->", return_type=JSONB)(sa.literal_column("'error'")).is_(None),
         )
         .correlate(runs)
         .scalar_subquery()
     )
 
 
-def _lease_any_tenant() -> Select[Any]:
-    def tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, only_if: Any = None) -> CTE:
-        walked = rotating_tenants(
-            name, _next_tenant(*priorities), _has_available(*priorities), after=after, only_if=only_if
-        )
-        listed = walked.limit(LIMIT).subquery(f"{name}_listed")
-        turn = func.row_number().over().label("turn")
-        return select(listed.c.tenant, turn).cte(name).prefix_with("MATERIALIZED")
-
-    def shared(tenants: CTE, name: str) -> CTE:
-        number = select(func.count(tenants.c.tenant).label("number")).subquery(f"{name}_number")
-        left_over = case((tenants.c.turn <= LIMIT % number.c.number, ONE), else_=literal_column("0"))
-        share = (LIMIT // number.c.number + left_over).label("share")
-        shares = select(tenants.c.tenant, tenants.c.turn, share, number.c.number).join_from(tenants, number, true())
-        return shares.cte(name).prefix_with("MATERIALIZED")
-
-    urgent = shared(tenants_with("urgent", PolicyRunPriority.EMERGENCY, after=_AFTER_EMERGENCY_TENANT), "urgent_shares")
-    emergencies = _oldest(urgent, PolicyRunPriority.EMERGENCY, urgent.c.share).lateral("emergencies")
-    first = select(emergencies.c.id).join_from(urgent, emergencies, true()).cte("first").prefix_with("MATERIALIZED")
-    none_taken = ~exists(select(first.c.id))
-    others = shared(
-        tenants_with(
-            "waiting", PolicyRunPriority.HIGH, PolicyRunPriority.NORMAL, after=AFTER_TENANT, only_if=none_taken
-        ),
-        "shares",
+def _tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, only_if: Any = None) -> sa.CTE:
+    """List tenants with available runs of these priorities, in their rotation, numbered."""
+    tenants = rotating_tenants(
+        name, _next_tenant(*priorities), _has_available(*priorities), after=after, only_if=only_if
     )
-    picked = (
-        union_all(select(first.c.id), _pick_by_priority(others, with_emergencies=False))
-        .cte("picked")
-        .prefix_with("MATERIALIZED")
+    listed = tenants.limit(LIMIT).subquery(f"{name}_listed")
+    turn = sa.func.row_number().over().label("turn")
+    return _materialized(sa.select(listed.c.tenant.label("tenant_id"), turn), name)
+
+
+def _shares(tenants: sa.CTE, name: str) -> sa.CTE:
+    """Divide the limit among tenants; the first ones get one more where a remainder is left."""
+    counted = sa.select(sa.func.count(tenants.c.tenant_id).label("tenant_count")).subquery(f"{name}_counted")
+    remainder = sa.case((tenants.c.turn <= LIMIT % counted.c.tenant_count, ONE), else_=sa.literal_column("0"))
+    share = (LIMIT // counted.c.tenant_count + remainder).label("share")
+    columns = (tenants.c.tenant_id, tenants.c.turn, share, counted.c.tenant_count, _NO_IDS)
+    return _materialized(sa.select(*columns).join_from(tenants, counted, sa.true()), name)
+
+
+def _cursor(shares: sa.CTE) -> sa.ColumnElement[Any]:
+    """Select the tenant after which the next lease begins."""
+    # Where every tenant was served, the next lease begins with the second one: remainders go around, too.
+    turn = sa.case((shares.c.tenant_count < LIMIT, ONE), else_=shares.c.tenant_count)
+    return sa.select(shares.c.tenant_id).where(shares.c.turn == turn).scalar_subquery()
+
+
+def _lease_any_tenant() -> sa.Select[Any]:
+    emergency_tenants = _tenants_with("emergency_tenants", PolicyRunPriority.EMERGENCY, after=_AFTER_EMERGENCY_TENANT)
+    emergency_shares = _shares(emergency_tenants, "emergency_shares")
+    candidates = _candidates(
+        emergency_shares, PolicyRunPriority.EMERGENCY, emergency_shares.c.share, _is_available
+    ).lateral("candidates")
+    emergencies = _materialized(
+        sa.select(candidates.c.id).join_from(emergency_shares, candidates, sa.true()), "emergencies"
     )
-
-    def last_of(shares: CTE) -> ColumnElement[Any]:
-        # Where all have been served, another is the first next time: those get what is left over of the shares.
-        place = case((shares.c.number < LIMIT, ONE), else_=shares.c.number)
-        return select(shares.c.tenant).where(shares.c.turn == place).scalar_subquery()
-
-    served = union_all(select(urgent.c.tenant), select(others.c.tenant)).subquery("served")
-    return _mark_leased(
-        picked,
-        func.any(func.array(select(served.c.tenant).scalar_subquery(), type_=ARRAY(Text))),
-        last_of(urgent),
-        last_of(others),
+    tenants = _tenants_with(
+        "tenants",
+        PolicyRunPriority.HIGH,
+        PolicyRunPriority.NORMAL,
+        after=AFTER_TENANT,
+        only_if=~sa.exists(sa.select(emergencies.c.id)),
+    )
+    tenant_shares = _shares(tenants, "tenant_shares")
+    others = _pick_by_priority(tenant_shares, with_emergencies=False)
+    served = sa.union_all(sa.select(emergency_shares.c.tenant_id), sa.select(tenant_shares.c.tenant_id)).subquery(
+        "served"
+    )
+    return _lease(
+        sa.union_all(sa.select(emergencies.c.id), others),
+        sa.func.any(sa.func.array(sa.select(served.c.tenant_id).scalar_subquery(), type_=ARRAY(sa.Text))),
+        _cursor(emergency_shares),
+        _cursor(tenant_shares),
     )
 
 
 LEASE_RUNS: Final = _lease_any_tenant()
-"""Leases pending runs of everybody's, with an event each: emergencies before all, else tenants by turns.
+"""Leases pending runs of any tenants, with an event each: emergencies before all, else tenants in their rotation.
 
-Gives each run, how many tries it has had with this one, and whose turn it was last: among those with emergencies, and
-among others; each of them only where runs of theirs were taken, for they take turns apart. It looks across tenants.
+Returns the runs, the number of attempts that count, and two rotation cursors, emergency and regular, each NULL if no
+run of that class was leased. Reads across tenants.
 """
 
 
-def _lease_tenant() -> Select[Any]:
-    asked = select(as_type(TENANT, Text).label("tenant"), as_type(LIMIT, BigInteger).label("share")).cte("asked")
-    picked = _pick_by_priority(asked, with_emergencies=True).cte("picked").prefix_with("MATERIALIZED")
-    return _mark_leased(picked, TENANT, *_NO_CURSORS)
+def _lease_tenant() -> sa.Select[Any]:
+    tenant, share = sa.cast(TENANT, sa.Text).label("tenant_id"), sa.cast(LIMIT, sa.BigInteger).label("share")
+    tenant_shares = sa.select(tenant, share, _NO_IDS).cte("tenant_shares")
+    return _lease(_pick_by_priority(tenant_shares, with_emergencies=True), TENANT, *_NO_CURSORS)
 
 
 LEASE_RUNS_OF_TENANT: Final = _lease_tenant()
-"""As `LEASE_RUNS`, of one tenant."""
+"""As `LEASE_RUNS`, of one tenant; without cursors."""
 
 FIND_LEASED_RUNS: Final = (
     run_columns(RUNS)
@@ -279,42 +277,42 @@ FIND_LEASED_RUNS: Final = (
     .where(
         RUNS.c.status == _DISPATCHING,
         RUNS.c.lease_owner == _OWNER,
-        # The newest lease: its end may have been asked for since. One for each run: as EXISTS, the planner may begin
-        # with the log of all runs.
-        select(EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'transitionId'")))
+        # The newest lease; cancellation may have been requested since. A scalar per run: with EXISTS, the planner may
+        # begin with the log of all runs.
+        sa.select(EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'")))
         .where(
             EVENTS.c.job_id == RUNS.c.id,
             EVENTS.c.tenant_id == RUNS.c.tenant_id,
             EVENTS.c.status == _DISPATCHING,
-            EVENTS.c.payload.op("->>", return_type=Text)(literal_column("'from'"))
-            == literal_column(f"'{Status.PENDING}'"),
+            EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
+            == sa.literal_column(f"'{Status.PENDING}'"),
         )
         .order_by(EVENTS.c.created_at.desc())
         .limit(ONE)
         .scalar_subquery()
-        == bindparam("p_transition_id", type_=Text),
+        == sa.bindparam("p_transition_id", type_=sa.Text),
     )
     .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)
 )
-"""Finds what a lease took whose answer was lost: the runs its owner holds since it."""
+"""Finds the runs of a lease whose answer was lost: those that its owner still holds."""
 
 _expired: Final = (
-    select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
+    sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
     .where(
         RUNS.c.status == _DISPATCHING,
-        RUNS.c.lease_expires_at < func.now(),
-        or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
+        RUNS.c.lease_expires_at < sa.func.now(),
+        sa.or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
     )
-    # By when they were leased, which no heartbeat changes, so that its index is written only by moves.
+    # The time of the lease, not of its end: no heartbeat changes it, so that only transitions write its index.
     .order_by(RUNS.c.last_attempt_at)
     .limit(LIMIT)
-    # Whose row somebody holds cannot be renewed, and its silence says nothing.
+    # A run whose row another transaction holds cannot be renewed, so a missing heartbeat says nothing.
     .with_for_update(key_share=True, skip_locked=True)
     .cte("expired")
     .prefix_with("MATERIALIZED")
 )
-LIST_EXPIRED_RUNS: Final = select(*_expired.c, _released(_expired)).select_from(_expired)
-"""Reads which leases have run out, though nobody holds their rows, the earliest leased first; of one tenant or of all.
+LIST_EXPIRED_RUNS: Final = sa.select(*_expired.c, _released(_expired)).select_from(_expired)
+"""Lists expired leases of one tenant, or of all, whose rows are free; the earliest leased first.
 
-Gives id, tenant, version, attempts, and how many of them were given back in order.
+Returns id, tenant, version, attempts, and how many attempts were released.
 """

@@ -2,62 +2,66 @@
 --   $1 p_event_payload TEXT
 --   $2 p_lease_owner TEXT
 --   $3 p_lease_duration INTERVAL
---   $4 p_tenant_id TEXT
---   $5 p_limit BIGINT
---   $6 p_rotation_offset BIGINT
+--   $4 p_rotation_offset BIGINT
+--   $5 p_tenant_id TEXT
+--   $6 p_limit BIGINT
 --   $7 p_attempts_max INTEGER
 PREPARE policy_runs_lease_runs_of_tenant AS
-WITH asked AS
-(SELECT CAST($4::VARCHAR AS TEXT) AS tenant, CAST($5::BIGINT AS BIGINT) AS share),
-picked AS MATERIALIZED
-(SELECT unnest(array_cat(array_cat(array_cat(emergency.ids, overdue.ids), high.ids), normal.ids)) AS id
-FROM asked
-JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+WITH tenant_shares AS
+(SELECT CAST($5::VARCHAR AS TEXT) AS tenant_id, CAST($6::BIGINT AS BIGINT) AS share, CAST('{}' AS UUID[]) AS ids),
+emergency AS MATERIALIZED
+(SELECT tenant_shares.tenant_id AS tenant_id, tenant_shares.share AS share, array_cat(tenant_shares.ids, array((SELECT scheduler.policy_runs.id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
 AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
-LIMIT asked.share
-FOR NO KEY UPDATE SKIP LOCKED)) AS ids
-LIMIT ALL OFFSET 0) AS emergency ON true
-JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+LIMIT tenant_shares.share - cardinality(tenant_shares.ids)
+FOR NO KEY UPDATE SKIP LOCKED))) AS ids
+FROM tenant_shares),
+overdue AS MATERIALIZED
+(SELECT emergency.tenant_id AS tenant_id, emergency.share AS share, array_cat(emergency.ids, array((SELECT scheduler.policy_runs.id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = emergency.tenant_id
 AND scheduler.policy_runs.available_at <= now() - interval '10 minutes' ORDER BY scheduler.policy_runs.available_at
-LIMIT least(asked.share - cardinality(emergency.ids), (asked.share + $6::BIGINT) / 8)
-FOR NO KEY UPDATE SKIP LOCKED)) AS ids
-LIMIT ALL OFFSET 0) AS overdue ON true
-JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+LIMIT least(emergency.share - cardinality(emergency.ids), (emergency.share + $4::BIGINT) / 8)
+FOR NO KEY UPDATE SKIP LOCKED))) AS ids
+FROM emergency),
+high AS MATERIALIZED
+(SELECT overdue.tenant_id AS tenant_id, overdue.share AS share, array_cat(overdue.ids, array((SELECT scheduler.policy_runs.id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = overdue.tenant_id
 AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
-LIMIT (asked.share - cardinality(emergency.ids)) - cardinality(overdue.ids)
-FOR NO KEY UPDATE SKIP LOCKED)) AS ids
-LIMIT ALL OFFSET 0) AS high ON true
-JOIN LATERAL (SELECT array((SELECT scheduler.policy_runs.id
+LIMIT overdue.share - cardinality(overdue.ids)
+FOR NO KEY UPDATE SKIP LOCKED))) AS ids
+FROM overdue),
+normal AS MATERIALIZED
+(SELECT high.tenant_id AS tenant_id, high.share AS share, array_cat(high.ids, array((SELECT scheduler.policy_runs.id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = asked.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = high.tenant_id
 AND scheduler.policy_runs.available_at <= now()
-AND scheduler.policy_runs.id != all(overdue.ids)
+AND scheduler.policy_runs.id != all(high.ids)
 ORDER BY scheduler.policy_runs.available_at
-LIMIT ((asked.share - cardinality(emergency.ids)) - cardinality(overdue.ids)) - cardinality(high.ids)
-FOR NO KEY UPDATE SKIP LOCKED)) AS ids
-LIMIT ALL OFFSET 0) AS normal ON true),
+LIMIT high.share - cardinality(high.ids)
+FOR NO KEY UPDATE SKIP LOCKED))) AS ids
+FROM high),
+locked_ids AS MATERIALIZED
+(SELECT unnest(normal.ids) AS id
+FROM normal),
 leased AS
 (UPDATE scheduler.policy_runs
 SET status=1, attempts=least(scheduler.policy_runs.attempts + 1, 99999), last_attempt_at=now(), lease_owner=$2::VARCHAR, lease_expires_at=(now() + $3::INTERVAL), updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')
-WHERE scheduler.policy_runs.id = any(array((SELECT picked.id
-FROM picked)))
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = $4::VARCHAR
+WHERE scheduler.policy_runs.id = any(array((SELECT locked_ids.id
+FROM locked_ids)))
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = $5::VARCHAR
 AND CAST(scheduler.policy_runs.status AS INTEGER) = 0
 RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.run_id, scheduler.policy_runs.policy_id, scheduler.policy_runs.mode, scheduler.policy_runs.priority, scheduler.policy_runs.status, scheduler.policy_runs.attempts, scheduler.policy_runs.queued_at, scheduler.policy_runs.available_at, scheduler.policy_runs.last_attempt_at, scheduler.policy_runs.last_error, scheduler.policy_runs.submitted_at, scheduler.policy_runs.completed_at, scheduler.policy_runs.lease_owner, scheduler.policy_runs.lease_expires_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason, scheduler.policy_runs.canceled_at, scheduler.policy_runs.payload, scheduler.policy_runs.created_at, scheduler.policy_runs.updated_at),
 logged AS
