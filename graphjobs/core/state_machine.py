@@ -1,9 +1,9 @@
 """Enumerations that a SMALLINT column stores by code, and the transitions between statuses. Standard library only."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Set
 from enum import StrEnum
-from typing import Self
+from types import MappingProxyType
+from typing import ClassVar, Self
 
 from graphjobs.errors import IllegalTransition
 
@@ -13,8 +13,8 @@ class CodedEnum(StrEnum):
 
     code: int
 
-    def __new__(cls, word: str, code: int) -> Self:
-        """Build a member from its word and its code."""
+    def __new__(cls, word: str, code: int, *_: object) -> Self:
+        """Build a member from its word and its code; further values are for the `__init__` of a subclass."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.code = code
@@ -49,24 +49,30 @@ class CodedEnum(StrEnum):
 
 
 class StatusEnum(CodedEnum):
-    """A status, and the statuses that may follow it. Subclasses name their entity and give the transition table."""
+    """A status: its word, its code, and the words of the statuses that may follow it."""
+
+    entity_name: ClassVar[str]
+    """The name of what has the status, for error texts: "graph job"."""
+    followers: frozenset[str]
+
+    def __init_subclass__(cls, *, entity_name: str) -> None:
+        """Set the name of the entity, which a subclass passes as a class argument."""
+        super().__init_subclass__()
+        cls.entity_name = entity_name
+
+    def __init__(self, word: str, code: int, followers: Set[str] = frozenset()) -> None:
+        del word, code  # set by `CodedEnum.__new__`
+        self.followers = frozenset(followers)
 
     @classmethod
-    @abstractmethod
-    def entity_name(cls) -> str:
-        """Return the name of what has the status, for error texts: "graph job"."""
-        ...
-
-    @classmethod
-    @abstractmethod
     def transitions(cls) -> Mapping[Self, Set[Self]]:
-        """Return the statuses that may follow each status. A transition to the same status changes other fields."""
-        ...
+        """Return each status and the statuses that may follow it."""
+        return MappingProxyType({status: frozenset(map(cls, status.followers)) for status in cls})
 
     @property
     def is_final(self) -> bool:
-        """True where no transition leads on."""
-        return not self.transitions()[self]
+        """True where no status may follow."""
+        return not self.followers
 
     def require_transition(self, target: Self, *, from_status: Self | None = None) -> None:
         """Check that a transition is legal, and with `from_status` that it starts from that status.
@@ -74,7 +80,6 @@ class StatusEnum(CodedEnum):
         Raises:
             IllegalTransition: the transition table does not have it, or this is not the status it starts from.
         """
-        followers = self.transitions()[self]
-        if target not in followers or (from_status is not None and self is not from_status):
-            legal = (status for status in type(self) if status in followers)
-            raise IllegalTransition(self, target, legal=legal, what=self.entity_name())
+        if target not in self.followers or (from_status is not None and self is not from_status):
+            legal = (status for status in type(self) if status in self.followers)
+            raise IllegalTransition(self, target, legal=legal, what=self.entity_name)

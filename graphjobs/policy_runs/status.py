@@ -1,14 +1,12 @@
-"""The statuses of a policy run and the moves between them, in plain Python: no database, no validation library."""
+"""The statuses of a policy run and the transitions between them, in plain Python."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from graphjobs.core.state_machine import CodedEnum, StatusEnum
 
 
 class PolicyRunMode(CodedEnum):
-    """What a run evaluates: everything, what has changed, or nothing that counts."""
+    """What a run evaluates: all inputs, only changed ones, or all without an effect."""
 
     FULL = "full", 0
     INCREMENTAL = "incremental", 1
@@ -16,68 +14,35 @@ class PolicyRunMode(CodedEnum):
 
 
 class PolicyRunPriority(CodedEnum):
-    """What is leased first; a higher code before a lower one."""
+    """The priority of a run: a higher code is leased first."""
 
     NORMAL = "normal", 0
     HIGH = "high", 1
     EMERGENCY = "emergency", 2
 
 
-class PolicyRunStatus(StatusEnum):
-    """Where a policy run stands."""
+class PolicyRunStatus(StatusEnum, entity_name="policy run"):
+    """The status of a policy run."""
 
-    PENDING = "pending", 0
-    DISPATCHING = "dispatching", 1
-    SUBMITTED = "submitted", 2
+    PENDING = "pending", 0, {"dispatching", "canceled"}
+    DISPATCHING = "dispatching", 1, {"dispatching", "pending", "submitted", "failed", "canceled"}
+    SUBMITTED = "submitted", 2, {"submitted", "completed", "failed", "canceled"}
     COMPLETED = "completed", 3
     FAILED = "failed", 4
     CANCELED = "canceled", 5
 
     @property
     def public_status(self) -> str:
-        """The word the outside sees: queued, running, succeeded, failed, canceled."""
-        return _OUTSIDE[self]
-
-    @classmethod
-    def entity_name(cls) -> str:
-        """What stands there: a policy run."""
-        return "policy run"
-
-    @classmethod
-    def transitions(cls) -> "Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]]":
-        """The transition table."""
-        return TRANSITIONS
+        """The word that API clients see: queued, running, succeeded, failed, canceled."""
+        return _PUBLIC_STATUSES.get(self, self.value)
 
 
-TRANSITIONS: Mapping[PolicyRunStatus, frozenset[PolicyRunStatus]] = MappingProxyType(
-    {
-        PolicyRunStatus.PENDING: frozenset({PolicyRunStatus.DISPATCHING, PolicyRunStatus.CANCELED}),
-        PolicyRunStatus.DISPATCHING: frozenset(
-            {
-                PolicyRunStatus.DISPATCHING,
-                PolicyRunStatus.PENDING,
-                PolicyRunStatus.SUBMITTED,
-                PolicyRunStatus.FAILED,
-                PolicyRunStatus.CANCELED,
-            }
-        ),
-        PolicyRunStatus.SUBMITTED: frozenset(
-            {PolicyRunStatus.SUBMITTED, PolicyRunStatus.COMPLETED, PolicyRunStatus.FAILED, PolicyRunStatus.CANCELED}
-        ),
-        PolicyRunStatus.COMPLETED: frozenset(),
-        PolicyRunStatus.FAILED: frozenset(),
-        PolicyRunStatus.CANCELED: frozenset(),
-    }
-)
-"""Each status and what it may become. A move to the same status changes the run, not its status."""
+TRANSITIONS: Final = PolicyRunStatus.transitions()
+"""Each status and the statuses that may follow it. A transition to the same status changes other fields."""
 
-_OUTSIDE: Final[Mapping[PolicyRunStatus, str]] = MappingProxyType(
-    {
-        PolicyRunStatus.PENDING: "queued",
-        PolicyRunStatus.DISPATCHING: "running",
-        PolicyRunStatus.SUBMITTED: "running",
-        PolicyRunStatus.COMPLETED: "succeeded",
-        PolicyRunStatus.FAILED: "failed",
-        PolicyRunStatus.CANCELED: "canceled",
-    }
-)
+_PUBLIC_STATUSES: Final[dict[PolicyRunStatus, str]] = {
+    PolicyRunStatus.PENDING: "queued",
+    PolicyRunStatus.DISPATCHING: "running",
+    PolicyRunStatus.SUBMITTED: "running",
+    PolicyRunStatus.COMPLETED: "succeeded",
+}
