@@ -337,6 +337,11 @@ def sanitize_error(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
 
 
+def utc_now() -> datetime:
+    """Return the current time, aware."""
+    return datetime.now(UTC)
+
+
 def invariant_error(rule: str) -> PydanticCustomError:
     """Build the error of a broken invariant, for validators to raise."""
     # The rule is a context value, because pydantic would interpret braces in a template.

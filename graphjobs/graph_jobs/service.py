@@ -3,20 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 from uuid import UUID, uuid5
 
-from graphjobs.core.fields import check_name, parse_id
+from graphjobs.core.fields import check_name, parse_id, utc_now
+from graphjobs.core.update_retry import conflict, update_until_applied
 from graphjobs.core.validation import check_type
 from graphjobs.database.executor import run_to_completion
-from graphjobs.errors import (
-    ConfigurationError,
-    IdempotencyConflict,
-    JobAlreadyExists,
-    JobConflict,
-    JobNotFound,
-)
+from graphjobs.errors import ConfigurationError, IdempotencyConflict, JobAlreadyExists, JobNotFound
 from graphjobs.graph_jobs.filters import OverlayLag
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob, Job
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest, idempotent_id
@@ -29,14 +24,9 @@ LAG_WINDOW: Final = timedelta(hours=24)
 """The default window of `overlay_lag`."""
 
 _OBSERVER_SECONDS: Final = 10.0
-_CAS_RETRIES_MAX: Final = 8
 _NIL_ID: Final = UUID(int=0)
 
 _log = logging.getLogger(__name__)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class GraphJobService:
@@ -57,7 +47,7 @@ class GraphJobService:
     """
 
     def __init__(
-        self, store: GraphJobStore, *, observers: Iterable[Observer] = (), now: Callable[[], datetime] = _utc_now
+        self, store: GraphJobStore, *, observers: Iterable[Observer] = (), now: Callable[[], datetime] = utc_now
     ) -> None:
         self._store = store
         self._observers = tuple(observers)
@@ -119,16 +109,15 @@ class GraphJobService:
             JobNotFound: the tenant has no such job.
             JobConflict: the job is completed or failed.
         """
-        for _ in range(_CAS_RETRIES_MAX):
-            job = await self._read(tenant_id, job_id)
+
+        async def cancel(job: AnyJob) -> AnyJob | None:
             if job.status is GraphJobStatus.CANCELED:
                 return job
             if job.status.is_final:
-                raise JobConflict(f"the job is already {job.status}, and final", job_id=job.id, status=job.status)
-            ended = await self._finish(job, job.cancel(at=self._now()), actor)
-            if ended is not None:
-                return ended
-        raise _contention_error(job)
+                raise conflict(job, f"the job is already {job.status}, and final")
+            return await self._finish(job, job.cancel(at=self._now()), actor)
+
+        return await update_until_applied(lambda: self._read(tenant_id, job_id), cancel)
 
     async def overlay_lag(self, tenant_id: str, *, window: timedelta = LAG_WINDOW) -> OverlayLag:
         """Return the lag of a tenant's overlay jobs; see `GraphJobStore.overlay_lag`."""
@@ -149,25 +138,19 @@ class GraphJobService:
         raise IdempotencyConflict(key)
 
     async def _complete(self, tenant_id: str, completion: GraphJobCompletion, actor: str | None) -> AnyJob:
-        for _ in range(_CAS_RETRIES_MAX):
-            job = await self._read(tenant_id, completion.job_id)
+        async def complete(job: AnyJob) -> AnyJob | None:
             if job.status.is_final:
                 return job
             if job.status is not GraphJobStatus.RUNNING:
-                raise JobConflict(
-                    f"the job is {job.status}: it was released, or never started", job_id=job.id, status=job.status
-                )
+                raise conflict(job, f"the job is {job.status}: it was released, or never started")
             if completion.attempts not in (None, job.attempts):
-                raise JobConflict(
-                    f"attempt {completion.attempts} no longer runs, attempt {job.attempts} does",
-                    job_id=job.id,
-                    status=job.status,
-                )
-            ended = await self._finish(job, completion.apply_to(job, at=self._now()), actor)
-            if ended is not None:
-                await self._notify_observers(ended)
-                return ended
-        raise _contention_error(job)
+                raise conflict(job, f"attempt {completion.attempts} no longer runs, attempt {job.attempts} does")
+            finished = await self._finish(job, completion.apply_to(job, at=self._now()), actor)
+            if finished is not None:
+                await self._notify_observers(finished)
+            return finished
+
+        return await update_until_applied(lambda: self._read(tenant_id, completion.job_id), complete)
 
     async def _read(self, tenant_id: str, job_id: UUID | str) -> AnyJob:
         job = await self._store.get_job(tenant_id, job_id)
@@ -201,9 +184,3 @@ async def _run_observer(observer: Observer, job: AnyJob) -> None:
         await observer(job)
     except Exception:  # noqa: BLE001  # whatever it raises, the job is finished
         _log.exception("an observer of job %s failed; the job is %s", job.id, job.status)
-
-
-def _contention_error(job: AnyJob) -> JobConflict:
-    return JobConflict(
-        f"the job changed {_CAS_RETRIES_MAX} times while it was looked at; ask again", job_id=job.id, status=job.status
-    )

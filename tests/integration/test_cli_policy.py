@@ -260,7 +260,7 @@ async def test_a_run_is_canceled_and_asked_to_end(policy: Command, storage: Stor
     assert "submitted is running, and its end is asked for\n" == _said(policy("cancel", "submitted"))
     (run,) = _lines(policy("cancel", "pending", "--json"))
     assert ("canceled", "not needed") == (run["status"], run["cancellationReason"])
-    _refused(policy("cancel", "completed"), "cannot be canceled")
+    _refused(policy("cancel", "completed"), "already completed, and final")
     _refused(policy("cancel", "missing"), tenant, "missing")
 
 
@@ -271,7 +271,7 @@ async def test_a_run_that_has_ended_is_retried(policy: Command, storage: Storage
     assert "again is queued, in place of failed\n" == _said(policy("retry", "failed", "--run-id", "again"))
     (run,) = _lines(policy("retry", "failed", "--run-id", "again", "--json"))
     assert ("again", {"retryOf": "failed"}) == (run["runId"], run["metadata"])
-    _refused(policy("retry", "pending"), "once it has ended")
+    _refused(policy("retry", "pending"), "retry it when it is completed, failed or canceled")
     _refused(policy("retry", "failed", "--run-id", "pending"), "'pending'", "another request")
     _refused(policy("submit", "P-8", "--run-id", "again"), "'again'", "another request")
 

@@ -106,7 +106,7 @@ async def test_a_run_whose_metadata_are_full_says_why_it_cannot_be_retried(
     """None more can name it."""
     await service.enqueue(run_request(tenant, run_id="full", metadata={f"k{n}": "v" for n in range(64)}))
     await service.request_cancellation(tenant, "full")
-    with pytest.raises(JobConflict, match="the run has 64 metadata, and a retry needs one more"):
+    with pytest.raises(JobConflict, match="the run has 64 metadata entries, and a retry adds one"):
         await service.retry(tenant, "full")
 
 
@@ -181,7 +181,7 @@ async def test_what_was_not_handed_over_cannot_end(service: PolicyRunService, st
     """It is pending; also where it was given back, and is handed over again."""
     run = await leased(storage, tenant)
     await storage.policy_run_queue.end([LeaseResult.released(run)])
-    with pytest.raises(JobConflict, match="the run is pending: it is handed over first, or again") as caught:
+    with pytest.raises(JobConflict, match="the run is pending: complete it after it is submitted") as caught:
         await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
     assert ("pending", run.id) == (caught.value.status, caught.value.job_id)
 
@@ -212,7 +212,7 @@ async def test_a_cancellation_of_a_submitted_run_is_for_whoever_runs_it(
     assert (Status.SUBMITTED, True) == (asked.status, asked.cancellation_requested)
     done = await service.complete(tenant, PolicyRunCompletion(run_id=run.run_id, status="completed"))
     assert (Status.COMPLETED, True) == (done.status, done.cancellation_requested)
-    with pytest.raises(JobConflict, match="the run is completed already"):
+    with pytest.raises(JobConflict, match="the run is already completed"):
         await service.request_cancellation(tenant, run.run_id)
 
 
@@ -223,7 +223,7 @@ async def test_a_retry_is_a_new_run_that_names_the_old(
     run = await submitted(
         storage, tenant, run_id="nightly", priority="high", metadata={"a": "b"}, correlation_id="c", policy_version=3
     )
-    with pytest.raises(JobConflict, match="the run is submitted: it can be retried once it has ended"):
+    with pytest.raises(JobConflict, match="the run is submitted: retry it when it is completed, failed or canceled"):
         await service.retry(tenant, "nightly")
     await service.complete(tenant, PolicyRunCompletion(run_id="nightly", status="failed", error="so"))
     first = await service.retry(tenant, "nightly")
