@@ -1,4 +1,4 @@
-"""Graph jobs and policy runs over HTTP, for FastAPI: routes, authentication, and a ready application; the extra `web`.
+"""FastAPI routes, authentication and an application for graph jobs and policy runs; needs the extra `web`.
 
 app = FastAPI()
 add_scheduler_postgres_storage(app)

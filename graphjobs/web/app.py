@@ -1,4 +1,4 @@
-"""Joins an application to a storage: a host's own FastAPI application, or the one `graphjobs serve` runs."""
+"""Connect a FastAPI application to a storage: the application of a host, or the one of `graphjobs serve`."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
-from graphjobs.web.problems import Problem, answer_problem
+from graphjobs.web.problems import Problem, handle_error
 from graphjobs.web.routes.graphs import graph_routes
 from graphjobs.web.routes.health import health_routes
 from graphjobs.web.routes.policies import policy_routes
@@ -24,22 +24,22 @@ from graphjobs.web.tokens import TokenFile
 def add_scheduler_postgres_storage(
     app: FastAPI, settings: Settings | None = None, *, observers: Iterable[Observer] = ()
 ) -> None:
-    """Gives an application its storage: opened before it serves, closed after, around the lifespan it has.
+    """Open a storage before the application's lifespan starts, and close it after the lifespan ends.
 
-    Routes then get by `Depends` what `dependencies` gives: `graph_job_store`, `policy_run_service` and so on.
+    Routes get its parts by `Depends`: `graph_job_store`, `policy_run_service` and so on.
 
     Args:
-        app: the application; it has not started yet.
-        settings: where and how long; None means those of the environment.
+        app: the application, not started yet.
+        settings: connection and timeouts; None means the settings of the environment.
         observers: see `GraphJobService`.
     """
-    inner = app.router.lifespan_context
+    host_lifespan = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(started: FastAPI) -> AsyncIterator[Any]:
-        async with open_storage(settings) as opened:
-            use_storage(app, opened)
-            async with inner(started) as state:
+        async with open_storage(settings) as storage:
+            use_storage(app, storage)
+            async with host_lifespan(started) as state:
                 yield state
 
     app.router.lifespan_context = lifespan
@@ -47,27 +47,27 @@ def add_scheduler_postgres_storage(
 
 
 def use_storage(app: FastAPI, storage: Storage) -> None:
-    """Gives an application a storage that somebody else opened, and closes after it."""
+    """Set the storage of an application. The caller opens it before and closes it after the application."""
     use_graph_job_store(app, storage.graph_jobs)
     use_policy_runs(app, storage.policy_runs)
     app.state.graphjobs_storage = storage
 
 
 def use_graph_job_store(app: FastAPI, store: GraphJobStore) -> None:
-    """Gives an application any implementation of the store: the line to change for the way back to another one."""
+    """Set the graph job store of an application, of any implementation: the line to change for a rollback."""
     app.state.graphjobs_store = store
 
 
 def use_policy_runs(app: FastAPI, runs: PolicyRunRepository) -> None:
-    """Gives an application any implementation of the repository of policy runs; without one their routes answer 503."""
+    """Set the policy run repository, of any implementation; without one the routes of policy runs answer 503."""
     app.state.graphjobs_policy_runs = runs
 
 
 def create_app(tokens: TokenFile | None = None) -> FastAPI:
-    """Makes the application `graphjobs serve` runs: the routes, health, and nothing else.
+    """Build the application of `graphjobs serve`: the routes of graph jobs, policy runs and health.
 
     Args:
-        tokens: who may call; None answers 401 to every call that needs a token.
+        tokens: the accepted tokens; with None, every request that needs a token is answered 401.
     """
     app = FastAPI(
         title="graphjobs",
@@ -78,6 +78,6 @@ def create_app(tokens: TokenFile | None = None) -> FastAPI:
     app.include_router(graph_routes)
     app.include_router(policy_routes)
     app.include_router(health_routes)
-    for kind in (HTTPException, RequestValidationError, Problem, GraphJobsError):
-        app.add_exception_handler(kind, answer_problem)
+    for error_type in (HTTPException, RequestValidationError, Problem, GraphJobsError):
+        app.add_exception_handler(error_type, handle_error)
     return app

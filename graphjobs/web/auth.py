@@ -1,4 +1,4 @@
-"""Who calls, for which tenant, and what they may do. A host with its own authentication replaces `authenticated`."""
+"""Authentication and scopes of callers. A host with its own authentication overrides `authenticated`."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from graphjobs.web.problems import Problem, request_id
 from graphjobs.web.tokens import TokenFile
 
-_bearer = HTTPBearer(auto_error=False, description="A token of `graphjobs tokens add`, or what the host takes.")
+_bearer = HTTPBearer(auto_error=False, description="A token of `graphjobs tokens add`, or one that the host accepts.")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls.
+    """An authenticated caller.
 
     Attributes:
-        tenant_id: the tenant the call is for; nothing in a request can name another.
-        scopes: `graph:read`, `graph:write`, `policy:read`, `policy:run`.
-        name: up to 128 characters, for the log of events, and for who asked for a policy run.
+        tenant_id: the tenant of the caller; no part of a request selects another one.
+        scopes: any of `graph:read`, `graph:write`, `policy:read`, `policy:run`.
+        name: at most 128 characters are used, as actor of events and as `requestedBy` of policy runs.
     """
 
     tenant_id: str
@@ -32,38 +32,37 @@ class Caller:
 async def authenticated(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """Tells who calls, by a bearer token of the token file.
+    """Return the caller of a bearer token of the token file.
 
-    A host replaces this one function::
+    A host overrides this function::
 
-        app.dependency_overrides[authenticated] = my_own  # gives a Caller, or raises an HTTPException
+        app.dependency_overrides[authenticated] = my_own  # returns a Caller, or raises an HTTPException
 
     Raises:
-        Problem: 401, where there is no token, or none that is known.
+        Problem: 401 without a token, or with an unknown one.
     """
     tokens: TokenFile | None = getattr(request.app.state, "graphjobs_tokens", None)
     grant = tokens.grant(credentials.credentials) if tokens and credentials else None
     if grant is None:
-        detail = "this needs a bearer token that is known here"
-        raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+        raise Problem(401, "unauthorized", "a known bearer token is required", headers={"WWW-Authenticate": "Bearer"})
     return Caller(grant.tenant_id, grant.scopes, grant.name)
 
 
 @cache
-def allowed_to(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """Gives the dependency that lets those callers pass who have a scope.
+def require_scope(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
+    """Return the dependency that returns the caller, or answers 403 if the caller does not have a scope.
 
-    It is the same one each time, so that FastAPI asks it once a request, whatever else of a route needs it, too.
+    It is cached by scope: FastAPI calls the same dependency once per request, even if a route needs it twice.
     """
 
-    async def allowed(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
+    async def check_scope(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
         if scope not in caller.scopes:
-            raise Problem(403, "forbidden", f"this needs the scope {scope}")
+            raise Problem(403, "forbidden", f"the caller needs the scope {scope}")
         return caller
 
-    return allowed
+    return check_scope
 
 
-def actor_of(caller: Caller, request: Request) -> str:
-    """Names who asked, and the request they asked by, for the log of events."""
+def event_actor(caller: Caller, request: Request) -> str:
+    """Return the actor of an event: the name of the caller and the id of the request."""
     return f"{caller.name[:128]} request {request_id(request)}"

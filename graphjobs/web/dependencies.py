@@ -1,8 +1,8 @@
-"""What a route asks for by `Depends`: stores, the services on them, the storage; set by the functions of `app`."""
+"""Dependencies of routes: stores, services and the storage, set by the functions of `app`."""
 
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, Request
 
 from graphjobs.errors import ConfigurationError
 from graphjobs.graph_jobs.service import GraphJobService
@@ -11,60 +11,53 @@ from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 
-_MISSING = (
-    "the application has no graph job store: call add_scheduler_postgres_storage(app) before it starts, and start it "
-    "with its lifespan"
-)
+_START_WITH_STORAGE = "call add_scheduler_postgres_storage(app) before it starts, and start it with its lifespan"
+_NO_STORE = f"the application has no graph job store: {_START_WITH_STORAGE}"
 _NO_RUNS = (
-    "the application has no policy runs: give it a repository of them by use_policy_runs(app, repository), or call "
-    "add_scheduler_postgres_storage(app) before it starts, and start it with its lifespan"
+    "the application has no policy run repository: set one with use_policy_runs(app, repository), "
+    f"or {_START_WITH_STORAGE}"
 )
 
 
-# Coroutines all, though none awaits: FastAPI runs plain functions in threads, which costs more than they do.
+# Coroutines, although none awaits: FastAPI runs plain functions in threads, which costs more than their work.
 async def graph_job_store(request: Request) -> GraphJobStore:
-    """Gives the application's store."""
-    return store_of(request.app)
+    """Return the graph job store of the application.
+
+    Raises:
+        ConfigurationError: the application has no store.
+    """
+    store: GraphJobStore | None = getattr(request.app.state, "graphjobs_store", None)
+    if store is None:
+        raise ConfigurationError(_NO_STORE)
+    return store
 
 
 async def graph_job_service(store: "Store", request: Request) -> GraphJobService:
-    """Gives the use cases on the application's store, with its observers."""
+    """Return the service on the store of the application, with its observers."""
     return GraphJobService(store, observers=getattr(request.app.state, "graphjobs_observers", ()))
 
 
 async def policy_run_repository(request: Request) -> PolicyRunRepository:
-    """Gives the application's policy runs.
+    """Return the policy run repository of the application.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: the application has no repository.
     """
-    found: PolicyRunRepository | None = getattr(request.app.state, "graphjobs_policy_runs", None)
-    if found is None:
+    runs: PolicyRunRepository | None = getattr(request.app.state, "graphjobs_policy_runs", None)
+    if runs is None:
         raise ConfigurationError(_NO_RUNS)
-    return found
+    return runs
 
 
 async def policy_run_service(runs: "Runs") -> PolicyRunService:
-    """Gives the use cases on the application's policy runs."""
+    """Return the service on the policy run repository of the application."""
     return PolicyRunService(runs)
 
 
-async def storage(request: Request) -> Storage | None:
-    """Gives the application's storage, or None where it runs on another store."""
-    found: Storage | None = getattr(request.app.state, "graphjobs_storage", None)
-    return found
-
-
-def store_of(app: FastAPI) -> GraphJobStore:
-    """Gives an application's store.
-
-    Raises:
-        ConfigurationError: it has none.
-    """
-    found: GraphJobStore | None = getattr(app.state, "graphjobs_store", None)
-    if found is None:
-        raise ConfigurationError(_MISSING)
-    return found
+async def optional_storage(request: Request) -> Storage | None:
+    """Return the storage of the application, or None if the application uses another store."""
+    storage: Storage | None = getattr(request.app.state, "graphjobs_storage", None)
+    return storage
 
 
 Store: TypeAlias = Annotated[GraphJobStore, Depends(graph_job_store)]

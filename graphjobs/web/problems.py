@@ -1,4 +1,7 @@
-"""Errors as problem documents (RFC 9457), and the request id every answer carries; the one place that maps them."""
+"""Map errors to problem documents (RFC 9457), and add the request id to each response.
+
+Only this module knows the HTTP status of an error.
+"""
 
 import logging
 import re
@@ -39,15 +42,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Problem(Exception):  # RFC 9457's word
-    """A problem to answer with, raised from anywhere below a route.
+class Problem(Exception):  # the term of RFC 9457
+    """An error with its HTTP status, raised anywhere below a route.
 
     Attributes:
         status: the HTTP status.
         kind: the last part of the problem's `type`.
-        detail: one sentence for people; no secret, no payload.
+        detail: one sentence for people, without secrets and payloads.
         members: further members of the document.
-        headers: further headers of the answer.
+        headers: further headers of the response.
     """
 
     status: int
@@ -58,27 +61,27 @@ class Problem(Exception):  # RFC 9457's word
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What problems with one kind of thing are told in.
+class ProblemTerms:
+    """The terms of one domain in problem documents.
 
     Attributes:
-        noun: what it is.
-        key: what a request calls the name that makes it one thing, however often it is asked for.
-        status: gives the word the outside sees for the wire word of a status.
+        noun: the name of the resource.
+        key: the field or header that makes a repeated request safe.
+        public_status: converts the stored name of a status into the public one.
     """
 
     noun: str
     key: str
-    status: Callable[[str], str] = str
+    public_status: Callable[[str], str] = str
 
 
-JOBS: Final = Words("job", "Idempotency-Key")
+JOB_TERMS: Final = ProblemTerms("job", "Idempotency-Key")
 
 
 class FieldProblem(BaseModel):
-    """One field at fault."""
+    """One invalid field."""
 
-    field: str = Field(description="Its name as the request spells it; empty where the request as a whole is at fault.")
+    field: str = Field(description="The name as in the request; empty if the request as a whole is invalid.")
     problem: str
 
 
@@ -90,30 +93,30 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     request_id: str = Field(alias="requestId")
-    errors: list[FieldProblem] | None = Field(None, description="The fields at fault, of a 400, 413, 415 or 422.")
+    errors: list[FieldProblem] | None = Field(None, description="The invalid fields, of a 400, 413, 415 or 422.")
     job_status: str | None = Field(
         None, alias="jobStatus", description="The actual status of the job or run, of a 409."
     )
 
 
 def request_id(request: Request) -> str:
-    """Gives the request's id: the caller's `X-Request-ID` where it is a sound one, else one of our own."""
-    known: str | None = getattr(request.state, "graphjobs_request_id", None)
-    if known is None:
-        given = request.headers.get("x-request-id", "")
-        known = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        request.state.graphjobs_request_id = known
-    return known
+    """Return the id of the request: the `X-Request-ID` of the caller if it is valid, else a generated one."""
+    current: str | None = getattr(request.state, "graphjobs_request_id", None)
+    if current is None:
+        header = request.headers.get("x-request-id", "")
+        current = header if _REQUEST_ID.fullmatch(header) else uuid4().hex
+        request.state.graphjobs_request_id = current
+    return current
 
 
 class ProblemRoute(APIRoute):
-    """A route whose errors become problem documents, whatever handlers the host's application has.
+    """A route that answers errors with problem documents, independent of the application's exception handlers.
 
     Attributes:
-        words: what they are told in.
+        terms: the terms of the documents.
     """
 
-    words: ClassVar[Words] = JOBS
+    terms: ClassVar[ProblemTerms] = JOB_TERMS
     _methods: ClassVar[dict[str, set[str]]] = {}
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
@@ -123,9 +126,9 @@ class ProblemRoute(APIRoute):
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.methods and scope["method"] not in self.methods:
-            # Starlette would name the methods of this route only, where a path has several.
+            # Starlette would list the methods of this route only; a path may have several routes.
             error = StarletteHTTPException(405, headers={"Allow": ", ".join(sorted(self._methods[self.path]))})
-            response = await answer_problem(Request(scope), error)
+            response = await handle_error(Request(scope), error)
             await response(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
@@ -138,25 +141,25 @@ class ProblemRoute(APIRoute):
             try:
                 response = await handle(request)
             except (Problem, GraphJobsError, RequestValidationError, StarletteHTTPException) as error:
-                response = answer(request, problem_of(error, self.words))
-            except Exception:  # noqa: BLE001  # a bug of ours is a problem document, too
+                response = problem_response(request, to_problem(error, self.terms))
+            except Exception:  # noqa: BLE001  # a defect is a problem document, too
                 _log.exception("request %s failed", request_id(request))
-                response = answer(request, Problem(500, "internal", "something went wrong here; its log says more"))
+                response = problem_response(request, _INTERNAL)
             response.headers["x-request-id"] = request_id(request)
             return response
 
         return handle_with_problems
 
 
-async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answers an error that no call of ours met, such as an unknown path; an application's exception handler."""
-    response = answer(request, problem_of(error))
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Answer an error outside of the routes, such as an unknown path, as an application's exception handler."""
+    response = problem_response(request, to_problem(error))
     response.headers["x-request-id"] = request_id(request)
     return response
 
 
-def answer(request: Request, problem: Problem) -> Response:
-    """Writes the document."""
+def problem_response(request: Request, problem: Problem) -> Response:
+    """Return the problem document of a request."""
     document = {
         "type": f"urn:graphjobs:problem:{problem.kind}",
         "title": HTTPStatus(problem.status).phrase,
@@ -168,85 +171,83 @@ def answer(request: Request, problem: Problem) -> Response:
     return JSONResponse(document, problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
 
 
-def problem_of(error: Exception, words: Words = JOBS) -> Problem:
-    """Maps an error to its problem."""
+def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
+    """Return the problem of an error."""
     match error:
         case Problem():
             return error
         case InvalidJob():
             return _unprocessable(str(error), error.problems)
         case RequestValidationError():
-            found = [(".".join(map(str, one["loc"][1:])), str(one["msg"])) for one in error.errors()]
-            return _unprocessable("the request is not as it should be", found)
+            problems = [(".".join(map(str, item["loc"][1:])), str(item["msg"])) for item in error.errors()]
+            return _unprocessable("the request is invalid: see errors", problems)
         case JobNotFound():
-            # The same for one that is not there, and for another tenant's.
-            return Problem(404, "not-found", f"there is no such {words.noun}")
+            # The same for a missing job and for a job of another tenant.
+            return Problem(404, "not-found", f"there is no such {terms.noun}")
         case JobConflict():
-            status = words.status(error.status)
-            # The sentence names the status, too, by the word of the inside.
+            status = terms.public_status(error.status)
+            # The message contains the stored name of the status.
             return Problem(409, "job-conflict", str(error).replace(error.status, status), {"jobStatus": status})
         case IdempotencyConflict():
-            fields = [{"field": words.key, "problem": "it was used for another request"}]
+            fields = [{"field": terms.key, "problem": "already used for another request"}]
             return Problem(422, "idempotency-conflict", str(error), {"errors": fields})
         case OutcomeUnknown():
-            detail = (
-                f"it is not known whether this was done: read the {words.noun}, or ask again with the same {words.key}"
-            )
+            detail = f"the outcome is unknown: read the {terms.noun}, or repeat the request with the same {terms.key}"
             return Problem(503, "outcome-unknown", detail, headers=_RETRY)
         case ConfigurationError():
             _log.error("%s", error)
-            detail = "the service is not set up for this now; its log says more"
+            detail = "the service is not configured for this request: its operator finds the reason in the log"
             return Problem(503, "unavailable", detail, headers=_RETRY)
         case DatabaseUnavailable() | SchemaOutOfDate():
             _log.warning("the database is not available: %s", error)
-            return Problem(503, "unavailable", "the database is not available now; try again", headers=_RETRY)
+            return Problem(503, "unavailable", "the database is not available: try again later", headers=_RETRY)
         case CorruptRow():
             _log.error("%s", error)
-            detail = f"the {words.noun} is stored, and cannot be read; its operator has to look at it"
+            detail = f"the {terms.noun} is stored but unreadable: its operator finds the reason in the log"
             return Problem(500, "corrupt-row", detail)
         case StarletteHTTPException():
-            headers = error.headers or {}
-            return Problem(error.status_code, "http", str(error.detail), headers=headers)
+            return Problem(error.status_code, "http", str(error.detail), headers=error.headers or {})
     _log.error("%s", error)
-    return Problem(500, "internal", "something went wrong here; its log says more")
+    return _INTERNAL
 
 
 _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+_INTERNAL: Final = Problem(500, "internal", "the service failed: its operator finds the reason in the log")
 
 
 def _unprocessable(detail: str, problems: Iterable[tuple[str, str]]) -> Problem:
-    fields = [{"field": _spelt(name), "problem": problem} for name, problem in problems]
+    fields = [{"field": _to_json_name(name), "problem": problem} for name, problem in problems]
     return Problem(422, "invalid", detail, {"errors": fields})
 
 
-def _spelt(name: str) -> str:
-    """The field as JSON and the query spell it."""
+def _to_json_name(name: str) -> str:
+    """Return the name of a field as in JSON and in queries."""
     return ".".join(to_camel(part) for part in name.split(".")) if name else ""
 
 
-def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """Gives a model's JSON schema with its parts in their places, as it can stand anywhere in an OpenAPI document."""
-    schema = kind.model_json_schema()
-    parts = schema.pop("$defs", {})
+def inline_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of a model without references, so that any part of an OpenAPI document can contain it."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
 
-    def whole(part: Any) -> Any:
-        match part:
-            case {"$ref": str(name), **beside}:
-                return {**whole(parts[name.rpartition("/")[2]]), **beside}
+    def inline(node: Any) -> Any:
+        match node:
+            case {"$ref": str(name), **siblings}:
+                return {**inline(definitions[name.rpartition("/")[2]]), **siblings}
             case dict():
-                return {key: whole(value) for key, value in part.items()}
+                return {key: inline(value) for key, value in node.items()}
             case list():
-                return [whole(value) for value in part]
-        return part
+                return [inline(value) for value in node]
+        return node
 
-    given: dict[str, Any] = whole(schema)
-    return given
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Gives the documentation of a route's problems, by their HTTP status."""
-    # Written out: FastAPI would list a model under application/json, too.
-    schema = schema_of(ProblemDocument)
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of a route's problems, by HTTP status."""
+    # A schema, not the model: FastAPI would list a model under application/json, too.
+    schema = inline_schema(ProblemDocument)
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses

@@ -1,4 +1,4 @@
-"""Request bodies: read after the caller is known, bounded in size and time, and checked as our own values."""
+"""Read request bodies after authentication, bounded in size and time, and validate them."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import Depends, Request
 
 from graphjobs.core.fields import FrozenModel
-from graphjobs.web.auth import Caller, allowed_to
-from graphjobs.web.problems import Problem, schema_of
+from graphjobs.web.auth import Caller, require_scope
+from graphjobs.web.problems import Problem
 
 BODY_BYTES_MAX: Final = 1_048_576
 _READ_SECONDS: Final = 30.0
@@ -16,65 +16,57 @@ _READ_SECONDS: Final = 30.0
 Body = TypeVar("Body", bound=FrozenModel)
 
 
-def body_of(kind: type[Body], scope: str, *, optional: bool = False) -> Callable[..., Coroutine[Any, Any, Body]]:
-    """Gives the dependency that reads a value from a request's body, once the caller is known to be allowed.
+def body_of(model: type[Body], scope: str, *, required: bool = True) -> Callable[..., Coroutine[Any, Any, Body]]:
+    """Return the dependency that validates the request body, once the caller has the scope.
 
-    FastAPI's own reads the body first, so that a malformed one would be told to whoever has no token.
+    FastAPI's own body parameters are read first, and would report a malformed body to callers without a token.
 
     Args:
-        kind: the value.
-        scope: what the caller needs.
-        optional: whether an empty body, of any type, says as much as an empty object.
+        model: the type of the body.
+        scope: the scope that the caller needs.
+        required: False accepts an empty body, of any content type, as an empty object.
     """
 
-    async def body(request: Request, _caller: Annotated[Caller, Depends(allowed_to(scope))]) -> Body:
-        text = await _bounded(request)
-        if optional and not text:
-            return kind()
+    async def read_body(request: Request, _caller: Annotated[Caller, Depends(require_scope(scope))]) -> Body:
+        content = await _read_bounded(request)
+        if not (required or content):
+            return model()
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
-            raise _refused(415, "unsupported", "content-type", "a body should be application/json")
-        return kind.from_json(text)
+            raise _body_problem(415, "unsupported", "content-type", "the content type must be application/json")
+        return model.from_json(content)
 
-    return body
+    return read_body
 
 
 def ignored_body(scope: str) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Gives the dependency that reads a body that says nothing here, so that it is bounded, too."""
+    """Return the dependency that reads and drops a body, so that its size and time are bounded, too."""
 
-    async def body(request: Request, _caller: Annotated[Caller, Depends(allowed_to(scope))]) -> None:
-        await _bounded(request)
+    async def drop_body(request: Request, _caller: Annotated[Caller, Depends(require_scope(scope))]) -> None:
+        await _read_bounded(request)
 
-    return body
+    return drop_body
 
 
-async def _bounded(request: Request) -> bytes:
-    if (
-        request.headers.get("content-length", "").isdecimal()
-        and int(request.headers["content-length"]) > BODY_BYTES_MAX
-    ):
+async def _read_bounded(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
         raise _too_large()
-    read = bytearray()
+    content = bytearray()
     try:
         async with asyncio.timeout(_READ_SECONDS):
             async for chunk in request.stream():
-                read += chunk
-                if len(read) > BODY_BYTES_MAX:
+                content += chunk
+                if len(content) > BODY_BYTES_MAX:
                     raise _too_large()
     except TimeoutError:
         raise Problem(408, "timeout", f"the body did not arrive within {_READ_SECONDS:.0f} seconds") from None
-    return bytes(read)
+    return bytes(content)
 
 
 def _too_large() -> Problem:
-    return _refused(413, "too-large", "", f"a body has at most {BODY_BYTES_MAX:,} bytes")
+    return _body_problem(413, "too-large", "", f"the body must have at most {BODY_BYTES_MAX:,} bytes")
 
 
-def _refused(status: int, kind: str, field: str, problem: str) -> Problem:
+def _body_problem(status: int, kind: str, field: str, problem: str) -> Problem:
     return Problem(status, kind, problem, {"errors": [{"field": field, "problem": problem}]})
-
-
-def documented(kind: type[FrozenModel], *, optional: bool = False) -> dict[str, Any]:
-    """Gives the OpenAPI description of a body that `body_of` reads."""
-    schema = schema_of(kind)
-    return {"requestBody": {"required": not optional, "content": {"application/json": {"schema": schema}}}}

@@ -1,8 +1,8 @@
-"""What queries and answers of every room's routes are made of: times, pages, rows left out, what can fail."""
+"""Query parameters, responses and decorator options that the routes of both domains share."""
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
@@ -11,20 +11,20 @@ from pydantic_core import PydanticCustomError, to_json
 
 from graphjobs.core.fields import FrozenModel, UtcTime
 from graphjobs.errors import CorruptRow
-from graphjobs.web.problems import problems
+from graphjobs.web.problems import inline_schema, problem_responses
 
-READING: Final = problems(401, 403, 404, 422, 500, 503)
-LISTING: Final = problems(401, 403, 422, 500, 503)
-ASKING: Final = problems(401, 403, 408, 413, 415, 422, 500, 503)
-MOVING: Final = problems(401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
-"""What routes answer in place of what was asked for: those that read one, list, ask for a new one, move one."""
+READ_PROBLEMS: Final = problem_responses(401, 403, 404, 422, 500, 503)
+LIST_PROBLEMS: Final = problem_responses(401, 403, 422, 500, 503)
+CREATE_PROBLEMS: Final = problem_responses(401, 403, 408, 413, 415, 422, 500, 503)
+UPDATE_PROBLEMS: Final = problem_responses(401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
+"""The problems of routes that read one job or run, list some, create one, or change one."""
 
 _JSON: Final = "application/json"
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(UtcTime)
 
 
-def _time(text: object) -> object:
-    """Reads a time as JSON has it: a query knows text only, and pydantic would take digits for seconds."""
+def _parse_time(text: object) -> object:
+    """Parse a time as in JSON: pydantic accepts digits in a query as seconds."""
     try:
         return _TIME.validate_json(to_json(text))
     except ValidationError as error:
@@ -32,40 +32,67 @@ def _time(text: object) -> object:
     raise PydanticCustomError("time", "{problem}", {"problem": problem})
 
 
-Time = Annotated[UtcTime, BeforeValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Time = Annotated[UtcTime, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 """A time in a query."""
 
 
-class Camel(BaseModel):
-    """What a query holds, or an answer, in the names of JSON; an unknown one is refused."""
+class CamelModel(BaseModel):
+    """The parameters of a query, or a response, with camel case names. Other names are refused."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid")
 
 
-class Unreadable(Camel):
-    """A row that was left out."""
+class UnreadableRow(CamelModel):
+    """A stored row that a page leaves out."""
 
     id: str
     reason: str
 
 
-def answered(value: FrozenModel, status: int = 200, **headers: str) -> Response:
-    """Answers a value, by its own text: FastAPI would validate it once more."""
+def create_options(body: type[FrozenModel], response: type[BaseModel]) -> dict[str, Any]:
+    """Return the decorator options of a route that creates a job or run and answers 202."""
+    return {
+        "status_code": 202,
+        "response_model": response,
+        "responses": CREATE_PROBLEMS,
+        "openapi_extra": _describe_body(body, required=True),
+    }
+
+
+def update_options(
+    body: type[FrozenModel], response: object, *, body_required: bool = True, status_code: int = 200
+) -> dict[str, Any]:
+    """Return the decorator options of a route that changes a job or run."""
+    return {
+        "status_code": status_code,
+        "response_model": response,
+        "responses": UPDATE_PROBLEMS,
+        "openapi_extra": _describe_body(body, required=body_required),
+    }
+
+
+def _describe_body(body: type[FrozenModel], *, required: bool) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that `request_bodies.body_of` reads."""
+    return {"requestBody": {"required": required, "content": {_JSON: {"schema": inline_schema(body)}}}}
+
+
+def json_response(value: FrozenModel, status: int = 200, **headers: str) -> Response:
+    """Return the JSON of a value as a response; FastAPI would validate the value again."""
     return Response(value.to_json(), status, headers=headers, media_type=_JSON)
 
 
-def answered_list(
+def list_response(
     name: str, values: Iterable[FrozenModel], unreadable: Iterable[CorruptRow], **members: object
 ) -> Response:
-    """Answers a list by its values' own text, and the rows that were left out of it.
+    """Return the JSON of a list as a response.
 
     Args:
-        name: the member that holds the values.
-        values: what could be read.
-        unreadable: what could not.
-        members: what else is told, by its JSON name.
+        name: the member that contains the values.
+        values: the readable values.
+        unreadable: the rows that were left out.
+        members: further members, by JSON name.
     """
-    listed = ",".join(value.to_json() for value in values)
-    left_out = [{"id": str(row.row_id), "reason": row.reason} for row in unreadable]
-    more = to_json({**members, "unreadable": left_out}).decode()
-    return Response(f'{{"{name}":[{listed}],{more[1:]}', media_type=_JSON)
+    items = ",".join(value.to_json() for value in values)
+    omitted = [{"id": str(row.row_id), "reason": row.reason} for row in unreadable]
+    rest = to_json({**members, "unreadable": omitted}).decode()
+    return Response(f'{{"{name}":[{items}],{rest[1:]}', media_type=_JSON)

@@ -1,4 +1,4 @@
-"""Runs an application on uvicorn: the socket, the limits, and an orderly end."""
+"""Run an application on uvicorn: the socket, the limits, and the shutdown."""
 
 import signal
 import socket
@@ -11,16 +11,16 @@ from fastapi import FastAPI
 from graphjobs.errors import ConfigurationError
 
 CONCURRENT_MAX: Final = 1_000
-"""The most requests at once; more are answered 503."""
+"""The maximum of concurrent requests; further requests are answered 503."""
 
 _GRACE_SECONDS: Final = 20
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens the socket to serve on; port 0 takes a free one.
+    """Open the socket of the service; port 0 selects a free port.
 
     Raises:
-        ConfigurationError: the address is none, or taken.
+        ConfigurationError: the address is invalid, or in use.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     else:
-        # asyncio does not do so for a socket that it has not made itself: each answer would wait 40 ms for an ACK.
+        # asyncio sets this only for sockets that it creates: each response would wait 40 ms for an ACK.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}")
@@ -37,15 +37,15 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(
     app: FastAPI, listening: socket.socket, *, ready: Callable[[], None] = lambda: None, access_log: bool = True
 ) -> None:
-    """Serves until SIGINT or SIGTERM, lets requests under way end for up to 20 seconds, and returns.
+    """Serve until SIGINT or SIGTERM, and give running requests up to 20 seconds to finish.
 
-    The application's storage is opened before, by `use_storage`: its lifespan is not run.
+    The lifespan of the application is not run: the caller opens the storage before, and sets it by `use_storage`.
 
     Args:
         app: the application.
-        listening: what `listen` gave.
-        ready: called once it may be told that it serves; from then on a signal ends it in order.
-        access_log: False logs no request.
+        listening: the socket that `listen` returned.
+        ready: called when a signal leads to an orderly shutdown, and the service can be announced.
+        access_log: False logs no requests.
     """
     config = uvicorn.Config(
         app,
@@ -59,9 +59,9 @@ async def serve(
     def stop(*_: object) -> None:
         server.should_exit = True
 
-    # Before uvicorn has its own handlers, and after: it raises the signal that stopped it once more, and the storage
-    # shall close before the process ends.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, stop)
+    # These handlers are active before and after those of uvicorn: uvicorn raises the signal that stopped it again, and
+    # the storage must close before the process ends.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
     ready()
     await server.serve(sockets=[listening])

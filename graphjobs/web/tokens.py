@@ -1,6 +1,6 @@
-"""The token file: bearer tokens as hashes, a line each, with tenant and scopes; standard library only.
+"""The token file: hashes of bearer tokens, one per line, with tenant and scopes; uses the standard library only.
 
-A token is 256 random bits, so its SHA-256 is as good as a slow hash would be: there is nothing to guess from.
+A token has 256 random bits and is impossible to guess, so SHA-256 is as safe as a slow hash.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token is good for.
+    """The permissions of a token.
 
     Attributes:
-        name: whose it is, for the log of events.
-        tenant_id: the one tenant it speaks for.
-        scopes: what it may do.
+        name: the owner of the token, for the event log.
+        tenant_id: the only tenant that the token can access.
+        scopes: any of `SCOPES`.
     """
 
     name: str
@@ -49,21 +49,20 @@ class Grant:
 
 
 def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -> str:
-    """Makes a token, and appends its hash to the file, which is made for its owner alone if it is not there.
+    """Generate a token and append its hash to the file. A new file is accessible by its owner only.
 
     Returns:
-        The token; it is stored nowhere.
+        The token; it is not stored.
 
     Raises:
-        InvalidJob: the tenant cannot be one.
-        ConfigurationError: a scope or name that cannot be, or a file that cannot be written.
+        InvalidJob: the tenant is invalid.
+        ConfigurationError: the scopes or the name are invalid, or writing the file failed.
     """
     granted = sorted(set(scopes))
-    unknown = [scope for scope in granted if scope not in SCOPES]
-    if unknown or not granted:
-        raise ConfigurationError(f"a token's scopes are one or more of {', '.join(SCOPES)}")
+    if not granted or not set(granted) <= set(SCOPES):
+        raise ConfigurationError(f"scopes must be one or more of {', '.join(SCOPES)}")
     if not _NAME.fullmatch(name):
-        raise ConfigurationError("a token's name is 1 to 64 letters, digits, dots, dashes, underscores or @")
+        raise ConfigurationError("name must be 1 to 64 letters, digits, dots, dashes, underscores or @")
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = {
         "name": name,
@@ -74,35 +73,35 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -
     }
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     try:
-        # One write of one line: two at once append both.
+        # One write of one line: concurrent calls append both lines.
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             size = os.fstat(file).st_size
-            # Whoever edited the file may have left its last line open.
-            broken_off = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, ("\n" * broken_off + line).encode())
+            # An editor may have removed the newline of the last line.
+            unterminated = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+            os.write(file, ("\n" * unterminated + line).encode())
             os.fsync(file)
         finally:
             os.close(file)
     except OSError as error:
-        raise ConfigurationError(f"the token file {path} cannot be written: {error.strerror}") from None
+        raise ConfigurationError(f"writing the token file {path} failed: {error.strerror}") from None
     return token
 
 
 class TokenFile:
-    """The tokens of a file, read again whenever it has changed, so that one can be added or taken away any time.
+    """The tokens of a file. The file is read again after each change, so tokens can be added and revoked at any time.
 
-    A file that cannot be read at the start is refused; one that is broken later leaves the tokens as they were.
+    An unreadable file is an error at the start; later the tokens stay as they were.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._state = self._look()
+        self._state = self._stat()
         self._grants = _read(path)
 
     def grant(self, token: str) -> Grant | None:
-        """Gives what a token is good for, or None where it is none."""
-        state = self._look()
+        """Return the permissions of a token, or None for an unknown token."""
+        state = self._stat()
         if state != self._state:
             self._state = state
             try:
@@ -111,12 +110,12 @@ class TokenFile:
                 _log.error("%s; the tokens stay as they were", error)
         return self._grants.get(_hash(token))
 
-    def _look(self) -> tuple[int, ...]:
+    def _stat(self) -> tuple[int, ...]:
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
         except OSError:
             return ()
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _hash(token: str) -> str:
@@ -128,9 +127,9 @@ def _read(path: Path) -> Mapping[str, Grant]:
         with path.open("rb") as file:
             content = file.read(_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigurationError(f"the token file {path} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"reading the token file {path} failed: {error.strerror}") from None
     if len(content) > _BYTES_MAX:
-        raise ConfigurationError(f"the token file {path} is larger than {_BYTES_MAX:,} bytes")
+        raise ConfigurationError(f"the token file {path} must have at most {_BYTES_MAX:,} bytes")
     grants: dict[str, Grant] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
@@ -139,12 +138,12 @@ def _read(path: Path) -> Mapping[str, Grant]:
             entry: Any = None if nests_deeper(line, DECODED_DEPTH_MAX) else json.loads(line)
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = check_name(entry["tenant"], "tenant")
-            sound = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
+            is_valid = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
         except (ValueError, KeyError, TypeError):
-            sound = None
-        if not sound:
+            is_valid = False
+        if not is_valid:
             raise ConfigurationError(
-                f"line {number} of the token file {path} is no token: make them with `graphjobs tokens add`"
+                f"line {number} of the token file {path} is not a token: create tokens with `graphjobs tokens add`"
             )
         grants[digest] = Grant(name, tenant, scopes)
     return grants

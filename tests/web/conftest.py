@@ -1,4 +1,4 @@
-"""What tests of the web share: the application of `graphjobs serve` on the shared storage, and who calls it."""
+"""Fixtures of tests of the web: the application of `graphjobs serve` on the shared storage, and its clients."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ Client = Callable[..., httpx.AsyncClient]
 
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
-    """A token file of this test's own, still without a token."""
+    """An empty token file."""
     path = tmp_path / "tokens"
     path.touch(mode=0o600)
     return path
@@ -26,20 +26,19 @@ def token_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def app(storage: Storage, token_file: Path) -> FastAPI:
     """The application of `graphjobs serve`, on the shared storage."""
-    made = create_app(TokenFile(token_file))
-    use_storage(made, storage)
-    return made
+    application = create_app(TokenFile(token_file))
+    use_storage(application, storage)
+    return application
 
 
 @pytest_asyncio.fixture
 async def client_of(app: FastAPI, token_file: Path, tenant: str) -> AsyncIterator[Client]:
-    """Makes clients of the application, each with a token of its own: for a tenant, with scopes, else with all."""
+    """Build clients of the application, each with its own token, for a tenant and scopes; by default all scopes."""
     transport = httpx.ASGITransport(app)
     clients: list[httpx.AsyncClient] = []
 
     def make(tenant_id: str = tenant, *scopes: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-        granted = scopes or SCOPES
-        token = add_token(token_file, tenant_id=tenant_id, scopes=granted, name="tester")
+        token = add_token(token_file, tenant_id=tenant_id, scopes=scopes or SCOPES, name="tester")
         headers = {"authorization": f"Bearer {token}", **(headers or {})}
         clients.append(httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers))
         return clients[-1]
@@ -51,5 +50,5 @@ async def client_of(app: FastAPI, token_file: Path, tenant: str) -> AsyncIterato
 
 @pytest.fixture
 def client(client_of: Client) -> httpx.AsyncClient:
-    """A client of this test's tenant that may do everything."""
+    """A client of the test's tenant with all scopes."""
     return client_of()

@@ -1,4 +1,4 @@
-"""Another implementation of `GraphJobStore`, in memory: what a host goes back to, as far as the routes can tell."""
+"""An implementation of `GraphJobStore` in memory, in place of the store that a rollback returns to."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -25,28 +25,29 @@ from graphjobs.graph_jobs.store import GraphJobStore
 
 
 class MemoryGraphJobStore(GraphJobStore):
-    """Enough of a store for the routes; of one process, and gone with it."""
+    """The methods that the routes need."""
 
     is_autocommit = True
 
     def __init__(self) -> None:
         self.jobs: dict[tuple[str, UUID], AnyJob] = {}
         self.log: list[GraphJobEvent] = []
-        self.added_by: dict[UUID, UUID | None] = {}
+        self.transition_ids: dict[UUID, UUID | None] = {}
 
     @override
     def using(self, session: AsyncSession) -> Self:
-        raise NotImplementedError("this store knows no session")
+        raise NotImplementedError("this store has no sessions")
 
     @override
     async def add(self, job: Job, *, transition_id: UUID | None = None, actor: str | None = None) -> Job:
-        known = self.jobs.get((job.tenant_id, job.id))
-        if isinstance(known, type(job)) and transition_id is not None and self.added_by[job.id] == transition_id:
-            return known
-        if known is not None:
+        stored = self.jobs.get((job.tenant_id, job.id))
+        is_repeated = transition_id is not None and self.transition_ids.get(job.id) == transition_id
+        if isinstance(stored, type(job)) and is_repeated:
+            return stored
+        if stored is not None:
             raise JobAlreadyExists(job.id)
-        self.added_by[job.id] = transition_id
-        return self._keep(job, actor)
+        self.transition_ids[job.id] = transition_id
+        return self._store(job, actor)
 
     @override
     async def add_many(self, jobs: Iterable[AnyJob], *, actor: str | None = None) -> tuple[AnyJob, ...]:
@@ -54,8 +55,8 @@ class MemoryGraphJobStore(GraphJobStore):
 
     @override
     async def get_job(self, tenant_id: str, job_id: UUID | str) -> AnyJob | None:
-        found = parse_id(job_id, "job_id")
-        return self.jobs.get((tenant_id, found)) if found else None
+        parsed = parse_id(job_id, "job_id")
+        return self.jobs.get((tenant_id, parsed)) if parsed else None
 
     @override
     async def get_build_job(self, tenant_id: str, job_id: UUID | str) -> GraphBuildJob | None:
@@ -69,10 +70,9 @@ class MemoryGraphJobStore(GraphJobStore):
 
     @override
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
-        asked = query or GraphJobQuery()
-        found = [job for (tenant, _), job in self.jobs.items() if tenant == tenant_id]
-        newest = sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
-        return GraphJobCollection(tuple(newest[: asked.limit]))
+        jobs = [job for (tenant, _), job in self.jobs.items() if tenant == tenant_id]
+        newest = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)
+        return GraphJobCollection(tuple(newest[: (query or GraphJobQuery()).limit]))
 
     @override
     async def get_active_overlay_jobs(self, tenant_id: str) -> GraphJobCollection:
@@ -86,9 +86,9 @@ class MemoryGraphJobStore(GraphJobStore):
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = 1_000
     ) -> PartialList[GraphJobEvent]:
-        found = parse_id(job_id, "job_id")
-        ours = [event for event in self.log if (event.tenant_id, event.job_id) == (tenant_id, found)]
-        return PartialList(event for event in ours[:limit] if (event.id or 0) > after)
+        key = (tenant_id, parse_id(job_id, "job_id"))
+        events = [event for event in self.log if (event.tenant_id, event.job_id) == key]
+        return PartialList(event for event in events[:limit] if (event.id or 0) > after)
 
     @override
     async def update(
@@ -100,16 +100,16 @@ class MemoryGraphJobStore(GraphJobStore):
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> GraphJobUpdateResult[Job]:
-        stored = self._keep(job, actor)
+        stored = self._store(job, actor)
         return GraphJobUpdateResult(UpdateOutcome.APPLIED, transition_id or uuid4(), stored, len(self.log))
 
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
         return OverlayLag({status: BoundedCount(0) for status in GraphJobStatus}, None, None, None, 0, window)
 
-    def _keep(self, job: Job, actor: str | None) -> Job:
+    def _store(self, job: Job, actor: str | None) -> Job:
         stored = job.stored(updated_at=datetime.now(UTC))
-        self.jobs[job.tenant_id, job.id] = stored  # type: ignore[assignment]  # one of the two kinds
+        self.jobs[job.tenant_id, job.id] = stored  # type: ignore[assignment]  # build or overlay job
         payload = {"to": job.status.value, "actor": actor}
         self.log.append(
             GraphJobEvent(

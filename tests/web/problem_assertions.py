@@ -1,4 +1,4 @@
-"""What tests look at in an answer: a problem document, and the fields it names."""
+"""Assertions on problem documents."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The document, after its form was looked at."""
+    """Return the problem document of a response, after its format is checked."""
     assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
     document: dict[str, Any] = response.json()
     assert {"type", "title", "status", "detail", "requestId"} <= set(document)
@@ -15,6 +15,6 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
-def fields(response: httpx.Response) -> list[str]:
-    """The fields a 422 names."""
+def invalid_fields(response: httpx.Response) -> list[str]:
+    """Return the fields that a 422 response names."""
     return [error["field"] for error in problem(response, 422)["errors"]]

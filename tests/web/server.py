@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback, in the test's own event loop, for what an in-process transport cannot show."""
+"""A real HTTP server on loopback, in the event loop of the test, for tests of connections and encoded paths."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from graphjobs.web.server import listen
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[int]:
-    """Serves an application, and gives its port."""
+    """Serve an application; return its port."""
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([listening]))  # serve() itself would take the signals of the run
+    task = asyncio.create_task(server._serve([listening]))  # serve() would install signal handlers
     try:
         async with asyncio.timeout(10):
             while not server.started:

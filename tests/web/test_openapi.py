@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete, and schemathesis finds nothing the service does that it does not say."""
+"""The OpenAPI document is complete, and schemathesis finds no difference between it and the service."""
 
 import asyncio
 import sys
@@ -31,12 +31,12 @@ _ROUTES = {
 }
 
 
-def test_each_route_says_what_it_takes_and_what_it_answers() -> None:
+def test_each_route_documents_its_body_and_its_responses() -> None:
     """Bodies, problems with their media type, and the bearer token."""
     document = create_app().openapi()
-    found = {(method, path): of for path, methods in document["paths"].items() for method, of in methods.items()}
-    assert set(found) == _ROUTES
-    for (method, path), operation in found.items():
+    operations = {(method, path): op for path, ops in document["paths"].items() for method, op in ops.items()}
+    assert set(operations) == _ROUTES
+    for (method, path), operation in operations.items():
         assert operation["summary"]
         if path.startswith(("/graphs", "/policy")):
             assert [{"HTTPBearer": []}] == operation["security"]
@@ -47,12 +47,12 @@ def test_each_route_says_what_it_takes_and_what_it_answers() -> None:
         if method == "post" and path != "/graphs/jobs/{job_id}/cancel":
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             assert schema["additionalProperties"] is False
-            assert "$ref" not in str(schema)  # it would lead nowhere
+            assert "$ref" not in str(schema)  # a reference would have no target
             assert operation["requestBody"]["required"] is not path.startswith("/policy/runs/")
 
 
 async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, tenant: str, tmp_path: Path) -> None:
-    """Generated requests, good and bad, and chains of them: each answer is one the document tells of."""
+    """It generates valid and invalid requests and sequences of them; the document describes each response."""
     token = add_token(token_file, tenant_id=tenant, scopes=SCOPES, name="fuzz")
     async with serving(app) as port:
         process = await asyncio.create_subprocess_exec(
@@ -63,16 +63,16 @@ async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, ten
             *("--no-color", "--workers", "1", "--request-timeout", "10"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=tmp_path,  # where it leaves what it found
+            cwd=tmp_path,  # it writes its findings here
         )
         try:
             async with asyncio.timeout(180):
-                said, _ = await process.communicate()
+                output, _ = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    report = said.decode()
+    report = output.decode()
     assert process.returncode == 0, report[-6_000:]
     assert "Tested: 16" in report
     assert "Unresolvable" not in report

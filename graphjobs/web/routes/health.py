@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can work: what a load balancer asks."""
+"""Routes for load balancers: whether the process runs, and whether it accepts work."""
 
 from typing import Annotated
 
@@ -7,35 +7,37 @@ from pydantic import BaseModel
 
 from graphjobs.database.schema_version import require_revision
 from graphjobs.storage import Storage
-from graphjobs.web.dependencies import Store, storage
-from graphjobs.web.problems import ProblemRoute, problems
+from graphjobs.web.dependencies import Store, optional_storage
+from graphjobs.web.problems import ProblemRoute, problem_responses
 
 health_routes = APIRouter(tags=["health"], route_class=ProblemRoute)
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The process runs."""
 
     status: str = "ok"
 
 
 class Readiness(BaseModel):
-    """The process can work."""
+    """The process accepts work."""
 
     status: str = "ready"
     revision: str | None = None
-    """The database's revision; None on another store than PostgreSQL's."""
+    """The revision of the database; None if the store is not the one of PostgreSQL."""
 
 
-@health_routes.get("/healthz", summary="Whether the process lives")
+@health_routes.get("/healthz", summary="Check that the process runs")
 async def healthz() -> Health:
-    """Answers without asking anybody."""
+    """Answer without a call to the database."""
     return Health()
 
 
 @health_routes.get(
-    "/readyz", summary="Whether the database answers, at a revision this code can work on", responses=problems(503)
+    "/readyz",
+    summary="Check that the database answers, at a revision that this code supports",
+    responses=problem_responses(503),
 )
-async def readyz(_store: Store, opened: Annotated[Storage | None, Depends(storage)]) -> Readiness:
-    """Asks the database for its revision."""
-    return Readiness(revision=await require_revision(opened.database) if opened else None)
+async def readyz(_store: Store, storage: Annotated[Storage | None, Depends(optional_storage)]) -> Readiness:
+    """Read the revision of the database."""
+    return Readiness(revision=await require_revision(storage.database) if storage else None)
