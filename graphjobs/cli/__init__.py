@@ -1,4 +1,4 @@
-"""The `graphjobs` command: parses, calls, and turns errors into a sentence and an exit code; decides nothing else."""
+"""The `graphjobs` command: parse arguments, call the package, and print errors as one sentence with an exit code."""
 
 import signal
 import sys
@@ -16,7 +16,7 @@ from graphjobs.errors import GraphJobsError
 app = typer.Typer(
     name="graphjobs",
     help="Graph jobs and policy runs on PostgreSQL. "
-    "Settings come from the environment, as GRAPHJOBS_DATABASE_URL and so on.",
+    "Settings are environment variables, for instance GRAPHJOBS_DATABASE_URL.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,9 +33,9 @@ app.add_typer(web.tokens, name="tokens")
 
 
 def main() -> None:
-    """Runs the command; an error of graphjobs is one sentence on standard error, and an exit code."""
-    # As Ctrl-C does: what is open is closed, and a terminal is left as it was. `worker` and `serve` do more.
-    signal.signal(signal.SIGTERM, lambda word, _frame: sys.exit(128 + word))
+    """Run the command. An error of graphjobs is one sentence on standard error, and an exit code."""
+    # As for Ctrl-C: resources are closed, and the terminal is restored. `worker` and `serve` have their own handlers.
+    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
     try:
         app()
     except GraphJobsError as error:

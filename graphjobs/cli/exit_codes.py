@@ -1,4 +1,4 @@
-"""The exit codes of the command, which scripts rely on; no other room knows them."""
+"""The exit codes of the command, which scripts rely on; no other module contains them."""
 
 from enum import IntEnum
 
@@ -6,11 +6,11 @@ from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsE
 
 
 class Exit(IntEnum):
-    """What the command's end means. 2 is the shell's own word for a call that was not understood."""
+    """The exit codes of the command. 2 is the convention of shells for a usage error."""
 
     DONE = 0
     FAILED = 1
-    """It was tried, and refused or not so: rows that a downgrade would drop, a drift, a server that is not running."""
+    """A refused call or a negative result: a downgrade that would drop rows, a schema drift, a stopped server."""
     USAGE = 2
     CONFIGURATION = 3
     UNAVAILABLE = 4
@@ -18,7 +18,7 @@ class Exit(IntEnum):
 
 
 def exit_code(error: GraphJobsError) -> Exit:
-    """Gives the exit code an error ends the command with."""
+    """Return the exit code of an error."""
     match error:
         case ConfigurationError():
             return Exit.CONFIGURATION

@@ -1,4 +1,4 @@
-"""How answers are printed: a table for people, JSON lines for programs."""
+"""Print results: tables for people, JSON lines for programs."""
 
 import json
 import os
@@ -15,33 +15,31 @@ from rich.text import Text
 from graphjobs.errors import ConfigurationError
 
 _PIPE_WIDTH: Final = 20_000
-_ID: Final = 36
-"""The letters of a UUID."""
+_UUID_LENGTH: Final = 36
 
 
 def print_lines(records: Iterable[dict[str, Any]]) -> None:
-    """Prints JSON, an object a line."""
+    """Print JSON, one object per line."""
     print_texts(json.dumps(record) for record in records)
 
 
 def print_texts(texts: Iterable[str]) -> None:
-    """Prints lines."""
+    """Print lines."""
     with _to_stdout():
         for text in texts:
             typer.echo(text)
 
 
-def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, whole: Collection[str] = ()) -> None:
-    """Prints a table; what has no room is broken, but not in the columns that are to be copied whole."""
-    # A program that reads a table has no width to fit it into, and a name that was broken in two cannot be found.
+def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, no_wrap: Collection[str] = ()) -> None:
+    """Print a table. Cells that are too long are wrapped, except in the columns of `no_wrap`, which contain UUIDs."""
+    # A pipe has no width, and a program could not find a name that was wrapped.
     console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _PIPE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(
-            heading, overflow="fold", no_wrap=heading in whole, min_width=_ID if heading in whole else None
-        )
+        fixed = heading in no_wrap
+        table.add_column(heading, overflow="fold", no_wrap=fixed, min_width=_UUID_LENGTH if fixed else None)
     for row in rows:
-        # As Text: what somebody named is no markup.
+        # As Text: rich would interpret brackets of a name as markup.
         table.add_row(*(Text(str(cell)) for cell in row))
     with _to_stdout():
         console.print(table)
@@ -49,11 +47,15 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, wh
 
 @contextmanager
 def _to_stdout() -> Iterator[None]:
-    """Lets a command end as it would where nobody reads on, as behind `head`: its exit code tells what was done."""
+    """Ignore a closed pipe, as of `| head`, so that the exit code is the same as without it.
+
+    Raises:
+        ConfigurationError: standard output is not writable, for instance on a full disk.
+    """
     try:
         yield
     except OSError as error:
-        # Python writes what is left once more when it ends.
+        # Python flushes the rest again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise ConfigurationError(f"standard output cannot be written: {error.strerror}") from None
+            raise ConfigurationError(f"writing to standard output failed: {error.strerror}") from None

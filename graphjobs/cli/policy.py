@@ -1,12 +1,12 @@
-"""`graphjobs policy`: asks for policy runs, and shows, ends and retries them; tables for people, lines of JSON else."""
+"""`graphjobs policy`: submit, list, show, cancel and retry policy runs; prints tables, or JSON lines with --json."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -14,63 +14,73 @@ from graphjobs.cli.output import print_lines, print_table
 from graphjobs.core.fields import check_name
 from graphjobs.core.json_values import read_json
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
-from graphjobs.errors import InvalidJob, JobNotFound
+from graphjobs.errors import CorruptRow, InvalidJob, JobNotFound
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
-from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.storage import open_storage
 
-app = typer.Typer(help="Policy runs: ask for them, look at them, end them.", no_args_is_help=True)
+app = typer.Typer(help="Submit, list, show, cancel and retry policy runs.", no_args_is_help=True)
 
 _ACTOR: Final = "cli"
 _FILE_BYTES_MAX: Final = 1_048_576
-_WORDS: Final = tuple(dict.fromkeys(status.public_status for status in PolicyRunStatus))
+_PUBLIC_STATUSES: Final = tuple(dict.fromkeys(status.public_status for status in PolicyRunStatus))
 _OPTIONS: Final = {"policy_id": "--policy", "sbom_set": "--sbom", "statuses": "--status", "tenant_id": "--tenant"}
-"""Options that are not spelt as the field they fill."""
+"""The options with another name than their field."""
 
-RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's name.", show_default=False)]
-Tenant = Annotated[str, typer.Option(help="Whose runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")]
+_TIME_FORMAT: Final = "ISO 8601 with an offset, for instance 2026-01-02T03:04:05Z"
+
+_Result = TypeVar("_Result")
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The id of the run.", show_default=False)]
+Tenant = Annotated[str, typer.Option(help="The tenant of the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 @app.command()
 def submit(
-    policy_id: Annotated[str, typer.Argument(metavar="POLICY_ID", help="Which policy.", show_default=False)],
+    policy_id: Annotated[str, typer.Argument(metavar="POLICY_ID", help="The policy to evaluate.", show_default=False)],
     tenant: Tenant,
     mode: Annotated[
-        PolicyRunMode, typer.Option(help="Over everything, over some SBOMs, or so that nothing counts.")
+        PolicyRunMode, typer.Option(help="full: all SBOMs; incremental: those of --sbom; simulate: no effect.")
     ] = PolicyRunMode.FULL,
-    priority: Annotated[PolicyRunPriority, typer.Option(help="What is run first.")] = PolicyRunPriority.NORMAL,
-    policy_version: Annotated[int | None, typer.Option(help="None means the one in force when it runs.")] = None,
-    run_id: Annotated[str | None, typer.Option(help="Your own name of the run: asked for again, it is one.")] = None,
-    sbom: Annotated[
-        list[str] | None, typer.Option(help="An SBOM it is over; may be repeated. An incremental run needs some.")
+    priority: Annotated[
+        PolicyRunPriority, typer.Option(help="Higher priorities run first.")
+    ] = PolicyRunPriority.NORMAL,
+    policy_version: Annotated[
+        int | None,
+        typer.Option(help="The version of the policy, from 0; by default the current one when the run starts."),
     ] = None,
-    advisory_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Where its advisories end.")] = None,
-    vex_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Where its VEX statements end.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Your id of the run. A repeated call adds no second run.")] = None,
+    sbom: Annotated[
+        list[str] | None, typer.Option(help="An SBOM to evaluate. Repeatable; an incremental run needs at least one.")
+    ] = None,
+    advisory_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Use advisories up to this time.")] = None,
+    vex_cursor: Annotated[str | None, typer.Option(metavar="TIME", help="Use VEX statements up to this time.")] = None,
     environment: Annotated[
-        str, typer.Option(metavar="JSON|@FILE", help="A JSON object, or a file of one, for the policy to know.")
+        str,
+        typer.Option(metavar="JSON|@FILE", help="Input of the policy: a JSON object of at most 64 KiB, or its file."),
     ] = "{}",
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find again; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata of the run. Repeatable, up to 64 times.")
     ] = None,
     queued_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it was asked for, if not now: ISO 8601, with an offset.")
+        str | None, typer.Option(metavar="TIME", help=f"When the run was requested, by default now: {_TIME_FORMAT}.")
     ] = None,
-    requested_by: Annotated[str | None, typer.Option(help="Who asks, for people.")] = None,
-    correlation_id: Annotated[str | None, typer.Option(help="Your own name of what it is part of.")] = None,
-    capture_explain: Annotated[bool, typer.Option("--capture-explain", help="Keep why it decides as it does.")] = False,
+    requested_by: Annotated[str | None, typer.Option(help="The person or service that requests the run.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Your id of a group of runs.")] = None,
+    capture_explain: Annotated[
+        bool, typer.Option("--capture-explain", help="Store the explanation of each decision.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for a policy run."""
-    with _options_named(policy_id="POLICY_ID"):
+    """Submit a policy run."""
+    with _name_options(policy_id="POLICY_ID"):
         inputs = PolicyRunInputs(
             sbom_set=tuple(sbom or ()),
-            advisory_cursor=_time(advisory_cursor, "advisory_cursor"),
-            vex_cursor=_time(vex_cursor, "vex_cursor"),
-            environment=_environment(environment),
+            advisory_cursor=_parse_time(advisory_cursor, "advisory_cursor"),
+            vex_cursor=_parse_time(vex_cursor, "vex_cursor"),
+            environment=_parse_environment(environment),
             capture_explain=capture_explain,
         )
         request = PolicyRunRequest(
@@ -80,255 +90,228 @@ def submit(
             mode=mode,
             priority=priority,
             run_id=run_id,
-            queued_at=_time(queued_at, "queued_at"),
+            queued_at=_parse_time(queued_at, "queued_at"),
             requested_by=requested_by,
             correlation_id=correlation_id,
-            metadata=_metadata(metadata or ()),
+            metadata=_parse_metadata(metadata or ()),
             inputs=inputs,
         )
-    run = asyncio.run(_submit(request))
-    _tell(run, f"{run.run_id} is {run.status.public_status}", as_json=as_json)
-
-
-async def _submit(request: PolicyRunRequest) -> PolicyRunJob:
-    async with _service() as (service, _):
-        return await service.enqueue(request, actor=_ACTOR)
+    run = _call(lambda service: service.enqueue(request, actor=_ACTOR))
+    _print_result(run, f"{run.run_id} is {run.status.public_status}", as_json=as_json)
 
 
 @app.command("list")
 def list_runs(
     tenant: Tenant,
-    policy: Annotated[str | None, typer.Option(help="Runs of this policy only.")] = None,
-    mode: Annotated[PolicyRunMode | None, typer.Option(help="Runs of this mode only.")] = None,
+    policy: Annotated[str | None, typer.Option(help="List runs of this policy only.")] = None,
+    mode: Annotated[PolicyRunMode | None, typer.Option(help="List runs of this mode only.")] = None,
     status: Annotated[
-        list[str] | None, typer.Option(metavar="STATUS", help=f"Runs that are {', '.join(_WORDS)}; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="STATUS", help=f"List runs of this status: {', '.join(_PUBLIC_STATUSES)}. Repeatable."),
     ] = None,
     queued_after: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Asked for later than this: ISO 8601, with an offset.")
+        str | None, typer.Option(metavar="TIME", help=f"List runs requested after this time: {_TIME_FORMAT}.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX, help="The most runs to list.")] = PAGE_DEFAULT,
-    cursor: Annotated[str | None, typer.Option(help="Go on where a list ended, as it said.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX, help="The maximum of runs to list.")] = PAGE_DEFAULT,
+    cursor: Annotated[str | None, typer.Option(help="The cursor that the previous page printed.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first. With --json a line is a run, but for unreadable rows, and nextCursor at the end."""
-    with _options_named():
+    """List runs, newest first. With --json, one line per run, then unreadable rows, then nextCursor."""
+    with _name_options():
         query = PolicyRunQuery(
             policy_id=policy,
             mode=mode,
-            statuses=_statuses(status or ()),
-            queued_after=_time(queued_after, "queued_after"),
+            statuses=_parse_statuses(status or ()),
+            queued_after=_parse_time(queued_after, "queued_after"),
             limit=limit,
             cursor=cursor,
         )
-        asyncio.run(_list(tenant, query, as_json=as_json))
-
-
-async def _list(tenant: str, query: PolicyRunQuery, *, as_json: bool) -> None:
-    async with _service() as (service, _):
-        page = await service.list(tenant, **query.__dict__)
+        page = _call(lambda service: service.list(tenant, **query.__dict__))
     if as_json:
-        lines: list[dict[str, Any]] = [_record(run) for run in page.runs]
+        lines = [_to_record(run) for run in page.runs]
         lines += [{"unreadable": {"id": str(row.row_id), "reason": row.reason}} for row in page.unreadable]
         lines += [{"nextCursor": page.next_cursor}] if page.next_cursor else []
         print_lines(lines)
         return
-    headings = ("run", "policy", "mode", "priority", "status", "attempts", "queued at (UTC)")
-    print_table(
-        headings,
-        (
-            (
-                run.run_id,
-                run.policy_id,
-                run.mode,
-                run.priority,
-                run.status.public_status,
-                run.attempts,
-                _at(run.queued_at),
-            )
-            for run in page.runs
-        ),
+    cells = (
+        (r.run_id, r.policy_id, r.mode, r.priority, r.status.public_status, r.attempts, _format_time(r.queued_at))
+        for r in page.runs
     )
-    for row in page.unreadable:
-        typer.echo(f"graphjobs: {row}", err=True)
+    print_table(("run", "policy", "mode", "priority", "status", "attempts", "queued at (UTC)"), cells)
+    _print_unreadable(page.unreadable)
     if page.next_cursor:
-        typer.echo(f"there are more: --cursor {page.next_cursor}", err=True)
+        typer.echo(f"for the next page, add --cursor {page.next_cursor}", err=True)
 
 
 @app.command()
 def show(run_id: RunId, tenant: Tenant, as_json: AsJson = False) -> None:
-    """Show a run and its log; with --json the run is the first line, and each entry of its log one."""
-    with _options_named(run_id="RUN_ID"):
-        asyncio.run(_show(tenant, run_id, as_json=as_json))
+    """Show a run and its events. With --json, the first line is the run, and each further line is an event."""
+    with _name_options(run_id="RUN_ID"):
+        run, events = asyncio.run(_read_run(tenant, run_id))
+    record = _to_record(run)
+    if as_json:
+        print_lines([record, *(json.loads(event.to_json()) for event in events)])
+        return
+    print_table(("field", "value"), ((name, _format_value(value)) for name, value in record.items()))
+    typer.echo()
+    columns = ("from", "to", "actor", "error")
+    rows = ((e.id, _format_time(e.created_at), *(e.payload.get(name, "") for name in columns)) for e in events)
+    print_table(("event", "at (UTC)", *columns), rows)
 
 
-async def _show(tenant: str, run_id: str, *, as_json: bool) -> None:
-    async with _service() as (service, runs):
-        run = await service.get(tenant, run_id)
+async def _read_run(tenant: str, run_id: str) -> tuple[PolicyRunJob, list[PolicyRunEvent]]:
+    """Return a run and all its events; unreadable events are left out and reported on standard error."""
+    events: list[PolicyRunEvent] = []
+    after = 0
+    async with open_storage() as storage:
+        run = await storage.policy_runs.get_by_run_id(tenant, run_id)
         if run is None:
             raise JobNotFound(tenant, run_id, what="policy run")
-        log = [event async for event in _log(runs, run)]
-    if as_json:
-        print_lines([_record(run), *(json.loads(event.to_json()) for event in log)])
-        return
-    record = _record(run)
-    print_table(("field", "value"), ((name, _text(value)) for name, value in record.items()))
-    typer.echo()
-    told = ("from", "to", "actor", "error")
-    print_table(
-        ("event", "at (UTC)", *told),
-        ((event.id, _at(event.created_at), *(event.payload.get(name, "") for name in told)) for event in log),
-    )
-
-
-async def _log(runs: PolicyRunRepository, run: PolicyRunJob) -> AsyncIterator[PolicyRunEvent]:
-    """Reads a run's log to its end; a row that cannot be read is told of, and left out."""
-    after = 0
-    while True:
-        page = await runs.events(run.tenant_id, run.id, after=after, limit=PAGE_MAX)
-        for row in page.unreadable:
-            typer.echo(f"graphjobs: {row}", err=True)
-        for event in page:
-            yield event
-        if len(page) + len(page.unreadable) < PAGE_MAX:
-            return
-        after = max([event.id or 0 for event in page] + [int(row.row_id) for row in page.unreadable])
+        while True:
+            page = await storage.policy_runs.events(tenant, run.id, after=after, limit=PAGE_MAX)
+            _print_unreadable(page.unreadable)
+            events += page
+            if len(page) + len(page.unreadable) < PAGE_MAX:
+                return run, events
+            after = max([event.id or 0 for event in page] + [int(row.row_id) for row in page.unreadable])
 
 
 @app.command()
 def cancel(
     run_id: RunId,
     tenant: Tenant,
-    reason: Annotated[str | None, typer.Option(help="Why; it is kept with the run.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason; it is stored with the run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for the end of a run: at once if it is queued, else when whoever runs it next asks."""
-    with _options_named(run_id="RUN_ID"):
-        run = asyncio.run(_cancel(tenant, run_id, reason))
-    asked = "" if run.status.is_final else ", and its end is asked for"
-    _tell(run, f"{run.run_id} is {run.status.public_status}{asked}", as_json=as_json)
-
-
-async def _cancel(tenant: str, run_id: str, reason: str | None) -> PolicyRunJob:
-    async with _service() as (service, _):
-        return await service.request_cancellation(tenant, run_id, reason=reason, actor=_ACTOR)
+    """Cancel a queued run, or request the cancellation of a running one from the process that runs it."""
+    with _name_options(run_id="RUN_ID"):
+        run = _call(lambda service: service.request_cancellation(tenant, run_id, reason=reason, actor=_ACTOR))
+    requested = "" if run.status.is_final else ", its cancellation is requested"
+    _print_result(run, f"{run.run_id} is {run.status.public_status}{requested}", as_json=as_json)
 
 
 @app.command()
 def retry(
     run_id: RunId,
     tenant: Tenant,
-    new: Annotated[str | None, typer.Option("--run-id", help="The new run's name: asked for again, it is one.")] = None,
+    new_run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Your id of the new run. A repeated call adds no second run.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask again for what a run that has ended was asked for: a new run, that names the old one."""
-    if new is not None:
-        check_name(new, "--run-id")
-    with _options_named(run_id="RUN_ID"):
-        run = asyncio.run(_retry(tenant, run_id, new))
-    _tell(run, f"{run.run_id} is {run.status.public_status}, in place of {run_id}", as_json=as_json)
+    """Retry a run that has ended: submit a new run with the same request, and the old run id in its metadata."""
+    if new_run_id is not None:
+        check_name(new_run_id, "--run-id")
+    with _name_options(run_id="RUN_ID"):
+        run = _call(lambda service: service.retry(tenant, run_id, new_run_id=new_run_id, actor=_ACTOR))
+    _print_result(run, f"{run.run_id} is {run.status.public_status}, as a retry of {run_id}", as_json=as_json)
 
 
-async def _retry(tenant: str, run_id: str, new: str | None) -> PolicyRunJob:
-    async with _service() as (service, _):
-        return await service.retry(tenant, run_id, new_run_id=new, actor=_ACTOR)
+def _call(method: Callable[[PolicyRunService], Awaitable[_Result]]) -> _Result:
+    """Call a method of the service on the storage of the settings."""
 
+    async def call() -> _Result:
+        async with open_storage() as storage:
+            return await method(PolicyRunService(storage.policy_runs))
 
-@asynccontextmanager
-async def _service() -> AsyncIterator[tuple[PolicyRunService, PolicyRunRepository]]:
-    async with open_storage() as storage:
-        yield PolicyRunService(storage.policy_runs), storage.policy_runs
+    return asyncio.run(call())
 
 
 @contextmanager
-def _options_named(**named: str) -> Iterator[None]:
-    """Lets what cannot be be told by the option it was given as.
+def _name_options(**arguments: str) -> Iterator[None]:
+    """Re-raise InvalidJob with the name of the command line option instead of the field.
 
     Args:
-        named: what fields are called here that are no option, or not the usual one.
+        arguments: the fields that are positional arguments, with their names.
     """
     try:
         yield
     except InvalidJob as error:
         field, problem = error.problems[0]
         name = field.partition(".")[0]
-        option = {**_OPTIONS, **named}.get(name) or f"--{name.replace('_', '-')}"
-        told = problem.removeprefix(f"{field}: ")
-        invalid = InvalidJob(f"{option}: {told}" if field else told, field=field, problems=error.problems)
+        option = {**_OPTIONS, **arguments}.get(name) or f"--{name.replace('_', '-')}"
+        reason = problem.removeprefix(f"{field}: ")
+        invalid = InvalidJob(f"{option}: {reason}" if field else reason, field=field, problems=error.problems)
     else:
         return
     raise invalid
 
 
-def _environment(text: str) -> dict[str, Any]:
+def _parse_environment(text: str) -> dict[str, Any]:
     try:
-        # NaN passes here: the value has a sentence of its own for it.
-        found = read_json(_content(text[1:]) if text.startswith("@") else text.encode())
+        # NaN is accepted here: validation of the value refuses it with its own message.
+        value = read_json(_read_file(text[1:]) if text.startswith("@") else text.encode())
     except ValueError as error:
-        raise InvalidJob(f"it is no JSON: {error}", field="environment") from None
-    if isinstance(found, dict):
-        return found
-    raise InvalidJob("it should be a JSON object, or @ and the path of a file that holds one", field="environment")
+        raise InvalidJob(f"must be JSON: {error}", field="environment") from None
+    if isinstance(value, dict):
+        return value
+    raise InvalidJob("must be a JSON object, or @ and the path of a file that contains one", field="environment")
 
 
-def _content(path: str) -> bytes:
+def _read_file(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise InvalidJob(f"the file {path} cannot be read: {error.strerror}", field="environment") from None
+        raise InvalidJob(f"reading the file {path} failed: {error.strerror}", field="environment") from None
     if len(content) > _FILE_BYTES_MAX:
-        raise InvalidJob(f"the file {path} is larger than {_FILE_BYTES_MAX:,} bytes", field="environment")
+        raise InvalidJob(f"the file {path} must have at most {_FILE_BYTES_MAX:,} bytes", field="environment")
     return content
 
 
-def _metadata(entries: Iterable[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _parse_metadata(entries: Iterable[str]) -> dict[str, str]:
+    metadata: dict[str, str] = {}
     for entry in entries:
-        key, divided, value = entry.partition("=")
-        if not divided:
-            raise InvalidJob("it should be KEY=VALUE", field="metadata")
-        if key in found:
-            raise InvalidJob(f"{key} is given twice", field="metadata")
-        found[key] = value
-    return found
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise InvalidJob("must be KEY=VALUE", field="metadata")
+        if key in metadata:
+            raise InvalidJob(f"the key {key} occurs twice", field="metadata")
+        metadata[key] = value
+    return metadata
 
 
-def _statuses(words: Iterable[str]) -> tuple[PolicyRunStatus, ...]:
-    asked = set(words)
-    if unknown := asked - set(_WORDS):
-        raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(_WORDS)}", param_hint="--status")
-    return tuple(status for status in PolicyRunStatus if status.public_status in asked)
+def _parse_statuses(names: Iterable[str]) -> tuple[PolicyRunStatus, ...]:
+    requested = set(names)
+    if unknown := requested - set(_PUBLIC_STATUSES):
+        problem = f"{min(unknown)!r} is not one of {', '.join(_PUBLIC_STATUSES)}"
+        raise typer.BadParameter(problem, param_hint="--status")
+    return tuple(status for status in PolicyRunStatus if status.public_status in requested)
 
 
-def _time(text: str | None, field: str) -> datetime | None:
+def _parse_time(text: str | None, field: str) -> datetime | None:
     if text is None:
         return None
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        found = None
-    if found is not None and found.tzinfo is not None:
-        return found
-    problem = "it should be a time of ISO 8601 with an offset, as 2026-01-02T03:04:05Z"
-    raise InvalidJob(problem, field=field)
+        time = None
+    if time is not None and time.tzinfo is not None:
+        return time
+    raise InvalidJob(f"must be a time in {_TIME_FORMAT}", field=field)
 
 
-def _record(run: PolicyRunJob) -> dict[str, Any]:
-    """Gives a run as JSON, its status by the word of the outside, as it is asked for and shown everywhere here."""
-    told = run.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
-    return {**told, "status": run.status.public_status}
+def _to_record(run: PolicyRunJob) -> dict[str, Any]:
+    """Return a run as JSON, with its public status."""
+    record = run.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
+    return {**record, "status": run.status.public_status}
 
 
-def _tell(run: PolicyRunJob, sentence: str, *, as_json: bool) -> None:
+def _print_result(run: PolicyRunJob, summary: str, *, as_json: bool) -> None:
     if as_json:
-        print_lines([_record(run)])
+        print_lines([_to_record(run)])
     else:
-        typer.echo(sentence)
+        typer.echo(summary)
 
 
-def _text(value: object) -> str:
+def _print_unreadable(rows: Iterable[CorruptRow]) -> None:
+    for row in rows:
+        typer.echo(f"graphjobs: {row}", err=True)
+
+
+def _format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _at(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return time.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")

@@ -46,7 +46,7 @@ def list_entries(
     elif entries:
         headings = ("id", "collection", "place", "field", "reason")
         rows = ((each.id, each.collection, each.place, each.field, each.reason) for each in entries)
-        print_table(headings, rows, whole=("id",))
+        print_table(headings, rows, no_wrap=("id",))
     if waiting:
         more = "; --limit lists more" if len(entries) < waiting else ""
         typer.echo(f"graphjobs: {waiting:,} in quarantine, {len(entries):,} listed{more}", err=True)

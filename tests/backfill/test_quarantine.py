@@ -305,7 +305,7 @@ def test_a_file_that_was_read_alone_is_not_kept(
     [
         ("| head -c 1", 1, "1 document waits that cannot come"),
         (">&-", 1, "1 document waits that cannot come"),
-        (">/dev/full", 3, "standard output cannot be written: No space left on device"),
+        (">/dev/full", 3, "writing to standard output failed: No space left on device"),
     ],
 )
 def test_where_nobody_reads_on_the_files_are_there(

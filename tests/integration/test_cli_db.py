@@ -1,4 +1,4 @@
-"""`graphjobs db` as a script sees it: what it prints, and what its exit codes are; never a traceback or a password."""
+"""The output and exit codes of `graphjobs db`, which never prints a traceback or a password."""
 
 import asyncio
 import time
@@ -22,8 +22,8 @@ INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) VALUES (
 """
 
 
-def _failed(done: Done, *, code: int, words: str) -> None:
-    """The command ended with that code and one sentence that holds these words, and told no secret."""
+def _assert_failed(done: Done, *, code: int, words: str) -> None:
+    """Check the exit code, and that the output is one sentence with the words and without the password."""
     assert code == done.returncode, done.stderr
     assert "" == done.stdout
     assert words in done.stderr
@@ -42,28 +42,28 @@ def graphjobs() -> Iterator[Command]:
 
 @pytest.fixture
 def empty_url(graphjobs_server_url: str) -> Iterator[str]:
-    """The URL of a database without so much as a schema."""
+    """The URL of a database without a schema."""
     with pytest_graphjobs._database(graphjobs_server_url, "") as url:
         yield url
 
 
-def test_a_database_is_taken_up_looked_at_and_taken_down(graphjobs: Command, empty_url: str) -> None:
-    """Each command says in a line what is, and ends with 0."""
+def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty_url: str) -> None:
+    """Each command prints one line and exits 0."""
     steps = {
         "none\n": ["current"],
         f"the database is at revision {REVISION}\n": ["upgrade"],
         f"{REVISION}\n": ["current"],
-        "the database is what this code declares\n": ["check"],
-        "the database holds no tables of graphjobs now\n": ["downgrade", "base"],
+        "the database has the declared tables\n": ["check"],
+        "the database has no tables of graphjobs now\n": ["downgrade", "base"],
     }
-    for said, command in steps.items():
+    for output, command in steps.items():
         done = graphjobs("db", *command, url=empty_url)
-        assert (0, said, "") == (done.returncode, done.stdout, done.stderr)
+        assert (0, output, "") == (done.returncode, done.stdout, done.stderr)
     assert ask(empty_url, "SELECT to_regclass('scheduler.graph_jobs') IS NULL") == "t"
 
 
-def test_what_needs_no_database_asks_none(graphjobs: Command) -> None:
-    """`history` and `sql` work without a URL, which would else start the embedded server."""
+def test_history_and_sql_need_no_database(graphjobs: Command) -> None:
+    """Without a URL, they do not start the embedded server."""
     history, up = graphjobs("db", "history"), graphjobs("db", "sql")
     down = graphjobs("db", "sql", "--down", f"{REVISION}:base")
     assert (0, "") == (history.returncode, history.stderr)
@@ -72,51 +72,53 @@ def test_what_needs_no_database_asks_none(graphjobs: Command) -> None:
     assert (0, sql(f"{REVISION}:base", down=True), "") == (down.returncode, down.stdout, down.stderr)
 
 
-def test_a_downgrade_that_would_drop_rows_ends_with_1_unless_told(
+def test_a_downgrade_that_would_drop_rows_exits_1_without_drop_data(
     graphjobs: Command, graphjobs_database_url: str
 ) -> None:
-    """The sentence has the number of rows and the word that goes on."""
+    """The error has the number of rows, and the option that continues."""
     ask(graphjobs_database_url, _ROW)
     before = dump(graphjobs_database_url)
     refused = graphjobs("db", "downgrade", "base", url=graphjobs_database_url)
-    kept = ask(graphjobs_database_url, "SELECT count(*) FROM scheduler.graph_jobs"), dump(graphjobs_database_url)
-    went_on = graphjobs("db", "downgrade", "base", "-x", "drop-data=yes", url=graphjobs_database_url)
+    unchanged = ask(graphjobs_database_url, "SELECT count(*) FROM scheduler.graph_jobs"), dump(graphjobs_database_url)
+    forced = graphjobs("db", "downgrade", "base", "-x", "drop-data=yes", url=graphjobs_database_url)
 
-    _failed(refused, code=1, words="would drop 1 rows of scheduler.graph_jobs and 0 of scheduler.graph_job_events")
+    _assert_failed(
+        refused, code=1, words="would drop 1 rows of scheduler.graph_jobs and 0 of scheduler.graph_job_events"
+    )
     assert "pg_dump --data-only" in refused.stderr
     assert "-x drop-data=yes" in refused.stderr
-    assert ("1", before) == kept
-    assert went_on.returncode == 0, went_on.stderr
+    assert ("1", before) == unchanged
+    assert forced.returncode == 0, forced.stderr
     assert ask(graphjobs_database_url, "SELECT to_regclass('scheduler.graph_jobs') IS NULL") == "t"
 
 
-def test_rendered_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """`graphjobs db sql --down -x drop-data=yes | psql` is the way down for whoever runs SQL only by hand."""
+def test_printed_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphjobs_database_url: str) -> None:
+    """`graphjobs db sql --down -x drop-data=yes | psql` is a downgrade without Python."""
     ask(graphjobs_database_url, _ROW)
     done = graphjobs("db", "sql", "--down", f"{REVISION}:base", "-x", "drop-data=yes")
     assert psql(graphjobs_database_url, done.stdout).returncode == 0
     assert ask(graphjobs_database_url, "SELECT to_regclass('scheduler.graph_jobs') IS NULL") == "t"
 
 
-def test_a_drift_ends_with_1(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """And names what differs."""
+def test_a_drift_exits_1(graphjobs: Command, graphjobs_database_url: str) -> None:
+    """The error names the difference."""
     ask(graphjobs_database_url, "DROP INDEX scheduler.idx_graph_job_events_job")
     done = graphjobs("db", "check", url=graphjobs_database_url)
-    _failed(done, code=1, words="idx_graph_job_events_job")
+    _assert_failed(done, code=1, words="idx_graph_job_events_job")
 
 
-def test_a_schema_that_is_missing_or_at_another_revision_ends_with_5(graphjobs: Command, empty_url: str) -> None:
-    """The sentence says what to run."""
-    _failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
+def test_a_missing_or_outdated_schema_exits_5(graphjobs: Command, empty_url: str) -> None:
+    """The error names the command to run."""
+    _assert_failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
     ask(
         empty_url,
         "CREATE SCHEMA scheduler; CREATE TABLE scheduler.graphjobs_schema_version (version_num VARCHAR(32) NOT NULL)",
     )
-    _failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
+    _assert_failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
 
 
-def test_a_word_nobody_knows_ends_with_2_or_3(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """2 where the call cannot be understood; 3 where what it names is not there."""
+def test_an_invalid_argument_exits_2_or_3(graphjobs: Command, graphjobs_database_url: str) -> None:
+    """2 is a usage error; 3 is an unknown revision or option."""
     calls = {
         ("nonsense",): 2,
         ("downgrade",): 2,
@@ -127,16 +129,16 @@ def test_a_word_nobody_knows_ends_with_2_or_3(graphjobs: Command, graphjobs_data
         ("sql", "999_nowhere"): 3,
         ("sql", "--down"): 3,
     }
-    ended = [graphjobs("db", *call, url=graphjobs_database_url) for call in calls]
-    assert list(calls.values()) == [done.returncode for done in ended], [done.stderr for done in ended]
-    for done in ended:
+    results = [graphjobs("db", *call, url=graphjobs_database_url) for call in calls]
+    assert list(calls.values()) == [done.returncode for done in results], [done.stderr for done in results]
+    for done in results:
         assert "Traceback" not in done.stderr
         if done.returncode == 3:
-            _failed(done, code=3, words="")
+            _assert_failed(done, code=3, words="")
     assert ask(graphjobs_database_url, "SELECT version_num FROM scheduler.graphjobs_schema_version") == REVISION
 
 
-_NOBODY = f"127.0.0.1:1/graphjobs?user=alice&password={_PASSWORD}"
+_CLOSED_PORT = f"127.0.0.1:1/graphjobs?user=alice&password={_PASSWORD}"
 _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
     "another database's scheme": (
         "upgrade",
@@ -145,7 +147,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
         "GRAPHJOBS_DATABASE_URL is invalid: it must start with postgresql://",
     ),
     "no URL at all": ("current", {"url": f"alice {_PASSWORD}"}, 3, "GRAPHJOBS_DATABASE_URL is invalid"),
-    "a port that is none": (
+    "an invalid port": (
         "upgrade",
         {"url": f"postgresql://alice:{_PASSWORD}@localhost:port/graphjobs"},
         3,
@@ -159,7 +161,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
     ),
     "a server that is down, the password in the query": (
         "current",
-        {"url": f"postgresql://{_NOBODY}"},
+        {"url": f"postgresql://{_CLOSED_PORT}"},
         4,
         "127.0.0.1:1",
     ),
@@ -169,15 +171,15 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
         4,
         "no PostgreSQL answers at",
     ),
-    "a time-out that is none": (
+    "an invalid timeout": (
         "upgrade",
         {"GRAPHJOBS_LOCK_TIMEOUT": "soon"},
         3,
         "GRAPHJOBS_LOCK_TIMEOUT is invalid",
     ),
-    "a pooler in between": (
+    "a pooler": (
         "upgrade",
-        {"url": f"postgresql://{_NOBODY}", "GRAPHJOBS_POOLER": "transaction"},
+        {"url": f"postgresql://{_CLOSED_PORT}", "GRAPHJOBS_POOLER": "transaction"},
         3,
         "migrations need a direct connection: set GRAPHJOBS_POOLER=direct",
     ),
@@ -185,15 +187,15 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize("setting", list(_SETTINGS))
-def test_a_setting_that_cannot_work_ends_with_a_code_of_its_own(graphjobs: Command, setting: str) -> None:
-    """3 where the configuration is wrong, 4 where nobody answers: only that is worth trying again."""
-    command, given, code, words = _SETTINGS[setting]
-    _failed(graphjobs("db", command, **given), code=code, words=words)
+def test_an_invalid_setting_exits_with_its_code(graphjobs: Command, setting: str) -> None:
+    """3 is an invalid configuration; 4 is an unavailable server, which a retry may reach."""
+    command, settings, code, words = _SETTINGS[setting]
+    _assert_failed(graphjobs("db", command, **settings), code=code, words=words)
 
 
 @pytest.fixture(scope="module")
 def guarded_url() -> Iterator[str]:
-    """The URL of a server that asks everybody but its superuser for a password."""
+    """The URL of a server that requires a password of all roles but its superuser."""
     with throwaway_cluster() as cluster:
         hba = cluster.data_dir / "pg_hba.conf"
         hba.write_text("local all graphjobs trust\nlocal all all scram-sha-256\n")
@@ -203,43 +205,43 @@ def guarded_url() -> Iterator[str]:
 
 
 def _as_alice(url: str, password: str) -> str:
-    """The same URL for the role with the password."""
+    """Return the URL for the role alice with a password."""
     return url.replace("//graphjobs@", f"//alice:{password}@")
 
 
 def _until_refused(url: str) -> None:
-    """Returns when the server has read its rules anew."""
+    """Wait until the server has reloaded its rules."""
     deadline = time.monotonic() + 20
     while True:
         try:
             asyncio.run(_connect_once(url))
         except asyncpg.InvalidPasswordError:
             return
-        assert time.monotonic() < deadline, "the server still asks for no password"
+        assert time.monotonic() < deadline, "the server still accepts connections without a password"
 
 
 async def _connect_once(url: str) -> None:
     await (await asyncpg.connect(url, timeout=10)).close()
 
 
-def test_a_wrong_password_ends_with_3(graphjobs: Command, guarded_url: str) -> None:
-    """The right one of the same role is let in, so it is the password that is refused."""
-    let_in = graphjobs("db", "current", url=_as_alice(guarded_url, _PASSWORD))
-    assert (0, "none\n", "") == (let_in.returncode, let_in.stdout, let_in.stderr)
+def test_a_wrong_password_exits_3(graphjobs: Command, guarded_url: str) -> None:
+    """The correct password of the role is accepted."""
+    accepted = graphjobs("db", "current", url=_as_alice(guarded_url, _PASSWORD))
+    assert (0, "none\n", "") == (accepted.returncode, accepted.stdout, accepted.stderr)
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD + "x"))
-    _failed(done, code=3, words="the database refused the password: check GRAPHJOBS_DATABASE_URL")
+    _assert_failed(done, code=3, words="the database refused the password: check GRAPHJOBS_DATABASE_URL")
 
 
-def test_a_database_or_a_role_that_is_not_there_ends_with_3(graphjobs: Command, guarded_url: str) -> None:
-    """Both are the configuration's mistake, and creating them is not ours to do."""
+def test_a_missing_database_or_role_exits_3(graphjobs: Command, guarded_url: str) -> None:
+    """Both are errors of the configuration; the command creates neither."""
     nowhere = guarded_url.replace("/postgres?", "/nowhere?")
     done = graphjobs("db", "upgrade", url=_as_alice(nowhere, _PASSWORD))
-    _failed(done, code=3, words="the database does not exist on the server")
+    _assert_failed(done, code=3, words="the database does not exist on the server")
     done = graphjobs("db", "current", url=guarded_url.replace("//graphjobs@", f"//nobody:{_PASSWORD}@"))
-    _failed(done, code=3, words="the database refused the password")
+    _assert_failed(done, code=3, words="the database refused the password")
 
 
-def test_a_role_that_may_not_ends_with_3(graphjobs: Command, guarded_url: str) -> None:
-    """It may log in, but neither create the schema nor use one."""
+def test_a_role_without_privileges_exits_3(graphjobs: Command, guarded_url: str) -> None:
+    """It can log in, but not create or use the schema."""
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD))
-    _failed(done, code=3, words="the database role lacks a privilege")
+    _assert_failed(done, code=3, words="the database role lacks a privilege")

@@ -130,9 +130,9 @@ def test_every_command_works(installed: Installed, empty_url: str) -> None:
     outputs = {
         ("upgrade",): f"the database is at revision {REVISION}\n",
         ("current",): f"{REVISION}\n",
-        ("check",): "the database is what this code declares\n",
+        ("check",): "the database has the declared tables\n",
         ("sql",): sql(),
-        ("downgrade", "base"): "the database holds no tables of graphjobs now\n",
+        ("downgrade", "base"): "the database has no tables of graphjobs now\n",
     }
     with many_graphjobs(installed.home / "bin" / "python") as graphjobs:
         for command, expected in outputs.items():
