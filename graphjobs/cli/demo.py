@@ -1,4 +1,4 @@
-"""`graphjobs demo`: real SBOMs through build and overlay jobs, with a progress bar, a table of jobs and a history."""
+"""`graphjobs demo`: run build and overlay jobs for real SBOMs; show a progress bar, the jobs and the events of one."""
 
 import asyncio
 import logging
@@ -28,31 +28,33 @@ _COLOURS = {GraphJobStatus.COMPLETED: "green", GraphJobStatus.FAILED: "red", Gra
 
 def demo(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="CycloneDX JSON SBOMs; none means those shipped with the package.")
+        list[Path] | None, typer.Argument(help="CycloneDX JSON SBOMs, by default those of the package.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A policy file; none means the shipped one.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="How many workers do the jobs.")] = 4,
+    policy: Annotated[Path | None, typer.Option(help="A policy file, by default the one of the package.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="The number of workers.")] = 4,
 ) -> None:
-    """Run the main job: a build and an overlay job for each SBOM, done by several workers beside one another.
+    """Run a build job and an overlay job for each SBOM, with several concurrent workers.
 
-    Exits 1 where a job failed, as it does for a file that is no SBOM; the rest is done.
+    Exits 1 if a job failed, for instance because its file is not an SBOM; the other jobs still run.
     """
     try:
         rules = read_policy(policy or shipped_policy())
     except PolicyError as error:
         raise ConfigurationError(str(error)) from None
-    # What fails stands in the table, with its reason.
+    # Failures are in the table, with their reasons.
     logging.getLogger("graphjobs").addHandler(logging.NullHandler())
     console = Console()
     report = asyncio.run(_run(console, list(files or shipped_sboms()), rules, workers))
-    if any(job.status is GraphJobStatus.FAILED for job in report.finished):
+    if any(job.status is GraphJobStatus.FAILED for job in report.jobs):
         raise typer.Exit(Exit.FAILED)
 
 
 async def _run(console: Console, paths: list[Path], policy: Policy, workers: int) -> Report:
     settings = Settings.load()
     if settings.database_url is None:
-        console.print("[dim]no GRAPHJOBS_DATABASE_URL is set: the embedded PostgreSQL serves, and keeps its data[/]")
+        console.print(
+            "[dim]GRAPHJOBS_DATABASE_URL is not set: this uses the embedded PostgreSQL, which keeps its data[/]"
+        )
     async with open_storage(settings) as storage:
         bar = Progress(
             TextColumn("jobs"),
@@ -65,29 +67,29 @@ async def _run(console: Console, paths: list[Path], policy: Policy, workers: int
         with bar:
             task = bar.add_task("", total=2 * len(paths))
 
-            def advance(ending: AttemptResult) -> None:
-                # A build that failed gets no overlay.
-                failed_build = isinstance(ending.job, GraphBuildJob) and ending.status is GraphJobStatus.FAILED
-                name = ending.job.metadata.get("sbom", "")
-                bar.update(task, advance=2 if failed_build else 1, description=f"{ending.job.type} {name}")
+            def advance(result: AttemptResult) -> None:
+                # A failed build has no overlay.
+                failed_build = isinstance(result.job, GraphBuildJob) and result.status is GraphJobStatus.FAILED
+                name = result.job.metadata.get("sbom", "")
+                bar.update(task, advance=2 if failed_build else 1, description=f"{result.job.type} {name}")
 
             report = await Demo(storage, policy, workers=workers, on_ended=advance).run(paths)
             bar.update(task, description="")
         console.print(_jobs_table(report))
-        if report.finished:
-            told = max(report.finished, key=lambda job: (job.type.code, int(job.metadata.get("findings", 0))))
-            console.print(_history_table(told, list(await storage.graph_jobs.events(told.tenant_id, told.id))))
+        if report.jobs:
+            example = max(report.jobs, key=lambda job: (job.type.code, int(job.metadata.get("findings", 0))))
+            console.print(_event_table(example, list(await storage.graph_jobs.events(example.tenant_id, example.id))))
         console.print(await _summary(storage, report, policy, settings), markup=False, highlight=False)
     return report
 
 
 def _jobs_table(report: Report) -> Table:
     table = Table(title=f"Jobs of run {report.run}", title_justify="left")
-    for heading in ("kind", "tenant", "SBOM", "status", "result"):
+    for heading in ("type", "tenant", "SBOM", "status", "result"):
         table.add_column(heading, overflow="fold")
-    for job in sorted(report.finished, key=lambda job: (job.type.code, job.created_at, job.id)):
+    for job in sorted(report.jobs, key=lambda job: (job.type.code, job.created_at, job.id)):
         status = Text(job.status, style=_COLOURS.get(job.status, ""))
-        # As Text: what a file brought along is no markup.
+        # As Text: rich would interpret brackets of a file name as markup.
         name = job.metadata.get("sbom") or (job.sbom_id if isinstance(job, GraphBuildJob) else "")
         table.add_row(job.type, job.tenant_id, Text(name), status, Text(_result(job)))
     return table
@@ -103,46 +105,32 @@ def _result(job: Job) -> str:
     return f"{job.metadata.get('findings', '?')} forbidden"
 
 
-def _history_table(job: Job, events: list[GraphJobEvent]) -> Table:
+def _event_table(job: Job, events: list[GraphJobEvent]) -> Table:
     table = Table(title=f"Events of {job.type} job {job.id}", title_justify="left")
-    for heading in ("event", "at (UTC)", "from", "to", "actor", "more"):
+    for heading in ("event", "at (UTC)", "from", "to", "actor", "details"):
         table.add_column(heading, overflow="fold")
     for event in events:
         payload: dict[str, Any] = to_plain_json(event.payload)
         source, target, actor = (Text(str(payload.pop(key, ""))) for key in ("from", "to", "actor"))
         at = event.created_at.strftime("%H:%M:%S.%f")
-        # What the last move found stands in the job itself.
-        found: dict[str, Any] = (
-            {"forbidden": job.metadata.get("forbidden", "").splitlines()} if event is events[-1] else {}
-        )
-        shown: dict[str, Any] = {key: payload[key] for key in ("attempts", "error") if key in payload}
-        table.add_row(str(event.id), at, source, target, actor, Text(_lines({**shown, **found})))
+        details = [f"{key}: {payload[key]}" for key in ("attempts", "error") if key in payload]
+        if event is events[-1]:  # the findings of the overlay are in the job
+            details += [f"forbidden: {finding}" for finding in job.metadata.get("forbidden", "").splitlines()]
+        table.add_row(str(event.id), at, source, target, actor, Text("\n".join(details)))
     return table
 
 
-def _lines(payload: dict[str, Any]) -> str:
-    """Gives each entry a line, and each item of a list one of its own."""
-    lines: list[str] = []
-    for key, value in sorted(payload.items()):
-        lines += [f"{key}: {item}" for item in (value if isinstance(value, list) else [value])]
-    return "\n".join(lines)
-
-
 async def _summary(storage: Storage, report: Report, policy: Policy, settings: Settings) -> str:
-    """Counts who did what, and what earlier runs left beside."""
-    beside = 0
-    exact = True
-    for tenant in TENANTS:
-        everything = await storage.graph_jobs.count(tenant)
-        beside += everything.value
-        exact = exact and everything.exact
-    beside -= len(report.finished)
-    done = ", ".join(f"worker {number + 1} {jobs}" for number, jobs in enumerate(report.done))
+    """Return the number of jobs of each worker, and of earlier runs."""
+    counts = [await storage.graph_jobs.count(tenant) for tenant in TENANTS]
+    earlier = sum(count.value for count in counts) - len(report.jobs)
+    or_more = "" if all(count.exact for count in counts) else " or more"
+    per_worker = ", ".join(f"worker {number} {jobs}" for number, jobs in enumerate(report.jobs_per_worker, start=1))
     lines = [
-        f"The policy: {policy.name}.",
-        f"Jobs done: {done}.",
-        f"Jobs of earlier runs beside these: {beside}{'' if exact else ' or more'}.",
+        f"Policy: {policy.name}.",
+        f"Jobs per worker: {per_worker}.",
+        f"Jobs of earlier runs: {earlier}{or_more}.",
     ]
     if settings.database_url is None:
-        lines.append("The embedded server goes on running: see `graphjobs db status`, end it with `graphjobs db stop`.")
+        lines.append("The embedded server is still running: stop it with `graphjobs db stop`.")
     return "\n".join(lines)

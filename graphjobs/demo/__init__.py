@@ -1,1 +1,1 @@
-"""The demonstration: real SBOMs, read, built and judged as jobs."""
+"""The demonstration: read real SBOMs, build their graphs and evaluate a policy, as jobs."""

@@ -1,4 +1,4 @@
-"""Reads the components of an SBOM, however they nest, into frozen values; knows no file and no dependency."""
+"""Read the components of an SBOM, nested to any depth, into frozen values; knows no files and no dependencies."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ class Component:
     """A component or a service of an SBOM.
 
     Attributes:
-        ref: its bom-ref; where it has none, its purl, or else name@version, with "#2" and so on where that is taken.
-        name: with its group before a slash where it has one; cleaned, cut to 200 characters.
-        version: cleaned, cut to 200 characters; empty where it has none.
-        purl: its package URL, or None.
-        licences: SPDX ids, names and expressions as they stand, cut to 1,000 characters; in the order of the file.
+        ref: the bom-ref; by default the purl or name@version, with "#2" and so on if another component has that ref.
+        name: the name, after the group and a slash if there is a group; cleaned, cut to 200 characters.
+        version: cleaned, cut to 200 characters; empty by default.
+        purl: the package URL, or None.
+        licences: SPDX ids, names and expressions, cleaned, cut to 1,000 characters, in the order of the file.
     """
 
     ref: str
@@ -33,39 +33,39 @@ class Component:
 
 
 def read_components(lists: list[tuple[str, list[Any]]], *, root: str | None) -> tuple[Component, ...]:
-    """Reads components and those within them.
+    """Read components and their nested components.
 
     Args:
-        lists: the lists to read, each after its name for errors.
-        root: a bom-ref that is taken already, or None.
+        lists: the lists to read, each with its name for errors.
+        root: the bom-ref of the subject, or None.
 
     Returns:
-        Components sorted by ref; each ref is there once, and none is the root's.
+        Components sorted by ref; refs are unique, and different from the root.
 
     Raises:
-        DocumentError: one has no name or another's bom-ref, a type is wrong, or there are more than 100,000.
+        DocumentError: a name is missing, a bom-ref occurs twice, a type is wrong, or there are more than 100,000.
     """
-    found: list[Component] = []
+    components: list[Component] = []
     refs = set() if root is None else {root}
     for where, fields in _flattened(lists):
-        if len(found) == COMPONENTS_MAX:
-            raise DocumentError(f"there are more than {COMPONENTS_MAX:,} components, which is the limit")
+        if len(components) == COMPONENTS_MAX:
+            raise DocumentError(f"the number of components must be at most {COMPONENTS_MAX:,}")
         component = _component(fields, where)
         if component.ref in refs:
-            raise DocumentError(f'{where}: the bom-ref "{clean_text(component.ref, WORD_LENGTH_MAX)}" is taken already')
+            raise DocumentError(f'{where}: the bom-ref "{clean_text(component.ref, WORD_LENGTH_MAX)}" occurs twice')
         if component.ref:
             refs.add(component.ref)
-        found.append(component)
-    return tuple(sorted(_with_refs(found, refs), key=lambda component: component.ref))
+        components.append(component)
+    return tuple(sorted(_with_refs(components, refs), key=lambda component: component.ref))
 
 
 def _flattened(lists: list[tuple[str, list[Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
     pending = deque(lists)
     while pending:
-        place, items = pending.popleft()
+        parent, items = pending.popleft()
         for index, item in enumerate(items):
-            # Cut, for in a deep nest thousands of places would wait here, each as long as the nest is deep.
-            where = f"{place}[{index}]"[-NAME_LENGTH_MAX:]
+            # Cut: deeply nested components would put thousands of long paths into the queue.
+            where = f"{parent}[{index}]"[-NAME_LENGTH_MAX:]
             fields = read_object(item, where)
             yield where, fields
             for key in ("components", "services"):
@@ -88,7 +88,7 @@ def _component(fields: dict[str, Any], where: str) -> Component:
 
 
 def _with_refs(components: list[Component], refs: set[str]) -> Iterator[Component]:
-    """Makes up the refs that are missing; last, so that none is made up that another component calls its own."""
+    """Generate missing refs, after all bom-refs are known, so that a generated ref is never the bom-ref of another."""
     numbers: dict[str, int] = {}
     for component in components:
         if component.ref:
@@ -96,7 +96,7 @@ def _with_refs(components: list[Component], refs: set[str]) -> Iterator[Componen
             continue
         base = ref = component.purl or f"{component.name}@{component.version}"
         while ref in refs:
-            # Counting goes on where it stopped: from 1 each time, a file of equal names would take for ever.
+            # Continue the last number: from 1 each time, a file of equal names would take quadratic time.
             numbers[base] = numbers.get(base, 1) + 1
             ref = f"{base}#{numbers[base]}"
         refs.add(ref)
@@ -104,10 +104,10 @@ def _with_refs(components: list[Component], refs: set[str]) -> Iterator[Componen
 
 
 def read_name(fields: dict[str, Any], where: str) -> str:
-    """Gives a component's name, after its group and a slash where it has one; not cleaned.
+    """Return the name of a component, after its group and a slash if there is a group; not cleaned.
 
     Raises:
-        DocumentError: it has none, or one of a wrong type.
+        DocumentError: the name is missing, or its type is wrong.
     """
     name = read_text(fields, "name", where)
     if name is None or not name.strip():
@@ -117,14 +117,14 @@ def read_name(fields: dict[str, Any], where: str) -> str:
 
 
 def read_ref(fields: dict[str, Any], where: str) -> str | None:
-    """Gives a component's bom-ref, or None.
+    """Return the bom-ref of a component, or None.
 
     Raises:
-        DocumentError: it is no text, empty, too long, or holds what cannot be printed or stored.
+        DocumentError: the bom-ref is not text of 1 to 1,024 printable characters.
     """
     ref = read_text(fields, "bom-ref", where)
     if ref is not None and not (0 < len(ref) <= REF_LENGTH_MAX and ref.isprintable()):
-        raise DocumentError(f"{where}.bom-ref should be 1 to {REF_LENGTH_MAX:,} printable characters")
+        raise DocumentError(f"{where}.bom-ref must be 1 to {REF_LENGTH_MAX:,} printable characters")
     return ref
 
 

@@ -1,6 +1,6 @@
-"""Opens a JSON file that a stranger gave: bounded, strict, one clear sentence for each thing that is wrong with it.
+"""Read untrusted JSON files: bounded and strict, with one error sentence per defect.
 
-What the JSON means is not known here. A sentence does not name the file; who asked for the file does.
+The module does not interpret the JSON. Its error sentences do not name the file; the caller adds the name.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ _CUT_TOKEN_LENGTH_MAX: Final = 10
 
 
 class DocumentError(Exception):
-    """What is wrong with a file, in one sentence of printable text that does not name the file."""
+    """An invalid file: one sentence of printable text that does not name the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JSON object read from a file.
+    """A JSON object of a file.
 
     Attributes:
-        digest: "sha256:" and 64 hexadecimal digits, of the file's bytes.
+        digest: "sha256:" and 64 hexadecimal digits, of the bytes of the file.
         fields: the object.
     """
 
@@ -41,30 +41,30 @@ class Document:
 
 
 def read_document(path: Path, *, size_max_bytes: int) -> Document:
-    """Reads a JSON object from a regular file of UTF-8 text (a byte order mark may lead).
+    """Read a JSON object from a regular file of UTF-8 text, with or without a byte order mark.
 
     Raises:
-        DocumentError: the file cannot be read, is empty, larger than the limit, or holds no JSON object.
+        DocumentError: the file is unreadable, empty, larger than the limit, or does not contain a JSON object.
     """
     with _regular_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        # One byte past the limit is asked for: the size may be out of date, or (in /proc) never have been true.
+        # Read one byte more than the limit: the size may be out of date, and in /proc it is wrong.
         content = b"" if size_bytes > size_max_bytes else b"".join(_chunks(file, size_max_bytes + 1))
     if size_bytes > size_max_bytes or len(content) > size_max_bytes:
-        raise DocumentError(f"the file is larger than the limit of {size_max_bytes:,} bytes")
+        raise DocumentError(f"the file must have at most {size_max_bytes:,} bytes")
     if not content or content.isspace():
         raise DocumentError("the file is empty")
-    value = _parsed(content)
+    value = _parse(content)
     if not isinstance(value, dict):
-        raise DocumentError(f"the file should hold a JSON object, not {kind_of(value)}")
+        raise DocumentError(f"the file must contain a JSON object, not {type_name(value)}")
     return Document(digest=f"sha256:{hashlib.sha256(content).hexdigest()}", fields=value)
 
 
 def digest_head(path: Path, *, size_max_bytes: int) -> str:
-    """Gives "sha256:" and the digest of at most the first `size_max_bytes` of a regular file.
+    """Return "sha256:" and the digest of at most the first `size_max_bytes` of a regular file.
 
     Raises:
-        DocumentError: the file cannot be read.
+        DocumentError: the file is unreadable.
     """
     digest = hashlib.sha256()
     with _regular_file(path) as file:
@@ -76,21 +76,21 @@ def digest_head(path: Path, *, size_max_bytes: int) -> str:
 @contextmanager
 def _regular_file(path: Path) -> Iterator[BufferedReader]:
     try:
-        # A pipe or a device may have no end, or make us wait for ever: neither is opened in earnest.
+        # Reading a pipe or a device may block forever: open without waiting, then check the type.
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DocumentError("this is a pipe or a device, not a regular file")
+                raise DocumentError("the path is a pipe or a device, not a regular file")
             yield file
     except FileNotFoundError:
-        raise DocumentError("there is no such file") from None
+        raise DocumentError("the file does not exist") from None
     except IsADirectoryError:
-        raise DocumentError("this is a directory, not a file") from None
+        raise DocumentError("the path is a directory, not a file") from None
     except PermissionError:
-        raise DocumentError("the file may not be read: permission denied") from None
+        raise DocumentError("reading the file failed: permission denied") from None
     except OSError as error:
-        raise DocumentError(f"the file cannot be read: {error.strerror or type(error).__name__}") from None
+        raise DocumentError(f"reading the file failed: {error.strerror or type(error).__name__}") from None
     except ValueError:
-        raise DocumentError("the path holds characters that no path can hold") from None
+        raise DocumentError("the path contains invalid characters") from None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -98,34 +98,34 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _chunks(file: BufferedReader, size_max_bytes: int) -> Iterator[bytes]:
-    left_bytes = size_max_bytes
-    while left_bytes > 0 and (chunk := file.read(min(left_bytes, _CHUNK_BYTES))):
-        left_bytes -= len(chunk)
+    remaining_bytes = size_max_bytes
+    while remaining_bytes > 0 and (chunk := file.read(min(remaining_bytes, _CHUNK_BYTES))):
+        remaining_bytes -= len(chunk)
         yield chunk
 
 
-def _parsed(content: bytes) -> object:
-    # Each error is raised after its handler: chained to its cause it would keep the whole file in memory.
+def _parse(content: bytes) -> object:
+    # Errors are raised after the handlers: with the cause as context they would keep the whole file in memory.
     try:
         text = content.decode("utf-8-sig")
         deep = nests_deeper(content, DECODED_DEPTH_MAX)
         value: object = None if deep else json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         at_end = error.reason == "unexpected end of data"
-        problem = "it is cut off within a character" if at_end else "it is not UTF-8 text"
+        problem = "it is truncated within a character" if at_end else "it is not UTF-8 text"
     except json.JSONDecodeError as error:
         problem = _syntax_problem(error)
     except ValueError:
-        problem = "it holds an integer of more digits than Python reads"
+        problem = "it contains an integer with more digits than Python reads"
     else:
         if not deep:
             return value
         problem = too_deep(DECODED_DEPTH_MAX)
-    raise DocumentError(f"the file cannot be read as JSON: {problem}")
+    raise DocumentError(f"the file is not valid JSON: {problem}")
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise DocumentError(f"the file holds {constant}, which is no JSON number")
+    raise DocumentError(f"the file contains {constant}, which is not a JSON number")
 
 
 def _syntax_problem(error: json.JSONDecodeError) -> str:
@@ -133,17 +133,17 @@ def _syntax_problem(error: json.JSONDecodeError) -> str:
     if start.startswith("<"):
         return "it looks like XML"
     if error.msg == "Extra data":
-        return f"more follows its end, at line {error.lineno}, column {error.colno}"
+        return f"there is data after its end, at line {error.lineno}, column {error.colno}"
     tail = error.doc[error.pos : error.pos + _CUT_TOKEN_LENGTH_MAX + 1].strip()
-    # An escape or a word cut in two is told from a wrong one by what follows: nothing.
+    # A truncated escape or word, unlike an invalid one, is at the end of the text.
     at_end = len(tail) <= _CUT_TOKEN_LENGTH_MAX and not tail.endswith(("}", "]"))
     if start.startswith("{") and (at_end or error.msg.startswith("Unterminated string")):
-        return f"it is cut off at line {error.lineno}, column {error.colno}"
+        return f"it is truncated at line {error.lineno}, column {error.colno}"
     return f"{error.msg[0].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
 
 
 def clean_text(text: str, length_max: int) -> str:
-    """Makes a stranger's text fit for a terminal, a log and a database: one line, printable, cut to `length_max`."""
+    """Make untrusted text safe for terminals, logs and databases: one line, printable, cut to `length_max`."""
     if not text.isprintable():
         text = "".join(
             character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
@@ -153,13 +153,13 @@ def clean_text(text: str, length_max: int) -> str:
 
 
 def show_path(path: Path) -> str:
-    """Gives a path as an error may name it: printable, and of a long one its end, which tells most."""
+    """Return a path for an error text: printable, and cut to its end, which is the most specific part."""
     text = str(path)
     return clean_text(text if len(text) <= PATH_LENGTH_MAX else f"…{text[1 - PATH_LENGTH_MAX :]}", PATH_LENGTH_MAX)
 
 
-def kind_of(value: object) -> str:
-    """Names a JSON value's type, for people."""
+def type_name(value: object) -> str:
+    """Return the name of a JSON value's type, for people."""
     match value:
         case None:
             return "null"
@@ -175,41 +175,41 @@ def kind_of(value: object) -> str:
 
 
 def read_object(value: object, where: str) -> dict[str, Any]:
-    """Gives the value as an object; `where` names it in the error.
+    """Return the value if it is an object; errors name it by `where`.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: the value is not an object.
     """
     if not isinstance(value, dict):
-        raise DocumentError(f"{where} should be an object, not {kind_of(value)}")
+        raise DocumentError(f"{where} must be an object, not {type_name(value)}")
     return value
 
 
 def read_list(fields: dict[str, Any], key: str, where: str = "") -> list[Any]:
-    """Gives a field as a list, an absent one as an empty list.
+    """Return a field that is a list; an absent field is an empty list.
 
     Raises:
-        DocumentError: it is there, and no list.
+        DocumentError: the field is not a list.
     """
     value = fields.get(key, [])
     if not isinstance(value, list):
-        raise DocumentError(f"{_place(where, key)} should be a list, not {kind_of(value)}")
+        raise DocumentError(f"{_field_path(where, key)} must be a list, not {type_name(value)}")
     return value
 
 
 def read_text(fields: dict[str, Any], key: str, where: str = "") -> str | None:
-    """Gives a field as text as it stands, None where it is absent.
+    """Return a field that is text, unchanged; an absent field is None.
 
     Raises:
-        DocumentError: it is there, and no text.
+        DocumentError: the field is not text.
     """
     if key not in fields:
         return None
     value = fields[key]
     if not isinstance(value, str):
-        raise DocumentError(f"{_place(where, key)} should be text, not {kind_of(value)}")
+        raise DocumentError(f"{_field_path(where, key)} must be text, not {type_name(value)}")
     return value
 
 
-def _place(where: str, key: str) -> str:
+def _field_path(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key

@@ -1,4 +1,4 @@
-"""Builds the dependency graph of an SBOM: pure values, deterministic, and no recursion whatever the graph's shape."""
+"""Build the dependency graph of an SBOM: pure values, deterministic, without recursion."""
 
 import hashlib
 import json
@@ -14,18 +14,17 @@ _FORMAT: Final = "graphjobs-dependency-graph@1"
 
 @dataclass(frozen=True, slots=True)
 class DependencyGraph:
-    """Which component depends on which.
+    """The dependencies between components.
 
     Attributes:
-        nodes: refs of all components and of the root, sorted; those without an edge too.
-        edges: (ref, ref it depends on), sorted, unique.
-        depth: how many edges the longest chain has, where components that depend on one another in a circle count
-            as one; 0 where nothing depends on anything else. The longest chain begins at a root by itself: at a
-            node on which nothing depends, or at a circle of such.
-        snapshot_id: "sha256:" and 64 hexadecimal digits, of the canonical form: ASCII lines that end with a newline,
-            first the format's name, then each node as a JSON list of one ref, then each edge as a JSON list of
-            two, in the order above (by code point) and without spaces. Equal graphs have equal ids, whatever the
-            order, the layout or the metadata of the SBOM.
+        nodes: refs of all components and of the root, sorted; components without an edge are included.
+        edges: (ref, ref of its dependency), sorted, unique.
+        depth: the number of edges of the longest path, where each cycle counts as one node; 0 without dependencies
+            between different nodes or cycles.
+        snapshot_id: "sha256:" and 64 hexadecimal digits, of the canonical form: ASCII lines that end with a newline.
+            The first line is the name of the format; then each node is a JSON list of one ref, and each edge a JSON
+            list of two, in the order above (by code point) and without spaces. Equal graphs have equal ids,
+            independent of the order, layout and metadata of the SBOM.
     """
 
     nodes: tuple[str, ...]
@@ -36,7 +35,7 @@ class DependencyGraph:
 
 @dataclass(frozen=True, slots=True)
 class _Condensation:
-    """The graph with each circle drawn together into one group; an edge leads from a higher group to a lower one."""
+    """The graph with each cycle merged into one group; an edge leads from a higher group to a lower one."""
 
     group_of: list[int]
     edges: list[tuple[int, int]]
@@ -47,7 +46,7 @@ class _Condensation:
 
 
 def build_graph(sbom: Sbom) -> DependencyGraph:
-    """Builds the graph of an SBOM's dependencies; in time and memory linear but for sorting."""
+    """Build the graph of an SBOM's dependencies, in linear time and memory except for sorting."""
     refs = {component.ref for component in sbom.components}
     if sbom.root is not None:
         refs.add(sbom.root)
@@ -59,28 +58,28 @@ def build_graph(sbom: Sbom) -> DependencyGraph:
 
 
 def count_ancestors(graph: DependencyGraph) -> dict[str, int]:
-    """Gives, for each node, how many other nodes reach it: depend on it, directly or through others.
+    """Return, for each node, the number of other nodes that depend on it, directly or through others.
 
-    Takes a second for thousands of nodes, up to half a minute for 100,000 with a million edges.
+    This takes a second for thousands of nodes, and up to 30 seconds for 100,000 nodes with a million edges.
     """
-    whole = _condense(graph.nodes, graph.edges)
-    totals = [0] * whole.count
-    # A set of nodes is an integer with a bit for each; in blocks, for all at once could take gigabytes.
+    condensed = _condense(graph.nodes, graph.edges)
+    totals = [0] * condensed.count
+    # A set of nodes is an integer with one bit per node, in blocks: all nodes at once could take gigabytes.
     for start in range(0, len(graph.nodes), _BLOCK_NODES):
-        reached_from = [0] * whole.count
-        for bit, group in enumerate(whole.group_of[start : start + _BLOCK_NODES]):
+        reached_from = [0] * condensed.count
+        for bit, group in enumerate(condensed.group_of[start : start + _BLOCK_NODES]):
             reached_from[group] |= 1 << bit
-        # Downwards from the highest group: all that leads to a group is known before the group passes it on.
-        for source, target in reversed(whole.edges):
+        # From the highest group down: the ancestors of a group are complete before they reach its dependencies.
+        for source, target in reversed(condensed.edges):
             reached_from[target] |= reached_from[source]
         for group, reaching in enumerate(reached_from):
             totals[group] += reaching.bit_count()
-    return {ref: totals[group] - 1 for ref, group in zip(graph.nodes, whole.group_of, strict=True)}
+    return {ref: totals[group] - 1 for ref, group in zip(graph.nodes, condensed.group_of, strict=True)}
 
 
 def _snapshot_id(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> str:
     digest = hashlib.sha256(f"{_FORMAT}\n".encode())
-    # Each ref is put into JSON once, not once for each edge: that is most of the work in a large graph.
+    # Encode each ref once, not once per edge: encoding is most of the work in a large graph.
     quoted = {node: json.dumps(node) for node in nodes}
     for node in nodes:
         digest.update(f"[{quoted[node]}]\n".encode())
@@ -90,10 +89,10 @@ def _snapshot_id(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> str:
 
 
 def _depth(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> int:
-    whole = _condense(nodes, edges)
-    longest = [0] * whole.count
-    # Upwards from the lowest group: the chains below a group are known before it adds its own edge.
-    for source, target in whole.edges:
+    condensed = _condense(nodes, edges)
+    longest = [0] * condensed.count
+    # From the lowest group up: the paths below a group are complete before its own edge is added.
+    for source, target in condensed.edges:
         longest[source] = max(longest[source], longest[target] + 1)
     return max(longest, default=0)
 
@@ -114,10 +113,10 @@ def _condense(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> _Conden
 
 
 def _groups(successors: list[list[int]]) -> list[int]:
-    """Numbers the strongly connected components, those that are depended on first.
+    """Number the strongly connected components, dependencies first.
 
-    Source: R. E. Tarjan, "Depth-first search and linear graph algorithms" (1972); the path is a list, not a
-    recursion, for a chain of dependencies may be longer than Python's stack.
+    Source: R. E. Tarjan, "Depth-first search and linear graph algorithms" (1972). The path is a list instead of a
+    recursion, because a path of dependencies may be longer than Python's stack.
     """
     unseen = -1
     group_of = [unseen] * len(successors)

@@ -1,4 +1,4 @@
-"""Judges what a component says of its licence, be it an SPDX expression or just a name; knows no policy file."""
+"""Evaluate the licence of a component, an SPDX expression or any text; knows no policy file."""
 
 import re
 from collections.abc import Callable
@@ -11,14 +11,14 @@ _STRENGTH: Final = {"OR": 1, "AND": 2}
 
 
 def find_breach(licence: str, rule_of: Callable[[str], str | None]) -> str | None:
-    """Gives the rule that a licence breaks, or None.
+    """Return the rule that a licence breaks, or None.
 
-    An expression breaks a rule where all choices of an OR do, or any part of an AND; an exception (WITH) is part of
-    its licence's id. What is no expression ("GPLv2, see COPYING") breaks a rule as a whole or by any of its words.
+    An expression breaks a rule if all choices of an OR do, or any part of an AND. An exception (WITH) is part of its
+    licence's id. Other text ("GPLv2, see COPYING") breaks a rule as a whole or by any of its words.
 
     Args:
         licence: an SPDX id, an SPDX expression, or any text.
-        rule_of: gives the rule that forbids one id or text, or None.
+        rule_of: returns the rule that forbids one id or text, or None.
 
     Source: SPDX specification 2.3, annex D.
     """
@@ -40,32 +40,32 @@ def find_breach(licence: str, rule_of: Callable[[str], str | None]) -> str | Non
 
 
 def _postfix(expression: str) -> list[str] | None:
-    """Puts operators after their operands (the shunting yard); None where the text is no expression."""
+    """Convert an expression to postfix order (shunting yard); None for other text."""
     output: list[str] = []
-    waiting: list[str] = []
+    operators: list[str] = []
     operand_next = True
     for word in _TOKEN.findall(expression):
-        # An operand and "(" stand where an operand is due; "AND", "OR" and ")" stand where none is.
+        # An operand or "(" must come where an operand is expected; "AND", "OR" and ")" elsewhere.
         if (word in _STRENGTH or word == ")") == operand_next:
             return None
         if word == "(":
-            waiting.append(word)
+            operators.append(word)
         elif word == ")":
-            while waiting and waiting[-1] != "(":
-                output.append(waiting.pop())
-            if not waiting:
+            while operators and operators[-1] != "(":
+                output.append(operators.pop())
+            if not operators:
                 return None
-            waiting.pop()
+            operators.pop()
         elif word in _STRENGTH:
-            while waiting and _STRENGTH.get(waiting[-1], 0) >= _STRENGTH[word]:
-                output.append(waiting.pop())
-            waiting.append(word)
+            while operators and _STRENGTH.get(operators[-1], 0) >= _STRENGTH[word]:
+                output.append(operators.pop())
+            operators.append(word)
             operand_next = True
         elif _OPERAND.fullmatch(word):
             output.append(word)
             operand_next = False
         else:
             return None
-    if operand_next or "(" in waiting:
+    if operand_next or "(" in operators:
         return None
-    return output + waiting[::-1]
+    return output + operators[::-1]

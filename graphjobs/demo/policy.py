@@ -1,4 +1,4 @@
-"""Reads a policy file, and finds what it forbids in a built graph; what is done about it is not decided here."""
+"""Read a policy file, and find forbidden components in a built graph."""
 
 import fnmatch
 import re
@@ -13,11 +13,11 @@ from graphjobs.demo.documents import (
     WORD_LENGTH_MAX,
     DocumentError,
     clean_text,
-    kind_of,
     read_document,
     read_list,
     read_text,
     show_path,
+    type_name,
 )
 from graphjobs.demo.graph import DependencyGraph, count_ancestors
 from graphjobs.demo.licences import find_breach
@@ -32,21 +32,21 @@ _DATA: Final = Path(__file__).parent / "data"
 
 
 class PolicyError(Exception):
-    """Why a file is no policy: one sentence of printable text, which names the file and the fault."""
+    """An invalid policy file: one sentence of printable text that names the file and the defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an organisation does not want in its graphs.
+    """The licences and packages that an organisation forbids.
 
-    In a pattern "*" stands for any text, "?" for one character, "[ab]" for one of these; case makes no difference.
+    In a pattern "*" matches any text, "?" one character, "[ab]" one of these; case is ignored.
 
     Attributes:
-        name: for people; at most 200 characters.
-        digest: "sha256:" and 64 hexadecimal digits, of the file's bytes.
-        forbidden_licences: patterns of SPDX ids ("GPL-*") and of names as SBOMs hold them ("*General Public*").
-        forbidden_packages: patterns of package URLs; without "@" they mean every version ("pkg:pypi/requests"), with
-            it these versions ("pkg:pypi/requests@1.*"). Qualifiers after "?" and "#" are not looked at.
+        name: the name for people, at most 200 characters.
+        digest: "sha256:" and 64 hexadecimal digits, of the bytes of the file.
+        forbidden_licences: patterns of SPDX ids ("GPL-*") and of names in SBOMs ("*General Public*").
+        forbidden_packages: patterns of package URLs. Without "@" they match every version ("pkg:pypi/requests"), with
+            "@" these versions ("pkg:pypi/requests@1.*"). Qualifiers after "?" and "#" are ignored.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Finding:
     """A component that breaks a rule.
 
     Attributes:
-        ref: the component's.
-        name: the component's.
-        version: the component's.
-        rule: "licence" or "package", a space, and the policy's pattern.
+        ref: the ref of the component.
+        name: the name of the component.
+        version: the version of the component.
+        rule: "licence" or "package", a space, and the pattern of the policy.
         reason: one sentence for people.
-        reached_by: how many nodes of the graph depend on the component, directly or through others.
+        reached_by: the number of nodes that depend on the component, directly or through others.
     """
 
     ref: str
@@ -77,15 +77,15 @@ class Finding:
 
 
 def shipped_policy() -> Path:
-    """Gives the policy that travels with the package; data/README.md says what it is for."""
+    """Return the policy file of the package; data/README.md describes it."""
     return _DATA / "policy.json"
 
 
 def read_policy(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> Policy:
-    """Reads a policy: a JSON object of a name, and lists of patterns that may be left out.
+    """Read a policy: a JSON object with a name and optional lists of patterns.
 
     Raises:
-        PolicyError: the file cannot be read, or is no policy, or exceeds a limit. An unknown key is refused, for a
+        PolicyError: the file is unreadable, not a policy, or exceeds a limit. An unknown key is refused, because a
             misspelt rule would forbid nothing.
     """
     try:
@@ -96,37 +96,37 @@ def read_policy(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> Policy:
 
 
 def evaluate(policy: Policy, sbom: Sbom, graph: DependencyGraph) -> tuple[Finding, ...]:
-    """Finds what a policy forbids among the components of an SBOM; its subject, the root, is not judged.
+    """Return the forbidden components of an SBOM; its subject, the root, is not evaluated.
 
-    Where a component lists several licences each must be allowed, for CycloneDX does not say whether one may choose.
+    If a component lists several licences, each must be allowed: CycloneDX does not define whether they are a choice.
 
     Args:
         policy: the rules.
         sbom: the components.
-        graph: what `build_graph` made of this SBOM.
+        graph: the graph that `build_graph` built of this SBOM.
 
     Returns:
-        Findings sorted by ref and rule, at most one for each component and rule.
+        Findings sorted by ref and rule, at most one per component and rule.
 
     Raises:
-        ValueError: a component is no node of the graph.
+        ValueError: a component is not a node of the graph.
     """
     licence_rule = cache(_matcher(policy.forbidden_licences))
     package_rule = _package_matcher(policy.forbidden_packages)
-    found = [
+    breaches = [
         (component, rule, reason)
         for component in sbom.components
         for rule, reason in _breaches(component, licence_rule, package_rule).items()
     ]
-    if not found:
+    if not breaches:
         return ()
     reached_by = count_ancestors(graph)
-    if missing := next((component.ref for component, _, _ in found if component.ref not in reached_by), None):
-        raise ValueError(f"the graph was not built from this SBOM: it has no node {missing!r}")
+    if missing := next((component.ref for component, _, _ in breaches if component.ref not in reached_by), None):
+        raise ValueError(f"the graph is of another SBOM: it has no node {missing!r}")
     return tuple(
         sorted(
             Finding(component.ref, component.name, component.version, rule, reason, reached_by[component.ref])
-            for component, rule, reason in found
+            for component, rule, reason in breaches
         )
     )
 
@@ -160,7 +160,7 @@ def _package_matcher(patterns: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def _splits_version(pattern: str) -> bool:
-    # In the last part only: npm's scopes are written with an "@" too, "pkg:npm/@angular/core".
+    # In the last segment only: npm scopes have an "@" too, "pkg:npm/@angular/core".
     return "@" in pattern.rpartition("/")[2]
 
 
@@ -168,8 +168,8 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], str | None]:
     compiled = [(pattern, re.compile(fnmatch.translate(unquote(pattern).casefold()))) for pattern in patterns]
 
     def rule_of(text: str) -> str | None:
-        folded = text.casefold()
-        return next((pattern for pattern, expression in compiled if expression.match(folded)), None)
+        lowered = text.casefold()
+        return next((pattern for pattern, expression in compiled if expression.match(lowered)), None)
 
     return rule_of
 
@@ -178,14 +178,14 @@ def _policy(fields: dict[str, Any], digest: str) -> Policy:
     unknown = sorted(fields.keys() - set(_KEYS))
     if unknown:
         shown = clean_text(unknown[0], WORD_LENGTH_MAX)
-        raise DocumentError(f'"{shown}" is no key of a policy; the keys are {", ".join(_KEYS)}')
+        raise DocumentError(f'"{shown}" is not a key of a policy: use {", ".join(_KEYS)}')
     name = read_text(fields, "name")
     if name is None or not name.strip():
         raise DocumentError("the policy has no name")
     packages = _patterns(fields, "forbidden_packages")
     for index, pattern in enumerate(packages):
         if not pattern.startswith("pkg:"):
-            raise DocumentError(f'forbidden_packages[{index}] should begin with "pkg:", as a package URL does')
+            raise DocumentError(f'forbidden_packages[{index}] must begin with "pkg:", like a package URL')
     return Policy(
         name=clean_text(name, PATTERN_LENGTH_MAX),
         digest=digest,
@@ -197,10 +197,10 @@ def _policy(fields: dict[str, Any], digest: str) -> Policy:
 def _patterns(fields: dict[str, Any], key: str) -> tuple[str, ...]:
     patterns = read_list(fields, key)
     if len(patterns) > PATTERNS_MAX:
-        raise DocumentError(f"{key} holds more than {PATTERNS_MAX} patterns, which is the limit")
+        raise DocumentError(f"{key} must have at most {PATTERNS_MAX} patterns")
     for index, pattern in enumerate(patterns):
         if not isinstance(pattern, str):
-            raise DocumentError(f"{key}[{index}] should be text, not {kind_of(pattern)}")
+            raise DocumentError(f"{key}[{index}] must be text, not {type_name(pattern)}")
         if not (0 < len(pattern) <= PATTERN_LENGTH_MAX and pattern.isprintable()):
-            raise DocumentError(f"{key}[{index}] should be 1 to {PATTERN_LENGTH_MAX} printable characters")
+            raise DocumentError(f"{key}[{index}] must be 1 to {PATTERN_LENGTH_MAX} printable characters")
     return tuple(patterns)

@@ -1,4 +1,4 @@
-"""Reads a CycloneDX JSON SBOM into a frozen value, or says in one sentence why not; builds no graph of it."""
+"""Read a CycloneDX JSON SBOM into a frozen value, or raise an error of one sentence; builds no graph."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from graphjobs.demo.documents import (
     DocumentError,
     clean_text,
     digest_head,
-    kind_of,
     read_document,
     read_list,
     read_object,
     read_text,
     show_path,
+    type_name,
 )
 
 __all__ = ["Component", "Sbom", "SbomError", "fingerprint", "read_sbom", "shipped_sboms"]
@@ -29,21 +29,21 @@ _DATA: Final = Path(__file__).parent / "data"
 
 
 class SbomError(Exception):
-    """Why a file is no SBOM this room reads: one sentence of printable text, which names the file and the fault."""
+    """An invalid SBOM file: one sentence of printable text that names the file and the defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sbom:
-    """What the demonstration needs of an SBOM.
+    """The parts of an SBOM that the demonstration needs.
 
     Attributes:
-        name: its subject as name@version, or the file's name; cleaned, at most 200 characters.
-        digest: "sha256:" and 64 hexadecimal digits, of the file's bytes.
-        serial_number: its URN, or None.
-        version: how often it was revised, from 1.
-        components: sorted by ref, nested ones too; the subject is not among them.
-        dependencies: edges (ref, ref it depends on), sorted, unique; both ends are components or the root.
-        root: the subject's bom-ref, or None.
+        name: the subject as name@version, or the file name; cleaned, at most 200 characters.
+        digest: "sha256:" and 64 hexadecimal digits, of the bytes of the file.
+        serial_number: the URN, or None.
+        version: the revision of the SBOM, from 1.
+        components: all components but the subject, nested ones included, sorted by ref.
+        dependencies: edges (ref, ref of its dependency), sorted, unique; both ends are components or the root.
+        root: the bom-ref of the subject, or None.
     """
 
     name: str
@@ -56,16 +56,16 @@ class Sbom:
 
 
 def shipped_sboms() -> tuple[Path, ...]:
-    """Gives the SBOMs that travel with the package, sorted; data/README.md says how they were made."""
+    """Return the SBOM files of the package, sorted; data/README.md describes how they were created."""
     return tuple(sorted(_DATA.glob("*.cdx.json")))
 
 
 def fingerprint(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
-    """Gives a digest for any path, SBOM or not, so that a job can name what it could not read; never raises.
+    """Return a digest for any path, so that a job can identify an unreadable file; never raises.
 
     Returns:
-        "sha256:" and 64 hexadecimal digits: of the file's first `size_max_bytes`, or of the path's text where there
-        is no file to be read. Equal to `Sbom.digest` where `read_sbom` with the same limit succeeds.
+        "sha256:" and 64 hexadecimal digits: of the first `size_max_bytes` of the file, or of the text of the path if
+        the file is unreadable. Equal to `Sbom.digest` if `read_sbom` with the same limit succeeds.
     """
     try:
         return digest_head(path, size_max_bytes=size_max_bytes)
@@ -75,14 +75,14 @@ def fingerprint(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
 
 
 def read_sbom(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> Sbom:
-    """Reads a CycloneDX JSON SBOM of any version.
+    """Read a CycloneDX JSON SBOM of any version.
 
     Args:
         path: a regular file.
-        size_max_bytes: a larger file is refused before it is read. JSON in memory takes up to 25 times its size.
+        size_max_bytes: larger files are refused before they are read. JSON in memory takes up to 25 times its size.
 
     Raises:
-        SbomError: the file cannot be read, or is no such SBOM, or exceeds a limit.
+        SbomError: the file is unreadable, not a CycloneDX SBOM, or exceeds a limit.
     """
     try:
         document = read_document(path, size_max_bytes=size_max_bytes)
@@ -125,19 +125,19 @@ def _require_cyclonedx(fields: dict[str, Any]) -> None:
     if bom_format == "CycloneDX":
         return
     if bom_format is not None:
-        raise DocumentError(f'bomFormat should be "CycloneDX", not "{clean_text(bom_format, WORD_LENGTH_MAX)}"')
+        raise DocumentError(f'bomFormat must be "CycloneDX", not "{clean_text(bom_format, WORD_LENGTH_MAX)}"')
     context = fields.get("@context")
     if "spdxVersion" in fields or "SPDXID" in fields or (isinstance(context, str) and "spdx.org" in context):
-        raise DocumentError("this looks like an SPDX document, and only CycloneDX is read")
-    raise DocumentError("this is no CycloneDX SBOM: it has no bomFormat")
+        raise DocumentError("the file looks like an SPDX document; only CycloneDX is supported")
+    raise DocumentError("the file is not a CycloneDX SBOM: it has no bomFormat")
 
 
 def _version(fields: dict[str, Any]) -> int:
     version = fields.get("version", 1)
     if not isinstance(version, int) or isinstance(version, bool):
-        raise DocumentError(f"version should be an integer, not {kind_of(version)}")
+        raise DocumentError(f"version must be an integer, not {type_name(version)}")
     if not 1 <= version <= VERSION_MAX:
-        raise DocumentError(f"version should be from 1 to {VERSION_MAX:,}")
+        raise DocumentError(f"version must be between 1 and {VERSION_MAX:,}")
     return version
 
 
@@ -153,19 +153,19 @@ def _dependencies(fields: dict[str, Any], refs: dict[str, str]) -> tuple[tuple[s
     for index, item in enumerate(read_list(fields, "dependencies")):
         where = f"dependencies[{index}]"
         entry = read_object(item, where)
-        source = _known(entry.get("ref"), refs, f"{where}.ref")
+        source = _known_ref(entry.get("ref"), refs, f"{where}.ref")
         targets = read_list(entry, "dependsOn", where)
         count += len(targets)
         if count > DEPENDENCIES_MAX:
-            raise DocumentError(f"there are more than {DEPENDENCIES_MAX:,} dependencies, which is the limit")
-        edges.update((source, _known(target, refs, f"{where}.dependsOn")) for target in targets)
+            raise DocumentError(f"the number of dependencies must be at most {DEPENDENCIES_MAX:,}")
+        edges.update((source, _known_ref(target, refs, f"{where}.dependsOn")) for target in targets)
     return tuple(sorted(edges))
 
 
-def _known(value: object, refs: dict[str, str], where: str) -> str:
-    """Gives the component's own text, so that a million edges share the text of their ends."""
+def _known_ref(value: object, refs: dict[str, str], where: str) -> str:
+    """Return the ref of a component as the same object, so that a million edges share their strings."""
     if not isinstance(value, str):
-        raise DocumentError(f"{where} should hold text, not {kind_of(value)}")
+        raise DocumentError(f"{where} must be text, not {type_name(value)}")
     if value not in refs:
-        raise DocumentError(f'{where} names "{clean_text(value, WORD_LENGTH_MAX)}", which is no component')
+        raise DocumentError(f'{where} names "{clean_text(value, WORD_LENGTH_MAX)}", which is not a component')
     return refs[value]

@@ -1,7 +1,7 @@
-"""The demonstration's scheduler: asks for builds of SBOMs, and has workers do them; draws nothing.
+"""The scheduler of the demonstration: add build jobs for SBOMs and run workers; prints nothing.
 
-It shows what a service does with graphjobs: two handlers, the overlay job of a graph added with the completion of its
-build, and any number of workers that never take the same job.
+It shows how a service uses graphjobs: two handlers, an overlay job that is added with the completion of its build job,
+and any number of workers that never claim the same job.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, WorkerOptions
 
 TENANTS: Final = ("demo-acme", "demo-globex")
-"""The SBOMs belong to these in turn: neither sees the other's."""
+"""The tenants of the SBOMs, in turn."""
 
 HANDLER_TIME_MAX: Final = timedelta(minutes=2)
 _POLL: Final = timedelta(milliseconds=20)
-_LOOK_SECONDS: Final = 0.2
+_CHECK_SECONDS: Final = 0.2
 _FINDINGS_SHOWN: Final = 20
 _FILE: Final = "file"
 
@@ -39,27 +39,27 @@ Job = GraphBuildJob | GraphOverlayJob
 
 @dataclass
 class Report:
-    """What happened in one run.
+    """The result of one run.
 
     Attributes:
         run: the correlation id of the run's jobs.
-        finished: its jobs as they are stored, in the order they ended.
-        done: how many jobs each worker ended.
+        jobs: the stored jobs of the run, in the order of their completion.
+        jobs_per_worker: the number of jobs that each worker finished.
     """
 
     run: str
-    finished: list[Job] = field(default_factory=list)
-    done: list[int] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    jobs_per_worker: list[int] = field(default_factory=list)
 
 
 class Demo:
-    """One run over a number of SBOMs.
+    """One run over a list of SBOMs.
 
     Args:
-        storage: where the jobs go.
-        policy: what the overlays mark.
-        workers: how many there are, 1 or more.
-        on_ended: called with each end of a job of this run.
+        storage: the storage of the jobs.
+        policy: the policy that overlay jobs evaluate.
+        workers: the number of workers, 1 or more.
+        on_ended: called with the result of each job of this run.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Demo:
         policy: Policy,
         *,
         workers: int,
-        on_ended: Callable[[AttemptResult], None] = lambda _end: None,
+        on_ended: Callable[[AttemptResult], None] = lambda _result: None,
     ) -> None:
         self._storage = storage
         self._policy = policy
@@ -78,10 +78,10 @@ class Demo:
         self._graphs: dict[UUID, tuple[Sbom, DependencyGraph]] = {}
         self._expected = 0
         self._all_ended = asyncio.Event()
-        self._report = Report(run=f"demo-{secrets.token_hex(4)}", done=[0] * workers)
+        self._report = Report(run=f"demo-{secrets.token_hex(4)}", jobs_per_worker=[0] * workers)
 
     async def run(self, paths: Sequence[Path]) -> Report:
-        """Adds a build job for each file, and works until each of them and its overlay has ended."""
+        """Add a build job for each file, and run workers until all builds and overlays are final."""
         for number, path in enumerate(paths):
             await self._request_build(path, TENANTS[number % len(TENANTS)])
         workers = [self._worker(number, tenant) for number in range(self._workers) for tenant in TENANTS]
@@ -91,33 +91,35 @@ class Demo:
             await self._until_all_have_ended()
             for worker in workers:
                 worker.stop()
-        self._report.finished = await self._jobs()
+        self._report.jobs = await self._jobs()
         return self._report
 
     async def _until_all_have_ended(self) -> None:
-        """Looks at the jobs themselves: another worker on this database may take some of them."""
+        """Poll the stored jobs: workers of another process may run some of them."""
         while not all(job.status.is_final for job in await self._jobs()):
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_CHECK_SECONDS):
                     await self._all_ended.wait()
             except TimeoutError:
                 continue
 
     def _worker(self, number: int, tenant: str) -> GraphJobWorker:
-        def ended(ending: AttemptResult) -> None:
-            # What a run that was killed left queued is done too; it is none of this run's report.
-            if ending.job.correlation_id != self._report.run:
+        def count_result(result: AttemptResult) -> None:
+            # Workers also run jobs that a killed run left queued; the report is of this run only.
+            if result.job.correlation_id != self._report.run:
                 return
-            self._report.done[number] += 1
-            self._expected += len(ending.followups)
-            self._on_ended(ending)
-            if sum(self._report.done) == self._expected:
+            self._report.jobs_per_worker[number] += 1
+            self._expected += len(result.followups)
+            self._on_ended(result)
+            if sum(self._report.jobs_per_worker) == self._expected:
                 self._all_ended.set()
 
         options = WorkerOptions(
             tenant=tenant, name=f"worker {number + 1}", concurrency=1, poll=_POLL, time_limit=HANDLER_TIME_MAX
         )
-        return GraphJobWorker(self._storage, build=self._build, overlay=self._overlay, options=options, on_ended=ended)
+        return GraphJobWorker(
+            self._storage, build=self._build, overlay=self._overlay, options=options, on_ended=count_result
+        )
 
     async def _request_build(self, path: Path, tenant: str) -> None:
         digest = await asyncio.to_thread(fingerprint, path)
@@ -128,17 +130,17 @@ class Demo:
             sbom_digest=digest,
             trigger="manual",
             correlation_id=self._report.run,
-            metadata=_whereabouts(path),
+            metadata=_file_metadata(path),
         )
         self._paths[job.id] = path
         self._expected += 1
         await self._storage.graph_jobs.add(job, actor="demo")
 
     async def _build(self, job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        """Reads the SBOM and builds its graph, in a thread, for it burns CPU; asks for the overlay of it."""
+        """Read the SBOM and build its graph, in a thread because of the CPU time; add the overlay job of the graph."""
         sbom, graph = await asyncio.to_thread(_read_and_build, self._file_of(job))
         self._graphs[job.id] = (sbom, graph)
-        told = {"nodes": len(graph.nodes), "edges": len(graph.edges), "depth": graph.depth}
+        sizes = {"nodes": len(graph.nodes), "edges": len(graph.edges), "depth": graph.depth}
         overlay = GraphOverlayJob(
             tenant_id=job.tenant_id,
             graph_snapshot_id=graph.snapshot_id,
@@ -149,48 +151,48 @@ class Demo:
             correlation_id=job.correlation_id,
             metadata={"sbom": sbom.name},
         )
-        metadata = {"sbom": sbom.name, **{name: str(number) for name, number in told.items()}}
+        metadata = {"sbom": sbom.name, **{name: str(number) for name, number in sizes.items()}}
         return BuildResult(graph.snapshot_id, metadata=metadata, following=[overlay])
 
     async def _overlay(self, job: GraphOverlayJob, _context: JobContext) -> OverlayResult:
-        """Marks what the policy forbids in a built graph."""
+        """Evaluate the policy on a built graph."""
         sbom, graph = await self._graph_of(job)
         findings = await asyncio.to_thread(evaluate, self._policy, sbom, graph)
-        first = [f"{finding.name}@{finding.version} ({finding.rule})" for finding in findings[:_FINDINGS_SHOWN]]
-        forbidden = {"forbidden": "\n".join(first)[:METADATA_VALUE_LENGTH_MAX]} if first else {}
+        lines = [f"{finding.name}@{finding.version} ({finding.rule})" for finding in findings[:_FINDINGS_SHOWN]]
+        forbidden = {"forbidden": "\n".join(lines)[:METADATA_VALUE_LENGTH_MAX]} if lines else {}
         return OverlayResult(metadata={"policy": self._policy.name, "findings": str(len(findings)), **forbidden})
 
     def _file_of(self, job: GraphBuildJob) -> Path:
         if job.id in self._paths:
             return self._paths[job.id]
         if _FILE not in job.metadata:
-            raise SbomError("another run asked for it, and did not say where the file is")
+            raise SbomError("the job is of another run, and its metadata has no file path")
         return Path(job.metadata[_FILE])
 
     async def _graph_of(self, job: GraphOverlayJob) -> tuple[Sbom, DependencyGraph]:
         if job.build_job_id is None:
-            raise SbomError("the overlay names no build job")
+            raise SbomError("the overlay job has no build job")
         if job.build_job_id not in self._graphs:
             build = await self._storage.graph_jobs.get_build_job(job.tenant_id, job.build_job_id)
             if build is None:
-                raise SbomError("the overlay's build job is gone")
+                raise SbomError("the build job of the overlay job does not exist")
             self._graphs[build.id] = await asyncio.to_thread(_read_and_build, self._file_of(build))
         return self._graphs[job.build_job_id]
 
     async def _jobs(self) -> list[Job]:
-        """Reads this run's jobs as they are stored, in the order they were last moved."""
-        found: list[Job] = []
+        """Return the stored jobs of this run, in the order of their last transitions."""
+        jobs: list[Job] = []
         for tenant in TENANTS:
             query: GraphJobQuery | None = GraphJobQuery(correlation_id=self._report.run, limit=PAGE_MAX)
             while query is not None:
                 page = await self._storage.graph_jobs.get_jobs(tenant, query)
-                found += page.jobs
+                jobs += page.jobs
                 query = query.replace(cursor=page.next_cursor) if page.next_cursor else None
-        return sorted(found, key=lambda job: (job.updated_at or job.created_at, job.id))
+        return sorted(jobs, key=lambda job: (job.updated_at or job.created_at, job.id))
 
 
-def _whereabouts(path: Path) -> dict[str, str]:
-    """Where the file is, for whoever takes the job up should this run be killed; unless no metadata can hold that."""
+def _file_metadata(path: Path) -> dict[str, str]:
+    """Return the file path as metadata, for workers of another run; nothing if it is too long or unprintable."""
     text = str(path.absolute())
     return {_FILE: text} if text.isprintable() and len(text) <= METADATA_VALUE_LENGTH_MAX else {}
 

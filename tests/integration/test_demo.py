@@ -1,4 +1,4 @@
-"""The main job end to end: real SBOMs, files that are none, several workers, and a second run beside the first."""
+"""The demonstration: real SBOMs, invalid files, several workers, and concurrent runs."""
 
 import asyncio
 import json
@@ -23,15 +23,15 @@ async def _run(storage: Storage, paths: list[Path], workers: int = 4) -> Report:
     return await Demo(storage, read_policy(shipped_policy()), workers=workers).run(paths)
 
 
-async def test_each_shipped_sbom_is_built_and_overlaid_once(graphjobs_storage: Storage) -> None:
-    """Whoever does it, each job is started once, ends completed, and its log says so."""
+async def test_each_sbom_of_the_package_is_built_and_overlaid_once(graphjobs_storage: Storage) -> None:
+    """With several workers, each job has one attempt and three events, and is completed."""
     report = await _run(graphjobs_storage, list(shipped_sboms()), workers=6)
-    builds = [job for job in report.finished if isinstance(job, GraphBuildJob)]
-    overlays = [job for job in report.finished if isinstance(job, GraphOverlayJob)]
+    builds = [job for job in report.jobs if isinstance(job, GraphBuildJob)]
+    overlays = [job for job in report.jobs if isinstance(job, GraphOverlayJob)]
     assert {read_sbom(path).digest for path in shipped_sboms()} == {job.sbom_digest for job in builds}
     assert {job.id for job in builds} == {job.build_job_id for job in overlays}
-    assert len(report.finished) == 2 * len(shipped_sboms()) == sum(report.done)
-    for job in report.finished:
+    assert len(report.jobs) == 2 * len(shipped_sboms()) == sum(report.jobs_per_worker)
+    for job in report.jobs:
         assert (job.status, job.attempts) == (Status.COMPLETED, 1)
         events = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
         assert [(e.payload.get("from"), e.payload["to"]) for e in events] == [
@@ -43,63 +43,63 @@ async def test_each_shipped_sbom_is_built_and_overlaid_once(graphjobs_storage: S
     assert any(int(job.metadata["findings"]) == 0 for job in overlays)
 
 
-async def test_what_was_reported_is_what_is_stored(graphjobs_storage: Storage) -> None:
-    """The table a person sees is read from values that equal the rows."""
+async def test_the_report_equals_the_stored_jobs(graphjobs_storage: Storage) -> None:
+    """The jobs of the report are values of the rows."""
     report = await _run(graphjobs_storage, list(shipped_sboms())[:2])
     stored: set[Job] = set()
     for tenant in TENANTS:
         stored |= set(await graphjobs_storage.graph_job_repository.list_build_jobs(tenant, limit=100))
         stored |= set(await graphjobs_storage.graph_job_repository.list_overlay_jobs(tenant, limit=100))
-    assert set(report.finished) == stored
+    assert set(report.jobs) == stored
 
 
-async def test_a_second_run_stands_beside_the_first(graphjobs_storage: Storage) -> None:
-    """The same files again are other jobs, with the same graphs."""
+async def test_a_second_run_adds_other_jobs(graphjobs_storage: Storage) -> None:
+    """The same files have other jobs with the same graphs."""
     paths = list(shipped_sboms())[:3]
     first, second = await _run(graphjobs_storage, paths), await _run(graphjobs_storage, paths)
 
     def graphs(report: Report) -> dict[str, str | None]:
-        return {job.sbom_digest: job.graph_snapshot_id for job in report.finished if isinstance(job, GraphBuildJob)}
+        return {job.sbom_digest: job.graph_snapshot_id for job in report.jobs if isinstance(job, GraphBuildJob)}
 
     assert graphs(first) == graphs(second)
-    assert not {job.id for job in first.finished} & {job.id for job in second.finished}
+    assert not {job.id for job in first.jobs} & {job.id for job in second.jobs}
     listed = await graphjobs_storage.graph_job_repository.list_build_jobs(TENANTS[0], limit=100)
     assert {first.run, second.run} == {job.correlation_id for job in listed}
 
 
-async def test_runs_at_once_each_end(graphjobs_storage: Storage) -> None:
-    """Each takes what is queued, the other's jobs too; each run's report is of its own."""
+async def test_concurrent_runs_complete(graphjobs_storage: Storage) -> None:
+    """Workers also claim jobs of other runs; each report is of its own run."""
     paths = list(shipped_sboms())
     reports = await asyncio.gather(*(_run(graphjobs_storage, paths, workers=2) for _ in range(4)))
     for report in reports:
-        assert [Status.COMPLETED] * 2 * len(paths) == [job.status for job in report.finished]
-        assert {report.run} == {job.correlation_id for job in report.finished}
+        assert [Status.COMPLETED] * 2 * len(paths) == [job.status for job in report.jobs]
+        assert {report.run} == {job.correlation_id for job in report.jobs}
 
 
-async def test_a_bad_file_is_a_failed_job_and_the_rest_goes_on(graphjobs_storage: Storage, tmp_path: Path) -> None:
-    """No SBOM, cut off, huge, missing: each a failed job that says why, none stops the others."""
-    whole = shipped_sboms()[0].read_bytes()
-    bad = {
+async def test_an_invalid_file_is_a_failed_job_and_other_jobs_run(graphjobs_storage: Storage, tmp_path: Path) -> None:
+    """Each failed job has an error: not an SBOM, truncated, too large, missing."""
+    content = shipped_sboms()[0].read_bytes()
+    invalid = {
         "empty.json": b"",
-        "cut.json": whole[: len(whole) // 2],
+        "truncated.json": content[: len(content) // 2],
         "huge.json": b" " * (16 * 1024 * 1024 + 1),
         "text.json": b"hello",
         "other.json": b'{"spdxVersion": "SPDX-2.3"}',
         "deep.json": b"[" * 100_000,
         "[red]markup\n.json": b"{}",
     }
-    for name, content in bad.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [tmp_path / name for name in bad] + [tmp_path / "missing.json", tmp_path, shipped_sboms()[0]]
+    for name, data in invalid.items():
+        (tmp_path / name).write_bytes(data)
+    paths = [tmp_path / name for name in invalid] + [tmp_path / "missing.json", tmp_path, shipped_sboms()[0]]
     report = await _run(graphjobs_storage, paths)
-    failed = [job for job in report.finished if job.status is Status.FAILED]
-    assert len(bad) + 2 == len(failed)
+    failed = [job for job in report.jobs if job.status is Status.FAILED]
+    assert len(invalid) + 2 == len(failed)
     assert all(job.error and len(job.error) < 500 for job in failed)
     reasons = " ".join(job.error or "" for job in failed)
-    for word in ("cut off", "16,777,216 bytes", "SPDX", "no such file", "directory", "empty", "500 levels"):
+    for word in ("truncated", "16,777,216 bytes", "SPDX", "does not exist", "directory", "empty", "500 levels"):
         assert word in reasons
     assert {Status.COMPLETED: 2, Status.FAILED: len(failed)} == {
-        status: sum(job.status is status for job in report.finished) for status in (Status.COMPLETED, Status.FAILED)
+        status: sum(job.status is status for job in report.jobs) for status in (Status.COMPLETED, Status.FAILED)
     }
     for job in failed:
         (*_, last) = await graphjobs_storage.graph_job_repository.list_events(job.tenant_id, job.id)
@@ -117,44 +117,44 @@ def _graphjobs(url: str, *arguments: str | Path) -> "subprocess.CompletedProcess
     )
 
 
-def test_the_command_shows_a_table_of_jobs_and_a_history(graphjobs_database_url: str) -> None:
-    """What README promises is what a person sees; 0 says that all went well."""
-    shown = _graphjobs(graphjobs_database_url, "demo")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert 2 * len(shipped_sboms()) == len(re.findall(r"│ completed +│", shown.stdout.split("Events of")[0]))
-    for words in ("Jobs of run", "Events of overlay job", "queued", "forbidden", "earlier runs beside these: 0"):
-        assert words in shown.stdout
-    again = _graphjobs(graphjobs_database_url, "demo", shipped_sboms()[0])
-    assert f"earlier runs beside these: {2 * len(shipped_sboms())}." in again.stdout
+def test_the_command_prints_a_table_of_jobs_and_the_events_of_one(graphjobs_database_url: str) -> None:
+    """The exit code is 0 if all jobs are completed."""
+    done = _graphjobs(graphjobs_database_url, "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 2 * len(shipped_sboms()) == len(re.findall(r"│ completed +│", done.stdout.split("Events of")[0]))
+    for words in ("Jobs of run", "Events of overlay job", "queued", "forbidden", "Jobs of earlier runs: 0"):
+        assert words in done.stdout
+    second = _graphjobs(graphjobs_database_url, "demo", shipped_sboms()[0])
+    assert f"Jobs of earlier runs: {2 * len(shipped_sboms())}." in second.stdout
 
 
-def test_the_command_exits_1_where_a_job_failed(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """A script can tell; a person reads why, as it stands in the job."""
-    bad = tmp_path / "[bold]bad.json"
-    bad.write_text("no json")
-    shown = _graphjobs(graphjobs_database_url, "demo", bad)
-    assert shown.returncode == 1
-    assert "[bold]bad.json" in shown.stdout.replace("\n", "")
-    assert "Traceback" not in shown.stdout + shown.stderr
+def test_the_command_exits_1_if_a_job_failed(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """The table has the error of the job."""
+    invalid = tmp_path / "[bold]bad.json"
+    invalid.write_text("no json")
+    done = _graphjobs(graphjobs_database_url, "demo", invalid)
+    assert done.returncode == 1
+    assert "[bold]bad.json" in done.stdout.replace("\n", "")
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"name": "x", "forbiden_licences": []}', None])
-def test_a_bad_policy_is_one_sentence(graphjobs_database_url: str, tmp_path: Path, content: str | None) -> None:
-    """Before any job is inserted."""
+def test_an_invalid_policy_is_one_sentence(graphjobs_database_url: str, tmp_path: Path, content: str | None) -> None:
+    """The command exits 3 before a job is added."""
     policy = tmp_path / "policy.json"
     if content is not None:
         policy.write_text(content)
-    shown = _graphjobs(graphjobs_database_url, "demo", "--policy", policy)
-    assert (shown.returncode, shown.stdout) == (3, "")
-    assert "policy.json" in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    done = _graphjobs(graphjobs_database_url, "demo", "--policy", policy)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "policy.json" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_policy_of_ones_own_is_what_marks(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """Forbidding everything marks every component."""
+def test_the_policy_option_selects_the_policy(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """A policy that forbids everything has a finding for each component."""
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"name": "nothing at all", "forbidden_packages": ["pkg:*"]}))
     sbom = shipped_sboms()[0]
-    shown = _graphjobs(graphjobs_database_url, "demo", "--policy", policy, sbom)
-    assert f"{len(read_sbom(sbom).components)} forbidden" in shown.stdout
-    assert "nothing at all" in shown.stdout
+    done = _graphjobs(graphjobs_database_url, "demo", "--policy", policy, sbom)
+    assert f"{len(read_sbom(sbom).components)} forbidden" in done.stdout
+    assert "nothing at all" in done.stdout

@@ -1,4 +1,4 @@
-"""What a component says of its licence is judged as SPDX means it."""
+"""Licences are evaluated as SPDX defines them."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from graphjobs.demo.licences import find_breach
 
 
 def gpl(text: str) -> str | None:
-    """Forbids what begins with GPL, and any text that says General Public."""
+    """Forbid text that begins with GPL or contains General Public."""
     return "GPL" if text.startswith("GPL") or "General Public" in text else None
 
 
@@ -29,8 +29,8 @@ def gpl(text: str) -> str | None:
         "see the file COPYING (GPLv2)",
     ],
 )
-def test_a_licence_that_leaves_no_choice_breaks_the_rule(licence: str) -> None:
-    """Every part of an AND counts; an OR only where all its choices are forbidden; other text is read strictly."""
+def test_a_licence_without_an_allowed_choice_breaks_the_rule(licence: str) -> None:
+    """Every part of an AND counts; an OR only if all its choices are forbidden; in other text, every word counts."""
     assert find_breach(licence, gpl) == "GPL"
 
 
@@ -43,20 +43,20 @@ def test_a_licence_that_leaves_no_choice_breaks_the_rule(licence: str) -> None:
         "(GPL-2.0-only AND MIT) OR Apache-2.0",
         "MIT AND (GPL-2.0-only OR BSD-3-Clause)",
         "MIT AND Apache-2.0",
-        "MIT OR BSD-3-Clause AND GPL-2.0-only",  # AND binds tighter: MIT alone may be chosen
+        "MIT OR BSD-3-Clause AND GPL-2.0-only",  # AND binds tighter: MIT is a choice
         "GPL-2.0-only AND MIT OR BSD-3-Clause",
         "License :: OSI Approved :: BSD License",
         "",
         "()",
     ],
 )
-def test_a_licence_that_leaves_a_choice_breaks_no_rule(licence: str) -> None:
-    """Whoever may choose another licence is not bound by the forbidden one."""
+def test_a_licence_with_an_allowed_choice_breaks_no_rule(licence: str) -> None:
+    """One allowed choice of an OR is sufficient."""
     assert find_breach(licence, gpl) is None
 
 
-def test_the_rule_of_the_part_at_fault_is_given() -> None:
-    """Of several, the first in the text."""
+def test_the_rule_of_the_first_forbidden_part_is_returned() -> None:
+    """The order is the one of the text."""
     rules = {"A": "rule A", "B": "rule B"}
 
     assert find_breach("MIT AND B", rules.get) == "rule B"
@@ -77,25 +77,25 @@ EXPRESSIONS = st.recursive(
 
 
 @given(expression=EXPRESSIONS)
-def test_expressions_are_judged_as_their_tree_says(expression: tuple[str, bool]) -> None:
-    """The text is judged like the tree it was written from."""
+def test_expressions_are_evaluated_like_their_tree(expression: tuple[str, bool]) -> None:
+    """Generated expressions have the result of their syntax tree."""
     text, forbidden = expression
 
     assert forbidden == (find_breach(text, gpl) is not None)
 
 
 @given(words=st.lists(st.sampled_from(["(", ")", "AND", "OR", "WITH", "MIT", "GPL-1"]), max_size=12))
-def test_any_sequence_of_words_is_judged_without_an_error(words: list[str]) -> None:
-    """A broken expression is a text like any other, and hides no forbidden word."""
+def test_any_sequence_of_words_is_evaluated_without_an_error(words: list[str]) -> None:
+    """An invalid expression is evaluated as text, and every forbidden word is found."""
     text = " ".join(words)
-    judged = find_breach(text, gpl)
+    breach = find_breach(text, gpl)
 
-    assert judged in (None, "GPL")
-    assert judged is None or "GPL" in text
+    assert breach in (None, "GPL")
+    assert breach is None or "GPL" in text
     if "GPL-1" in words and "OR" not in words and "WITH" not in words:
-        assert judged == "GPL"
+        assert breach == "GPL"
 
 
-def test_a_nest_of_brackets_is_judged_without_recursion() -> None:
-    """Ten thousand brackets are a stack, not a recursion."""
+def test_nested_brackets_are_evaluated_without_recursion() -> None:
+    """The brackets are on a list, not on Python's stack."""
     assert find_breach("(" * 10_000 + "GPL-1" + ")" * 10_000, gpl) == "GPL"

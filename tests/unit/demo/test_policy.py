@@ -1,4 +1,4 @@
-"""A policy is read strictly, and finds what it forbids and nothing else."""
+"""Policies are read strictly, and find exactly the forbidden components."""
 
 import json
 from pathlib import Path
@@ -12,84 +12,84 @@ from graphjobs.demo.sbom import Component, Sbom
 
 
 def policy_of(*, licences: tuple[str, ...] = (), packages: tuple[str, ...] = ()) -> Policy:
-    """Makes a policy of these patterns."""
-    return Policy("house rules", f"sha256:{'0' * 64}", licences, packages)
+    """Build a policy of patterns."""
+    return Policy("rules", f"sha256:{'0' * 64}", licences, packages)
 
 
 def sbom_of(*components: Component, edges: tuple[tuple[str, str], ...] = (), root: str | None = None) -> Sbom:
-    """Makes an SBOM of these components and edges."""
+    """Build an SBOM of components and edges."""
     return Sbom("subject", f"sha256:{'0' * 64}", None, 1, components, edges, root)
 
 
 def component(ref: str, *licences: str, purl: str | None = None) -> Component:
-    """Makes a component."""
+    """Build a component."""
     return Component(ref, f"name of {ref}", "1", purl, licences)
 
 
-def found(policy: Policy, sbom: Sbom) -> tuple[Finding, ...]:
-    """Evaluates a policy on the graph of an SBOM."""
+def findings_of(policy: Policy, sbom: Sbom) -> tuple[Finding, ...]:
+    """Evaluate a policy on the graph of an SBOM."""
     return evaluate(policy, sbom, build_graph(sbom))
 
 
-def written(folder: Path, fields: object) -> Path:
-    """Writes a policy file."""
-    path = folder / "policy.json"
+def policy_file(directory: Path, fields: object) -> Path:
+    """Write a policy file."""
+    path = directory / "policy.json"
     path.write_text(json.dumps(fields))
     return path
 
 
-def test_a_policy_is_read_whole(tmp_path: Path) -> None:
-    """Name, patterns, and the digest that tells one edition from the next."""
-    fields = {"name": "house", "forbidden_licences": ["GPL-*"], "forbidden_packages": ["pkg:npm/@angular/*"]}
+def test_all_fields_of_a_policy_are_read(tmp_path: Path) -> None:
+    """Name, patterns and digest."""
+    fields = {"name": "rules", "forbidden_licences": ["GPL-*"], "forbidden_packages": ["pkg:npm/@angular/*"]}
 
-    policy = read_policy(written(tmp_path, fields))
+    policy = read_policy(policy_file(tmp_path, fields))
 
-    assert Policy("house", policy.digest, ("GPL-*",), ("pkg:npm/@angular/*",)) == policy
+    assert Policy("rules", policy.digest, ("GPL-*",), ("pkg:npm/@angular/*",)) == policy
     assert len(policy.digest) == 71
 
 
 def test_a_policy_may_forbid_nothing(tmp_path: Path) -> None:
-    """Both lists may be left out."""
-    policy = read_policy(written(tmp_path, {"name": "anything goes"}))
+    """Both lists are optional."""
+    policy = read_policy(policy_file(tmp_path, {"name": "anything goes"}))
 
-    assert found(policy, sbom_of(component("a", "GPL-3.0-only", purl="pkg:pypi/a@1"))) == ()
+    assert findings_of(policy, sbom_of(component("a", "GPL-3.0-only", purl="pkg:pypi/a@1"))) == ()
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ([], "the file should hold a JSON object, not a list"),
+        ([], "the file must contain a JSON object, not a list"),
         ({}, "the policy has no name"),
         ({"name": "\t"}, "the policy has no name"),
-        ({"name": 1}, "name should be text, not a number"),
+        ({"name": 1}, "name must be text, not a number"),
         (
             {"name": "x", "forbidden_licenses\x1b": []},
-            '"forbidden_licenses\N{REPLACEMENT CHARACTER}" is no key of a policy; '
-            "the keys are name, forbidden_licences, forbidden_packages",
+            '"forbidden_licenses\N{REPLACEMENT CHARACTER}" is not a key of a policy: '
+            "use name, forbidden_licences, forbidden_packages",
         ),
-        ({"name": "x", "forbidden_licences": "GPL-*"}, "forbidden_licences should be a list, not text"),
-        ({"name": "x", "forbidden_licences": [None]}, "forbidden_licences[0] should be text, not null"),
+        ({"name": "x", "forbidden_licences": "GPL-*"}, "forbidden_licences must be a list, not text"),
+        ({"name": "x", "forbidden_licences": [None]}, "forbidden_licences[0] must be text, not null"),
         (
             {"name": "x", "forbidden_licences": ["a", ""]},
-            "forbidden_licences[1] should be 1 to 200 printable characters",
+            "forbidden_licences[1] must be 1 to 200 printable characters",
         ),
         (
             {"name": "x", "forbidden_packages": ["pkg:" + "x" * 200]},
-            "forbidden_packages[0] should be 1 to 200 printable characters",
+            "forbidden_packages[0] must be 1 to 200 printable characters",
         ),
         (
             {"name": "x", "forbidden_packages": ["requests"]},
-            'forbidden_packages[0] should begin with "pkg:", as a package URL does',
+            'forbidden_packages[0] must begin with "pkg:", like a package URL',
         ),
         (
             {"name": "x", "forbidden_packages": ["pkg:pypi/a"] * 257},
-            "forbidden_packages holds more than 256 patterns, which is the limit",
+            "forbidden_packages must have at most 256 patterns",
         ),
     ],
 )
-def test_what_is_wrong_with_a_policy_is_refused_and_named(fields: object, sentence: str, tmp_path: Path) -> None:
-    """A misspelt key above all, for it would forbid nothing and look as if all were well."""
-    path = written(tmp_path, fields)
+def test_an_invalid_policy_is_refused_with_its_defect(fields: object, sentence: str, tmp_path: Path) -> None:
+    """A misspelt key is invalid, because it would forbid nothing."""
+    path = policy_file(tmp_path, fields)
 
     with pytest.raises(PolicyError) as caught:
         read_policy(path)
@@ -97,21 +97,21 @@ def test_what_is_wrong_with_a_policy_is_refused_and_named(fields: object, senten
     assert f"{path}: {sentence}" == str(caught.value)
 
 
-def test_a_file_that_is_no_policy_is_refused(tmp_path: Path) -> None:
-    """Missing, cut off, or too large: the same sentences as for an SBOM."""
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
+    """Missing, truncated and large files have the same errors as for an SBOM."""
     path = tmp_path / "policy.json"
-    with pytest.raises(PolicyError, match="there is no such file"):
+    with pytest.raises(PolicyError, match="the file does not exist"):
         read_policy(path)
     path.write_text('{"name": "x')
-    with pytest.raises(PolicyError, match="it is cut off"):
+    with pytest.raises(PolicyError, match="it is truncated"):
         read_policy(path)
     path.write_text('{"name": "x"}'.ljust(65_537))
-    with pytest.raises(PolicyError, match="larger than the limit of 65,536 bytes"):
+    with pytest.raises(PolicyError, match="must have at most 65,536 bytes"):
         read_policy(path)
 
 
-def test_a_forbidden_licence_is_found_with_its_reason_and_its_reach() -> None:
-    """Whoever reads the finding knows what, why, and how much depends on it."""
+def test_a_finding_has_its_rule_reason_and_reach() -> None:
+    """The reach is the number of nodes that depend on the component."""
     sbom = sbom_of(
         component("app", "MIT"),
         component("driver", "LGPL-3.0-only"),
@@ -128,7 +128,7 @@ def test_a_forbidden_licence_is_found_with_its_reason_and_its_reach() -> None:
         reason='its licence "LGPL-3.0-only" is forbidden by "LGPL-*"',
         reached_by=3,
     )
-    assert (expected,) == found(policy_of(licences=("GPL-*", "LGPL-*")), sbom)
+    assert (expected,) == findings_of(policy_of(licences=("GPL-*", "LGPL-*")), sbom)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_a_forbidden_licence_is_found_with_its_reason_and_its_reach() -> None:
         ((), False),
     ],
 )
-def test_licences_are_compared_as_spdx_means_them(licences: tuple[str, ...], forbidden: bool) -> None:
-    """Case makes no difference, a choice does, and of several licences each must be allowed."""
+def test_licences_are_compared_as_spdx_expressions(licences: tuple[str, ...], forbidden: bool) -> None:
+    """Case is ignored, one choice of an OR is sufficient, and each of several licences must be allowed."""
     policy = policy_of(licences=("GPL-*", "*general public*"))
 
-    assert forbidden == bool(found(policy, sbom_of(component("a", *licences))))
+    assert forbidden == bool(findings_of(policy, sbom_of(component("a", *licences))))
 
 
 @pytest.mark.parametrize(
@@ -174,22 +174,22 @@ def test_licences_are_compared_as_spdx_means_them(licences: tuple[str, ...], for
         ("pkg:*", None, False),
     ],
 )
-def test_packages_are_compared_with_a_version_where_the_pattern_has_one(
+def test_packages_are_compared_with_a_version_if_the_pattern_has_one(
     pattern: str, purl: str | None, forbidden: bool
 ) -> None:
-    """A pattern without "@" means every version, and npm's scopes are not mistaken for one."""
-    assert forbidden == bool(found(policy_of(packages=(pattern,)), sbom_of(component("a", purl=purl))))
+    """A pattern without "@" matches every version; the "@" of an npm scope is not a version."""
+    assert forbidden == bool(findings_of(policy_of(packages=(pattern,)), sbom_of(component("a", purl=purl))))
 
 
-def test_findings_are_sorted_and_each_rule_is_told_once() -> None:
-    """A component may break several rules; saying its licence twice is one breach."""
+def test_findings_are_sorted_and_each_rule_occurs_once() -> None:
+    """A component may break several rules; two licences with one pattern are one finding."""
     policy = policy_of(licences=("GPL-*", "MPL-*"), packages=("pkg:pypi/*",))
     sbom = sbom_of(
         component("b", "MPL-2.0", "GPL-2.0", "GPL-3.0", purl="pkg:pypi/b@1"),
         component("a", "GPL-3.0"),
     )
 
-    assert [(finding.ref, finding.rule) for finding in found(policy, sbom)] == [
+    assert [(finding.ref, finding.rule) for finding in findings_of(policy, sbom)] == [
         ("a", "licence GPL-*"),
         ("b", "licence GPL-*"),
         ("b", "licence MPL-*"),
@@ -198,26 +198,26 @@ def test_findings_are_sorted_and_each_rule_is_told_once() -> None:
 
 
 def test_a_graph_of_another_sbom_is_refused() -> None:
-    """A reach counted in the wrong graph would look like a fact."""
+    """The reach would be wrong."""
     other = build_graph(sbom_of(component("b")))
 
-    with pytest.raises(ValueError, match="not built from this SBOM: it has no node 'a'"):
+    with pytest.raises(ValueError, match="the graph is of another SBOM: it has no node 'a'"):
         evaluate(policy_of(licences=("*",)), sbom_of(component("a", "MIT")), other)
 
 
-def test_a_pattern_of_many_stars_takes_no_time() -> None:
-    """A policy file cannot stop a worker by backtracking."""
+def test_a_pattern_with_many_stars_takes_no_time() -> None:
+    """Matching does not backtrack exponentially."""
     policy = policy_of(licences=("*a" * 90 + "b",))
 
-    assert found(policy, sbom_of(component("a", "a" * 1_000))) == ()
+    assert findings_of(policy, sbom_of(component("a", "a" * 1_000))) == ()
 
 
-def test_an_evaluation_that_finds_nothing_asks_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting ancestors is the costly part, and most SBOMs are clean."""
+def test_an_evaluation_without_findings_counts_no_ancestors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting is expensive, and most SBOMs have no findings."""
 
     def fail(graph: Any) -> None:
         pytest.fail("ancestors were counted")
 
     monkeypatch.setattr("graphjobs.demo.policy.count_ancestors", fail)
 
-    assert found(policy_of(licences=("GPL-*",)), sbom_of(component("a", "MIT"))) == ()
+    assert findings_of(policy_of(licences=("GPL-*",)), sbom_of(component("a", "MIT"))) == ()

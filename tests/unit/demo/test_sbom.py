@@ -1,4 +1,4 @@
-"""A CycloneDX SBOM becomes a value; anything else becomes one sentence."""
+"""CycloneDX SBOMs are read into values; other files raise one sentence."""
 
 import json
 import os
@@ -10,27 +10,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graphjobs.demo import components as components_room
-from graphjobs.demo import sbom as sbom_room
+from graphjobs.demo import components as components_module
+from graphjobs.demo import sbom as sbom_module
 from graphjobs.demo.sbom import Component, Sbom, SbomError, fingerprint, read_sbom
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def written(folder: Path, **fields: Any) -> Path:
-    """Writes an SBOM of these fields."""
-    path = folder / "service.cdx.json"
+def sbom_file(directory: Path, **fields: Any) -> Path:
+    """Write an SBOM of fields."""
+    path = directory / "service.cdx.json"
     path.write_text(json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", **fields}))
     return path
 
 
-def read(folder: Path, **fields: Any) -> Sbom:
-    """Reads an SBOM of these fields."""
-    return read_sbom(written(folder, **fields))
+def read(directory: Path, **fields: Any) -> Sbom:
+    """Read an SBOM of fields."""
+    return read_sbom(sbom_file(directory, **fields))
 
 
-def refusal(path: Path) -> str:
-    """Gives the sentence a file is refused with, without the file's name that every sentence begins with."""
+def error_of(path: Path) -> str:
+    """Return the error of a file, without the file name that each error begins with."""
     with pytest.raises(SbomError) as caught:
         read_sbom(path)
     sentence = str(caught.value)
@@ -39,8 +39,8 @@ def refusal(path: Path) -> str:
     return sentence.removeprefix(f"{path}: ")
 
 
-def test_an_sbom_is_read_whole(tmp_path: Path) -> None:
-    """Subject, components, edges and the file's own facts are all there."""
+def test_all_parts_of_an_sbom_are_read(tmp_path: Path) -> None:
+    """Subject, components, dependencies, and the fields of the file."""
     sbom = read(
         tmp_path,
         serialNumber="urn:uuid:3e671687-395b-41f5-a30f-a58921a69b79",
@@ -69,14 +69,14 @@ def test_an_sbom_is_read_whole(tmp_path: Path) -> None:
     assert DIGEST.fullmatch(sbom.digest)
 
 
-def test_an_sbom_of_nothing_is_an_sbom(tmp_path: Path) -> None:
-    """Only bomFormat is asked for; the rest has a meaning when it is absent."""
+def test_an_sbom_may_be_empty(tmp_path: Path) -> None:
+    """Only bomFormat is required; other fields have defaults."""
     sbom = read(tmp_path)
 
     assert Sbom("service.cdx.json", sbom.digest, None, 1, (), (), None) == sbom
 
 
-def test_licences_are_understood_in_every_shape(tmp_path: Path) -> None:
+def test_licences_are_read_in_every_form(tmp_path: Path) -> None:
     """CycloneDX has ids, names and expressions."""
     licences = [
         {"license": {"id": "MIT", "acknowledgement": "declared"}},
@@ -94,7 +94,7 @@ def test_licences_are_understood_in_every_shape(tmp_path: Path) -> None:
 
 
 def test_nested_components_and_services_are_flattened(tmp_path: Path) -> None:
-    """An edge may name any of them, wherever it stands."""
+    """A dependency may refer to any of them."""
     sbom = read(
         tmp_path,
         metadata={"component": {"name": "app", "components": [{"bom-ref": "module", "name": "module"}]}},
@@ -108,8 +108,8 @@ def test_nested_components_and_services_are_flattened(tmp_path: Path) -> None:
     assert sbom.name == "app"
 
 
-def test_a_deep_nest_of_components_is_read_without_recursion(tmp_path: Path) -> None:
-    """As deep as JSON is read, the flattening goes: a component and its list are two of the 500 levels."""
+def test_deeply_nested_components_are_read_without_recursion(tmp_path: Path) -> None:
+    """The depth is limited only by JSON: a component and its list are two of the 500 levels."""
     depth = 248
     text = '{"name":"a","components":[' * depth + '{"name":"a"}' + "]}" * depth
     path = tmp_path / "deep.json"
@@ -118,8 +118,8 @@ def test_a_deep_nest_of_components_is_read_without_recursion(tmp_path: Path) -> 
     assert depth + 1 == len(read_sbom(path).components)
 
 
-def test_a_component_without_a_ref_gets_one_that_no_other_has(tmp_path: Path) -> None:
-    """bom-ref is optional in CycloneDX; a made-up one gives way to a given one, wherever that stands."""
+def test_a_component_without_a_ref_gets_a_unique_one(tmp_path: Path) -> None:
+    """bom-ref is optional in CycloneDX; a generated ref never equals a bom-ref of the file."""
     sbom = read(
         tmp_path,
         components=[
@@ -136,7 +136,7 @@ def test_a_component_without_a_ref_gets_one_that_no_other_has(tmp_path: Path) ->
 
 
 def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
-    """A terminal escape, a NUL or a lone surrogate in an SBOM reaches no terminal and no database."""
+    """Terminal escapes, NULs and lone surrogates of an SBOM are replaced."""
     evil = "\x1b[2J\0\ud800\u202e"
     component = {"bom-ref": "a", "name": f"n{evil}", "version": f"1{evil}", "purl": f"pkg:{evil}"}
 
@@ -157,55 +157,55 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"bomFormat": "Other\x1b"}, 'bomFormat should be "CycloneDX", not "Other\N{REPLACEMENT CHARACTER}"'),
-        ({"bomFormat": 7}, "bomFormat should be text, not a number"),
-        ({"version": "1"}, "version should be an integer, not text"),
-        ({"version": True}, "version should be an integer, not true or false"),
-        ({"version": 1.5}, "version should be an integer, not a number"),
-        ({"version": 0}, "version should be from 1 to 2,147,483,647"),
-        ({"version": 10**30}, "version should be from 1 to 2,147,483,647"),
-        ({"serialNumber": 7}, "serialNumber should be text, not a number"),
-        ({"metadata": []}, "metadata should be an object, not a list"),
-        ({"metadata": {"component": None}}, "metadata.component should be an object, not null"),
+        ({"bomFormat": "Other\x1b"}, 'bomFormat must be "CycloneDX", not "Other\N{REPLACEMENT CHARACTER}"'),
+        ({"bomFormat": 7}, "bomFormat must be text, not a number"),
+        ({"version": "1"}, "version must be an integer, not text"),
+        ({"version": True}, "version must be an integer, not true or false"),
+        ({"version": 1.5}, "version must be an integer, not a number"),
+        ({"version": 0}, "version must be between 1 and 2,147,483,647"),
+        ({"version": 10**30}, "version must be between 1 and 2,147,483,647"),
+        ({"serialNumber": 7}, "serialNumber must be text, not a number"),
+        ({"metadata": []}, "metadata must be an object, not a list"),
+        ({"metadata": {"component": None}}, "metadata.component must be an object, not null"),
         ({"metadata": {"component": {}}}, "metadata.component has no name"),
-        ({"metadata": {"component": {"name": "a", "version": 1}}}, "metadata.component.version should be text"),
+        ({"metadata": {"component": {"name": "a", "version": 1}}}, "metadata.component.version must be text"),
         (
             {"metadata": {"component": {"name": "a", "components": {}}}},
-            "metadata.component.components should be a list, not an object",
+            "metadata.component.components must be a list, not an object",
         ),
-        ({"components": {}}, "components should be a list, not an object"),
-        ({"components": None}, "components should be a list, not null"),
-        ({"services": "x"}, "services should be a list, not text"),
-        ({"components": [{"name": "a"}, "b"]}, "components[1] should be an object, not text"),
+        ({"components": {}}, "components must be a list, not an object"),
+        ({"components": None}, "components must be a list, not null"),
+        ({"services": "x"}, "services must be a list, not text"),
+        ({"components": [{"name": "a"}, "b"]}, "components[1] must be an object, not text"),
         ({"components": [{"version": "1"}]}, "components[0] has no name"),
         ({"components": [{"name": " \n"}]}, "components[0] has no name"),
-        ({"components": [{"name": ["a"]}]}, "components[0].name should be text, not a list"),
-        ({"components": [{"name": "a", "group": 1}]}, "components[0].group should be text, not a number"),
-        ({"components": [{"name": "a", "version": 1}]}, "components[0].version should be text, not a number"),
-        ({"components": [{"name": "a", "purl": {}}]}, "components[0].purl should be text, not an object"),
-        ({"components": [{"name": "a", "bom-ref": 1}]}, "components[0].bom-ref should be text, not a number"),
-        ({"components": [{"name": "a", "bom-ref": ""}]}, "components[0].bom-ref should be 1 to 1,024 printable"),
-        ({"components": [{"name": "a", "bom-ref": "x" * 1_025}]}, "components[0].bom-ref should be 1 to 1,024"),
-        ({"components": [{"name": "a", "bom-ref": "a\0"}]}, "components[0].bom-ref should be 1 to 1,024"),
-        ({"components": [{"name": "a", "bom-ref": "\ud800"}]}, "components[0].bom-ref should be 1 to 1,024"),
-        ({"components": [{"name": "a", "components": 1}]}, "components[0].components should be a list"),
+        ({"components": [{"name": ["a"]}]}, "components[0].name must be text, not a list"),
+        ({"components": [{"name": "a", "group": 1}]}, "components[0].group must be text, not a number"),
+        ({"components": [{"name": "a", "version": 1}]}, "components[0].version must be text, not a number"),
+        ({"components": [{"name": "a", "purl": {}}]}, "components[0].purl must be text, not an object"),
+        ({"components": [{"name": "a", "bom-ref": 1}]}, "components[0].bom-ref must be text, not a number"),
+        ({"components": [{"name": "a", "bom-ref": ""}]}, "components[0].bom-ref must be 1 to 1,024 printable"),
+        ({"components": [{"name": "a", "bom-ref": "x" * 1_025}]}, "components[0].bom-ref must be 1 to 1,024"),
+        ({"components": [{"name": "a", "bom-ref": "a\0"}]}, "components[0].bom-ref must be 1 to 1,024"),
+        ({"components": [{"name": "a", "bom-ref": "\ud800"}]}, "components[0].bom-ref must be 1 to 1,024"),
+        ({"components": [{"name": "a", "components": 1}]}, "components[0].components must be a list"),
         (
             {"components": [{"name": "a", "components": [{"name": "b"}, {"name": 1}]}]},
-            "components[0].components[1].name should be text",
+            "components[0].components[1].name must be text",
         ),
-        ({"components": [{"name": "a", "licenses": {}}]}, "components[0].licenses should be a list"),
-        ({"components": [{"name": "a", "licenses": ["MIT"]}]}, "components[0].licenses[0] should be an object"),
+        ({"components": [{"name": "a", "licenses": {}}]}, "components[0].licenses must be a list"),
+        ({"components": [{"name": "a", "licenses": ["MIT"]}]}, "components[0].licenses[0] must be an object"),
         (
             {"components": [{"name": "a", "licenses": [{"license": "MIT"}]}]},
-            "components[0].licenses[0].license should be an object, not text",
+            "components[0].licenses[0].license must be an object, not text",
         ),
         (
             {"components": [{"name": "a", "licenses": [{"license": {"id": 1}}]}]},
-            "components[0].licenses[0].license.id should be text",
+            "components[0].licenses[0].license.id must be text",
         ),
         (
             {"components": [{"name": "a", "licenses": [{"expression": ["MIT"]}]}]},
-            "components[0].licenses[0].expression should be text",
+            "components[0].licenses[0].expression must be text",
         ),
         (
             {"components": [{"name": "a", "licenses": [{"license": {"url": "x"}}]}]},
@@ -213,36 +213,36 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
         ),
         (
             {"components": [{"bom-ref": "a", "name": "a"}, {"bom-ref": "a", "name": "b"}]},
-            'components[1]: the bom-ref "a" is taken already',
+            'components[1]: the bom-ref "a" occurs twice',
         ),
         (
             {
                 "metadata": {"component": {"bom-ref": "a", "name": "a"}},
                 "components": [{"bom-ref": "a", "name": "b"}],
             },
-            'components[0]: the bom-ref "a" is taken already',
+            'components[0]: the bom-ref "a" occurs twice',
         ),
-        ({"dependencies": {}}, "dependencies should be a list, not an object"),
-        ({"dependencies": ["a"]}, "dependencies[0] should be an object, not text"),
-        ({"dependencies": [{}]}, "dependencies[0].ref should hold text, not null"),
-        ({"dependencies": [{"ref": "x"}]}, 'dependencies[0].ref names "x", which is no component'),
+        ({"dependencies": {}}, "dependencies must be a list, not an object"),
+        ({"dependencies": ["a"]}, "dependencies[0] must be an object, not text"),
+        ({"dependencies": [{}]}, "dependencies[0].ref must be text, not null"),
+        ({"dependencies": [{"ref": "x"}]}, 'dependencies[0].ref names "x", which is not a component'),
         (
             {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": ["\x07"]}]},
-            'dependencies[0].dependsOn names "\N{REPLACEMENT CHARACTER}", which is no component',
+            'dependencies[0].dependsOn names "\N{REPLACEMENT CHARACTER}", which is not a component',
         ),
         (
             {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": [[]]}]},
-            "dependencies[0].dependsOn should hold text, not a list",
+            "dependencies[0].dependsOn must be text, not a list",
         ),
         (
             {"components": [{"bom-ref": "a", "name": "a"}], "dependencies": [{"ref": "a", "dependsOn": "a"}]},
-            "dependencies[0].dependsOn should be a list, not text",
+            "dependencies[0].dependsOn must be a list, not text",
         ),
     ],
 )
-def test_what_is_wrong_is_refused_and_named(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    """A wrong type, a missing name, a ref used twice or unknown: the place and the fault are in the sentence."""
-    assert refusal(written(tmp_path, **fields)).startswith(sentence)
+def test_an_invalid_sbom_is_refused_with_its_defect(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    """The error names the path and the defect: a wrong type, a missing name, a duplicate or unknown ref."""
+    assert error_of(sbom_file(tmp_path, **fields)).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -252,67 +252,67 @@ def test_what_is_wrong_is_refused_and_named(fields: dict[str, Any], sentence: st
         {"@context": "https://spdx.org/rdf/3.0.1/spdx-context.jsonld", "@graph": []},
     ],
 )
-def test_an_spdx_document_is_told_from_other_json(fields: dict[str, Any], tmp_path: Path) -> None:
-    """It is the file people have when they have the wrong one."""
+def test_an_spdx_document_has_its_own_error(fields: dict[str, Any], tmp_path: Path) -> None:
+    """SPDX is the most likely wrong format."""
     path = tmp_path / "sbom.spdx.json"
     path.write_text(json.dumps(fields))
 
-    assert refusal(path) == "this looks like an SPDX document, and only CycloneDX is read"
+    assert error_of(path) == "the file looks like an SPDX document; only CycloneDX is supported"
 
 
-def test_other_json_is_no_sbom(tmp_path: Path) -> None:
-    """A package.json, say."""
+def test_other_json_is_refused(tmp_path: Path) -> None:
+    """For instance a package.json."""
     path = tmp_path / "package.json"
     path.write_text('{"name": "x", "version": "1", "@context": [[]]}')
 
-    assert refusal(path) == "this is no CycloneDX SBOM: it has no bomFormat"
+    assert error_of(path) == "the file is not a CycloneDX SBOM: it has no bomFormat"
 
 
-def test_what_is_wrong_with_the_file_itself_is_said_too(tmp_path: Path) -> None:
-    """The sentences of the room below come through, with the file's name before them."""
-    whole = written(tmp_path, components=[{"name": "a"}]).read_bytes()
-    cut = tmp_path / "cut.json"
-    cut.write_bytes(whole[:-2])
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    """The error of the file follows the name of the file."""
+    content = sbom_file(tmp_path, components=[{"name": "a"}]).read_bytes()
+    truncated = tmp_path / "truncated.json"
+    truncated.write_bytes(content[:-2])
 
-    assert refusal(cut).startswith("the file cannot be read as JSON: it is cut off at line 1, column ")
-    assert refusal(tmp_path / "missing.json") == "there is no such file"
+    assert error_of(truncated).startswith("the file is not valid JSON: it is truncated at line 1, column ")
+    assert error_of(tmp_path / "missing.json") == "the file does not exist"
 
 
 def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
-    """By default the limit is 16 MiB; a sparse file of one byte more takes no room."""
+    """The default limit is 16 MiB; a sparse file takes no disk space."""
     path = tmp_path / "huge.json"
     path.touch()
     os.truncate(path, 16 * 1024 * 1024 + 1)
 
-    assert refusal(path) == "the file is larger than the limit of 16,777,216 bytes"
+    assert error_of(path) == "the file must have at most 16,777,216 bytes"
 
 
 def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit itself is still read."""
-    assert components_room.COMPONENTS_MAX == 100_000
-    monkeypatch.setattr(components_room, "COMPONENTS_MAX", 3)
+    """A file at the limit is read."""
+    assert components_module.COMPONENTS_MAX == 100_000
+    monkeypatch.setattr(components_module, "COMPONENTS_MAX", 3)
 
     assert len(read(tmp_path, components=[{"name": "a"}] * 3).components) == 3
-    sentence = refusal(written(tmp_path, components=[{"name": "a", "components": [{"name": "a"}]}] * 2))
-    assert sentence == "there are more than 3 components, which is the limit"
+    sentence = error_of(sbom_file(tmp_path, components=[{"name": "a", "components": [{"name": "a"}]}] * 2))
+    assert sentence == "the number of components must be at most 3"
 
 
 def test_too_many_dependencies_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated edges count, for they cost time."""
-    assert sbom_room.DEPENDENCIES_MAX == 1_000_000
-    monkeypatch.setattr(sbom_room, "DEPENDENCIES_MAX", 3)
+    """Repeated dependencies count, because they take time."""
+    assert sbom_module.DEPENDENCIES_MAX == 1_000_000
+    monkeypatch.setattr(sbom_module, "DEPENDENCIES_MAX", 3)
     components = [{"bom-ref": "a", "name": "a"}]
 
     assert (
         len(read(tmp_path, components=components, dependencies=[{"ref": "a", "dependsOn": ["a"] * 3}]).dependencies)
         == 1
     )
-    path = written(tmp_path, components=components, dependencies=[{"ref": "a", "dependsOn": ["a"] * 2}] * 2)
-    assert refusal(path) == "there are more than 3 dependencies, which is the limit"
+    path = sbom_file(tmp_path, components=components, dependencies=[{"ref": "a", "dependsOn": ["a"] * 2}] * 2)
+    assert error_of(path) == "the number of dependencies must be at most 3"
 
 
-def test_many_components_of_one_name_take_no_square_of_time(tmp_path: Path) -> None:
-    """A made-up ref is found by counting on: counting from 1 each time takes minutes here."""
+def test_many_components_of_one_name_take_linear_time(tmp_path: Path) -> None:
+    """Generated refs continue the last number: counting from 1 each time would take minutes."""
     assert (
         len({component.ref for component in read(tmp_path, components=[{"name": "a"}] * 20_000).components}) == 20_000
     )
@@ -342,7 +342,7 @@ JSON = st.recursive(
 def test_any_json_is_read_or_refused_in_one_sentence(
     fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever stands where, no other error than SbomError comes out."""
+    """SbomError is the only error."""
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps({"bomFormat": "CycloneDX", **fields}))
 
@@ -357,10 +357,8 @@ def test_any_json_is_read_or_refused_in_one_sentence(
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_are_refused_and_still_have_a_fingerprint(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """What is no SBOM ends as an SbomError, and can be named by a digest in a job all the same."""
+def test_any_bytes_are_refused_and_have_a_fingerprint(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A job can identify an invalid file by its digest."""
     path = tmp_path_factory.getbasetemp() / "any.bin"
     path.write_bytes(content)
 
@@ -370,14 +368,14 @@ def test_any_bytes_are_refused_and_still_have_a_fingerprint(
 
 
 def test_the_fingerprint_of_an_sbom_is_its_digest(tmp_path: Path) -> None:
-    """A job that was inserted by fingerprint agrees with what its worker reads."""
-    path = written(tmp_path, components=[{"name": "a"}])
+    """The digest of a job equals the one that its worker reads."""
+    path = sbom_file(tmp_path, components=[{"name": "a"}])
 
     assert read_sbom(path).digest == fingerprint(path)
 
 
-def test_a_fingerprint_is_of_the_head_of_a_huge_file(tmp_path: Path) -> None:
-    """Nothing past the limit is read."""
+def test_a_fingerprint_is_of_the_first_bytes_of_a_file(tmp_path: Path) -> None:
+    """Bytes after the limit are ignored."""
     path = tmp_path / "huge.json"
     path.write_bytes(b"abc")
     head = fingerprint(path)
@@ -389,9 +387,9 @@ def test_a_fingerprint_is_of_the_head_of_a_huge_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["missing.json", ".", "a\0b", "/dev/zero", "\udc80\ud800", "x" * 5_000])
 def test_a_fingerprint_never_raises(path: str) -> None:
-    """A path that cannot be read, or cannot be, is told from other paths by its text."""
-    found = fingerprint(Path(path))
+    """Unreadable and invalid paths have a fingerprint of their text."""
+    digest = fingerprint(Path(path))
 
-    assert DIGEST.fullmatch(found)
-    assert found != fingerprint(Path("another.json"))
-    assert found == fingerprint(Path(path))
+    assert DIGEST.fullmatch(digest)
+    assert digest != fingerprint(Path("another.json"))
+    assert digest == fingerprint(Path(path))

@@ -1,4 +1,4 @@
-"""The SBOMs and the policy that travel with the package are real, readable, and say nothing of who made them."""
+"""The SBOMs and the policy of the package are real, readable, and contain no trace of the machine that created them."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from graphjobs.demo.graph import build_graph
 from graphjobs.demo.policy import evaluate, read_policy, shipped_policy
 from graphjobs.demo.sbom import read_sbom, shipped_sboms
 
-OF_A_MACHINE = re.compile(
+MACHINE_TRACE = re.compile(
     r"file:|/work|/tmp|/root|/opt|/home|/Users|[A-Z]:\\\\|/simple|find-links|localhost|127\.0\.0\.1", re.ASCII
 )
 
 
-def test_six_sboms_are_shipped_in_order() -> None:
-    """This project's own environment is among them."""
+def test_the_package_has_six_sorted_sboms() -> None:
+    """One is of this project."""
     names = [path.name for path in shipped_sboms()]
 
     assert names == [
@@ -30,8 +30,8 @@ def test_six_sboms_are_shipped_in_order() -> None:
 
 
 @pytest.mark.parametrize("path", shipped_sboms(), ids=lambda path: path.name)
-def test_a_shipped_sbom_was_made_by_cyclonedx_bom_and_has_a_graph(path: Path) -> None:
-    """The tool signs its work; the graph has edges and more than one level."""
+def test_an_sbom_of_the_package_is_of_cyclonedx_bom_and_has_a_graph(path: Path) -> None:
+    """The file names its tool; the graph has edges and more than one level."""
     tools = json.loads(path.read_text())["metadata"]["tools"]["components"]
     sbom = read_sbom(path)
     graph = build_graph(sbom)
@@ -43,13 +43,13 @@ def test_a_shipped_sbom_was_made_by_cyclonedx_bom_and_has_a_graph(path: Path) ->
 
 
 @pytest.mark.parametrize("path", [*shipped_sboms(), shipped_policy()], ids=lambda path: path.name)
-def test_a_shipped_file_names_no_path_and_no_index_of_the_machine_that_made_it(path: Path) -> None:
-    """What is published stays published."""
-    assert OF_A_MACHINE.search(path.read_text()) is None
+def test_a_file_of_the_package_contains_no_path_and_no_package_index_of_a_machine(path: Path) -> None:
+    """A published file stays published."""
+    assert MACHINE_TRACE.search(path.read_text()) is None
 
 
 def test_this_projects_own_sbom_has_the_project_as_its_root() -> None:
-    """It was made with --pyproject."""
+    """The SBOM was created with --pyproject."""
     (own,) = (read_sbom(path) for path in shipped_sboms() if path.name == "graphjobs.cdx.json")
 
     assert own.root is not None
@@ -57,13 +57,13 @@ def test_this_projects_own_sbom_has_the_project_as_its_root() -> None:
     assert own.root in {source for source, _ in own.dependencies}
 
 
-def test_the_shipped_policy_marks_some_and_not_all() -> None:
-    """A demonstration that marks everything, or nothing, shows nothing."""
+def test_the_policy_of_the_package_has_findings_in_some_sboms() -> None:
+    """A demonstration needs both results."""
     policy = read_policy(shipped_policy())
-    marked = {}
+    findings = {}
     for path in shipped_sboms():
         sbom = read_sbom(path)
-        marked[path.name] = {finding.name for finding in evaluate(policy, sbom, build_graph(sbom))}
+        findings[path.name] = {finding.name for finding in evaluate(policy, sbom, build_graph(sbom))}
 
     assert {
         "django-site.cdx.json": {"psycopg", "psycopg-binary"},
@@ -72,11 +72,11 @@ def test_the_shipped_policy_marks_some_and_not_all() -> None:
         "graphjobs.cdx.json": set(),
         "pandas-analysis.cdx.json": set(),
         "requests.cdx.json": set(),
-    } == marked
+    } == findings
 
 
-def test_the_readme_names_every_shipped_file() -> None:
-    """Whoever adds one says how it was made."""
+def test_the_readme_lists_every_data_file() -> None:
+    """It describes how each file was created."""
     readme = (shipped_policy().parent / "README.md").read_text()
 
     assert all(path.name in readme for path in (*shipped_sboms(), shipped_policy()))
