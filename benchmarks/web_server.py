@@ -1,4 +1,4 @@
-"""The process the suite of the web calls: the application of `graphjobs serve`, and a bare route beside it."""
+"""The server process of the suite of the web: the application of `graphjobs serve`, and a bare route."""
 
 import asyncio
 import os
@@ -14,23 +14,23 @@ from graphjobs.web.server import serve as run
 from graphjobs.web.tokens import TokenFile
 
 
-async def serve(tokens: Path, answer: bytes) -> None:
-    """Serves on a free port of loopback, which it prints, until it is ended.
+async def serve(tokens: Path, bare_response: bytes) -> None:
+    """Serve on a free port of loopback, print the port, and run until a signal.
 
     Args:
         tokens: the token file.
-        answer: what the bare routes answer.
+        bare_response: the body of the bare routes' responses.
     """
     app = create_app(TokenFile(tokens))
 
     @app.get("/bare")
     async def bare() -> Response:
-        return Response(answer, media_type="application/json")
+        return Response(bare_response, media_type="application/json")
 
     @app.post("/bare")
     async def bare_post(request: Request) -> Response:
         await request.body()
-        return Response(answer, 202, media_type="application/json")
+        return Response(bare_response, 202, media_type="application/json")
 
     async with open_storage() as storage:
         use_storage(app, storage)
@@ -40,4 +40,4 @@ async def serve(tokens: Path, answer: bytes) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), os.environ["BARE_ANSWER"].encode()))
+    asyncio.run(serve(Path(sys.argv[1]), os.environ["BARE_RESPONSE"].encode()))
