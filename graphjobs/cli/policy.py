@@ -230,8 +230,9 @@ def _name_options(**arguments: str) -> Iterator[None]:
         field, problem = error.problems[0]
         name = field.partition(".")[0]
         option = {**_OPTIONS, **arguments}.get(name) or f"--{name.replace('_', '-')}"
-        reason = problem.removeprefix(f"{field}: ")
-        invalid = InvalidJob(f"{option}: {reason}" if field else reason, field=field, problems=error.problems)
+        reason = problem.removeprefix(f"{field}: ").removeprefix(f"{field} ")
+        sentence = f"{option} {reason}" if reason.startswith("must ") else f"{option}: {reason}"
+        invalid = InvalidJob(sentence if field else reason, field=field, problems=error.problems)
     else:
         return
     raise invalid
