@@ -178,7 +178,7 @@ class PolicyRunJob(PolicyRunSpec):
 
     @property
     def error(self) -> str | None:
-        """Why the last attempt failed, as its event records it."""
+        """The error of the last attempt, as its event records it."""
         return self.last_error
 
     def payload_json(self) -> str:

@@ -6,7 +6,7 @@ from graphjobs.core.state_machine import CodedEnum, StatusEnum
 
 
 class PolicyRunMode(CodedEnum):
-    """What a run evaluates: all inputs, only changed ones, or all without an effect."""
+    """The mode of a run: evaluate all inputs, only changed ones, or all without an effect."""
 
     FULL = "full", 0
     INCREMENTAL = "incremental", 1

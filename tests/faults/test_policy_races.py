@@ -581,7 +581,7 @@ async def test_a_cancellation_that_waits_for_a_failure_is_told_that_it_is_too_la
         await queue_of(holder).end([failed(run)])
         waiting = asking(storage.policy_runs, run)
         await shared_watch.until_waiting()
-    with pytest.raises(JobConflict, match="the run is failed already"):
+    with pytest.raises(JobConflict, match="the run is already failed"):
         await waiting
     found = await now(storage, run)
     assert (Status.FAILED, "no engine took it", False) == (

@@ -159,7 +159,7 @@ async def test_the_cancellation_of_a_running_run_is_requested_and_of_a_final_run
     assert (200, "running", True) == (requested.status_code, run["status"], run["cancellationRequested"])
     assert {"cancellationRequestedAt"} == set(run) - _ALWAYS
     assert ["succeeded", "running"] == [late["jobStatus"], early["jobStatus"]]
-    assert "succeeded already" in late["detail"]
+    assert "already succeeded" in late["detail"]
     assert "the run is running: it can be retried" in early["detail"]
 
 

@@ -21,7 +21,7 @@ OVERDUE_EVERY: Final = 8
 """One in so many runs that a lease takes from a tenant is the oldest run of normal priority, if it is overdue."""
 
 _OVERDUE: Final = sa.text("interval '10 minutes'")
-"""How long a run of normal priority waits behind runs of high priority until it is overdue."""
+"""The time after which an available run of normal priority is overdue."""
 
 _PENDING, _DISPATCHING = code(Status.PENDING), code(Status.DISPATCHING)
 _OWNER: Final = sa.bindparam("p_lease_owner", type_=sa.Text)
@@ -269,7 +269,7 @@ def _lease_tenant() -> sa.Select[Any]:
 
 
 LEASE_RUNS_OF_TENANT: Final = _lease_tenant()
-"""As `LEASE_RUNS`, of one tenant; without cursors."""
+"""Leases pending runs of one tenant; see `LEASE_RUNS`. The cursors are NULL."""
 
 FIND_LEASED_RUNS: Final = (
     run_columns(RUNS)
