@@ -206,7 +206,7 @@ class PolicyRunService:
         """
         run = await self._read(tenant_id, run_id)
         if not run.status.is_final:
-            raise conflict(run, f"the run is {run.status}: retry it when it is completed, failed or canceled")
+            raise conflict(run, f"the run is {run.status}: only a final run can be retried")
         metadata = {**run.metadata, RETRY_OF: run.run_id}
         if len(metadata) > METADATA_ENTRIES_MAX:
             problem = f"the run has {len(run.metadata)} metadata entries, and a retry adds one: request a new run"

@@ -275,7 +275,7 @@ async def test_a_final_run_is_retried(policy: Command, storage: Storage, tenant:
     assert "again is queued, as a retry of failed\n" == _text(policy("retry", "failed", "--run-id", "again"))
     (run,) = _lines(policy("retry", "failed", "--run-id", "again", "--json"))
     assert ("again", {"retryOf": "failed"}) == (run["runId"], run["metadata"])
-    _assert_failed(policy("retry", "pending"), "retry it when it is completed, failed or canceled")
+    _assert_failed(policy("retry", "pending"), "only a final run can be retried")
     _assert_failed(policy("retry", "failed", "--run-id", "pending"), "'pending'", "another request")
     _assert_failed(policy("submit", "P-8", "--run-id", "again"), "'again'", "another request")
 

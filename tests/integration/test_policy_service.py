@@ -223,7 +223,7 @@ async def test_a_retry_is_a_new_run_that_names_the_old(
     run = await submitted(
         storage, tenant, run_id="nightly", priority="high", metadata={"a": "b"}, correlation_id="c", policy_version=3
     )
-    with pytest.raises(JobConflict, match="the run is submitted: retry it when it is completed, failed or canceled"):
+    with pytest.raises(JobConflict, match="the run is submitted: only a final run can be retried"):
         await service.retry(tenant, "nightly")
     await service.complete(tenant, PolicyRunCompletion(run_id="nightly", status="failed", error="so"))
     first = await service.retry(tenant, "nightly")

@@ -160,7 +160,7 @@ async def test_the_cancellation_of_a_running_run_is_requested_and_of_a_final_run
     assert {"cancellationRequestedAt"} == set(run) - _ALWAYS
     assert ["succeeded", "running"] == [late["jobStatus"], early["jobStatus"]]
     assert "already succeeded" in late["detail"]
-    assert "the run is running: it can be retried" in early["detail"]
+    assert "the run is running: only a final run can be retried" in early["detail"]
 
 
 async def test_a_retry_is_a_new_run_with_the_old_run_id_in_its_metadata(
