@@ -74,8 +74,8 @@ class _Ours:
         await worker.run(until_empty=True)
         seconds = time.perf_counter() - started
         events = await self._connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.graph_job_events")
-        if (worker.counts.completed, events) != (number, 2 * number):
-            raise BenchmarkError(f"graphjobs did {worker.counts.completed} of {number} jobs, with {events} events")
+        if (worker.stats.completed, events) != (number, 2 * number):
+            raise BenchmarkError(f"graphjobs did {worker.stats.completed} of {number} jobs, with {events} events")
         return number / seconds
 
 

@@ -1,4 +1,4 @@
-"""`graphjobs worker`: does queued jobs until it is told to stop; a live line for people, lines of JSON for programs."""
+"""`graphjobs worker`: run queued jobs until a signal; a live line on a terminal, otherwise JSON lines."""
 
 import asyncio
 import logging
@@ -24,115 +24,114 @@ from graphjobs.worker import GraphJobWorker, WorkerOptions
 from graphjobs.worker.handler_loading import load_handlers, open_handlers
 
 _DEFAULTS: Final = WorkerOptions()
-_LIVE_EVERY_SECONDS: Final = 0.25
-_LOGGED_EVERY_SECONDS: Final = 10.0
-_RATE_OVER_SECONDS: Final = 5.0
+_LIVE_INTERVAL_SECONDS: Final = 0.25
+_LOG_INTERVAL_SECONDS: Final = 10.0
+_RATE_WINDOW_SECONDS: Final = 5.0
 
 _log = logging.getLogger("graphjobs.worker")
 
 
 def worker(
-    handlers: Annotated[str, typer.Argument(help="Where the handlers are, as module:attribute.", show_default=False)],
-    tenant: Annotated[str | None, typer.Option(help="Serve this tenant only; none means all, in turns.")] = None,
-    concurrency: Annotated[int, typer.Option(help="The most handlers at once.")] = _DEFAULTS.concurrency,
-    batch: Annotated[int, typer.Option(help="The most jobs of one statement.")] = _DEFAULTS.batch,
-    poll: Annotated[float, typer.Option(help="Seconds to wait where nothing is queued.")] = 1.0,
-    lease: Annotated[float, typer.Option(help="Seconds of silence after which a job is rescued.")] = 60.0,
-    attempts_max: Annotated[int, typer.Option(help="The most attempts of a job whose workers stop.")] = 3,
-    time_limit: Annotated[float, typer.Option(help="The most seconds a handler may take.")] = 900.0,
-    grace: Annotated[float, typer.Option(help="Seconds handlers may go on after SIGTERM.")] = 20.0,
-    listen: Annotated[bool, typer.Option("--listen", help="Also wait for notices of queued jobs.")] = False,
-    rescue: Annotated[bool, typer.Option(help="Look for jobs of workers that stopped.")] = True,
+    handlers: Annotated[str, typer.Argument(help="The handlers, as module:attribute.", show_default=False)],
+    tenant: Annotated[str | None, typer.Option(help="The only tenant to serve; all in rotation by default.")] = None,
+    concurrency: Annotated[int, typer.Option(help="The maximum number of handlers at once.")] = _DEFAULTS.concurrency,
+    batch: Annotated[int, typer.Option(help="The maximum number of jobs per statement.")] = _DEFAULTS.batch,
+    poll: Annotated[float, typer.Option(help="Seconds between queries if nothing is queued.")] = 1.0,
+    lease: Annotated[float, typer.Option(help="Seconds without a heartbeat until a job is rescued.")] = 60.0,
+    attempts_max: Annotated[int, typer.Option(help="The maximum number of attempts of a job that stalls.")] = 3,
+    time_limit: Annotated[float, typer.Option(help="The maximum duration of a handler, in seconds.")] = 900.0,
+    grace: Annotated[float, typer.Option(help="Seconds that handlers may continue after SIGTERM.")] = 20.0,
+    listen: Annotated[bool, typer.Option("--listen", help="Wake up at notifications of queued jobs.")] = False,
+    rescue: Annotated[bool, typer.Option(help="Rescue stalled jobs.")] = True,
     name: Annotated[
-        str | None, typer.Option(help="Who it is, in the log of jobs; none means host and process.")
+        str | None, typer.Option(help="The name of the worker in event logs; host/process by default.")
     ] = None,
-    until_empty: Annotated[bool, typer.Option("--until-empty", help="End once nothing is queued.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Tell of each job that fails or is given back.")] = False,
+    until_empty: Annotated[bool, typer.Option("--until-empty", help="End when nothing is queued.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Report each job that fails or is released.")] = False,
 ) -> None:
-    """Do queued jobs, until SIGTERM or Ctrl-C; a second one gives back at once what still runs."""
+    """Run queued jobs until SIGTERM or Ctrl-C; a second signal ends the grace period of the handlers."""
     options = WorkerOptions(
         tenant=tenant,
         concurrency=concurrency,
         batch=batch,
-        poll=_seconds(poll, "poll"),
-        lease=_seconds(lease, "lease"),
+        poll=_parse_seconds(poll, "poll"),
+        lease=_parse_seconds(lease, "lease"),
         attempts_max=attempts_max,
-        time_limit=_seconds(time_limit, "time-limit"),
-        grace=_seconds(grace, "grace"),
+        time_limit=_parse_seconds(time_limit, "time-limit"),
+        grace=_parse_seconds(grace, "grace"),
         listen=listen,
         rescue=rescue,
         **({"name": name} if name is not None else {}),
     )
-    found = load_handlers(handlers)
+    loaded = load_handlers(handlers)
     console = Console(stderr=True)
     with _logging(console, verbose=verbose):
         try:
-            asyncio.run(_work(console, found, handlers, options, until_empty=until_empty))
-        except asyncio.CancelledError:  # told to stop before it began
+            asyncio.run(_run(console, loaded, handlers, options, until_empty=until_empty))
+        except asyncio.CancelledError:  # a signal arrived before the worker started
             return
 
 
-def _seconds(number: float, name: str) -> timedelta:
+def _parse_seconds(number: float, name: str) -> timedelta:
     try:
         return timedelta(seconds=number)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{number} is no number of seconds", param_hint=f"--{name}") from None
+        raise typer.BadParameter(f"{number} is not a valid number of seconds", param_hint=f"--{name}") from None
 
 
-async def _work(console: Console, found: Any, place: str, options: WorkerOptions, *, until_empty: bool) -> None:
-    opening = asyncio.current_task()
-    ending = _Ending(console, opening.cancel if opening else lambda: None)
-    # First of all: a word to stop that comes early is not lost, and ends nothing half-way.
+async def _run(console: Console, loaded: Any, location: str, options: WorkerOptions, *, until_empty: bool) -> None:
+    task = asyncio.current_task()
+    signals = _ShutdownSignals(console, task.cancel if task else lambda: None)
+    # Before anything is opened: an early signal is not lost, and what is opened by then is closed.
     loop = asyncio.get_running_loop()
-    for word in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(word, ending.begin)
-    async with open_storage() as storage, open_handlers(found, place) as handlers:
-        doing = GraphJobWorker(storage, build=handlers.build, overlay=handlers.overlay, options=options)
-        ending.stops(doing)
-        shown = asyncio.ensure_future(_show(console, doing))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, signals.on_signal)
+    async with open_storage() as storage, open_handlers(loaded, location) as handlers:
+        worker = GraphJobWorker(storage, build=handlers.build, overlay=handlers.overlay, options=options)
+        signals.worker = worker
+        progress = asyncio.ensure_future(_show_progress(console, worker))
         try:
-            await doing.run(until_empty=until_empty)
+            await worker.run(until_empty=until_empty)
         finally:
-            shown.cancel()
-            await asyncio.gather(shown, return_exceptions=True)
-    console.print(_line(doing, None), highlight=False) if console.is_terminal else _tell(doing, None, "in all")
-    code = Exit.UNAVAILABLE if doing.in_hand else Exit.DONE
-    if doing.left_behind:
-        # They would keep the process for as long as they like; whatever they do, nothing of it counts.
-        _log.error("%s handlers do not end; the process ends without them", doing.left_behind)
+            progress.cancel()
+            await asyncio.gather(progress, return_exceptions=True)
+    if console.is_terminal:
+        console.print(_line(worker, None), highlight=False)
+    else:
+        _log_progress(worker, None, "total")
+    code = Exit.UNAVAILABLE if worker.in_flight else Exit.DONE
+    if worker.abandoned:
+        # The abandoned handlers would keep the process alive, and their results are ignored.
+        _log.error("the process exits with %s abandoned handlers", worker.abandoned)
         logging.shutdown()
         os._exit(code)
     if code:
         raise typer.Exit(code)
 
 
-class _Ending:
-    """The first word to stop lets handlers end, the second does not wait for them."""
+class _ShutdownSignals:
+    """Handles SIGINT and SIGTERM: the first signal starts the grace period, the second ends it."""
 
-    def __init__(self, console: Console, forget: Callable[[], object]) -> None:
+    def __init__(self, console: Console, cancel: Callable[[], object]) -> None:
+        self.worker: GraphJobWorker | None = None
         self._console = console
-        self._forget = forget
-        self._words = 0
-        self._stop: Callable[[int], None] | None = None
+        self._cancel = cancel
+        self._count = 0
 
-    def begin(self) -> None:
-        self._words += 1
-        if self._stop is None:  # it still opens what it needs, and holds nothing
-            self._forget()
+    def on_signal(self) -> None:
+        """Stop the worker. Without a worker, cancel the task that still opens the storage and the handlers."""
+        self._count += 1
+        if self.worker is None:
+            self._cancel()
             return
-        if self._words == 1 and self._console.is_terminal:
-            self._console.print("stopping: handlers may end; once more gives back at once what still runs", style="dim")
-        self._stop(self._words)
-
-    def stops(self, doing: GraphJobWorker) -> None:
-        def stop(words: int) -> None:
-            doing.stop(grace=None if words == 1 else timedelta(0))
-
-        self._stop = stop
+        is_first = self._count == 1
+        if is_first and self._console.is_terminal:
+            self._console.print("stopping: handlers may end; a second signal releases the running jobs", style="dim")
+        self.worker.stop(grace=None if is_first else timedelta(0))
 
 
-async def _show(console: Console, doing: GraphJobWorker) -> None:
-    """Shows how far it is: a line that changes where somebody looks, else one of JSON now and then."""
+async def _show_progress(console: Console, worker: GraphJobWorker) -> None:
+    """Show the figures: on a terminal in a live line, otherwise in a log line at intervals."""
     rate = _Rate()
     with ExitStack() as stack:
         live = (
@@ -140,63 +139,63 @@ async def _show(console: Console, doing: GraphJobWorker) -> None:
             if console.is_terminal
             else None
         )
-        told = time.monotonic()
+        logged_at = time.monotonic()
         while True:
-            a_second = rate.after(doing.counts.completed + doing.counts.failed)
+            per_second = rate.update(worker.stats.completed + worker.stats.failed)
             if live is not None:
-                live.update(_line(doing, a_second), refresh=True)
-            elif time.monotonic() - told >= _LOGGED_EVERY_SECONDS:
-                told = time.monotonic()
-                _tell(doing, a_second, "working")
-            await asyncio.sleep(_LIVE_EVERY_SECONDS)
+                live.update(_line(worker, per_second), refresh=True)
+            elif time.monotonic() - logged_at >= _LOG_INTERVAL_SECONDS:
+                logged_at = time.monotonic()
+                _log_progress(worker, per_second, "progress")
+            await asyncio.sleep(_LIVE_INTERVAL_SECONDS)
 
 
 class _Rate:
-    """How many a second there were of late."""
+    """The rate per second of a counter, over the last seconds."""
 
     def __init__(self) -> None:
-        self._seen = [(time.monotonic(), 0)]
+        self._samples = [(time.monotonic(), 0)]
 
-    def after(self, number: int) -> float:
+    def update(self, number: int) -> float:
         now = time.monotonic()
-        self._seen.append((now, number))
-        while len(self._seen) > 2 and self._seen[0][0] < now - _RATE_OVER_SECONDS:  # two ends
-            del self._seen[0]
-        began, before = self._seen[0]
-        return (number - before) / max(now - began, 1e-9)
+        self._samples.append((now, number))
+        while len(self._samples) > 2 and self._samples[0][0] < now - _RATE_WINDOW_SECONDS:  # a rate needs two
+            del self._samples[0]
+        first_at, first = self._samples[0]
+        return (number - first) / max(now - first_at, 1e-9)
 
 
-def _figures(doing: GraphJobWorker) -> dict[str, int]:
-    counts = doing.counts
+def _figures(worker: GraphJobWorker) -> dict[str, int]:
+    stats = worker.stats
     return {
-        "claimed": counts.claimed,
-        "done": counts.completed,
-        "failed": counts.failed + counts.unreadable + counts.rescued_to_fail,
-        "in hand": doing.in_hand,
-        "given back": counts.given_back,
-        "lost": counts.lost,
-        "rescued": counts.rescued,
+        "claimed": stats.claimed,
+        "completed": stats.completed,
+        "failed": stats.failed + stats.unreadable + stats.rescue_failed,
+        "in flight": worker.in_flight,
+        "released": stats.released,
+        "lost": stats.lost,
+        "rescued": stats.rescued,
     }
 
 
-def _line(doing: GraphJobWorker, a_second: float | None) -> Text:
-    always = ("claimed", "done", "failed")
-    shown = [f"{name} {number:,}" for name, number in _figures(doing).items() if number or name in always]
-    if a_second is not None:
-        shown.append(f"{a_second:,.1f} a second")
-    return Text("  ".join(shown))
+def _line(worker: GraphJobWorker, per_second: float | None) -> Text:
+    always = ("claimed", "completed", "failed")
+    parts = [f"{name} {number:,}" for name, number in _figures(worker).items() if number or name in always]
+    if per_second is not None:
+        parts.append(f"{per_second:,.1f} per second")
+    return Text("  ".join(parts))
 
 
-def _tell(doing: GraphJobWorker, a_second: float | None, what: str) -> None:
-    figures: dict[str, object] = {name.replace(" ", "_"): number for name, number in _figures(doing).items()}
-    if a_second is not None:
-        figures["a_second"] = round(a_second, 1)
-    _log.info("worker %s: %s", what, doing.options.name, extra=figures)
+def _log_progress(worker: GraphJobWorker, per_second: float | None, kind: str) -> None:
+    figures: dict[str, object] = {name.replace(" ", "_"): number for name, number in _figures(worker).items()}
+    if per_second is not None:
+        figures["per_second"] = round(per_second, 1)
+    _log.info("%s of worker %s", kind, worker.options.name, extra=figures)
 
 
 @contextmanager
 def _logging(console: Console, *, verbose: bool) -> Iterator[None]:
-    """Lets the log speak, everybody's: above the live line, or as a line of JSON each."""
+    """Log all messages of the process: above the live line, or as JSON lines."""
     if console.is_terminal:
         handler: logging.Handler = RichHandler(console=console, show_path=False)
         level = logging.INFO if verbose else logging.WARNING
@@ -206,17 +205,17 @@ def _logging(console: Console, *, verbose: bool) -> Iterator[None]:
         fields = ["asctime", "levelname", "name", "message"]
         handler.setFormatter(JsonFormatter(fields, rename_fields=renamed))
         level = logging.INFO
-    everybody, ours = logging.getLogger(), logging.getLogger("graphjobs")
-    if everybody.handlers:  # the user's own modules have said how they log
+    root_logger, package_logger = logging.getLogger(), logging.getLogger("graphjobs")
+    if root_logger.handlers:  # the user's modules have configured logging
         yield
         return
-    everybody.addHandler(handler)
+    root_logger.addHandler(handler)
     logging.captureWarnings(True)
-    before = ours.level
-    ours.setLevel(level)
+    level_before = package_logger.level
+    package_logger.setLevel(level)
     try:
         yield
     finally:
-        everybody.removeHandler(handler)
+        root_logger.removeHandler(handler)
         logging.captureWarnings(False)
-        ours.setLevel(before)
+        package_logger.setLevel(level_before)

@@ -152,7 +152,7 @@ class Demo:
             metadata={"sbom": sbom.name},
         )
         metadata = {"sbom": sbom.name, **{name: str(number) for name, number in sizes.items()}}
-        return BuildResult(graph.snapshot_id, metadata=metadata, following=[overlay])
+        return BuildResult(graph.snapshot_id, metadata=metadata, followups=[overlay])
 
     async def _overlay(self, job: GraphOverlayJob, _context: JobContext) -> OverlayResult:
         """Evaluate the policy on a built graph."""

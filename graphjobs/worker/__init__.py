@@ -1,4 +1,4 @@
-"""Whoever does queued work: the worker of graph jobs and the dispatcher of policy runs, both on one engine."""
+"""Workers of queued work: the worker of graph jobs and the dispatcher of policy runs, on one base."""
 
 from graphjobs.worker.graph_job_worker import GraphJobWorker
 from graphjobs.worker.handlers import BuildResult, Handlers, JobContext, OverlayResult

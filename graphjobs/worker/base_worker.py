@@ -1,197 +1,174 @@
-"""The loops of whoever does queued work: claims, heartbeats, ends, rescues, the order of the end; of whatever kind."""
+"""The loops that both workers share: claims, heartbeats, attempt results, rescues and the shutdown."""
 
 import asyncio
 import logging
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from graphjobs.database.executor import wait_ignoring_cancel as waited_for
+from typing_extensions import override
+
+from graphjobs.database.executor import wait_ignoring_cancel
 from graphjobs.errors import ConfigurationError, GraphJobsError
-from graphjobs.worker.completer import Queue, Writer
+from graphjobs.worker.completer import BatchCompleter, ResultSink
 from graphjobs.worker.context import E, J
-from graphjobs.worker.handler_runner import Running, about
-from graphjobs.worker.options import Backoff, WorkerOptions, batches_of, jittered
+from graphjobs.worker.handler_runner import HandlerOwner, HandlerRunner, log_fields
+from graphjobs.worker.options import Backoff, WorkerOptions, batched, jittered
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.stats import Tally
+from graphjobs.worker.stats import BaseStats
 
-FAREWELL: Final = timedelta(seconds=10)
-"""How long a worker that stops tries to write what has ended."""
+FLUSH_TIMEOUT: Final = timedelta(seconds=10)
+"""The time in which a worker that stops tries to store attempt results."""
 
-_RESTS_TIMES: Final = 9
-_JOBS_NAMED_MAX: Final = 100
-_RENEWALS_A_LEASE: Final = 4
+_POLL_COST_FACTOR: Final = 9
+_LOGGED_JOBS_MAX: Final = 100
+_HEARTBEATS_PER_LEASE: Final = 4
 
-C = TypeVar("C", bound=Tally)
+C = TypeVar("C", bound=BaseStats)
 _log = logging.getLogger(__name__)
 
 
-class Engine(ABC, Generic[J, E, C]):
-    """Runs work for what it claims, each once, beside any number of others; see those that derive from it.
+class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
+    """The base of both workers. It claims items, runs a handler for each, and stores the results.
 
     Args:
-        queue: where ends are written.
-        options: how it works.
-        tally: what it counts; it is shown by `counts`.
-        works_on: what it works on, for people.
-        work: runs what was claimed, and gives how that ends.
-        on_ended: called with each ending once it is in the database.
-        listen: calls back whenever something may have been queued.
+        sink: stores attempt results.
+        options: the options of the worker.
+        stats: the counters; `stats` returns a copy.
+        queue_name: the name of the queue, for log messages.
+        on_ended: called with each attempt result after it is stored.
+        listen: calls its argument at each notification of queued items.
     """
 
     def __init__(
         self,
-        queue: Queue,
+        sink: ResultSink,
         options: WorkerOptions,
-        tally: C,
+        stats: C,
         *,
-        works_on: str,
-        work: Callable[[J, Any], Coroutine[Any, Any, E]],
+        queue_name: str,
         on_ended: Callable[[E], None],
         listen: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
     ) -> None:
         self.options = options
-        self._tally = tally
-        self._works_on = works_on
+        self._stats = stats
+        self._queue_name = queue_name
         self._on_ended = on_ended
         self._listen = listen
-        self._woken = asyncio.Event()
+        self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._grace = options.grace
         self._failure: BaseException | None = None
-        self._work: asyncio.Task[None] | None = None
-        self._writing: asyncio.Task[None]
-        self._running = Running[J, E](
-            work,
-            options.time_limit,
-            self._handler_is_broken,
-            self._torn_down,
-            self._job_ended,
-            given_back=self._given_back,
-            failed=self._failed,
-            called=self._called,
-        )
-        self._writer = Writer[J, E](queue, options.name, options.batch, self._written, failed=self._refused)
-
-    # What differs from one kind of work to another
+        self._main_task: asyncio.Task[None] | None = None
+        self._completer_task: asyncio.Task[None]
+        self._runner = HandlerRunner[J, E](self, options.time_limit)
+        self._completer = BatchCompleter[J, E](sink, options.name, options.batch, self._on_written, self._unstorable)
 
     @abstractmethod
-    async def _claim_some(self) -> int:
-        """Claims as much as there is room for, and starts it; gives how much."""
+    async def _claim_batch(self) -> int:
+        """Claim items for the free slots and start their handlers. Return how many were claimed."""
 
     @abstractmethod
     async def _heartbeat(self, jobs: Sequence[J]) -> tuple[Sequence[J], Collection[UUID]]:
-        """Tells that a batch of what it holds is alive; gives what is, as it now is, and the ids of what is lost."""
+        """Send the heartbeats of a batch. Return the live items at their new versions, and the ids of lost items."""
 
     @abstractmethod
     def _rescuer(self) -> Rescuer:
-        """Gives what looks for the work of those who stopped."""
+        """Build the rescuer of stalled items."""
+
+    def _unstorable(self, job: J, reason: str) -> E:
+        """Return the result of an item if the database refuses its own result."""
+        return self.failed_result(job, reason)
 
     @abstractmethod
-    def _given_back(self, job: J) -> E:
-        """How it ends where the worker stops: somebody else may take it."""
-
-    @abstractmethod
-    def _failed(self, job: J, reason: str) -> E:
-        """How it ends where its handler has failed."""
-
-    @abstractmethod
-    def _refused(self, job: J, reason: str) -> E:
-        """How it ends where its end cannot be stored."""
-
-    @abstractmethod
-    def _called(self, job: J) -> str:
-        """What it is called, for people."""
-
-    @abstractmethod
-    def _count(self, ending: E) -> None:
-        """Counts an ending that is in the database, and tells of it."""
+    def _count(self, result: E) -> None:
+        """Count and log a result that is stored."""
 
     @property
-    def counts(self) -> C:
-        """What it has done so far."""
-        return replace(self._tally)
+    def stats(self) -> C:
+        """A copy of the counters."""
+        return replace(self._stats)
 
     @property
-    def in_hand(self) -> int:
-        """How many jobs it holds: they run, or their ends are not written yet."""
-        return len(self._running) + len(self._writer)
+    def in_flight(self) -> int:
+        """The number of items that run, or have no stored result yet."""
+        return len(self._runner) + len(self._completer)
 
     @property
-    def left_behind(self) -> int:
-        """How many handlers swallowed their cancel and run on, though their jobs have ended without them."""
-        return self._running.left_behind
+    def abandoned(self) -> int:
+        """The number of handlers that ignored their cancellation and still run; their jobs ended without them."""
+        return self._runner.abandoned
 
     def stop(self, *, grace: timedelta | None = None) -> None:
-        """Tells it to stop: it claims no more, lets handlers run for the time of the grace, and gives back the rest.
+        """Request the end: claim no more, allow handlers the grace period, and release the rest.
 
-        Safe to call at any time from its own event loop, more than once, and as a signal's handler there.
+        It may be called at any time in the worker's event loop, more than once, and as a signal handler of the loop.
 
         Args:
-            grace: instead of the option; the shortest that was given counts.
+            grace: replaces the option; of several calls the shortest grace period counts.
         """
         self._grace = min(self._grace, self.options.grace if grace is None else grace)
         self._stopping.set()
-        self._woken.set()
-        self._running.tell_stopping()
+        self._wake.set()
+        self._runner.notify_stopping()
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """Works until it is told to stop. Cancelled, it stops at once and in order: it gives back what it holds.
+        """Work until `stop` is called. If cancelled, stop without a grace period and release all items.
 
         Args:
-            until_empty: return, too, once a look finds nothing queued and nothing is in hand.
+            until_empty: return, too, when a claim finds nothing queued and nothing is in flight.
 
         Raises:
-            ConfigurationError: it runs already, or has run; a handler cannot be awaited; or what is configured cannot
-                work.
-            GraphJobsError: the executor that handlers work in is broken; their jobs are left to be rescued.
+            ConfigurationError: the worker runs already or has run, a handler is not asynchronous, or the configuration
+                does not work.
+            GraphJobsError: the executor of the handlers is broken; their jobs will be rescued.
         """
-        if self._work is not None:
-            raise ConfigurationError(f"a {type(self).__name__} runs once: make another one")
-        self._work = asyncio.ensure_future(self._run(until_empty))
+        if self._main_task is not None:
+            raise ConfigurationError(f"a {type(self).__name__} runs only once: create another one")
+        self._main_task = asyncio.ensure_future(self._run(until_empty))
         try:
-            await asyncio.shield(self._work)
+            await asyncio.shield(self._main_task)
         except asyncio.CancelledError:
             self.stop(grace=timedelta(0))
-            await waited_for(self._work)
+            await wait_ignoring_cancel(self._main_task)
             raise
 
     async def _run(self, until_empty: bool) -> None:
         options = self.options
-        _log.info("worker %s works on %s", options.name, self._works_on)
-        self._writing = self._aside(self._writer.run())
-        aside = [self._aside(self._renew_for_ever())]
+        _log.info("worker %s works on %s", options.name, self._queue_name)
+        self._completer_task = self._spawn(self._completer.run())
+        background = [self._spawn(self._send_heartbeats())]
         if options.rescue:
-            aside.append(self._aside(self._rescuer().run()))
+            background.append(self._spawn(self._rescuer().run()))
         if options.listen:
-            aside.append(self._aside(self._listen(self._heard)))
+            background.append(self._spawn(self._listen(self._on_notify)))
         try:
             try:
                 await self._claim_until_stopped(until_empty)
             finally:
-                await self._wind_up()
+                await self._shutdown()
         finally:
-            for task in (self._writing, *aside):
+            for task in (self._completer_task, *background):
                 task.cancel()
-            await asyncio.gather(self._writing, *aside, return_exceptions=True)
+            await asyncio.gather(self._completer_task, *background, return_exceptions=True)
             _log.info("worker %s has stopped", options.name)
         if self._failure is not None:
             raise self._failure
 
-    def _aside(self, work: Any) -> "asyncio.Task[None]":
-        """Runs work beside the claims; what ends it stops the worker."""
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Start a background task. An error of the task stops the worker."""
 
-        def look(task: "asyncio.Task[None]") -> None:
+        def on_done(task: "asyncio.Task[None]") -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._failure = self._failure or error
                 self.stop()
 
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        task.add_done_callback(look)
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(on_done)
         return task
 
     # Claims
@@ -199,144 +176,141 @@ class Engine(ABC, Generic[J, E, C]):
     async def _claim_until_stopped(self, until_empty: bool) -> None:
         backoff = Backoff()
         while not self._stopping.is_set():
-            self._woken.clear()
-            if not self._room():
+            self._wake.clear()
+            if not self._free_slots():
                 await self._wait_for_wake(self.options.poll)
                 continue
-            # Before the look: what ends during it may add a job that follows, which the look has not seen.
-            idle, began = not self.in_hand, time.monotonic()
+            # Read before the claim: an attempt that ends during the claim may add followups that the claim misses.
+            was_idle, started = not self.in_flight, time.monotonic()
             try:
-                claimed = await self._claim_some()
+                claimed = await self._claim_batch()
             except GraphJobsError as error:
                 wait = backoff.next_seconds()
-                _log.warning("nothing could be claimed, again in %.1f s: %s", wait, error)
-                await self._wait_for_stop(wait)
+                _log.warning("the claim failed, next try in %.1f s: %s", wait, error)
+                await _wait(self._stopping, wait)
                 continue
             if backoff.reset():
-                _log.info("the database answers again")
+                _log.info("the database is available again")
             if claimed:
                 continue
-            if until_empty and idle:
+            if until_empty and was_idle:
                 return
-            # Where very many tenants have to be looked at, looking takes no more than a tenth of the time.
-            took = timedelta(seconds=time.monotonic() - began)
-            await self._wait_for_wake(max(self.options.poll, _RESTS_TIMES * took))
+            # With very many tenants a claim is slow: claims that find nothing take at most a tenth of the time.
+            elapsed = timedelta(seconds=time.monotonic() - started)
+            await self._wait_for_wake(max(self.options.poll, _POLL_COST_FACTOR * elapsed))
 
-    def _torn_down(self) -> bool:
-        return self._work is not None and self._work.cancelling() > 0
-
-    def _room(self) -> int:
-        """How many more it may claim. What waits to be written is bounded too: the database may be away."""
+    def _free_slots(self) -> int:
+        """Return how many more items may be claimed; 0 while too many results wait for the database."""
         options = self.options
-        if len(self._writer) >= max(options.concurrency, 2 * options.batch):
+        if len(self._completer) >= max(options.concurrency, 2 * options.batch):
             return 0
-        return options.concurrency - len(self._running)
+        return options.concurrency - len(self._runner)
 
-    def _handler_is_broken(self, error: BaseException) -> None:
+    @override
+    def is_cancelled(self) -> bool:
+        return self._main_task is not None and self._main_task.cancelling() > 0
+
+    @override
+    def on_broken(self, error: GraphJobsError) -> None:
         self._failure = self._failure or error
         self.stop(grace=timedelta(0))
 
-    def _job_ended(self, job: J, ending: E | None) -> None:
-        self._woken.set()
-        if ending is None:
-            self._tally.lost += 1
-            _log.warning("%s was lost: canceled, or another attempt of it", self._called(job), extra=about(job))
+    @override
+    def on_finished(self, job: J, result: E | None) -> None:
+        self._wake.set()
+        if result is None:
+            self._count_lost(job, "it was canceled, or another attempt runs")
         else:
-            self._writer.add(ending)
+            self._completer.add(result)
 
-    def _written(self, ending: E, problem: str | None) -> None:
-        job: J = ending.job
-        self._woken.set()
-        if problem is not None:
-            self._tally.lost += 1
-            _log.warning("%s was lost: %s", self._called(job), problem, extra=about(job))
+    def _on_written(self, result: E, lost: str | None) -> None:
+        job: J = result.job
+        self._wake.set()
+        if lost is not None:
+            self._count_lost(job, lost)
             return
-        self._count(ending)
+        self._count(result)
         try:
-            self._on_ended(ending)
-        except Exception:  # noqa: BLE001  # whatever it does, the job has ended, and the others will
-            _log.exception("the observer of ended jobs failed at %s", self._called(job), extra=about(job))
+            self._on_ended(result)
+        except Exception:  # noqa: BLE001  # the job has ended, and an error of the observer must not stop the worker
+            _log.exception("the observer of ended jobs failed at %s", self.describe(job), extra=log_fields(job))
 
-    # The end
+    def _count_lost(self, job: J, reason: str) -> None:
+        self._stats.lost += 1
+        _log.warning("%s is lost: %s", self.describe(job), reason, extra=log_fields(job))
 
-    async def _wind_up(self) -> None:
-        """Lets handlers run for the time of the grace, gives back the rest, and writes how all have ended."""
+    # Shutdown
+
+    async def _shutdown(self) -> None:
+        """Wait for handlers during the grace period, release the rest, and store all results."""
         loop = asyncio.get_running_loop()
-        self._running.tell_stopping()
-        if self._torn_down():
+        self._runner.notify_stopping()
+        if self.is_cancelled():
             self._grace = timedelta(0)
-        began = loop.time()
-        while len(self._running) and (left := began + self._grace.total_seconds() - loop.time()) > 0:
-            self._woken.clear()
-            await self._wait_for_wake(timedelta(seconds=left), exact=True)
-        self._running.give_back_all()
-        while len(self._running):
-            self._woken.clear()
+        started = loop.time()
+        while len(self._runner) and (remaining := started + self._grace.total_seconds() - loop.time()) > 0:
+            self._wake.clear()
+            await _wait(self._wake, remaining)
+        self._runner.release_all()
+        while len(self._runner):
+            self._wake.clear()
             await self._wait_for_wake(timedelta(seconds=1))
-        if self._writing.done():  # cancelled with all else, at the event loop's end
-            self._writing = self._aside(self._writer.run())
-        if not await self._writer.drained(FAREWELL):
-            unwritten = [str(job.id) for job in self._writer.jobs]
-            _log.error(
-                "worker %s stops, and %s jobs whose ends could not be written are left to be rescued",
-                self.options.name,
-                len(unwritten),
-                extra={"jobs": unwritten[:_JOBS_NAMED_MAX]},
-            )
+        if self._completer_task.done():  # cancelled with all other tasks, at the end of the event loop
+            self._completer_task = self._spawn(self._completer.run())
+        if not await self._completer.drained(FLUSH_TIMEOUT):
+            unwritten = [str(job.id) for job in self._completer.jobs]
+            message = "worker %s stops without storing %s attempt results; those jobs will be rescued"
+            fields = {"jobs": unwritten[:_LOGGED_JOBS_MAX]}
+            _log.error(message, self.options.name, len(unwritten), extra=fields)
 
     # Heartbeats
 
-    async def _renew_for_ever(self) -> None:
-        every = self.options.lease.total_seconds() / _RENEWALS_A_LEASE
-        backoff = Backoff(cap_seconds=every)
-        wait = every
+    async def _send_heartbeats(self) -> None:
+        interval = self.options.lease.total_seconds() / _HEARTBEATS_PER_LEASE
+        backoff = Backoff(cap_seconds=interval)
+        wait = interval
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             await asyncio.sleep(wait)
-            late = time.monotonic() - began - wait
-            if late > every:
+            delay = time.monotonic() - started - wait
+            if delay > interval:
                 _log.warning(
-                    "the event loop stood still for %.1f s, and no heartbeat could be sent: what burns CPU belongs in "
-                    "other processes",
-                    late,
+                    "the event loop was blocked for %.1f s, without heartbeats: run CPU-bound work in other processes",
+                    delay,
                 )
             try:
                 await self._renew()
             except GraphJobsError as error:
-                wait = min(every, backoff.next_seconds())
-                _log.warning("the heartbeat of %s jobs could not be written: %s", self.in_hand, error)
+                wait = min(interval, backoff.next_seconds())
+                _log.warning("the heartbeat of %s jobs failed: %s", self.in_flight, error)
             else:
                 backoff.reset()
-                wait = every
+                wait = interval
 
     async def _renew(self) -> None:
-        # Of a job that was lost unnoticed and claimed again there may be two attempts in hand: the later one counts.
-        held = {job.id: job for job in (*self._writer.jobs, *self._running.jobs)}
-        for batch in batches_of(list(held.values()), self.options.batch):
+        # Of a job that was lost unnoticed and claimed again, two attempts may be in flight: the later one is renewed.
+        in_flight = {job.id: job for job in (*self._completer.jobs, *self._runner.jobs)}
+        for batch in batched(list(in_flight.values()), self.options.batch):
             renewed, lost = await self._heartbeat(batch)
             for job in renewed:
-                self._running.saw(job)
+                self._runner.refresh(job)
             for job in batch:
                 if job.id in lost:
-                    self._running.lose(job)
+                    self._runner.cancel_with(job, None)
 
     # Waking
 
-    def _heard(self) -> None:
-        """A notice of queued jobs: a hint, no more."""
-        self._woken.set()
+    def _on_notify(self) -> None:
+        """Wake up at a notification of queued items. A notification is only a hint."""
+        self._wake.set()
 
-    async def _wait_for_wake(self, most: timedelta, *, exact: bool = False) -> None:
-        seconds = most.total_seconds()
-        await _waited(self._woken.wait(), seconds if exact else jittered(seconds))
-
-    async def _wait_for_stop(self, seconds: float) -> None:
-        await _waited(self._stopping.wait(), seconds)
+    async def _wait_for_wake(self, timeout: timedelta) -> None:
+        await _wait(self._wake, jittered(timeout.total_seconds()))
 
 
-async def _waited(event: Awaitable[object], seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await event
+            await event.wait()
     except TimeoutError:
         pass

@@ -1,4 +1,4 @@
-"""Writes how jobs ended, many in one statement; holds on to what cannot be written yet."""
+"""The completer: store attempt results in batches, and keep them while the database is unavailable."""
 
 import asyncio
 import logging
@@ -16,134 +16,136 @@ from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
 from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff
 
-_TOO_MUCH: Final = {"53200", "57014"}
-"""Out of memory, out of time: less of it at once may pass."""
-_REFUSED: Final = ("22", "23")
-"""Classes of what is wrong with what is written, and not with the database."""
+_BATCH_TOO_LARGE: Final = {"53200", "57014"}
+"""SQLSTATEs out of memory and query canceled: a smaller batch may succeed."""
+_INVALID_VALUE: Final = ("22", "23")
+"""SQLSTATE classes of errors in the values, not in the database."""
 _BUSY_SECONDS: Final = 0.05
 _FAILED: Final = "failed"
 
 _log = logging.getLogger(__name__)
 
 
-class Queue(Protocol):
-    """Where ends are written."""
+class ResultSink(Protocol):
+    """The part of a queue that stores attempt results."""
 
     async def end(self, results: Any, *, actor: str | None = None, transition_id: UUID | None = None) -> FinishResult:
-        """Ends attempts, many in one statement; see `GraphJobQueue.end`."""
+        """Finish attempts, many in one statement; see `GraphJobQueue.end`."""
         ...
 
 
 @dataclass(slots=True)
-class Writer(Generic[J, E]):
-    """Takes endings, and writes them about in their order as fast as they come.
+class BatchCompleter(Generic[J, E]):
+    """Stores attempt results about in their order.
 
     Attributes:
-        queue: where they are written.
-        actor: who wrote, for the events.
-        batch: the most of one statement.
-        written: called with each ending, once it is known what came of it: None, or where the job is instead.
-        failed: gives how a job ends whose end cannot be stored.
+        sink: stores them.
+        actor: the actor in the events.
+        batch: the maximum number of results per statement.
+        on_written: called with each result when its outcome is known: None if it is stored, otherwise the reason why
+            the job is lost.
+        unstorable: returns the result of a job if the database refuses its own result.
     """
 
-    queue: Queue
+    sink: ResultSink
     actor: str
     batch: int
-    written: Callable[[E, str | None], None]
-    failed: Callable[[J, str], E]
+    on_written: Callable[[E, str | None], None]
+    unstorable: Callable[[J, str], E]
     _waiting: deque[E] = field(default_factory=deque)
-    _under_way: list[E] = field(default_factory=list)
-    _some: asyncio.Event = field(default_factory=asyncio.Event)
-    _none: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_write: list[E] = field(default_factory=list)
+    _has_work: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_empty: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._under_way)
+        return len(self._waiting) + len(self._in_write)
 
     @property
     def jobs(self) -> list[J]:
-        """The jobs whose endings are not written yet: they are to be kept alive."""
-        return [ending.job for ending in (*self._under_way, *self._waiting)]
+        """The jobs without a stored result; they still need heartbeats."""
+        return [result.job for result in (*self._in_write, *self._waiting)]
 
-    def add(self, ending: E) -> None:
-        """Takes an ending to write."""
-        self._waiting.append(ending)
-        self._none.clear()
-        self._some.set()
+    def add(self, result: E) -> None:
+        """Add a result to store."""
+        self._waiting.append(result)
+        self._is_empty.clear()
+        self._has_work.set()
 
     async def run(self) -> None:
-        """Writes for ever; cancelled and run again, it goes on where it was."""
+        """Store results until cancelled. Run again after that, it continues with the remaining results."""
         while True:
-            # What was under way when the run before was cancelled; the fence lets none of it end twice.
-            self._waiting.extendleft(reversed(self._under_way))
-            self._under_way = []
+            # A cancelled run may have left a batch in write; the fence stops a second finish of the same attempt.
+            self._waiting.extendleft(reversed(self._in_write))
+            self._in_write = []
             if not self._waiting:
-                self._some.clear()
-                self._none.set()
-                await self._some.wait()
-            self._under_way = [self._waiting.popleft() for _ in range(min(self.batch, len(self._waiting)))]
-            await self._write(list(self._under_way), uuid7())
+                self._has_work.clear()
+                self._is_empty.set()
+                await self._has_work.wait()
+            self._in_write = [self._waiting.popleft() for _ in range(min(self.batch, len(self._waiting)))]
+            await self._write(list(self._in_write), uuid7())
 
-    async def drained(self, within: timedelta) -> bool:
-        """Waits until everything is written; False where that took too long."""
+    async def drained(self, timeout: timedelta) -> bool:
+        """Wait until all results are stored. Return False after the timeout."""
         if not len(self):
             return True
         try:
-            async with asyncio.timeout(within.total_seconds()):
-                await self._none.wait()
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._is_empty.wait()
         except TimeoutError:
             return False
         return True
 
-    async def _write(self, endings: Sequence[E], named: UUID) -> None:
-        """Writes, as often as it takes; by the same transition id each time, so that what has landed is known again."""
-        backoff, unsure = Backoff(), False
+    async def _write(self, results: Sequence[E], transition_id: UUID) -> None:
+        """Store a batch, with retries. The same transition id each time lets the queue recognize an applied write."""
+        backoff, in_doubt = Backoff(), False
         while True:
             try:
-                ended = await self.queue.end(endings, actor=self.actor, transition_id=named)
+                finished = await self.sink.end(results, actor=self.actor, transition_id=transition_id)
             except GraphJobsError as error:
-                if len(endings) > 1 and (_refused(error) or error.sqlstate in _TOO_MUCH):
-                    # One of them is what the database refuses; alone, it harms no other.
-                    half = len(endings) // 2
-                    await self._write(endings[:half], named)
-                    await self._write(endings[half:], named)
+                invalid = _is_invalid_value(error)
+                if len(results) > 1 and (invalid or error.sqlstate in _BATCH_TOO_LARGE):
+                    # The database refuses one of the results; in a batch of its own it affects no other.
+                    half = len(results) // 2
+                    await self._write(results[:half], transition_id)
+                    await self._write(results[half:], transition_id)
                     return
-                if _refused(error):
-                    self._refuse(endings[0], error)
+                if invalid:
+                    self._replace(results[0], error)
                     return
-                unsure = unsure or isinstance(error, OutcomeUnknown)
-                _log.warning("%s jobs have ended, and wait to be written: %s", len(self), error)
+                in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
+                _log.warning("%s attempt results are not stored yet: %s", len(self), error)
                 await asyncio.sleep(backoff.next_seconds())
                 continue
-            if not (unsure and ended.busy):
-                await self._tell(endings, ended)
+            if not (in_doubt and finished.busy):
+                await self._report(results, finished)
                 return
-            # Whoever has those rows may be the first try: only by its own id will it be known again.
+            # The first try may hold the busy rows: only a retry with its own transition id recognizes it.
             await asyncio.sleep(_BUSY_SECONDS)
 
-    async def _tell(self, endings: Sequence[E], ended: FinishResult) -> None:
-        for ending in endings:
-            if ending.job.id in ended.busy:
-                self._put_back(ending, ending)
+    async def _report(self, results: Sequence[E], finished: FinishResult) -> None:
+        for result in results:
+            if result.job.id in finished.busy:
+                self._put_back(result, result)
             else:
-                self._under_way.remove(ending)
-                self.written(ending, ended.lost.get(ending.job.id))
-        if len(ended.busy) == len(endings):
-            # Somebody else has their rows; whoever comes meanwhile is not kept waiting for them.
+                self._in_write.remove(result)
+                self.on_written(result, finished.lost.get(result.job.id))
+        if len(finished.busy) == len(results):
+            # Another transaction holds all rows of this batch. Later results do not wait for it.
             await asyncio.sleep(_BUSY_SECONDS)
 
-    def _put_back(self, ending: E, instead: E) -> None:
-        self._under_way.remove(ending)
-        self._waiting.append(instead)
+    def _put_back(self, result: E, replacement: E) -> None:
+        self._in_write.remove(result)
+        self._waiting.append(replacement)
 
-    def _refuse(self, ending: E, error: GraphJobsError) -> None:
-        """Has a job fail whose end cannot be stored, for this reason."""
-        if ending.status != _FAILED:
-            reason = f"its end as {ending.status} could not be stored: {error}"
-            self._put_back(ending, self.failed(ending.job, reason))
+    def _replace(self, result: E, error: GraphJobsError) -> None:
+        """Replace a result that the database refuses by a failed one with the reason."""
+        if result.status != _FAILED:
+            reason = f"its result {result.status} could not be stored: {error}"
+            self._put_back(result, self.unstorable(result.job, reason))
             return
-        self._under_way.remove(ending)
-        self.written(ending, f"not even that it failed could be stored: {error}")
+        self._in_write.remove(result)
+        self.on_written(result, f"its result failed could not be stored: {error}")
 
 
-def _refused(error: GraphJobsError) -> bool:
-    return isinstance(error, InvalidJob) or (error.sqlstate or "").startswith(_REFUSED)
+def _is_invalid_value(error: GraphJobsError) -> bool:
+    return isinstance(error, InvalidJob) or (error.sqlstate or "").startswith(_INVALID_VALUE)

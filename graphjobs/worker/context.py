@@ -1,4 +1,4 @@
-"""What whoever does queued work holds, and how a user's function for it is called; knows no kind of work."""
+"""Types and calls that all workers share: claimed items, handler contexts, and calls of a user's function."""
 
 import asyncio
 import inspect
@@ -13,61 +13,62 @@ from graphjobs.worker.options import Backoff
 T = TypeVar("T")
 
 
-class Held(Protocol):
-    """What a worker holds at an attempt."""
+class ClaimedItem(Protocol):
+    """A job or run that a worker holds at one attempt."""
 
     @property
     def id(self) -> UUID:
-        """Its key."""
+        """The key of the row."""
         ...
 
     @property
     def tenant_id(self) -> str:
-        """Whose it is."""
+        """The tenant that owns the row."""
         ...
 
     @property
     def attempts(self) -> int:
-        """Which attempt this is."""
+        """The number of this attempt."""
         ...
 
     @property
     def updated_at(self) -> datetime | None:
-        """The row's version."""
+        """The version of the row."""
         ...
 
     def stored(self, *, updated_at: datetime) -> Self:
-        """Gives it at a version."""
+        """Return a copy at another version."""
         ...
 
 
-J = TypeVar("J", bound=Held)
+J = TypeVar("J", bound=ClaimedItem)
 
 
-class Ends(Protocol):
-    """How an attempt ends."""
+class Finishable(Protocol):
+    """The result of one attempt."""
 
     @property
     def job(self) -> Any:
-        """What ends, as it was claimed."""
+        """The item as it was claimed."""
         ...
 
     @property
     def status(self) -> str:
-        """What it becomes."""
+        """The next status of the item."""
         ...
 
 
-E = TypeVar("E", bound=Ends)
+E = TypeVar("E", bound=Finishable)
 
 
 class Context(Generic[J]):
-    """What a handler knows of its attempt.
+    """The state of one attempt, for its handler.
 
     Attributes:
-        cancelled: True once nobody waits for the result: the job was canceled, or is somebody else's; its time is up;
-            or the worker's grace is over. The handler's task is cancelled too; this is for what runs elsewhere.
-        stopping: True once the worker was told to stop. A handler may go on for the time of its grace.
+        cancelled: True if the result is no longer needed: the job was canceled or is lost, its time limit is exceeded,
+            or the grace period of the worker is over. The task of the handler is cancelled, too; this attribute is for
+            work that a cancellation does not reach.
+        stopping: True after the request to stop. A handler may continue for the grace period.
     """
 
     def __init__(self, job: J) -> None:
@@ -77,65 +78,65 @@ class Context(Generic[J]):
 
     @property
     def job(self) -> J:
-        """The job as it now is."""
+        """The current value of the job."""
         job: J = self._job
         return job
 
-    def saw(self, job: J) -> None:
-        """Takes note of what a heartbeat found; the worker calls it."""
+    def refresh(self, job: J) -> None:
+        """Take over the newer value of the job that a heartbeat returned; the worker calls this method."""
         version = job.updated_at
         if version is not None and (self._job.updated_at is None or version > self._job.updated_at):
             self._job = self._newer(job, version)
 
     def _newer(self, job: J, version: datetime) -> J:
-        """A heartbeat changes no more than the version of the row."""
+        """Return the current value at the new version: a heartbeat changes nothing else."""
         newer: J = self._job.stored(updated_at=version)
         return newer
 
 
-class Interrupted(RuntimeError):
-    """A handler raised what would end the process."""
+class HandlerInterrupted(RuntimeError):
+    """A handler raised an exception that ends a process."""
 
 
-class NotAwaitable(ConfigurationError):
-    """A handler that is no `async def`: whatever job it is given, it can do none."""
+class HandlerNotAsync(ConfigurationError):
+    """A handler is not an `async def` function, so it can process no job."""
 
 
-def takes_two(handler: object) -> bool:
-    """Tells whether something can be called with a job and its context."""
+def accepts_job_and_context(handler: object) -> bool:
+    """Return whether an object can be called with a job and its context."""
     if not callable(handler):
         return False
     try:
         inspect.signature(handler).bind(None, None)
     except TypeError:
         return False
-    except ValueError:  # written in C perhaps, it does not tell
+    except ValueError:  # no signature is available, for instance of a function written in C
         return True
     return True
 
 
-async def awaited(work: Callable[[], Any], name: str) -> Any:
-    """Calls a user's function, and awaits what it gives.
+async def call_handler(handler: Callable[[], Any], name: str) -> Any:
+    """Call a user's function and await its result.
 
     Raises:
-        NotAwaitable: it cannot be awaited.
-        Interrupted: it raised SystemExit or KeyboardInterrupt.
-        Exception: whatever it raises.
+        HandlerNotAsync: the function is not asynchronous.
+        HandlerInterrupted: the function raised SystemExit or KeyboardInterrupt.
+        Exception: any exception of the function.
     """
     try:
-        begun = work()
-        if not inspect.isawaitable(begun):
-            raise NotAwaitable(f"{name}: its handler cannot be awaited; write it as `async def`")
-        return await begun
-    # asyncio would end the whole process with these; a pool's child that was interrupted hands on its own.
+        awaitable = handler()
+        if not inspect.isawaitable(awaitable):
+            raise HandlerNotAsync(f"the {name} handler is not asynchronous: define it with `async def`")
+        return await awaitable
+    # asyncio would end the whole process with these; an interrupted process of a pool passes on its own.
     except SystemExit as error:
-        raise Interrupted(f"the handler asked the process to exit, with {error.code!r:.200}") from error
+        raise HandlerInterrupted(f"the handler raised SystemExit({error.code!r:.200})") from error
     except KeyboardInterrupt as error:
-        raise Interrupted("the handler was interrupted") from error
+        raise HandlerInterrupted("the handler raised KeyboardInterrupt") from error
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Waits for a database that is away, as the worker does; the handler's time limit is the end of it."""
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call while the database is unavailable; the time limit of the handler bounds the wait."""
     backoff = Backoff()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The worker of graph jobs: what it claims, of whom in turns, and what it counts; `engine` has the loops."""
+"""The worker of graph jobs: claims per job type in tenant rotation, and the counters."""
 
 import asyncio
 import logging
@@ -13,30 +13,32 @@ from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
-from graphjobs.worker.base_worker import Engine
-from graphjobs.worker.handler_runner import about
-from graphjobs.worker.handlers import BuildHandler, Handlers, JobContext, OverlayHandler, handled
+from graphjobs.worker.base_worker import BaseWorker
+from graphjobs.worker.handler_runner import log_fields
+from graphjobs.worker.handlers import BuildHandler, Handlers, JobContext, OverlayHandler, run_handler
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.stats import Counts
-from graphjobs.worker.tenant_rotation import Rotation
+from graphjobs.worker.stats import WorkerStats
+from graphjobs.worker.tenant_rotation import TenantRotation
 
 _log = logging.getLogger(__name__)
 
 
-class GraphJobWorker(Engine[AnyJob, AttemptResult, Counts]):
-    """Runs handlers for queued jobs, each once, beside any number of other workers.
+class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
+    """Runs a handler for each queued job. Any number of workers may share the queue; each job runs in one of them.
 
-    A job it claims is its own as long as it runs at that attempt: another worker can take it only after its heartbeat
-    has stopped for a lease, and then it can no longer end it. What a handler returns completes the job; what it raises
-    fails it.
+    A worker owns a claimed job while the job runs at the claimed attempt. Another worker can take the job only after a
+    lease without a heartbeat; then the first worker can no longer finish it. The return value of a handler completes
+    the job, an exception fails it.
 
     Args:
-        storage: where the jobs are.
-        build: awaited with each build job and its context, returns a `BuildResult`. None leaves builds to others.
-        overlay: awaited with each overlay job and its context, returns an `OverlayResult` or None.
-        options: how it works; the defaults are `WorkerOptions()`.
-        on_ended: called with each ending once it is in the database; it should return at once. What it raises is only
+        storage: the storage of the jobs.
+        build: awaited with each build job and its context, returns a `BuildResult`. None leaves build jobs to other
+            workers.
+        overlay: awaited with each overlay job and its context, returns an `OverlayResult` or None. None leaves overlay
+            jobs to other workers.
+        options: the options; the defaults are `WorkerOptions()`.
+        on_ended: called with each attempt result after it is stored; it should return at once. Its exceptions are only
             logged.
 
     Raises:
@@ -50,129 +52,127 @@ class GraphJobWorker(Engine[AnyJob, AttemptResult, Counts]):
         build: BuildHandler | None = None,
         overlay: OverlayHandler | None = None,
         options: WorkerOptions | None = None,
-        on_ended: Callable[[AttemptResult], None] = lambda _ending: None,
+        on_ended: Callable[[AttemptResult], None] = lambda _result: None,
     ) -> None:
-        given = options or WorkerOptions()
         self._storage = storage
         self._queue = storage.graph_job_queue
         self._handlers = Handlers(build=build, overlay=overlay)
+        job_types = self._handlers.job_types
         super().__init__(
             self._queue,
-            given,
-            Counts(),
-            works_on=", ".join(self._handlers.kinds),
-            work=partial(handled, self._handlers),
+            options or WorkerOptions(),
+            WorkerStats(),
+            queue_name=", ".join(job_types),
             on_ended=on_ended,
             listen=storage.listen,
         )
-        self._rotations = {kind: Rotation(self._queue, kind, given.tenant) for kind in self._handlers.kinds}
+        tenant = self.options.tenant
+        self._rotations = {job_type: TenantRotation(self._queue, job_type, tenant) for job_type in job_types}
         self._first = 0
-        self._plenty: set[GraphJobType] = set()
-        self._looked_to: dict[GraphJobType, str] = {}
+        self._saturated: set[GraphJobType] = set()
+        self._stalled_cursors: dict[GraphJobType, str] = {}
 
     @override
-    async def _claim_some(self) -> int:
-        return await self._claim_of_each_kind()
+    async def run_handler(self, job: AnyJob, context: JobContext) -> AttemptResult:
+        return await run_handler(self._handlers, job, context)
 
-    async def _claim_of_each_kind(self) -> int:
-        """Claims of each kind in turns, another one first each time; gives how many."""
-        kinds, number = self._handlers.kinds, 0
-        self._first = (self._first + 1) % len(kinds)
-        for kind in (*kinds[self._first :], *kinds[: self._first]):
-            number += await self._claim_of_kind(kind)
-        return number
+    @override
+    async def _claim_batch(self) -> int:
+        """Claim jobs of each type in rotation: each time another type is first."""
+        job_types, claimed = self._handlers.job_types, 0
+        self._first = (self._first + 1) % len(job_types)
+        for job_type in (*job_types[self._first :], *job_types[: self._first]):
+            claimed += await self._claim_type(job_type)
+        return claimed
 
-    async def _claim_of_kind(self, kind: GraphJobType) -> int:
-        """Claims a batch; two at once where there was plenty last time, for then the server and we both work."""
-        room, batch = self._room(), self.options.batch
-        limits = [min(room, batch)] if room else []
-        if kind in self._plenty and room >= 2 * batch:
+    async def _claim_type(self, job_type: GraphJobType) -> int:
+        """Claim a batch, or two at once after a full one: then the server and the worker process overlap."""
+        free, batch = self._free_slots(), self.options.batch
+        limits = [min(free, batch)] if free else []
+        if job_type in self._saturated and free >= 2 * batch:
             limits.append(batch)
         if self._stopping.is_set():
             return 0
-        # Each to its end, whatever becomes of the other: what it takes is ours.
-        claims = await asyncio.gather(*(self._claim(kind, limit) for limit in limits), return_exceptions=True)
+        # If one claim fails, the other still has to finish: its jobs are owned by this worker.
+        claims = await asyncio.gather(*(self._claim(job_type, limit) for limit in limits), return_exceptions=True)
         numbers: list[int] = []
         for claim in claims:
             if isinstance(claim, BaseException):
                 raise claim
             numbers.append(claim)
         if limits and numbers[0] == limits[0]:
-            self._plenty.add(kind)
+            self._saturated.add(job_type)
         else:
-            self._plenty.discard(kind)
+            self._saturated.discard(job_type)
         return sum(numbers)
 
-    async def _claim(self, kind: GraphJobType, limit: int) -> int:
-        options, rotation = self.options, self._rotations[kind]
+    async def _claim(self, job_type: GraphJobType, limit: int) -> int:
+        options, rotation = self.options, self._rotations[job_type]
         while True:
             tenants, just_read = await rotation.next_turn(limit)
             if not tenants:
                 return 0
-            claimed = await self._queue.claim(tenants, kind, limit=limit, actor=options.name)
-            number = len(claimed.jobs) + len(claimed.unreadable)
+            result = await self._queue.claim(tenants, job_type, limit=limit, actor=options.name)
+            number = len(result.jobs) + len(result.unreadable)
             if number < limit:
-                rotation.look_again()
-            # Nothing of those who waited a moment ago: somebody else may wait by now, and only a new list tells.
+                rotation.invalidate()
+            # If a cached list of tenants yields no job, other tenants may wait by now: read the list again.
             if number or just_read:
                 break
-        self._tally.claimed += number
-        self._tally.unreadable += len(claimed.unreadable)
-        for error in claimed.unreadable:
-            _log.error("a claimed job cannot be read, and was failed: %s", error, extra={"job": str(error.row_id)})
-        for job in claimed.jobs:
+        self._stats.claimed += number
+        self._stats.unreadable += len(result.unreadable)
+        for error in result.unreadable:
+            _log.error("a claimed job is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
+        for job in result.jobs:
             if self._stopping.is_set():
-                self._writer.add(AttemptResult.released(job))
+                self._completer.add(AttemptResult.released(job))
             else:
                 context = JobContext(job, self._storage.graph_jobs, self._queue, options.name)
-                self._running.start(job, context)
+                self._runner.start(job, context)
         return number
 
     @override
     async def _heartbeat(self, jobs: Sequence[AnyJob]) -> tuple[Sequence[AnyJob], Collection[UUID]]:
-        renewed = await self._queue.renew(jobs)
-        versions = renewed.versions
-        return [job.stored(updated_at=versions[job.id]) for job in jobs if job.id in versions], renewed.lost
+        result = await self._queue.renew(jobs)
+        versions = result.versions
+        return [job.stored(updated_at=versions[job.id]) for job in jobs if job.id in versions], result.lost
 
     @override
     def _rescuer(self) -> Rescuer:
-        looks = [partial(self._stalled, kind) for kind in self._handlers.kinds]
-        return Rescuer(looks, self._rescue, self.options, self._tally, self._woken.set)
+        scans = [partial(self._find_stalled, job_type) for job_type in self._handlers.job_types]
+        return Rescuer(scans, self._rescue, self.options, self._stats, self._wake.set)
 
-    async def _stalled(self, kind: GraphJobType) -> tuple[StalledItem, ...]:
-        options, after = self.options, self._looked_to.get(kind, "")
-        seen, self._looked_to[kind] = await self._queue.stalled(options.tenant, kind, lease=options.lease, after=after)
-        return seen
+    async def _find_stalled(self, job_type: GraphJobType) -> tuple[StalledItem, ...]:
+        options, after = self.options, self._stalled_cursors.get(job_type, "")
+        items, cursor = await self._queue.stalled(options.tenant, job_type, lease=options.lease, after=after)
+        self._stalled_cursors[job_type] = cursor
+        return items
 
-    async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
+    async def _rescue(self, items: Sequence[StalledItem]) -> RescueResult:
         options = self.options
-        return await self._queue.rescue(sightings, attempts_max=options.attempts_max, actor=options.name)
+        return await self._queue.rescue(items, attempts_max=options.attempts_max, actor=options.name)
 
     @override
-    def _given_back(self, job: AnyJob) -> AttemptResult:
+    def released_result(self, job: AnyJob) -> AttemptResult:
         return AttemptResult.released(job)
 
     @override
-    def _failed(self, job: AnyJob, reason: str) -> AttemptResult:
+    def failed_result(self, job: AnyJob, reason: str) -> AttemptResult:
         return AttemptResult.failed(job, reason)
 
     @override
-    def _refused(self, job: AnyJob, reason: str) -> AttemptResult:
-        return AttemptResult.failed(job, reason)
-
-    @override
-    def _called(self, job: AnyJob) -> str:
+    def describe(self, job: AnyJob) -> str:
         return f"{job.type} job {job.id}"
 
     @override
-    def _count(self, ending: AttemptResult) -> None:
-        called = self._called(ending.job)
-        match ending.status:
+    def _count(self, result: AttemptResult) -> None:
+        name = self.describe(result.job)
+        match result.status:
             case GraphJobStatus.COMPLETED:
-                self._tally.completed += 1
+                self._stats.completed += 1
             case GraphJobStatus.FAILED:
-                self._tally.failed += 1
-                _log.info("%s failed: %.200s", called, ending.error, extra=about(ending.job))
+                self._stats.failed += 1
+                _log.info("%s failed: %.200s", name, result.error, extra=log_fields(result.job))
             case _:
-                self._tally.given_back += 1
-                _log.info("%s was given back", called, extra=about(ending.job))
+                self._stats.released += 1
+                _log.info("%s was released", name, extra=log_fields(result.job))

@@ -1,9 +1,9 @@
-"""Finds a user's handlers by `module:attribute`, and opens what they need."""
+"""Loads a user's handlers by `module:attribute`, and opens the resources that they need."""
 
 import importlib
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,74 +12,73 @@ from graphjobs.errors import ConfigurationError
 from graphjobs.worker.handlers import Handlers
 
 
-def load_handlers(place: str) -> Any:
-    """Gives what stands at `module:attribute`; the current folder is looked in first.
+def load_handlers(location: str) -> Any:
+    """Return the object at `module:attribute`; the current folder comes first in the search.
 
     Raises:
-        ConfigurationError: there is nothing there, or the module cannot be imported.
+        ConfigurationError: there is no such attribute, or the import of the module fails.
     """
-    module_name, separator, attribute = place.partition(":")
+    module_name, separator, attribute = location.partition(":")
     if not (separator and module_name and attribute):
-        raise ConfigurationError(
-            f"{place!r} names no handlers: give them as module:attribute, as in shop.jobs:handlers"
-        )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+        raise ConfigurationError(f"handlers must be module:attribute, as shop.jobs:handlers, not {location!r}")
+    current_folder = str(Path.cwd())
+    if current_folder not in sys.path:
+        sys.path.insert(0, current_folder)
     try:
-        found: Any = importlib.import_module(module_name)
+        loaded: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
-            found = getattr(found, name)
-    except Exception as error:  # noqa: BLE001  # importing runs whatever the module does
+            loaded = getattr(loaded, name)
+    except Exception as error:  # noqa: BLE001  # an import runs the user's code
         problem = f"{type(error).__name__}: {error}"
     else:
-        return found
-    raise ConfigurationError(f"the handlers {place} cannot be loaded: {problem}")
+        return loaded
+    raise ConfigurationError(f"could not load the handlers {location}: {problem}")
 
 
 @asynccontextmanager
-async def open_handlers(found: Any, place: str) -> AsyncIterator[Handlers]:
-    """Gives the handlers, for as long as they are needed.
+async def open_handlers(loaded: Any, location: str) -> AsyncIterator[Handlers]:
+    """Open the handlers for the time of the context.
 
     Args:
-        found: `Handlers`; or a function without arguments that gives them, or an asynchronous context manager of them
-            (for pools and clients that close again).
-        place: where it was found, for errors.
+        loaded: `Handlers`, an asynchronous context manager of them (for pools and clients that have to be closed), or
+            a function without arguments that returns either.
+        location: the origin of the object, for errors.
 
     Raises:
-        ConfigurationError: it is none of these, or cannot be opened.
+        ConfigurationError: the object has another type, or fails to open.
     """
-    given = found if isinstance(found, Handlers) or not callable(found) else _called(found, place)
-    if not isinstance(given, AbstractAsyncContextManager):
-        yield _require_handlers(given, place)
+    handlers = loaded if isinstance(loaded, Handlers) or not callable(loaded) else _call(loaded, location)
+    if not isinstance(handlers, AbstractAsyncContextManager):
+        yield _check_handlers(handlers, location)
         return
     async with AsyncExitStack() as stack:
         try:
-            opened = await stack.enter_async_context(given)
-        except Exception as error:  # noqa: BLE001  # whatever it opens may be away
-            problem = f"the handlers of {place} cannot be opened: {type(error).__name__}: {error}"
+            opened = await stack.enter_async_context(handlers)
+        except Exception as error:  # noqa: BLE001  # it runs the user's code
+            problem = f"could not open the handlers {location}: {type(error).__name__}: {error}"
         else:
-            yield _require_handlers(opened, place)
+            yield _check_handlers(opened, location)
             return
     raise ConfigurationError(problem)
 
 
-def _called(made: Callable[[], object], place: str) -> object:
+def _call(factory: Any, location: str) -> object:
     try:
-        given = made()
-    except Exception as error:  # noqa: BLE001  # it is the user's own
+        result: object = factory()
+    except Exception as error:  # noqa: BLE001  # it runs the user's code
         problem = f"{type(error).__name__}: {error}"
     else:
-        if not inspect.iscoroutine(given):
-            return given
-        given.close()
-        problem = "it should be no `async def`, but a function, or an asynchronous context manager"
-    raise ConfigurationError(f"{place} should give graphjobs.worker.Handlers when it is called: {problem}")
+        if not inspect.iscoroutine(result):
+            return result
+        result.close()
+        problem = "an `async def` function is not supported; use a function or an asynchronous context manager"
+    raise ConfigurationError(f"{location} must return graphjobs.worker.Handlers: {problem}")
 
 
-def _require_handlers(given: object, place: str) -> Handlers:
-    if isinstance(given, Handlers):
-        return given
+def _check_handlers(handlers: object, location: str) -> Handlers:
+    if isinstance(handlers, Handlers):
+        return handlers
+    name = type(handlers).__name__
     raise ConfigurationError(
-        f"{place} should be graphjobs.worker.Handlers, or a function that gives them, not {type(given).__name__}"
+        f"{location} must be graphjobs.worker.Handlers or a function that returns them, not {name}"
     )

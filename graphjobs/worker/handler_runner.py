@@ -1,20 +1,20 @@
-"""The handlers that run: starts them, holds them to their time limit, and tells how each job ends; no database here."""
+"""The runner of handlers: start them, enforce their time limit, and derive the results of attempts; no database."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from abc import abstractmethod
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from graphjobs.errors import GraphJobsError, JobConflict
-from graphjobs.worker.context import Context, E, Held, Interrupted, J, NotAwaitable
+from graphjobs.worker.context import ClaimedItem, Context, E, HandlerInterrupted, HandlerNotAsync, J
 
-PATIENCE: Final = timedelta(seconds=5)
-"""How long a cancelled handler may take to end; after that it is left behind, and its job ends without it."""
+CANCEL_TIMEOUT: Final = timedelta(seconds=5)
+"""The time in which a cancelled handler has to end. After that it is abandoned, and its job ends without it."""
 
 _ERROR_CHARACTERS_MAX: Final = 100_000
 _INNER_MAX: Final = 5
@@ -22,217 +22,238 @@ _INNER_CHARACTERS_MAX: Final = 500
 
 _log = logging.getLogger(__name__)
 
+J_contra = TypeVar("J_contra", bound=ClaimedItem, contravariant=True)
+
+
+class HandlerOwner(Protocol[J_contra, E]):
+    """The worker that a runner of handlers works for."""
+
+    @abstractmethod
+    async def run_handler(self, job: J_contra, context: Any) -> E:
+        """Run the handler of a job, and return the result of the attempt."""
+
+    @abstractmethod
+    def released_result(self, job: J_contra) -> E:
+        """Return the result of an attempt that the worker releases."""
+
+    @abstractmethod
+    def failed_result(self, job: J_contra, reason: str) -> E:
+        """Return the result of an attempt that failed."""
+
+    @abstractmethod
+    def describe(self, job: J_contra) -> str:
+        """Return the name of a job for log messages."""
+
+    @abstractmethod
+    def is_cancelled(self) -> bool:
+        """Return whether the worker itself is being cancelled, and its handlers with it."""
+
+    @abstractmethod
+    def on_finished(self, job: J_contra, result: E | None) -> None:
+        """Take the result of an attempt, in the order of their ends; None if the job is lost."""
+
+    @abstractmethod
+    def on_broken(self, error: GraphJobsError) -> None:
+        """Stop the worker with an error: from now on its handlers can process no job."""
+
 
 @dataclass(slots=True, eq=False)
-class _Hold(Generic[J, E]):
-    """One job in hand.
+class _RunningHandler(Generic[J, E]):
+    """One job with its running handler.
 
     Attributes:
-        instead: how the job ends if the handler is cancelled by us; None means that nothing is to be written.
-        cut: whether we cancelled it.
+        override: the result of the attempt if the worker cancels the handler; None means that nothing is stored.
+        cancelled: whether the worker has cancelled the handler.
     """
 
     job: J
     context: Context[J]
     task: "asyncio.Task[E] | None" = None
     deadline: float = 0.0
-    patience: "asyncio.TimerHandle | None" = None
-    instead: E | None = None
-    cut: bool = False
+    abandon_timer: "asyncio.TimerHandle | None" = None
+    override: E | None = None
+    cancelled: bool = False
 
 
 @dataclass(slots=True)
-class Running(Generic[J, E]):
-    """The handlers that run, in one event loop.
+class HandlerRunner(Generic[J, E]):
+    """The running handlers of one event loop.
 
     Attributes:
-        work: runs a handler, and gives how its job ends.
-        time_limit: the longest one may take.
-        broken: called with an error that says why no handler can do any job from now on.
-        torn_down: tells whether the worker itself is being cancelled, and its handlers with it.
-        ended: called with how a job ends, in the order in which they do; with None and the job where nobody waits for
-            it any more.
-        given_back: gives how a job ends where the worker stops.
-        failed: gives how it ends where its handler has failed.
-        called: what a job is called, for people.
+        owner: the worker.
+        time_limit: the maximum duration of a handler.
     """
 
-    work: Callable[[J, Any], Coroutine[Any, Any, E]]
+    owner: HandlerOwner[J, E]
     time_limit: timedelta
-    broken: Callable[[GraphJobsError], None]
-    torn_down: Callable[[], bool]
-    ended: Callable[[J, E | None], None]
-    given_back: Callable[[J], E]
-    failed: Callable[[J, str], E]
-    called: Callable[[J], str]
-    _holds: dict[UUID, _Hold[J, E]] = field(default_factory=dict)
-    _pool_is_broken: bool = False
+    _handlers: dict[UUID, _RunningHandler[J, E]] = field(default_factory=dict)
+    _executor_is_broken: bool = False
     _timer: "asyncio.TimerHandle | None" = None
-    _left_behind: "set[asyncio.Task[E]]" = field(default_factory=set)
+    _abandoned: "set[asyncio.Task[E]]" = field(default_factory=set)
 
     def __len__(self) -> int:
-        return len(self._holds)
+        return len(self._handlers)
 
     @property
-    def left_behind(self) -> int:
-        """How many handlers run on though their jobs have ended without them."""
-        return len(self._left_behind)
+    def abandoned(self) -> int:
+        """The number of handlers that still run after their jobs ended without them."""
+        return len(self._abandoned)
 
     @property
     def jobs(self) -> list[J]:
-        """The jobs that run, as they now are."""
-        return [hold.context.job for hold in self._holds.values()]
+        """The current values of the running jobs."""
+        return [running.context.job for running in self._handlers.values()]
 
     def start(self, job: J, context: Context[J]) -> None:
-        """Starts a job's handler. One of an attempt before, which was lost unnoticed, is cut: nobody waits for it."""
+        """Start the handler of a job. The handler of an earlier attempt, which was lost unnoticed, is cancelled."""
         loop = asyncio.get_running_loop()
-        older = self._holds.get(job.id)
-        if older is not None:
-            self._cut(older, None)
-            self._let_go(older)
-        hold = _Hold[J, E](job, context)
-        self._holds[job.id] = hold
-        hold.task = loop.create_task(self.work(job, context), name=self.called(job))
-        hold.task.add_done_callback(partial(self._done, hold))
-        hold.deadline = loop.time() + self.time_limit.total_seconds()
+        earlier = self._handlers.get(job.id)
+        if earlier is not None:
+            self._cancel(earlier, None)
+            self._detach(earlier)
+        running = _RunningHandler[J, E](job, context)
+        self._handlers[job.id] = running
+        running.task = loop.create_task(self.owner.run_handler(job, context), name=self.owner.describe(job))
+        running.task.add_done_callback(partial(self._on_done, running))
+        running.deadline = loop.time() + self.time_limit.total_seconds()
         if self._timer is None:
-            self._timer = loop.call_at(hold.deadline, self._look_at_deadlines)
+            self._timer = loop.call_at(running.deadline, self._check_deadlines)
 
-    def saw(self, job: J) -> None:
-        """Takes note of a job as a heartbeat found it, if it still runs at this attempt."""
-        hold = self._holds.get(job.id)
-        if hold is not None and hold.job.attempts == job.attempts:
-            hold.context.saw(job)
+    def refresh(self, job: J) -> None:
+        """Pass the newer value of a job to its handler, if it still runs at this attempt."""
+        running = self._at_attempt(job)
+        if running is not None:
+            running.context.refresh(job)
 
-    def lose(self, job: J) -> None:
-        """Cancels the handler of a job that is somebody else's, or ended; nothing is written of it."""
-        hold = self._holds.get(job.id)
-        if hold is not None and hold.job.attempts == job.attempts:
-            self._cut(hold, None)
+    def cancel_with(self, job: J, result: E | None) -> None:
+        """Cancel the handler of a job, if it still runs at this attempt.
 
-    def end_instead(self, job: J, ending: E) -> None:
-        """Cancels the handler of a job that ends otherwise, if it still runs at this attempt."""
-        hold = self._holds.get(job.id)
-        if hold is not None and hold.job.attempts == job.attempts:
-            self._cut(hold, ending)
+        Args:
+            job: the job.
+            result: the result of the attempt; None if the job is lost, and nothing is to be stored.
+        """
+        running = self._at_attempt(job)
+        if running is not None:
+            self._cancel(running, result)
 
-    def tell_stopping(self) -> None:
-        """Lets the handlers know that the worker stops."""
-        for hold in self._holds.values():
-            hold.context.stopping = True
+    def notify_stopping(self) -> None:
+        """Set `stopping` in the context of each handler."""
+        for running in self._handlers.values():
+            running.context.stopping = True
 
-    def give_back_all(self) -> None:
-        """Cancels all handlers; their jobs go back to the queue."""
-        for hold in list(self._holds.values()):
-            self._cut(hold, self.given_back(hold.job))
+    def release_all(self) -> None:
+        """Cancel all handlers; their jobs return to the queue."""
+        for running in list(self._handlers.values()):
+            self._cancel(running, self.owner.released_result(running.job))
 
-    def _look_at_deadlines(self) -> None:
-        """Cuts what is out of time. One timer for all: they end in the order in which they began."""
+    def _at_attempt(self, job: J) -> _RunningHandler[J, E] | None:
+        running = self._handlers.get(job.id)
+        return running if running is not None and running.job.attempts == job.attempts else None
+
+    def _check_deadlines(self) -> None:
+        """Cancel handlers after their time limit. One timer is enough: deadlines have the order of the starts."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        for hold in list(self._holds.values()):
-            if hold.deadline > loop.time():
-                self._timer = loop.call_at(hold.deadline, self._look_at_deadlines)
+        for running in list(self._handlers.values()):
+            if running.deadline > loop.time():
+                self._timer = loop.call_at(running.deadline, self._check_deadlines)
                 return
-            reason = f"it took longer than {self.time_limit}, which is the most it gets"
-            if not hold.cut:
-                _log.warning("%s is cut: %s", self.called(hold.job), reason, extra=about(hold.job))
-            self._cut(hold, self.failed(hold.job, reason))
+            reason = f"the handler exceeded its time limit of {self.time_limit}"
+            if not running.cancelled:
+                _log.warning("%s: %s", self.owner.describe(running.job), reason, extra=log_fields(running.job))
+            self._cancel(running, self.owner.failed_result(running.job, reason))
 
-    def _cut(self, hold: _Hold[J, E], instead: E | None) -> None:
-        if hold.cut or hold.task is None:
+    def _cancel(self, running: _RunningHandler[J, E], override: E | None) -> None:
+        if running.cancelled or running.task is None:
             return
-        hold.cut, hold.instead = True, instead
-        hold.context.cancelled = True
-        hold.task.cancel()
-        hold.patience = asyncio.get_running_loop().call_later(PATIENCE.total_seconds(), self._leave_behind, hold)
+        running.cancelled, running.override = True, override
+        running.context.cancelled = True
+        running.task.cancel()
+        seconds = CANCEL_TIMEOUT.total_seconds()
+        running.abandon_timer = asyncio.get_running_loop().call_later(seconds, self._abandon, running)
 
-    def _leave_behind(self, hold: _Hold[J, E]) -> None:
-        """Ends the job of a handler that does not end: it swallows its cancel, or waits for something that cannot."""
-        if self._holds.get(hold.job.id) is not hold:
+    def _abandon(self, running: _RunningHandler[J, E]) -> None:
+        """End the job of a handler that does not react to its cancellation."""
+        if self._handlers.get(running.job.id) is not running:
             return
         _log.error(
-            "the handler of %s did not end within %s of its cancel, and was left behind",
-            self.called(hold.job),
-            PATIENCE,
-            extra=about(hold.job),
+            "the handler of %s did not end within %s of its cancellation and was abandoned",
+            self.owner.describe(running.job),
+            CANCEL_TIMEOUT,
+            extra=log_fields(running.job),
         )
-        self._let_go(hold)
+        self._detach(running)
 
-    def _let_go(self, hold: _Hold[J, E]) -> None:
-        """Ends a job without its handler, which is kept only so that it is not collected while it runs."""
-        del self._holds[hold.job.id]
-        if hold.task is not None:
-            self._left_behind.add(hold.task)
-            hold.task.add_done_callback(self._left_behind.discard)
-        self.ended(hold.job, hold.instead)
+    def _detach(self, running: _RunningHandler[J, E]) -> None:
+        """End a job without its handler. The task is kept so that it is not garbage-collected while it runs."""
+        del self._handlers[running.job.id]
+        if running.task is not None:
+            self._abandoned.add(running.task)
+            running.task.add_done_callback(self._abandoned.discard)
+        self.owner.on_finished(running.job, running.override)
 
-    def _done(self, hold: _Hold[J, E], task: "asyncio.Task[E]") -> None:
-        if hold.patience is not None:
-            hold.patience.cancel()
-        ending = self._ending_of(hold, task)
-        if self._holds.get(hold.job.id) is hold:
-            del self._holds[hold.job.id]
-            self.ended(hold.job, ending)
+    def _on_done(self, running: _RunningHandler[J, E], task: "asyncio.Task[E]") -> None:
+        if running.abandon_timer is not None:
+            running.abandon_timer.cancel()
+        result = self._result_of(running, task)
+        if self._handlers.get(running.job.id) is running:
+            del self._handlers[running.job.id]
+            self.owner.on_finished(running.job, result)
 
-    def _ending_of(self, hold: _Hold[J, E], task: "asyncio.Task[E]") -> E | None:
+    def _result_of(self, running: _RunningHandler[J, E], task: "asyncio.Task[E]") -> E | None:
+        """Return the result of the attempt; None if nothing is to be stored."""
+        owner, job = self.owner, running.job
         if task.cancelled():
-            if hold.cut:
-                return hold.instead
-            # By the event loop's own end, perhaps, which cancels whatever there is; else it has failed like any other.
-            if self.torn_down():
-                return self.given_back(hold.job)
-            _log.warning(
-                "%s failed: its handler was cancelled from within",
-                self.called(hold.job),
-                extra=about(hold.job),
-            )
-            return self.failed(hold.job, "the handler was cancelled from within")
+            if running.cancelled:
+                return running.override
+            # The end of the event loop cancels all tasks, and the worker with them. Otherwise the attempt failed.
+            if owner.is_cancelled():
+                return owner.released_result(job)
+            reason = "the handler was cancelled, but not by the worker"
+            _log.warning("%s failed: %s", owner.describe(job), reason, extra=log_fields(job))
+            return owner.failed_result(job, reason)
         error = task.exception()
         if error is None:
-            # It was faster than its cancel, and what it has done counts; whether it may, the fence decides.
+            # The handler returned before its cancellation arrived. Its result counts if the fence accepts it.
             return task.result()
-        if hold.cut:
-            return hold.instead
-        if isinstance(error, JobConflict) and hold.context.cancelled:
-            return None  # it was told that the job is lost
-        if isinstance(error, NotAwaitable):
-            # No fault of the job's: it goes back to those who can do it.
-            self.broken(error)
-            return self.given_back(hold.job)
-        if isinstance(error, BrokenExecutor) and (self._pool_is_broken or not hold.context.stopping):
-            # It stays so, and would fail whatever else is claimed. The job may have broken it: as with a worker that is
-            # killed, a rescue counts the attempt.
-            self._pool_is_broken = True
-            self.broken(GraphJobsError(f"the handlers' executor is broken, so start the worker anew: {told(error)}"))
+        if running.cancelled:
+            return running.override
+        if isinstance(error, JobConflict) and running.context.cancelled:
+            return None  # a call of the context reported that the job is lost
+        if isinstance(error, HandlerNotAsync):
+            # The job is not the cause: it returns to the queue, for workers with a correct handler.
+            owner.on_broken(error)
+            return owner.released_result(job)
+        if isinstance(error, BrokenExecutor) and (self._executor_is_broken or not running.context.stopping):
+            # The executor stays broken, and would fail all jobs that are claimed. The job may be the cause: a rescue
+            # counts the attempt, as after a killed worker.
+            self._executor_is_broken = True
+            message = f"the executor of the handlers is broken, so restart the worker: {error_text(error)}"
+            owner.on_broken(GraphJobsError(message))
             return None
-        if isinstance(error, Interrupted | BrokenExecutor) and hold.context.stopping:
-            # The word to stop reached the processes it works in, too.
-            return self.given_back(hold.job)
-        _log.warning(
-            "the handler of %s raised %s",
-            self.called(hold.job),
-            type(error).__name__,
-            exc_info=error,
-            extra=about(hold.job),
-        )
-        return self.failed(hold.job, told(error))
+        if isinstance(error, HandlerInterrupted | BrokenExecutor) and running.context.stopping:
+            # The signal to stop has also reached the processes of the executor.
+            return owner.released_result(job)
+        message, name = "the handler of %s raised %s", type(error).__name__
+        _log.warning(message, owner.describe(job), name, exc_info=error, extra=log_fields(job))
+        return owner.failed_result(job, error_text(error))
 
 
-def about(job: Held) -> dict[str, object]:
-    """What a line of the log tells of a job, for programs."""
+def log_fields(job: ClaimedItem) -> dict[str, object]:
+    """Return the fields of a log record that identify a job."""
     return {"job": str(job.id), "tenant": job.tenant_id, "attempts": job.attempts}
 
 
-def told(error: BaseException) -> str:
-    """Gives an exception as the error of a job: its type, and what it says, which is no more to be trusted than it."""
+def error_text(error: BaseException) -> str:
+    """Return the type and the text of an exception, bounded; the text comes from user code and is not trusted."""
     name = type(error).__name__
     try:
-        said = str(error)[:_ERROR_CHARACTERS_MAX]
-    except Exception:  # noqa: BLE001  # its own __str__ may do anything
-        return f"{name}, which could not be told"
+        text = str(error)[:_ERROR_CHARACTERS_MAX]
+    except Exception:  # noqa: BLE001  # a user's __str__ may raise any exception
+        return f"{name}, which has no readable text"
     if isinstance(error, BaseExceptionGroup):
-        said = "; ".join([said, *(told(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])])
-    if not said:
+        inner = (error_text(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])
+        text = "; ".join([text, *inner])
+    if not text:
         return name
-    return said if isinstance(error, GraphJobsError) else f"{name}: {said}"
+    return text if isinstance(error, GraphJobsError) else f"{name}: {text}"

@@ -1,10 +1,10 @@
-"""What a user's handlers are given and what they return."""
+"""The handlers of graph jobs: their contexts and their results."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -15,42 +15,41 @@ from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
-from graphjobs.worker.context import Context, awaited, patiently, takes_two
+from graphjobs.worker.context import Context, accepts_job_and_context, call_handler, retry_until_available
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
-_TRIES_MAX: Final = 8
-T = TypeVar("T")
+_EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
+_RETRIES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What completes a build job.
+    """The result of a build job's handler; it completes the job.
 
     Attributes:
         graph_snapshot_id: the graph that was built.
-        metadata: added to the job's; what has a name that is taken replaces it.
-        following: queued jobs of the same tenant to add with the completion, both or neither; at most 100. One whose id
-            is taken is left out.
+        metadata: merged into the job's; an existing name gets the new value.
+        followups: queued jobs of the same tenant to add together with the completion, at most 100. A job with an
+            existing id is skipped.
     """
 
     graph_snapshot_id: str
-    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    following: Iterable[AnyJob] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    followups: Iterable[AnyJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayResult:
-    """What completes an overlay job; its fields are those of `BuildResult`. A handler may return None instead."""
+    """The result of an overlay job's handler, with the fields of `BuildResult`. A handler may return None instead."""
 
-    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    following: Iterable[AnyJob] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    followups: Iterable[AnyJob] = ()
 
 
 class JobContext(Context[AnyJob]):
-    """What a handler knows of its attempt, and can do about it. Both calls wait for a database that is away.
+    """The state of one attempt and the calls of its handler. Both calls wait while the database is unavailable.
 
     Attributes:
-        job: the job as it now is, with the progress that was noted.
+        job: the current value of the job, with its stored progress.
         cancelled: see `Context`.
         stopping: see `Context`.
     """
@@ -62,57 +61,56 @@ class JobContext(Context[AnyJob]):
         self._actor = actor
 
     async def renew(self) -> bool:
-        """Tells at once that the job is alive; the worker does so by itself, a few times a lease.
+        """Send a heartbeat now; the worker sends four per lease by itself.
 
         Returns:
-            False where the job is lost: whatever the handler returns will be refused.
+            False if the job is lost: the result of the handler will be refused.
         """
-        renewed = await patiently(lambda: self._queue.renew([self._job]))
+        renewed = await retry_until_available(lambda: self._queue.renew([self._job]))
         for version in renewed.versions.values():
-            self.saw(self._job.stored(updated_at=version))
+            self.refresh(self._job.stored(updated_at=version))
         if renewed.lost:
             self.cancelled = True
         return not renewed.lost
 
-    async def progress(
-        self, *, metadata: Mapping[str, str] = _NOTHING, cartographer_job_id: str | None = None
-    ) -> AnyJob:
-        """Notes how far the job is, in its payload and its log, and tells that it is alive.
+    async def progress(self, *, metadata: Mapping[str, str] = _EMPTY, cartographer_job_id: str | None = None) -> AnyJob:
+        """Store the progress of the job in its payload and its event log; it counts as a heartbeat.
 
         Args:
-            metadata: added to the job's; what has a name that is taken replaces it.
-            cartographer_job_id: the builder's own name of the job; for a build job only.
+            metadata: merged into the job's; an existing name gets the new value.
+            cartographer_job_id: the builder's own id of the job; for a build job only.
 
         Returns:
-            The job with it.
+            The job with its progress.
 
         Raises:
-            InvalidJob: one of these cannot be.
-            JobConflict: the job is lost, and nothing was noted.
+            InvalidJob: an argument is invalid.
+            JobConflict: the job is lost, and nothing was stored.
         """
-        more: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if cartographer_job_id is not None:
             if not isinstance(self._job, GraphBuildJob):
-                raise InvalidJob("cartographer_job_id: an overlay job has none", field="cartographer_job_id")
-            more = {"cartographer_job_id": cartographer_job_id}
-        for _ in range(_TRIES_MAX):
+                raise InvalidJob("cartographer_job_id: an overlay job has no such field", field="cartographer_job_id")
+            fields = {"cartographer_job_id": cartographer_job_id}
+        for _ in range(_RETRIES_MAX):
             attempts = self._job.attempts
-            noted = self._job.renew(metadata={**self._job.metadata, **metadata}, **more)
-            result = await patiently(partial(self._noted, noted, uuid7()))
-            now = result.job
-            if now is None or now.status is not GraphJobStatus.RUNNING or now.attempts != attempts:
+            changed = self._job.renew(metadata={**self._job.metadata, **metadata}, **fields)
+            result = await retry_until_available(partial(self._update, changed, uuid7()))
+            current = result.job
+            if current is None or current.status is not GraphJobStatus.RUNNING or current.attempts != attempts:
                 break
-            # Applied, or a heartbeat was faster: then the same is noted on the job as it now is.
-            self._job = now
+            # The update was applied, or a heartbeat was faster: then it is repeated on the current value.
+            self._job = current
             if result.applied:
                 return self.job
-        self.cancelled = self.cancelled or now is None or now.status is not GraphJobStatus.RUNNING
-        raise JobConflict(
-            f"no progress was noted: {result.reason}", job_id=self._job.id, status=now.status if now else "not there"
-        )
+        self.cancelled = self.cancelled or current is None or current.status is not GraphJobStatus.RUNNING
+        status = current.status if current else "not there"
+        raise JobConflict(f"no progress was stored: {result.reason}", job_id=self._job.id, status=status)
 
-    async def _noted(self, noted: AnyJob, named: UUID) -> GraphJobUpdateResult[Any]:
-        return await self._store.update(noted, expected=GraphJobStatus.RUNNING, transition_id=named, actor=self._actor)
+    async def _update(self, job: AnyJob, transition_id: UUID) -> GraphJobUpdateResult[Any]:
+        return await self._store.update(
+            job, expected=GraphJobStatus.RUNNING, transition_id=transition_id, actor=self._actor
+        )
 
 
 BuildHandler: TypeAlias = Callable[[GraphBuildJob, JobContext], Awaitable[BuildResult]]
@@ -121,14 +119,14 @@ OverlayHandler: TypeAlias = Callable[[GraphOverlayJob, JobContext], Awaitable[Ov
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """A user's handlers; a kind without one is left to other workers.
+    """A user's handlers. A job type without a handler is left to other workers.
 
     Attributes:
         build: awaited with a build job and its context.
         overlay: awaited with an overlay job and its context.
 
     Raises:
-        ConfigurationError: there is none, or one cannot be called with a job and its context.
+        ConfigurationError: there is no handler, or a handler does not accept a job and its context.
     """
 
     build: BuildHandler | None = None
@@ -136,29 +134,29 @@ class Handlers:
 
     def __post_init__(self) -> None:
         for name, handler in (("build", self.build), ("overlay", self.overlay)):
-            if handler is not None and not takes_two(handler):
-                raise ConfigurationError(f"{name}: it should be an `async def` that takes a job and its context")
-        if not self.kinds:
-            raise ConfigurationError("a worker needs a handler: give build, overlay, or both")
+            if handler is not None and not accepts_job_and_context(handler):
+                raise ConfigurationError(f"{name} must be an `async def` function of a job and its context")
+        if not self.job_types:
+            raise ConfigurationError("a worker needs at least one handler: build or overlay")
 
     @property
-    def kinds(self) -> tuple[GraphJobType, ...]:
-        """The kinds there is a handler for."""
-        return tuple(kind for kind in GraphJobType if getattr(self, kind.value) is not None)
+    def job_types(self) -> tuple[GraphJobType, ...]:
+        """The job types with a handler."""
+        return tuple(job_type for job_type in GraphJobType if getattr(self, job_type.value) is not None)
 
 
-async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> AttemptResult:
-    """Runs a job's handler, and gives how the job ends by what it returned.
+async def run_handler(handlers: Handlers, job: AnyJob, context: JobContext) -> AttemptResult:
+    """Run the handler of a job, and return the result of the attempt.
 
     Raises:
-        NotAwaitable: it cannot be awaited.
-        TypeError: it returned something else than a result.
-        Interrupted: it raised SystemExit or KeyboardInterrupt.
-        InvalidJob: its result cannot be stored.
-        Exception: whatever the handler raises.
+        HandlerNotAsync: the handler is not asynchronous.
+        TypeError: the handler returned an object of another type.
+        HandlerInterrupted: the handler raised SystemExit or KeyboardInterrupt.
+        InvalidJob: the result of the handler is invalid.
+        Exception: any exception of the handler.
     """
     handler: Any = getattr(handlers, job.type.value)
-    result = await awaited(lambda: handler(job, context), job.type.value)
+    result = await call_handler(lambda: handler(job, context), job.type.value)
     if isinstance(job, GraphBuildJob):
         if not isinstance(result, BuildResult):
             raise TypeError(f"the build handler returned {type(result).__name__}, not a BuildResult")
@@ -169,8 +167,8 @@ async def handled(handlers: Handlers, job: AnyJob, context: JobContext) -> Attem
         if not isinstance(result, OverlayResult):
             raise TypeError(f"the overlay handler returned {type(result).__name__}, not an OverlayResult or None")
         graph_snapshot_id = None
-    # Over what the job holds by now, which is more than it was given with.
+    # Progress may have added metadata since the claim: the result is merged into the current value.
     metadata = {**context.job.metadata, **result.metadata} if result.metadata else None
     return AttemptResult.completed(
-        job, graph_snapshot_id=graph_snapshot_id, metadata=metadata, followups=result.following
+        job, graph_snapshot_id=graph_snapshot_id, metadata=metadata, followups=result.followups
     )

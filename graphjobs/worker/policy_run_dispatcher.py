@@ -1,10 +1,9 @@
-"""The dispatcher of policy runs: what it leases, how attempts are tried again, and what it counts; see `engine`."""
+"""The dispatcher of policy runs: leases, retries of attempts, and the counters."""
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -17,47 +16,46 @@ from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.storage import Storage
-from graphjobs.worker.base_worker import Engine
-from graphjobs.worker.context import Context, awaited, patiently, takes_two
-from graphjobs.worker.handler_runner import about, told
+from graphjobs.worker.base_worker import BaseWorker
+from graphjobs.worker.context import Context, accepts_job_and_context, call_handler, retry_until_available
+from graphjobs.worker.handler_runner import error_text, log_fields
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
-from graphjobs.worker.stats import DispatchCounts
-
-Status = PolicyRunStatus
+from graphjobs.worker.stats import DispatcherStats
 
 _BACKOFF: Final = RetryBackoff()
 _log = logging.getLogger(__name__)
 
 
-class PolicyRunRejected(Exception):  # what has happened, as the errors of graphjobs are named
-    """Raised by a user's function: whoever runs policies refuses this run, and no other attempt would help."""
+class PolicyRunRejected(Exception):  # it says what happened, as the names of the other errors
+    """The policy engine rejects the run, and another attempt would not help; raised by a dispatch function."""
 
 
 class DispatchContext(Context[PolicyRunJob]):
-    """What a user's function knows of its attempt, and can do about it.
+    """The state of one attempt, for a dispatch function.
 
     Attributes:
-        job: the run as it now is.
-        last: whether this is the last attempt: should it fail, the run has failed.
-        cancelled: True once nobody waits for the result: its end was asked for, the lease is somebody else's, its time
-            is up, or the dispatcher's grace is over. The task is cancelled too; this is for what runs elsewhere.
-        stopping: True once the dispatcher was told to stop.
+        job: the current value of the run.
+        is_final_attempt: whether this is the last attempt: if it fails, the run fails.
+        cancelled: True if the result is no longer needed: a cancellation was requested, the lease is lost, the time
+            limit is exceeded, or the grace period of the dispatcher is over. The task is cancelled, too; this attribute
+            is for work that a cancellation does not reach.
+        stopping: True after the request to stop.
     """
 
-    def __init__(self, job: PolicyRunJob, runs: PolicyRunQueue, lease: timedelta, *, last: bool) -> None:
+    def __init__(self, job: PolicyRunJob, queue: PolicyRunQueue, lease: timedelta, *, is_final_attempt: bool) -> None:
         super().__init__(job)
-        self._runs = runs
+        self._queue = queue
         self._lease = lease
-        self.last = last
+        self.is_final_attempt = is_final_attempt
 
     async def renew(self) -> bool:
-        """Tells at once that the run is being dispatched; the dispatcher does so by itself, a few times a lease.
+        """Send a heartbeat now; the dispatcher sends four per lease by itself.
 
         Returns:
-            False where nobody waits for the result: its end was asked for, or the lease is somebody else's.
+            False if the result is no longer needed: a cancellation was requested, or the lease is lost.
         """
-        renewed = await patiently(lambda: self._runs.renew([self._job], self._lease))
+        renewed = await retry_until_available(lambda: self._queue.renew([self._job], self._lease))
         for job in renewed.runs:
             self._job = job
         self.cancelled = self.cancelled or bool(renewed.lost) or self._job.cancellation_requested
@@ -65,7 +63,7 @@ class DispatchContext(Context[PolicyRunJob]):
 
     @override
     def _newer(self, job: PolicyRunJob, version: datetime) -> PolicyRunJob:
-        """It moves the end of the lease, too, and tells whether the end of the run was asked for."""
+        """Return the whole new value: a heartbeat also returns the end of the lease and a cancellation request."""
         return job
 
 
@@ -74,16 +72,15 @@ Dispatch: TypeAlias = Callable[[PolicyRunJob, DispatchContext], Awaitable[object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatcherOptions(WorkerOptions):
-    """How a dispatcher works; see `WorkerOptions` for what it has in common with a worker.
+    """The options of a dispatcher; see `WorkerOptions` for the others.
 
     Attributes:
-        name: who it is: the owner of its leases, and in the events of runs.
-        attempts_max: a run that has failed at this attempt has failed; attempts that were given back in order do not
-            count.
-        backoff: how long a run waits for its next attempt.
+        name: the name of the dispatcher: the owner of its leases, and the actor in the events of runs.
+        attempts_max: a run that fails at this attempt is failed; released attempts do not count.
+        backoff: the wait before the next attempt of a run.
 
     Raises:
-        ConfigurationError: an option is out of its bounds; it is named.
+        ConfigurationError: an option is out of its bounds; the error names it.
     """
 
     attempts_max: int = 5
@@ -91,29 +88,29 @@ class DispatcherOptions(WorkerOptions):
     backoff: RetryBackoff = field(default=_BACKOFF)
 
     def __post_init__(self) -> None:
-        WorkerOptions.__post_init__(self)  # super() knows no class made anew with slots
+        WorkerOptions.__post_init__(self)  # super() fails in a dataclass with slots
         if not isinstance(self.backoff, RetryBackoff):
-            raise ConfigurationError("backoff: it should be a RetryBackoff")
+            raise ConfigurationError("backoff must be a RetryBackoff")
 
 
-class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
-    """Leases pending policy runs, and hands each to a function of yours, beside any number of other dispatchers.
+class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]):
+    """Leases pending policy runs, and calls a dispatch function for each. Any number of dispatchers may run at once.
 
-    A run that it leases is its own until the lease ends, and it renews that a few times before. A function that returns
-    has handed the run over: it is submitted. One that raises, or takes too long, has failed this attempt: the run is
-    given back and leased again later, each time after a longer wait, until its attempts are used up. A run whose end is
-    asked for is canceled with the next heartbeat: the function's task is cancelled. One that was told so, or that its
-    time is up, by its cancel or its context, and returns all the same, has handed nothing over.
+    A dispatcher owns a run until the lease ends, and renews the lease several times before that. If the dispatch
+    function returns, the run is submitted. If it raises or exceeds the time limit, the attempt has failed: the run is
+    released and leased again after a wait that grows with each attempt, until no attempt is left. A run with a
+    cancellation request is canceled at the next heartbeat: the task of the function is cancelled. A function that
+    returns after its cancellation, or after its context reported that the result is not needed, has not submitted the
+    run.
 
     Args:
-        storage: where the runs are.
-        dispatch: awaited with each run and its context; what it returns is not looked at.
-        options: how it works; the defaults are `DispatcherOptions()`.
-        on_ended: called with each ending once it is in the database; it should return at once. What it raises is only
-            logged.
+        storage: the storage of the runs.
+        dispatch: awaited with each run and its context; its return value is ignored.
+        options: the options; the defaults are `DispatcherOptions()`.
+        on_ended: called with each result after it is stored; it should return at once. Its exceptions are only logged.
 
     Raises:
-        ConfigurationError: `dispatch` cannot be called with a run and its context, or an option is out of its bounds.
+        ConfigurationError: `dispatch` does not accept a run and its context, or an option is out of its bounds.
     """
 
     options: DispatcherOptions
@@ -124,49 +121,53 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
         dispatch: Dispatch,
         *,
         options: DispatcherOptions | None = None,
-        on_ended: Callable[[LeaseResult], None] = lambda _ending: None,
+        on_ended: Callable[[LeaseResult], None] = lambda _result: None,
     ) -> None:
-        if not takes_two(dispatch):
-            raise ConfigurationError("dispatch: it should be an `async def` that takes a run and its context")
+        if not accepts_job_and_context(dispatch):
+            raise ConfigurationError("dispatch must be an `async def` function of a run and its context")
+        self._dispatch = dispatch
         self._queue = storage.policy_run_queue
-        self._turns = TenantCursors()
-        self._last: set[tuple[UUID, int]] = set()
+        self._cursors = TenantCursors()
+        self._final_attempts: set[tuple[UUID, int]] = set()
         super().__init__(
             self._queue,
             options or DispatcherOptions(),
-            DispatchCounts(),
-            works_on="policy runs",
-            work=partial(_dispatched, dispatch),
+            DispatcherStats(),
+            queue_name="policy runs",
             on_ended=on_ended,
             listen=storage.listen,
         )
 
     @override
-    async def _claim_some(self) -> int:
+    async def run_handler(self, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
+        return await run_dispatch(self._dispatch, job, context)
+
+    @override
+    async def _claim_batch(self) -> int:
         options = self.options
-        leased = await self._queue.lease(
+        batch = await self._queue.lease(
             options.name,
             options.lease,
             attempts_max=options.attempts_max,
-            limit=min(self._room(), options.batch),
+            limit=min(self._free_slots(), options.batch),
             tenant_id=options.tenant,
-            after=self._turns,
+            after=self._cursors,
         )
-        self._turns = leased.cursors
-        number = len(leased.runs) + len(leased.exhausted) + len(leased.unreadable)
-        self._tally.leased += number
-        self._tally.exhausted += len(leased.exhausted)
-        self._tally.unreadable += len(leased.unreadable)
-        for error in leased.unreadable:
-            _log.error("a leased run cannot be read, and was failed: %s", error, extra={"job": str(error.row_id)})
-        for run in leased.runs:
+        self._cursors = batch.cursors
+        number = len(batch.runs) + len(batch.exhausted) + len(batch.unreadable)
+        self._stats.leased += number
+        self._stats.exhausted += len(batch.exhausted)
+        self._stats.unreadable += len(batch.unreadable)
+        for error in batch.unreadable:
+            _log.error("a leased run is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
+        for run in batch.runs:
             if self._stopping.is_set():
-                self._writer.add(LeaseResult.released(run))
+                self._completer.add(LeaseResult.released(run))
                 continue
-            last = run.id in leased.final_attempt_ids
-            if last:
-                self._last.add((run.id, run.attempts))
-            self._running.start(run, DispatchContext(run, self._queue, options.lease, last=last))
+            is_final = run.id in batch.final_attempt_ids
+            if is_final:
+                self._final_attempts.add((run.id, run.attempts))
+            self._runner.start(run, DispatchContext(run, self._queue, options.lease, is_final_attempt=is_final))
         return number
 
     @override
@@ -174,83 +175,83 @@ class PolicyRunDispatcher(Engine[PolicyRunJob, LeaseResult, DispatchCounts]):
         renewed = await self._queue.renew(jobs, self.options.lease)
         for run in renewed.runs:
             if run.cancellation_requested:
-                self._running.end_instead(run, LeaseResult.canceled(run))
+                self._runner.cancel_with(run, LeaseResult.canceled(run))
         return renewed.runs, renewed.lost
 
     @override
     def _rescuer(self) -> Rescuer:
-        return Rescuer([self._expired], self._rescue, self.options, self._tally, self._woken.set)
+        return Rescuer([self._find_expired], self._rescue, self.options, self._stats, self._wake.set)
 
-    async def _expired(self) -> tuple[StalledItem, ...]:
+    async def _find_expired(self) -> tuple[StalledItem, ...]:
         return await self._queue.expired(tenant_id=self.options.tenant)
 
-    async def _rescue(self, sightings: Sequence[StalledItem]) -> RescueResult:
+    async def _rescue(self, items: Sequence[StalledItem]) -> RescueResult:
         options = self.options
         return await self._queue.rescue(
-            sightings, attempts_max=options.attempts_max, backoff=options.backoff, actor=options.name
+            items, attempts_max=options.attempts_max, backoff=options.backoff, actor=options.name
         )
 
     @override
-    def _given_back(self, job: PolicyRunJob) -> LeaseResult:
+    def released_result(self, job: PolicyRunJob) -> LeaseResult:
         return LeaseResult.released(job)
 
     @override
-    def _failed(self, job: PolicyRunJob, reason: str) -> LeaseResult:
-        if (job.id, job.attempts) in self._last:
+    def failed_result(self, job: PolicyRunJob, reason: str) -> LeaseResult:
+        if (job.id, job.attempts) in self._final_attempts:
             return LeaseResult.failed(job, reason)
         return LeaseResult.released(job, delay=self.options.backoff.after(job.attempts), error=reason)
 
     @override
-    def _refused(self, job: PolicyRunJob, reason: str) -> LeaseResult:
+    def _unstorable(self, job: PolicyRunJob, reason: str) -> LeaseResult:
         return LeaseResult.failed(job, reason)
 
     @override
-    def _called(self, job: PolicyRunJob) -> str:
+    def describe(self, job: PolicyRunJob) -> str:
         return f"policy run {job.run_id!r}"
 
     @override
-    def _job_ended(self, job: PolicyRunJob, ending: LeaseResult | None) -> None:
-        self._last.discard((job.id, job.attempts))
-        super()._job_ended(job, ending)
+    def on_finished(self, job: PolicyRunJob, result: LeaseResult | None) -> None:
+        self._final_attempts.discard((job.id, job.attempts))
+        super().on_finished(job, result)
 
     @override
-    def _count(self, ending: LeaseResult) -> None:
-        called, extra = self._called(ending.job), about(ending.job)
-        match ending.status:
-            case Status.SUBMITTED:
-                self._tally.submitted += 1
-            case Status.CANCELED:
-                self._tally.canceled += 1
-                _log.info("%s was canceled", called, extra=extra)
-            case Status.FAILED:
-                self._tally.failed += 1
-                _log.warning("%s failed: %.200s", called, ending.error, extra=extra)
-            case _ if ending.error is not None:
-                self._tally.retried += 1
-                seconds = ending.delay.total_seconds()
-                _log.info("%s is tried again in %.1f s: %.200s", called, seconds, ending.error, extra=extra)
+    def _count(self, result: LeaseResult) -> None:
+        name, extra = self.describe(result.job), log_fields(result.job)
+        match result.status:
+            case PolicyRunStatus.SUBMITTED:
+                self._stats.submitted += 1
+            case PolicyRunStatus.CANCELED:
+                self._stats.canceled += 1
+                _log.info("%s was canceled", name, extra=extra)
+            case PolicyRunStatus.FAILED:
+                self._stats.failed += 1
+                _log.warning("%s failed: %.200s", name, result.error, extra=extra)
+            case _ if result.error is not None:
+                self._stats.retried += 1
+                seconds = result.delay.total_seconds()
+                _log.info("%s gets another attempt in %.1f s: %.200s", name, seconds, result.error, extra=extra)
             case _:
-                self._tally.given_back += 1
-                _log.info("%s was given back", called, extra=extra)
+                self._stats.released += 1
+                _log.info("%s was released", name, extra=extra)
 
 
-async def _dispatched(dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
-    """Runs a user's function, and gives how the lease ends by what becomes of it.
+async def run_dispatch(dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
+    """Run a dispatch function, and return the result of the lease.
 
     Raises:
-        Exception: whatever it raises, but for `PolicyRunRejected`.
+        Exception: any exception of the function, except `PolicyRunRejected`.
     """
     if job.cancellation_requested:
         return LeaseResult.canceled(job)
     try:
-        await awaited(lambda: dispatch(job, context), "dispatch")
+        await call_handler(lambda: dispatch(job, context), "dispatch")
     except PolicyRunRejected as error:
-        return LeaseResult.failed(job, told(error))
-    # Told to end, it returned: that is no word that anybody has the run. Handed over twice it does no harm; never, it
-    # would be submitted for good.
+        return LeaseResult.failed(job, error_text(error))
+    # A function that returns after its cancellation may not have submitted the run. A run that is submitted twice does
+    # no harm; a run marked as submitted without a submission would never be evaluated.
     if context.job.cancellation_requested:
         return LeaseResult.canceled(job)
     if context.cancelled:
-        gone = f"{job.run_id!r} was called off before it was handed over"
-        raise JobConflict(gone, job_id=job.id, status=job.status)
+        message = f"the dispatch of {job.run_id!r} was cancelled before it ended"
+        raise JobConflict(message, job_id=job.id, status=job.status)
     return LeaseResult.submitted(job)

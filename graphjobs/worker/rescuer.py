@@ -1,4 +1,4 @@
-"""Finds jobs whose workers have stopped, and queues again what is seen twice and has not moved in between."""
+"""The rescuer: find stalled jobs, and rescue those that two scans find at the same version."""
 
 import asyncio
 import logging
@@ -9,70 +9,69 @@ from uuid import UUID
 
 from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import GraphJobsError
-from graphjobs.worker.options import WorkerOptions, batches_of, jittered
-from graphjobs.worker.stats import Tally
+from graphjobs.worker.options import WorkerOptions, batched, jittered
+from graphjobs.worker.stats import BaseStats
 
-_LOOKS_A_LEASE: Final = 2
-_SIGHTINGS_MAX: Final = 100_000
-"""Of more stopped jobs than that at once, the first are forgotten, and seen again."""
+_SCANS_PER_LEASE: Final = 2
+_STALLED_MAX: Final = 100_000
+"""The number of stalled jobs that are remembered; of more, the oldest are forgotten and found again."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Rescuer:
-    """Looks for stopped jobs, now and then.
+    """Scans for stalled jobs in the background, and rescues them.
 
     Attributes:
-        looks: each gives some that seem to have stopped.
-        take: takes those that have.
-        options: the worker's.
-        counts: the worker's.
-        requeued: called where something was queued again.
+        scans: functions that each return some stalled jobs.
+        rescue: rescues stalled jobs at their version.
+        options: the options of the worker.
+        stats: the counters of the worker.
+        on_requeued: called if jobs were queued again.
     """
 
-    looks: Sequence[Callable[[], Awaitable[Sequence[StalledItem]]]]
-    take: Callable[[Sequence[StalledItem]], Awaitable[RescueResult]]
+    scans: Sequence[Callable[[], Awaitable[Sequence[StalledItem]]]]
+    rescue: Callable[[Sequence[StalledItem]], Awaitable[RescueResult]]
     options: WorkerOptions
-    counts: Tally
-    requeued: Callable[[], None]
-    _seen: dict[UUID, StalledItem] = field(default_factory=dict)
+    stats: BaseStats
+    on_requeued: Callable[[], None]
+    _candidates: dict[UUID, StalledItem] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Looks for ever, twice a lease; between two looks a live job is renewed at least once."""
-        every = self.options.lease.total_seconds() / _LOOKS_A_LEASE
+        """Scan twice per lease, until cancelled; between two scans a live job has at least one heartbeat."""
+        interval = self.options.lease.total_seconds() / _SCANS_PER_LEASE
         while True:
-            await asyncio.sleep(jittered(every))
-            for look in self.looks:
+            await asyncio.sleep(jittered(interval))
+            for scan in self.scans:
                 try:
-                    await self.taken_of(await look())
+                    await self.process(await scan())
                 except GraphJobsError as error:
-                    _log.warning("no stopped jobs could be looked for: %s", error)
+                    _log.warning("the scan for stalled jobs failed: %s", error)
 
-    async def taken_of(self, seen: Sequence[StalledItem]) -> None:
-        """Takes what was seen before and has not moved since; remembers what is seen for the first time."""
-        unmoved = []
-        for sighting in seen:
-            if self._seen.pop(sighting.job_id, None) == sighting:
-                unmoved.append(sighting)
+    async def process(self, stalled: Sequence[StalledItem]) -> None:
+        """Rescue the jobs that an earlier scan found at the same version; remember the others."""
+        unchanged = []
+        for item in stalled:
+            if self._candidates.pop(item.job_id, None) == item:
+                unchanged.append(item)
             else:
-                self._seen[sighting.job_id] = sighting
-        while len(self._seen) > _SIGHTINGS_MAX:
-            del self._seen[next(iter(self._seen))]
-        for batch in batches_of(unmoved, self.options.batch):
-            rescued = await self.take(batch)
-            self._tell(rescued, {sighting.job_id: sighting for sighting in batch})
+                self._candidates[item.job_id] = item
+        while len(self._candidates) > _STALLED_MAX:
+            del self._candidates[next(iter(self._candidates))]
+        for batch in batched(unchanged, self.options.batch):
+            self._record(await self.rescue(batch), {item.job_id: item for item in batch})
 
-    def _tell(self, rescued: RescueResult, seen: Mapping[UUID, StalledItem]) -> None:
-        self.counts.rescued += len(rescued.requeued)
-        self.counts.rescued_to_fail += len(rescued.failed)
-        for job_id in rescued.requeued:
-            _log.warning("job %s of a worker that stopped is queued again", job_id, extra=_about(seen[job_id]))
-        for job_id in rescued.failed:
-            _log.error("job %s of a worker that stopped has failed", job_id, extra=_about(seen[job_id]))
-        if rescued.requeued:
-            self.requeued()
+    def _record(self, result: RescueResult, items: Mapping[UUID, StalledItem]) -> None:
+        self.stats.rescued += len(result.requeued)
+        self.stats.rescue_failed += len(result.failed)
+        for job_id in result.requeued:
+            _log.warning("stalled job %s is queued again", job_id, extra=_log_fields(items[job_id]))
+        for job_id in result.failed:
+            _log.error("stalled job %s has failed", job_id, extra=_log_fields(items[job_id]))
+        if result.requeued:
+            self.on_requeued()
 
 
-def _about(sighting: StalledItem) -> dict[str, object]:
-    return {"job": str(sighting.job_id), "tenant": sighting.tenant_id, "attempts": sighting.attempts}
+def _log_fields(item: StalledItem) -> dict[str, object]:
+    return {"job": str(item.job_id), "tenant": item.tenant_id, "attempts": item.attempts}

@@ -1,42 +1,36 @@
-"""What a worker has done so far, for people and programs."""
+"""Counters of workers and dispatchers."""
 
 from dataclasses import dataclass
 
 
 @dataclass
-class Tally:
-    """How much whoever does queued work has, whatever it is.
+class BaseStats:
+    """Counters that workers and dispatchers share; they count jobs or policy runs.
 
     Attributes:
-        failed: failed, in the table and in the log.
-        given_back: given back, because the worker stopped.
-        lost: no longer its own when it ended; whoever has it ends it.
-        unreadable: claimed, and failed because its row cannot be read.
-        rescued: waits again, of workers that stopped.
-        rescued_to_fail: failed, of workers that stopped at the last attempt.
+        failed: stored as failed, for any reason.
+        released: returned to the queue, because the worker stopped.
+        lost: no longer owned by the worker at the end of the attempt; the new owner finishes them.
+        unreadable: claimed, and failed because their rows are unreadable.
+        rescued: stalled, and queued again.
+        rescue_failed: stalled at the last attempt, and failed.
     """
 
     failed: int = 0
-    given_back: int = 0
+    released: int = 0
     lost: int = 0
     unreadable: int = 0
     rescued: int = 0
-    rescued_to_fail: int = 0
+    rescue_failed: int = 0
 
 
 @dataclass
-class Counts(Tally):
-    """How many jobs a worker has.
+class WorkerStats(BaseStats):
+    """Counters of a worker of graph jobs; see `BaseStats` for the others.
 
     Attributes:
-        claimed: started.
-        completed: completed, in the table and in the log.
-        failed: failed likewise, for whatever reason.
-        given_back: given back to the queue, because the worker stopped.
-        lost: no longer its own when they ended; whoever has them ends them.
-        unreadable: claimed, and failed because their rows cannot be read.
-        rescued: queued again, of workers that stopped.
-        rescued_to_fail: failed, of workers that stopped at the last attempt.
+        claimed: claimed, and started unless they are unreadable.
+        completed: stored as completed.
     """
 
     claimed: int = 0
@@ -44,15 +38,15 @@ class Counts(Tally):
 
 
 @dataclass
-class DispatchCounts(Tally):
-    """How many policy runs a dispatcher has; see `Tally` for the rest.
+class DispatcherStats(BaseStats):
+    """Counters of a dispatcher of policy runs; see `BaseStats` for the others.
 
     Attributes:
         leased: leased.
-        submitted: handed over, in the table and in the log.
-        retried: given back because the attempt failed, to be tried again later.
-        canceled: canceled, because that was asked for.
-        exhausted: leased, and failed because they had had all their attempts.
+        submitted: stored as submitted.
+        retried: released after a failed attempt, for a later attempt.
+        canceled: canceled as requested.
+        exhausted: leased without an attempt left, and failed.
     """
 
     leased: int = 0

@@ -210,7 +210,7 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
     async def build(job: GraphBuildJob, context: JobContext) -> BuildResult:
         await context.renew()
         done.append(job.id)
-        return BuildResult("graph", following=[overlay_job(tenant, build_job_id=job.id)])
+        return BuildResult("graph", followups=[overlay_job(tenant, build_job_id=job.id)])
 
     async def overlay(job: GraphOverlayJob, _context: JobContext) -> None:
         done.append(job.id)
@@ -223,7 +223,7 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
         options = WorkerOptions(tenant=tenant, concurrency=6, batch=5, poll=timedelta(milliseconds=20))
         workers = [GraphJobWorker(storage, build=build, overlay=overlay, options=options) for _ in range(3)]
         await asyncio.gather(*(worker.run(until_empty=True) for worker in workers))
-        assert 80 == len(done) == len(set(done)) == sum(worker.counts.completed for worker in workers)
+        assert 80 == len(done) == len(set(done)) == sum(worker.stats.completed for worker in workers)
         with pytest.raises(ConfigurationError, match="listening needs a direct connection"):
             await storage.listen(lambda: None)
 

@@ -1,4 +1,4 @@
-"""`graphjobs worker` as it is run: handlers by name, signals, a live line for people, JSON for programs."""
+"""`graphjobs worker` as a process: handlers by name, signals, a live line on a terminal, JSON lines otherwise."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from graphjobs import GraphJobStatus
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
 from tests.migrations.cli_tools import run_on_terminal
+from tests.worker.twins import get_job, wait_until
 
 Status = GraphJobStatus
 
@@ -76,7 +78,7 @@ async def slow():
 
 @asynccontextmanager
 async def away():
-    raise ConnectionError("nobody there")
+    raise ConnectionError("no server")
     yield handlers
 
 
@@ -86,7 +88,7 @@ nothing = 5
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a module of handlers, as a user has it."""
+    """Create a folder with a module of handlers."""
     (tmp_path / "shop_handlers.py").write_text(_HANDLERS, encoding="utf-8")
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     return tmp_path
@@ -131,101 +133,87 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    import asyncio
+async def _wait_until_running(storage: Storage, *jobs: AnyJob) -> None:
+    async def are_running() -> bool:
+        return all([(await get_job(storage, job)).status is Status.RUNNING for job in jobs])
 
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.02)
+    await wait_until(are_running)
 
 
-async def test_it_does_what_is_queued_and_tells_in_lines_of_json(
+async def test_queued_jobs_are_processed_with_json_lines_on_stderr(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
 ) -> None:
-    """Of every tenant and both kinds; each line is an object that a program can read."""
-    jobs = [build_job("acme"), build_job("globex"), overlay_job("acme"), build_job("acme", metadata={"fail": "so"})]
+    """It serves all tenants and both job types; each line is a JSON object."""
+    jobs: list[AnyJob] = [
+        build_job("acme"),
+        build_job("globex"),
+        overlay_job("acme"),
+        build_job("acme", metadata={"fail": "so"}),
+    ]
     for job in jobs:
         await graphjobs_storage.graph_jobs.add(job)
 
-    ran = _run(graphjobs_settings, folder, "shop_handlers:handlers", "--until-empty")
+    process = _run(graphjobs_settings, folder, "shop_handlers:handlers", "--until-empty")
 
-    assert (0, "") == (ran.returncode, ran.stdout)
-    lines = _lines(ran.stderr)
+    assert (0, "") == (process.returncode, process.stdout)
+    lines = _lines(process.stderr)
     assert all({"at", "level", "logger", "message"} <= set(line) for line in lines)
-    assert {"claimed": 4, "done": 3, "failed": 1, "in_hand": 0}.items() <= lines[-1].items()
+    assert {"claimed": 4, "completed": 3, "failed": 1, "in_flight": 0}.items() <= lines[-1].items()
     (raised,) = [line for line in lines if "exc_info" in line]
     assert str(jobs[3].id) == raised["job"]
-    statuses = []
-    for job in jobs:
-        ended = await graphjobs_storage.graph_jobs.get_job(job.tenant_id, job.id)
-        assert ended is not None
-        statuses.append(ended.status)
-    assert [
-        Status.COMPLETED,
-        Status.COMPLETED,
-        Status.COMPLETED,
-        Status.FAILED,
-    ] == statuses
+    statuses = [(await get_job(graphjobs_storage, job)).status for job in jobs]
+    assert [*[Status.COMPLETED] * 3, Status.FAILED] == statuses
 
 
-async def test_what_handlers_need_is_opened_and_closed_around_the_work(
+async def test_handlers_are_opened_before_the_work_and_closed_after_it(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
 ) -> None:
-    """By a context manager, or made by a function."""
+    """The handlers come from a context manager, or from a function."""
     await graphjobs_storage.graph_jobs.add(build_job())
-    ran = _run(graphjobs_settings, folder, "shop_handlers:opened", "--until-empty")
-    assert (0, "opened\nclosed\n") == (ran.returncode, ran.stdout)
-    ran = _run(graphjobs_settings, folder, "shop_handlers:made", "--until-empty")
-    assert 0 == ran.returncode
+    process = _run(graphjobs_settings, folder, "shop_handlers:opened", "--until-empty")
+    assert (0, "opened\nclosed\n") == (process.returncode, process.stdout)
+    process = _run(graphjobs_settings, folder, "shop_handlers:made", "--until-empty")
+    assert 0 == process.returncode
 
 
-async def test_sigterm_lets_handlers_end_and_gives_back_the_rest(
+async def test_sigterm_starts_the_grace_period_and_releases_the_rest(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
 ) -> None:
-    """Exit code 0: it was asked to end, and did, with nothing left running."""
+    """The exit code is 0: the process ended as requested, and no job is left running."""
     quick = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "1"}))
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
-    async def both_run() -> bool:
-        found = [await graphjobs_storage.graph_jobs.get_job("acme", job.id) for job in (quick, slow)]
-        return all(job is not None and job.status is Status.RUNNING for job in found)
-
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "2") as process:
-        await _until(both_run)
+        await _wait_until_running(graphjobs_storage, quick, slow)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=20)
 
     assert 0 == process.returncode
-    ended = [await graphjobs_storage.graph_jobs.get_job("acme", job.id) for job in (quick, slow)]
-    assert [Status.COMPLETED, Status.QUEUED] == [job.status for job in ended if job is not None]
-    assert {"done": 1, "given_back": 1, "in_hand": 0}.items() <= _lines(told)[-1].items()
+    statuses = [(await get_job(graphjobs_storage, job)).status for job in (quick, slow)]
+    assert [Status.COMPLETED, Status.QUEUED] == statuses
+    assert {"completed": 1, "released": 1, "in_flight": 0}.items() <= _lines(stderr)[-1].items()
 
 
-@pytest.mark.parametrize("words", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
-async def test_a_second_word_does_not_wait(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path, words: list[signal.Signals]
+@pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
+async def test_a_second_signal_ends_the_grace_period(
+    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path, signals: list[signal.Signals]
 ) -> None:
-    """However long the grace."""
+    """The grace period is an hour."""
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
-    async def runs() -> bool:
-        found = await graphjobs_storage.graph_jobs.get_job("acme", slow.id)
-        return found is not None and found.status is Status.RUNNING
-
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "3600") as process:
-        await _until(runs)
-        for word in words:
-            process.send_signal(word)
+        await _wait_until_running(graphjobs_storage, slow)
+        for signum in signals:
+            process.send_signal(signum)
             time.sleep(0.2)  # noqa: ASYNC251  # two signals at once are one
         process.communicate(timeout=20)
 
     assert 0 == process.returncode
-    assert not await runs()
+    assert Status.QUEUED is (await get_job(graphjobs_storage, slow)).status
 
 
-def test_it_ends_in_order_whenever_it_is_told_to(graphjobs_settings: Settings, folder: Path) -> None:
-    """As soon as it says that it works, and before it has looked for anything."""
+def test_an_early_signal_ends_the_process_in_order(graphjobs_settings: Settings, folder: Path) -> None:
+    """The signal arrives after the first log line, before the first claim."""
     for _ in range(5):
         with _started(graphjobs_settings, folder, "shop_handlers:handlers") as process:
             assert process.stderr is not None
@@ -235,73 +223,71 @@ def test_it_ends_in_order_whenever_it_is_told_to(graphjobs_settings: Settings, f
         assert 0 == process.returncode
 
 
-def test_told_to_stop_while_its_handlers_open_it_ends(graphjobs_settings: Settings, folder: Path) -> None:
-    """At once, and what was opened is closed."""
+def test_a_signal_while_the_handlers_open_ends_the_process(graphjobs_settings: Settings, folder: Path) -> None:
+    """It ends at once, and closes what it has opened."""
     with _started(graphjobs_settings, folder, "shop_handlers:slow") as process:
         assert process.stdout is not None
         assert "opening" == process.stdout.readline().strip()
         process.send_signal(signal.SIGTERM)
-        shown, _ = process.communicate(timeout=10)
-    assert (0, "closed") == (process.returncode, shown.strip())
+        stdout, _ = process.communicate(timeout=10)
+    assert (0, "closed") == (process.returncode, stdout.strip())
 
 
-async def test_a_handler_that_never_ends_does_not_keep_the_process(
+async def test_an_abandoned_handler_does_not_keep_the_process_alive(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
 ) -> None:
-    """It swallows its cancel; the job is queued again, and the process ends without it."""
+    """The handler ignores its cancellation; the job is queued again, and the process exits."""
     stubborn = await graphjobs_storage.graph_jobs.add(build_job(metadata={"stubborn": "yes"}))
 
-    async def runs() -> bool:
-        found = await graphjobs_storage.graph_jobs.get_job("acme", stubborn.id)
-        return found is not None and found.status is Status.RUNNING
-
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "0") as process:
-        await _until(runs)
+        await _wait_until_running(graphjobs_storage, stubborn)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=20)
 
     assert 0 == process.returncode
-    assert "1 handlers do not end" in _lines(told)[-1]["message"]
-    assert not await runs()
+    assert "exits with 1 abandoned handlers" in _lines(stderr)[-1]["message"]
+    assert Status.QUEUED is (await get_job(graphjobs_storage, stubborn)).status
 
 
-async def test_people_see_a_live_line(graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path) -> None:
-    """Claimed, done, failed, a second; where standard error is a terminal."""
+async def test_a_terminal_shows_a_live_line(
+    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+) -> None:
+    """It has the number of claimed, completed and failed jobs, and the rate."""
     for number in range(3):
         await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "0.6"} if number else {"fail": "so"}))
-    done = run_on_terminal(
+    process = run_on_terminal(
         [_COMMAND, "worker", "shop_handlers:handlers", "--until-empty"],
         cwd=folder,
         env=_environment(graphjobs_settings),
     )
-    assert 0 == done.returncode
-    text = done.stderr
-    assert "a second" in text
-    assert "claimed 3  done 2  failed 1" in text
+    assert 0 == process.returncode
+    text = process.stderr
+    assert "per second" in text
+    assert "claimed 3  completed 2  failed 1" in text
     assert "ValueError: so" in text.replace("\n", "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["shop_handlers"], "names no handlers: give them as module:attribute"),
+        (["shop_handlers"], "handlers must be module:attribute"),
         (["no_such_module:handlers"], "No module named 'no_such_module'"),
         (["shop_handlers:missing"], "has no attribute 'missing'"),
         (["broken:handlers"], "No module named 'nothing_of_this_name'"),
-        (["shop_handlers:build"], "should give graphjobs.worker.Handlers when it is called: TypeError"),
-        (["shop_handlers:coroutine"], "it should be no `async def`, but a function"),
-        (["shop_handlers:away"], "cannot be opened: ConnectionError: nobody there"),
-        (["shop_handlers:nothing"], "should be graphjobs.worker.Handlers, or a function that gives them, not int"),
-        (["shop_handlers:handlers", "--concurrency", "0"], "concurrency: it should be 1 to 10,000"),
-        (["shop_handlers:handlers", "--lease", "0.5"], "lease: it should be a timedelta of 0:00:01 to"),
-        (["shop_handlers:handlers", "--tenant", ""], "tenant: "),
+        (["shop_handlers:build"], "must return graphjobs.worker.Handlers: TypeError"),
+        (["shop_handlers:coroutine"], "an `async def` function is not supported"),
+        (["shop_handlers:away"], "could not open the handlers shop_handlers:away: ConnectionError: no server"),
+        (["shop_handlers:nothing"], "must be graphjobs.worker.Handlers or a function that returns them, not int"),
+        (["shop_handlers:handlers", "--concurrency", "0"], "concurrency must be an integer between 1 and 10,000"),
+        (["shop_handlers:handlers", "--lease", "0.5"], "lease must be a timedelta between 0:00:01 and"),
+        (["shop_handlers:handlers", "--tenant", ""], "tenant must "),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_an_invalid_argument_is_reported_in_one_line(
     graphjobs_settings: Settings, folder: Path, arguments: list[str], sentence: str
 ) -> None:
-    """And exit code 3."""
-    ran = _run(graphjobs_settings, folder, *arguments)
-    assert 3 == ran.returncode
-    assert sentence in ran.stderr
-    assert 1 == ran.stderr.count("\n")
+    """The exit code is 3."""
+    process = _run(graphjobs_settings, folder, *arguments)
+    assert 3 == process.returncode
+    assert sentence in process.stderr
+    assert 1 == process.stderr.count("\n")

@@ -1,527 +1,307 @@
-"""The dispatcher's promises, on a real database: handed over once, tried again, given up, canceled, given back."""
+"""The dispatcher of policy runs on a real database: retries, rejections, cancellations, lost leases and priorities."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from graphjobs import (
-    ConfigurationError,
-    DispatcherOptions,
-    PolicyRunDispatcher,
-    PolicyRunJob,
-    PolicyRunRejected,
-    PolicyRunService,
-    PolicyRunStatus,
-)
+from graphjobs import ConfigurationError, PolicyRunDispatcher, PolicyRunJob, PolicyRunRejected, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run
+from tests.worker.twins import RunTwin, run_until, wait_forever
 
 Status = PolicyRunStatus
 
-_SOON = timedelta(milliseconds=10)
-_AT_ONCE = RetryBackoff(first=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
+
+@pytest.fixture
+def twin(storage: Storage, tenant: str) -> RunTwin:
+    """Return the runs of a tenant."""
+    return RunTwin(storage, tenant)
 
 
-def options(tenant: str, **given: Any) -> DispatcherOptions:
-    """Options of a dispatcher of one tenant that loses no time."""
-    return DispatcherOptions(**{"tenant": tenant, "poll": _SOON, "backoff": _AT_ONCE, **given})
+async def _fail(_run: PolicyRunJob, _context: DispatchContext) -> None:
+    raise OSError("the engine is away")
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until it is so."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def _request_cancellation(storage: Storage, run: PolicyRunJob, reason: str | None = None) -> PolicyRunJob:
+    service = PolicyRunService(storage.policy_runs)
+    return await service.request_cancellation(run.tenant_id, run.run_id, reason=reason)
 
 
-async def until_so(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until the database says so."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.01)
+# Retries
 
 
-async def now(storage: Storage, run: PolicyRunJob) -> PolicyRunJob:
-    """The run as it is."""
-    found = await storage.policy_runs.get(run.tenant_id, run.id)
-    assert found is not None
-    return found
-
-
-async def _ended(storage: Storage, run: PolicyRunJob) -> bool:
-    return (await now(storage, run)).status.is_final
-
-
-async def statuses(storage: Storage, run: PolicyRunJob) -> list[str]:
-    """What the log tells, in order."""
-    return [event.status.value for event in await storage.policy_runs.events(run.tenant_id, run.id)]
-
-
-async def taken(_run: PolicyRunJob, _context: DispatchContext) -> None:
-    """Whoever runs policies has taken it."""
-
-
-async def waits(_run: PolicyRunJob, _context: DispatchContext) -> None:
-    """Never ends by itself."""
-    await asyncio.Event().wait()
-
-
-async def test_each_run_is_handed_over_once_and_submitted(storage: Storage, tenant: str) -> None:
-    """By three dispatchers at once; each function sees the run as it was leased."""
-    runs = [await storage.policy_runs.insert(policy_run(tenant)) for _ in range(60)]
-    seen: list[PolicyRunJob] = []
+async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwin) -> None:
+    """Each attempt stores its error; the context reports the final attempt."""
+    run = await twin.add()
+    final: list[bool] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        assert (run, Status.DISPATCHING, 1) == (context.job, run.status, run.attempts)
-        seen.append(run)
+        final.append(context.is_final_attempt)
+        await _fail(run, context)
 
-    dispatchers = [
-        PolicyRunDispatcher(storage, dispatch, options=options(tenant, name=f"d{n}", batch=7)) for n in range(3)
-    ]
-    await asyncio.gather(*(dispatcher.run(until_empty=True) for dispatcher in dispatchers))
+    dispatcher = twin.worker(dispatch, attempts_max=3)
+    await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
 
-    assert sorted(run.id for run in runs) == sorted(run.id for run in seen)
-    assert len(runs) == sum(dispatcher.counts.submitted for dispatcher in dispatchers)
-    for run in runs:
-        assert Status.SUBMITTED is (await now(storage, run)).status
-    assert ["pending", "dispatching", "submitted"] == await statuses(storage, runs[0])
+    failed = await twin.get(run)
+    assert [False, False, True] == final
+    assert (Status.FAILED, 3, "OSError: the engine is away") == (failed.status, failed.attempts, failed.last_error)
+    assert (2, 1, 3) == (dispatcher.stats.retried, dispatcher.stats.failed, dispatcher.stats.leased)
+    assert ["pending", *["dispatching", "pending"] * 2, "dispatching", "failed"] == await twin.statuses(run)
 
 
-async def test_a_failed_attempt_is_tried_again_until_they_are_used_up(storage: Storage, tenant: str) -> None:
-    """Each time with the reason; the context tells which one is the last."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    lasts: list[bool] = []
-
-    async def dispatch(_run: PolicyRunJob, context: DispatchContext) -> None:
-        lasts.append(context.last)
-        raise OSError("the engine is away")
-
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=3))
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.failed == 1)
-    dispatcher.stop()
-    await working
-
-    failed = await now(storage, run)
-    assert [False, False, True] == lasts
-    assert (Status.FAILED, 3, "OSError: the engine is away") == (
-        failed.status,
-        failed.attempts,
-        failed.last_error,
-    )
-    assert (2, 1, 3) == (dispatcher.counts.retried, dispatcher.counts.failed, dispatcher.counts.leased)
-    assert ["pending", *["dispatching", "pending"] * 2, "dispatching", "failed"] == await statuses(storage, run)
-
-
-async def test_a_failed_attempt_waits_for_the_next_one(storage: Storage, tenant: str) -> None:
-    """As long as the back-off says, by the database's clock."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
+async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, tenant: str) -> None:
+    """The clock of the database decides."""
+    run = await twin.add()
     backoff = RetryBackoff(first=timedelta(minutes=10), cap=timedelta(hours=1))
 
-    async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
-        raise OSError("the engine is away")
+    await twin.worker(_fail, backoff=backoff).run(until_empty=True)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, backoff=backoff))
-    await dispatcher.run(until_empty=True)
-
-    back = await now(storage, run)
-    wait = back.available_at - back.updated_at
-    assert (Status.PENDING, "OSError: the engine is away") == (back.status, back.last_error)
+    released = await twin.get(run)
+    wait = released.available_at - released.updated_at
+    assert (Status.PENDING, "OSError: the engine is away") == (released.status, released.last_error)
     assert timedelta(minutes=5) <= wait <= timedelta(minutes=10)
-    assert (
-        () == (await storage.policy_run_queue.lease("x", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
-    )
+    queue = twin.storage.policy_run_queue
+    assert () == (await queue.lease("another", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
 
 
-async def test_a_rejected_run_fails_at_once(storage: Storage, tenant: str) -> None:
-    """No other attempt would help."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
+async def test_a_rejected_run_fails_at_once(twin: RunTwin) -> None:
+    """Another attempt would not help."""
+    run = await twin.add()
 
     async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
         raise PolicyRunRejected("there is no such policy")
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
-    await dispatcher.run(until_empty=True)
+    await twin.worker(dispatch).run(until_empty=True)
 
-    failed = await now(storage, run)
+    failed = await twin.get(run)
     assert (Status.FAILED, 1) == (failed.status, failed.attempts)
     assert "PolicyRunRejected: there is no such policy" == failed.last_error
 
 
-async def test_a_function_that_takes_too_long_has_failed_the_attempt(storage: Storage, tenant: str) -> None:
-    """It is cut, and the run is tried again."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    dispatcher = PolicyRunDispatcher(
-        storage, waits, options=options(tenant, time_limit=timedelta(milliseconds=50), attempts_max=2)
-    )
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.failed == 1)
-    dispatcher.stop()
-    await working
+async def test_an_attempt_beyond_the_time_limit_has_failed(twin: RunTwin) -> None:
+    """The function is cancelled, and the run gets another attempt."""
+    run = await twin.add()
+    dispatcher = twin.worker(wait_forever, time_limit=timedelta(milliseconds=50), attempts_max=2)
+    await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
 
-    failed = await now(storage, run)
+    failed = await twin.get(run)
     assert (Status.FAILED, 2) == (failed.status, failed.attempts)
-    assert "took longer than 0:00:00.050000" in str(failed.last_error)
+    assert "exceeded its time limit of 0:00:00.050000" in str(failed.last_error)
 
 
-async def test_a_leased_run_is_canceled_when_its_holder_next_asks(storage: Storage, tenant: str) -> None:
-    """With the next heartbeat: the function is cancelled, its context says so, and nothing is submitted."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
+async def test_released_attempts_do_not_count(twin: RunTwin) -> None:
+    """Three deployments do not use up the attempts of a run."""
+    run = await twin.add()
+    for deployment in range(3):
+        dispatcher = twin.worker(wait_forever, attempts_max=2, grace=timedelta(0))
+        await run_until(dispatcher, lambda dispatcher=dispatcher: dispatcher.stats.leased == 1)  # type: ignore[misc]
+        released = await twin.get(run)
+        assert (Status.PENDING, deployment + 1, None) == (released.status, released.attempts, released.last_error)
+        assert 1 == dispatcher.stats.released
+
+    final: list[bool] = []
+
+    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
+        final.append(context.is_final_attempt)
+        await _fail(run, context)
+
+    dispatcher = twin.worker(dispatch, attempts_max=2)
+    await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
+    assert [False, True] == final
+    assert 5 == (await twin.get(run)).attempts
+
+
+# Cancellations
+
+
+async def test_a_leased_run_is_canceled_at_the_next_heartbeat(twin: RunTwin) -> None:
+    """The function is cancelled, its context reports it, and nothing is submitted."""
+    run = await twin.add()
     contexts: list[DispatchContext] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
         contexts.append(context)
-        await waits(run, context)
+        requested = await _request_cancellation(twin.storage, run, "not needed")
+        assert (Status.DISPATCHING, True) == (requested.status, requested.cancellation_requested)
+        await wait_forever(run, context)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, lease=timedelta(seconds=1)))
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: bool(contexts))
-    asked = await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id, reason="not needed")
-    assert (Status.DISPATCHING, True) == (asked.status, asked.cancellation_requested)
-    await until(lambda: dispatcher.counts.canceled == 1)
-    dispatcher.stop()
-    await working
+    dispatcher = twin.worker(dispatch, lease=timedelta(seconds=1))
+    await run_until(dispatcher, lambda: dispatcher.stats.canceled == 1)
 
-    canceled = await now(storage, run)
+    canceled = await twin.get(run)
     assert contexts[0].cancelled
-    assert (Status.CANCELED, "not needed", None) == (
-        canceled.status,
-        canceled.cancellation_reason,
-        canceled.submitted_at,
-    )
-    assert ["pending", "dispatching", "dispatching", "canceled"] == await statuses(storage, run)
+    assert (Status.CANCELED, "not needed") == (canceled.status, canceled.cancellation_reason)
+    assert canceled.submitted_at is None
+    assert ["pending", "dispatching", "dispatching", "canceled"] == await twin.statuses(run)
 
 
-async def test_a_function_may_ask_itself_whether_it_should_go_on(storage: Storage, tenant: str) -> None:
-    """One that was told so, and returns, has handed nothing over: submitted, its run would wait for ever."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    service = PolicyRunService(storage.policy_runs)
-    asked: list[bool] = []
+async def test_renew_reports_a_cancellation_request(twin: RunTwin) -> None:
+    """A function that returns after such a report has not submitted the run, which otherwise would wait forever."""
+    run = await twin.add()
+    renewed: list[bool] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        asked.append(await context.renew())
-        await service.request_cancellation(tenant, run.run_id)
-        asked.append(await context.renew())
+        renewed.append(await context.renew())
+        await _request_cancellation(twin.storage, run)
+        renewed.append(await context.renew())
         assert context.job.cancellation_requested
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
+    dispatcher = twin.worker(dispatch)
     await dispatcher.run(until_empty=True)
 
-    canceled = await now(storage, run)
-    assert [True, False] == asked
+    canceled = await twin.get(run)
+    assert [True, False] == renewed
     assert (Status.CANCELED, None) == (canceled.status, canceled.submitted_at)
-    assert 1 == dispatcher.counts.canceled
+    assert 1 == dispatcher.stats.canceled
 
 
-@pytest.mark.parametrize("why", ["its end was asked for", "its time is up", "the dispatcher stops"])
-async def test_a_function_that_swallows_its_cancel_has_handed_nothing_over(
-    storage: Storage, tenant: str, why: str
+@pytest.mark.parametrize(
+    ("cause", "status", "expected"),
+    [
+        ("request", Status.CANCELED, (1, 0, 0)),
+        ("time limit", Status.FAILED, (0, 1, 0)),
+        ("stop", Status.PENDING, (0, 0, 1)),
+    ],
+)
+async def test_a_function_that_ignores_its_cancellation_has_submitted_nothing(
+    twin: RunTwin, cause: str, status: PolicyRunStatus, expected: tuple[int, int, int]
 ) -> None:
-    """Whatever it was cancelled for: what it returns is no word that anybody has the run."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    begun = asyncio.Event()
+    """Its return does not mean that the policy engine has the run, whatever the cause of the cancellation."""
+    run = await twin.add()
+    started = asyncio.Event()
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        begun.set()
+        started.set()
         try:
-            await waits(run, context)
+            await wait_forever(run, context)
         except asyncio.CancelledError:
             return
 
-    limit = timedelta(milliseconds=50) if why == "its time is up" else timedelta(minutes=1)
-    given = options(tenant, lease=timedelta(seconds=1), time_limit=limit, attempts_max=1)
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=given)
-    working = asyncio.ensure_future(dispatcher.run())
-    await begun.wait()
-    counts, status = (0, 1, 0), Status.FAILED
-    if why == "its end was asked for":
-        counts, status = (1, 0, 0), Status.CANCELED
-        await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
-    elif why == "the dispatcher stops":
-        counts, status = (0, 0, 1), Status.PENDING
+    limit = timedelta(milliseconds=50) if cause == "time limit" else timedelta(minutes=1)
+    dispatcher = twin.worker(dispatch, lease=timedelta(seconds=1), time_limit=limit, attempts_max=1)
+
+    async def has_expected_stats() -> bool:
+        return expected == (dispatcher.stats.canceled, dispatcher.stats.failed, dispatcher.stats.released)
+
+    running = asyncio.ensure_future(run_until(dispatcher, has_expected_stats))
+    await started.wait()
+    if cause == "request":
+        await _request_cancellation(twin.storage, run)
+    elif cause == "stop":
         dispatcher.stop(grace=timedelta(0))
-    await until(lambda: counts == (dispatcher.counts.canceled, dispatcher.counts.failed, dispatcher.counts.given_back))
-    dispatcher.stop()
-    await working
-    assert (status, None) == ((ended := await now(storage, run)).status, ended.submitted_at)
+    await running
+    stored = await twin.get(run)
+    assert (status, None) == (stored.status, stored.submitted_at)
 
 
-async def test_a_run_that_was_lost_unnoticed_and_leased_again_is_at_its_last_attempt(
-    storage: Storage, tenant: str
+@pytest.mark.parametrize("attempts_max", [1, 5])
+async def test_a_run_with_a_cancellation_request_is_canceled_if_its_attempt_fails(
+    twin: RunTwin, attempts_max: int
 ) -> None:
-    """By the same dispatcher, which has the attempt before in hand still: it fails as any other at its last one."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    lasts: list[bool] = []
+    """It is neither failed after the last attempt nor retried after an earlier one, and keeps the error."""
+    run = await twin.add()
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        lasts.append(context.last)
-        if not context.last:
-            await storage.policy_run_queue.end([LeaseResult.released(run, error="by hand")])
-            await waits(run, context)
-        raise OSError("the engine is away")
+        await _request_cancellation(twin.storage, run)
+        await _fail(run, context)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=2))
-    working = asyncio.ensure_future(dispatcher.run())
-    await until_so(lambda: _ended(storage, run))
-    dispatcher.stop()
-    await working
-    assert [False, True] == lasts
-    assert (2, "OSError: the engine is away") == ((failed := await now(storage, run)).attempts, failed.last_error)
-    assert (0, 1) == (dispatcher.counts.exhausted, dispatcher.counts.failed)
+    await twin.worker(dispatch, attempts_max=attempts_max).run(until_empty=True)
 
-
-async def test_a_run_whose_end_was_asked_for_is_canceled_at_its_last_attempt_too(storage: Storage, tenant: str) -> None:
-    """It has what was asked for, whichever attempt it was that failed; and keeps why it did."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
-        raise OSError("the engine is away")
-
-    await PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=1)).run(until_empty=True)
-    canceled = await now(storage, run)
-    assert (Status.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
-
-
-async def test_a_run_that_is_canceled_while_its_attempt_fails_is_not_tried_again(storage: Storage, tenant: str) -> None:
-    """Given back, it is canceled in its place; and the log says so."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        await PolicyRunService(storage.policy_runs).request_cancellation(tenant, run.run_id)
-        raise OSError("the engine is away")
-
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
-    await dispatcher.run(until_empty=True)
-
-    canceled = await now(storage, run)
-    (*_, event) = await storage.policy_runs.events(tenant, run.id)
+    canceled = await twin.get(run)
+    (*_, event) = await twin.events(run)
     assert (Status.CANCELED, "OSError: the engine is away") == (canceled.status, canceled.last_error)
     assert (Status.CANCELED, "canceled") == (event.status, event.payload["to"])
 
 
-async def test_a_dispatcher_that_stops_gives_back_what_it_holds_and_the_attempt_does_not_count(
-    storage: Storage, tenant: str
-) -> None:
-    """However often: three deploys do not use up the attempts of a run."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    for deploy in range(3):
-        dispatcher = PolicyRunDispatcher(storage, waits, options=options(tenant, attempts_max=2))
-        working = asyncio.ensure_future(dispatcher.run())
-        await until(lambda dispatcher=dispatcher: dispatcher.counts.leased == 1)  # type: ignore[misc]
-        dispatcher.stop(grace=timedelta(0))
-        await working
-        back = await now(storage, run)
-        assert (Status.PENDING, deploy + 1, None) == (back.status, back.attempts, back.last_error)
-        assert 1 == dispatcher.counts.given_back
-
-    lasts: list[bool] = []
-
-    async def dispatch(_run: PolicyRunJob, context: DispatchContext) -> None:
-        lasts.append(context.last)
-        raise OSError("so")
-
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, attempts_max=2))
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.failed == 1)
-    dispatcher.stop()
-    await working
-    assert [False, True] == lasts
-    assert 5 == (await now(storage, run)).attempts
+# Lost leases
 
 
-async def test_a_live_run_is_renewed_for_as_long_as_its_function_runs(storage: Storage, tenant: str) -> None:
-    """Well past its lease, beside another dispatcher that rescues; nobody else has it."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    lease = timedelta(seconds=1)
-    go_on = asyncio.Event()
-    leased_until: list[datetime | None] = []
+async def test_a_run_lost_unnoticed_and_leased_again_fails_at_its_final_attempt(twin: RunTwin) -> None:
+    """The dispatcher still has the earlier attempt in flight."""
+    run = await twin.add()
+    final: list[bool] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        leased_until.append(run.lease_expires_at)
-        await go_on.wait()
-        leased_until.append(context.job.lease_expires_at)
+        final.append(context.is_final_attempt)
+        if not context.is_final_attempt:
+            await twin.storage.policy_run_queue.end([LeaseResult.released(run, error="by hand")])
+            await wait_forever(run, context)
+        await _fail(run, context)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, lease=lease, name="holder"))
-    other = PolicyRunDispatcher(storage, taken, options=options(tenant, lease=lease, name="other"))
-    working = asyncio.gather(dispatcher.run(), other.run())
-    await until(lambda: dispatcher.counts.leased + other.counts.leased == 1)
-    if dispatcher.counts.leased:
-        await asyncio.sleep(2.5 * lease.total_seconds())
-        assert ("holder", 1) == ((held := await now(storage, run)).lease_owner, held.attempts)
-    go_on.set()
-    await until(lambda: dispatcher.counts.submitted + other.counts.submitted == 1)
-    for one in (dispatcher, other):
-        one.stop()
-    await working
-    if dispatcher.counts.leased:
-        before, after = leased_until
-        assert before is not None
-        assert after is not None
-        assert before + 2 * lease < after
-    assert 0 == dispatcher.counts.rescued + other.counts.rescued
-    assert ["pending", "dispatching", "submitted"] == await statuses(storage, run)
+    dispatcher = twin.worker(dispatch, attempts_max=2)
+
+    async def has_ended() -> bool:
+        status: PolicyRunStatus = (await twin.get(run)).status
+        return status.is_final
+
+    await run_until(dispatcher, has_ended)
+    failed = await twin.get(run)
+    assert [False, True] == final
+    assert (2, "OSError: the engine is away") == (failed.attempts, failed.last_error)
+    assert (0, 1) == (dispatcher.stats.exhausted, dispatcher.stats.failed)
 
 
-async def test_a_run_whose_dispatcher_is_gone_is_rescued_and_submitted(storage: Storage, tenant: str) -> None:
-    """By another, after its lease ran out, at the next attempt; its log says why."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    await storage.policy_run_queue.lease("gone", timedelta(milliseconds=1), attempts_max=5, tenant_id=tenant)
-
-    dispatcher = PolicyRunDispatcher(storage, taken, options=options(tenant, lease=timedelta(seconds=1)))
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.submitted == 1)
-    dispatcher.stop()
-    await working
-
-    submitted = await now(storage, run)
-    events = await storage.policy_runs.events(tenant, run.id)
-    assert (2, 1) == (submitted.attempts, dispatcher.counts.rescued)
-    assert ["pending", "dispatching", "pending", "dispatching", "submitted"] == [event.status for event in events]
-    assert (True, "the dispatcher stopped sending heartbeats, and its lease expired") == (
-        events[2].payload["rescued"],
-        events[2].payload["error"],
-    )
-
-
-async def test_a_run_whose_dispatchers_are_gone_at_the_last_attempt_has_failed(storage: Storage, tenant: str) -> None:
-    """It is not tried for ever."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    await storage.policy_run_queue.lease("gone", timedelta(milliseconds=1), attempts_max=1, tenant_id=tenant)
-    dispatcher = PolicyRunDispatcher(
-        storage, taken, options=options(tenant, lease=timedelta(seconds=1), attempts_max=1)
-    )
-    working = asyncio.ensure_future(dispatcher.run())
-    await until(lambda: dispatcher.counts.rescued_to_fail == 1)
-    dispatcher.stop()
-    await working
-    failed = await now(storage, run)
-    assert Status.FAILED is failed.status
-    assert "stopped sending heartbeats at attempt 1; at most 1 attempts are made" in str(failed.last_error)
-
-
-async def test_a_run_that_was_lost_is_not_submitted_by_who_lost_it(
-    storage: Storage, tenant: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Somebody else ended its lease meanwhile; the dispatcher says so, and changes nothing."""
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    go_on = asyncio.Event()
+async def test_a_lost_run_is_not_submitted(twin: RunTwin, caplog: pytest.LogCaptureFixture) -> None:
+    """Another process ended its lease; the dispatcher reports it and changes nothing."""
+    run = await twin.add()
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        await storage.policy_run_queue.end([LeaseResult.failed(run, "by hand")])
-        go_on.set()
+        await twin.storage.policy_run_queue.end([LeaseResult.failed(run, "by hand")])
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant))
+    dispatcher = twin.worker(dispatch)
     with caplog.at_level(logging.WARNING):
         await dispatcher.run(until_empty=True)
 
-    assert (1, 0) == (dispatcher.counts.lost, dispatcher.counts.submitted)
-    assert Status.FAILED is (await now(storage, run)).status
+    assert (1, 0) == (dispatcher.stats.lost, dispatcher.stats.submitted)
+    assert (Status.FAILED, 1) == await twin.status(run)
     assert "a later read found the run failed at attempt 1" in caplog.text
 
 
-async def test_emergencies_are_dispatched_first(storage: Storage, tenant: str) -> None:
-    """Though they came last."""
+# Order
+
+
+async def test_emergencies_are_dispatched_first(twin: RunTwin, storage: Storage, tenant: str) -> None:
+    """They were added last."""
     recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
         await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))
-    seen: list[str] = []
+    order: list[str] = []
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        seen.append(run.run_id)
+        order.append(run.run_id)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=options(tenant, concurrency=1))
-    await dispatcher.run(until_empty=True)
-    assert ["emergency", "high", "normal"] == seen
+    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    assert ["emergency", "high", "normal"] == order
 
 
-async def test_tenants_have_their_turns(graphjobs_storage: Storage) -> None:
-    """However much one of them has, the others wait for one lease each."""
-    storage = graphjobs_storage
-    for number in range(12):
-        await storage.policy_runs.insert(policy_run("a", run_id=f"{number}"))
-    for tenant in ("b", "c"):
-        await storage.policy_runs.insert(policy_run(tenant))
-    seen: list[str] = []
+async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> None:
+    """Tenants wait for one lease of each other tenant, however many runs that tenant has."""
+    twin = RunTwin(graphjobs_storage, None)
+    for tenant in (*["a"] * 12, "b", "c"):
+        await twin.add(tenant)
+    order: list[str] = []
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        seen.append(run.tenant_id)
+        order.append(run.tenant_id)
 
-    dispatcher = PolicyRunDispatcher(storage, dispatch, options=DispatcherOptions(concurrency=1, poll=_SOON))
-    await dispatcher.run(until_empty=True)
-    assert {"a", "b", "c"} == set(seen[:3])
-    assert 14 == len(seen)
-
-
-async def test_a_notice_wakes_a_dispatcher_that_listens(graphjobs_settings: Any) -> None:
-    """It does not wait for its poll."""
-    from graphjobs import open_storage
-
-    settings = graphjobs_settings.model_copy(update={"notify": True})
-    async with open_storage(settings) as storage:
-        dispatcher = PolicyRunDispatcher(
-            storage, taken, options=DispatcherOptions(poll=timedelta(hours=1), listen=True)
-        )
-        working = asyncio.ensure_future(dispatcher.run())
-        await asyncio.sleep(0.5)
-        await storage.policy_runs.insert(policy_run("acme"))
-        await until(lambda: dispatcher.counts.submitted == 1)
-        dispatcher.stop()
-        await working
+    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    assert {"a", "b", "c"} == set(order[:3])
+    assert 14 == len(order)
 
 
-async def test_what_is_no_function_is_refused_and_what_returns_something_has_handed_over(
-    storage: Storage, tenant: str
-) -> None:
-    """A plain function ends the dispatcher with an error, and its run waits for those who can."""
-    with pytest.raises(ConfigurationError, match="dispatch: it should be an `async def`"):
+async def test_an_invalid_function_is_refused_and_any_return_value_submits(twin: RunTwin, storage: Storage) -> None:
+    """The return value of a dispatch function is ignored."""
+    with pytest.raises(ConfigurationError, match="dispatch must be an `async def` function"):
         PolicyRunDispatcher(storage, "dispatch")  # type: ignore[arg-type]
-    run = await storage.policy_runs.insert(policy_run(tenant))
+    run = await twin.add()
 
-    def plain(_run: PolicyRunJob, _context: DispatchContext) -> None:
-        return None
+    async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> str:
+        return "submitted"
 
-    dispatcher = PolicyRunDispatcher(storage, plain, options=options(tenant))  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="cannot be awaited"):
-        await dispatcher.run()
-    assert Status.PENDING is (await now(storage, run)).status
-
-    async def answers(_run: PolicyRunJob, _context: DispatchContext) -> str:
-        return "taken"
-
-    dispatcher = PolicyRunDispatcher(storage, answers, options=options(tenant))
-    await dispatcher.run(until_empty=True)
-    assert Status.SUBMITTED is (await now(storage, run)).status
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"attempts_max": 0}, "attempts_max"),
-        ({"lease": timedelta(0)}, "lease"),
-        ({"lease": timedelta(days=3650)}, "lease"),
-        ({"name": "x" * 10_000}, "name"),
-        ({"batch": 1_001}, "batch"),
-        ({"backoff": timedelta(seconds=1)}, "backoff"),
-    ],
-)
-def test_an_option_out_of_its_bounds_is_named(given: dict[str, Any], named: str) -> None:
-    """Before anything is leased."""
-    with pytest.raises(ConfigurationError, match=f"^{named}: "):
-        DispatcherOptions(**given)
-
-
-def test_the_back_off_doubles_up_to_its_cap_and_is_cut_at_random() -> None:
-    """By up to a half, so that many do not come back at once; and no number of attempts overflows it."""
-    backoff = RetryBackoff(first=timedelta(seconds=1), cap=timedelta(seconds=10))
-    whole = [backoff.after(attempts, jitter=lambda: 0.0).total_seconds() for attempts in (1, 2, 3, 4, 5, 99_999)]
-    halved = [backoff.after(attempts, jitter=lambda: 1.0).total_seconds() for attempts in (1, 5)]
-    assert [1, 2, 4, 8, 10, 10] == whole
-    assert [0.5, 5] == halved
-    assert len({backoff.after(3) for _ in range(20)}) > 1
+    await twin.worker(dispatch).run(until_empty=True)
+    assert (Status.SUBMITTED, 1) == await twin.status(run)

@@ -1,8 +1,7 @@
-"""A database that goes away, and answers that are lost: what is in hand is kept, and nothing happens twice."""
+"""Outages and lost answers of the database: items in flight are kept, and nothing happens twice."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ import pytest_asyncio
 
 from graphjobs import (
     DatabaseUnavailable,
-    DispatcherOptions,
     GraphBuildJob,
     GraphJobStatus,
     OutcomeUnknown,
-    PolicyRunDispatcher,
     PolicyRunJob,
     open_storage,
 )
@@ -25,21 +22,19 @@ from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.worker import BuildResult, DispatchContext, GraphJobWorker, JobContext, WorkerOptions
-from graphjobs.worker import base_worker as worker_room
-from graphjobs.worker.completer import Writer
+from graphjobs.worker import BuildResult, DispatchContext, JobContext, base_worker
+from graphjobs.worker.completer import BatchCompleter
 from tests.builders import build_job, policy_run
 from tests.faults.backend_monitor import url_of, with_settings
 from tests.faults.faulty_proxy import Fault, Wire
+from tests.worker.twins import RunTwin, get_job, job_worker, return_result, run_jobs, wait_forever, wait_until
 
 Status = GraphJobStatus
-
-_SOON = timedelta(milliseconds=20)
 
 
 @pytest_asyncio.fixture
 async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]:
-    """A wire to the shared database, whole as yet."""
+    """Open a proxy to the shared database, without a fault."""
     wire = Wire(url_of(shared_settings), tmp_path)
     async with wire.running():
         yield wire
@@ -47,27 +42,20 @@ async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]
 
 @pytest_asyncio.fixture
 async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]:
-    """A storage behind the wire, its connections open and its statements prepared."""
-    given = with_settings(shared_settings, database_url=wire.url, pool_size=3, connect_timeout=2.0)
-    async with open_storage(given) as storage:
+    """Open a storage behind the proxy, with open connections and prepared statements."""
+    settings = with_settings(shared_settings, database_url=wire.url, pool_size=3, connect_timeout=2.0)
+    async with open_storage(settings) as storage:
         for _ in range(3):
-            await storage.graph_jobs.add(build_job("nobody"))
-            (job,) = (await storage.graph_job_queue.claim("nobody", "build", limit=1)).jobs
+            await storage.graph_jobs.add(build_job("warm-up"))
+            (job,) = (await storage.graph_job_queue.claim("warm-up", "build", limit=1)).jobs
             await storage.graph_job_queue.renew([job])
-            await storage.graph_job_queue.rescue([StalledItem(job.id, "nobody", None, 1)], attempts_max=3)
+            await storage.graph_job_queue.rescue([StalledItem(job.id, "warm-up", None, 1)], attempts_max=3)
             await storage.graph_job_queue.end([AttemptResult.failed(job, "warmed up")])
         yield storage
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
-
-
-async def test_jobs_whose_claim_lost_its_answer_are_found(wired: Storage, wire: Wire, tenant: str) -> None:
-    """They run, and are the caller's, as the log says; nobody has to wait for a rescue."""
+async def test_a_claim_with_a_lost_answer_is_found(wired: Storage, wire: Wire, tenant: str) -> None:
+    """The event log shows that the caller owns the jobs; they need no rescue."""
     added = [await wired.graph_jobs.add(build_job(tenant)) for _ in range(3)]
     wire.fault = Fault.DROP_REPLY
 
@@ -80,8 +68,8 @@ async def test_jobs_whose_claim_lost_its_answer_are_found(wired: Storage, wire: 
     assert [2, 2, 1] == [len(await wired.graph_jobs.events(tenant, job.id)) for job in added]
 
 
-async def test_a_claim_that_never_arrived_is_said_to_have_done_nothing(wired: Storage, wire: Wire, tenant: str) -> None:
-    """Safe to try again."""
+async def test_a_claim_that_never_arrived_raises_database_unavailable(wired: Storage, wire: Wire, tenant: str) -> None:
+    """It is safe to repeat."""
     job = await wired.graph_jobs.add(build_job(tenant))
     wire.fault = Fault.DROP_REQUEST
 
@@ -92,109 +80,109 @@ async def test_a_claim_that_never_arrived_is_said_to_have_done_nothing(wired: St
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST])
-async def test_an_end_whose_answer_was_lost_is_told_as_it_is(
+async def test_the_outcome_of_a_result_with_a_lost_answer_is_resolved(
     wired: Storage, wire: Wire, tenant: str, fault: Fault
 ) -> None:
-    """Landed, or never will; and one event, if any."""
+    """It is applied, or never will be; there is at most one event."""
     await wired.graph_jobs.add(build_job(tenant))
     (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-    ending = AttemptResult.completed(job, graph_snapshot_id="graph")
+    result = AttemptResult.completed(job, graph_snapshot_id="graph")
     wire.fault = fault
 
     if fault is Fault.DROP_REPLY:
-        ended = await wired.graph_job_queue.end([ending])
-        assert {job.id} == set(ended.versions)
+        finished = await wired.graph_job_queue.end([result])
+        assert {job.id} == set(finished.versions)
     else:
         with pytest.raises(DatabaseUnavailable):
-            await wired.graph_job_queue.end([ending])
+            await wired.graph_job_queue.end([result])
 
     assert 1 == wire.hit
     expected = ["queued", "running", "completed"] if fault is Fault.DROP_REPLY else ["queued", "running"]
     assert expected == [event.status.value for event in await wired.graph_jobs.events(tenant, job.id)]
 
 
-async def test_a_rescue_whose_answer_was_lost_is_told_as_it_is(wired: Storage, wire: Wire, tenant: str) -> None:
-    """By its id in the log."""
+async def test_the_outcome_of_a_rescue_with_a_lost_answer_is_resolved(wired: Storage, wire: Wire, tenant: str) -> None:
+    """The event log has its transition id."""
     await wired.graph_jobs.add(build_job(tenant))
     (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-    seen, _ = await wired.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
+    stalled, _ = await wired.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
     wire.fault = Fault.DROP_REPLY
 
-    rescued = await wired.graph_job_queue.rescue(seen, attempts_max=3)
+    rescued = await wired.graph_job_queue.rescue(stalled, attempts_max=3)
 
     assert (1, (job.id,)) == (wire.hit, rescued.requeued)
 
 
-async def test_a_worker_waits_for_a_database_that_is_away_and_loses_nothing(
+async def test_a_worker_waits_for_an_unavailable_database_and_loses_nothing(
     wired: Storage, wire: Wire, storage: Storage, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Handlers go on meanwhile; what they return is written once it is back, and the rest is done then."""
+    """Handlers continue; their results are stored after the outage, and then the other jobs are processed."""
     added = await storage.graph_jobs.add_many(build_job(tenant) for _ in range(12))
-    begun, go_on = [], asyncio.Event()
+    started, proceed = [], asyncio.Event()
 
     async def build(job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        begun.append(job.id)
-        await go_on.wait()
+        started.append(job.id)
+        await proceed.wait()
         return BuildResult("graph")
 
-    options = WorkerOptions(tenant=tenant, concurrency=4, poll=_SOON, lease=timedelta(seconds=30))
-    worker = GraphJobWorker(wired, build=build, options=options)
-    working = asyncio.ensure_future(worker.run())
-    await _until(lambda: len(begun) == 4)
+    worker = job_worker(wired, tenant, build=build, concurrency=4, lease=timedelta(seconds=30))
+    running = asyncio.ensure_future(worker.run())
+    await wait_until(lambda: len(started) == 4)
     wire.lasts, wire.fault = True, Fault.DROP_REQUEST
-    go_on.set()
-    await _until(lambda: wire.hit >= 3)
-    assert 0 == worker.counts.completed
-    assert 4 == worker.in_hand
+    proceed.set()
+    await wait_until(lambda: wire.hit >= 3)
+    assert 0 == worker.stats.completed
+    assert 4 == worker.in_flight
     wire.fault = Fault.NONE
-    await _until(lambda: worker.counts.completed == 12)
+    await wait_until(lambda: worker.stats.completed == 12)
     worker.stop()
-    await working
+    await running
 
-    assert (0, 0) == (worker.counts.lost, worker.counts.given_back)
-    assert sorted(job.id for job in added) == sorted(begun)
-    assert "wait to be written" in caplog.text
+    assert (0, 0) == (worker.stats.lost, worker.stats.released)
+    assert sorted(job.id for job in added) == sorted(started)
+    assert "attempt results are not stored yet" in caplog.text
     for job in added:
         assert 3 == len(await storage.graph_jobs.events(tenant, job.id))
 
 
-async def test_an_end_whose_first_try_still_holds_the_row_is_known_by_its_id(storage: Storage, tenant: str) -> None:
-    """Its answer was lost, and it has not landed yet: asked again, the row is busy; then it is its own end."""
+async def test_a_result_that_its_first_try_is_still_storing_is_recognized_by_its_id(
+    storage: Storage, tenant: str
+) -> None:
+    """The first answer is lost before the commit, so the retry finds a busy row; later it finds its own transition."""
     await storage.graph_jobs.add(build_job(tenant))
     (job,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
-    told: list[str | None] = []
-    asked: list[object] = []
+    outcomes: list[str | None] = []
+    transition_ids: list[object] = []
 
-    class Lost:
-        """The queue, whose first answer is lost while the statement waits for its commit."""
+    class LosesFirstAnswer:
+        """A queue that loses its first answer while the statement waits for its commit."""
 
-        async def end(self, endings: Any, **given: Any) -> Any:
-            asked.append(given["transition_id"])
-            if len(asked) == 1:
-                await storage.graph_job_queue.using(session).end(endings, **given)
+        async def end(self, results: Any, **arguments: Any) -> Any:
+            transition_ids.append(arguments["transition_id"])
+            if len(transition_ids) == 1:
+                await storage.graph_job_queue.using(session).end(results, **arguments)
                 raise OutcomeUnknown("the connection ended")
-            if len(asked) == 3:
+            if len(transition_ids) == 3:
                 await session.commit()
-            return await storage.graph_job_queue.end(endings, **given)
+            return await storage.graph_job_queue.end(results, **arguments)
 
     async with storage.session() as session:
-        queue: Any = Lost()
-        writer = Writer[AnyJob, AttemptResult](
-            queue, "worker", 10, lambda _ending, problem: told.append(problem), failed=AttemptResult.failed
+        completer = BatchCompleter[AnyJob, AttemptResult](
+            LosesFirstAnswer(), "worker", 10, lambda _result, lost: outcomes.append(lost), AttemptResult.failed
         )
-        writing = asyncio.ensure_future(writer.run())
-        writer.add(AttemptResult.completed(job, graph_snapshot_id="graph"))
-        assert await writer.drained(timedelta(seconds=10))
-        writing.cancel()
+        running = asyncio.ensure_future(completer.run())
+        completer.add(AttemptResult.completed(job, graph_snapshot_id="graph"))
+        assert await completer.drained(timedelta(seconds=10))
+        running.cancel()
 
-    assert [None] == told
-    assert (3, 1) == (len(asked), len(set(asked)))
+    assert [None] == outcomes
+    assert (3, 1) == (len(transition_ids), len(set(transition_ids)))
 
 
-async def test_progress_that_is_noted_in_an_outage_waits_for_its_end(
+async def test_progress_waits_for_the_end_of_an_outage(
     wired: Storage, wire: Wire, storage: Storage, tenant: str
 ) -> None:
-    """The handler does not fail for it, and it is noted once."""
+    """The handler does not fail, and the progress is stored once."""
     job = await storage.graph_jobs.add(build_job(tenant))
 
     async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
@@ -203,44 +191,41 @@ async def test_progress_that_is_noted_in_an_outage_waits_for_its_end(
         await context.progress(metadata={"step": "1"})
         return BuildResult("graph")
 
-    worker = GraphJobWorker(wired, build=build, options=WorkerOptions(tenant=tenant, poll=_SOON))
-    await asyncio.wait_for(worker.run(until_empty=True), 20)
+    worker = await run_jobs(wired, tenant, build=build)
 
-    assert 1 == worker.counts.completed
-    found = await storage.graph_jobs.get_job(tenant, job.id)
-    assert found is not None
-    assert {"step": "1"} == dict(found.metadata)
+    assert 1 == worker.stats.completed
+    assert {"step": "1"} == dict((await get_job(storage, job)).metadata)
     assert 4 == len(await storage.graph_jobs.events(tenant, job.id))
 
 
-async def test_heartbeats_go_on_after_an_outage(wired: Storage, wire: Wire, storage: Storage, tenant: str) -> None:
-    """Without them the job would be taken for stopped, though its worker lives."""
-    await storage.graph_jobs.add(build_job(tenant))
-    go_on = asyncio.Event()
+async def test_heartbeats_continue_after_an_outage(wired: Storage, wire: Wire, storage: Storage, tenant: str) -> None:
+    """Without them the job would stall, although its worker lives."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    proceed = asyncio.Event()
 
     async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        await go_on.wait()
+        await proceed.wait()
         return BuildResult("graph")
 
-    options = WorkerOptions(tenant=tenant, poll=_SOON, lease=timedelta(seconds=1), rescue=False)
-    worker = GraphJobWorker(wired, build=build, options=options)
-    working = asyncio.ensure_future(worker.run())
-    await _until(lambda: worker.counts.claimed == 1)
+    worker = job_worker(wired, tenant, build=build, lease=timedelta(seconds=1), rescue=False)
+    running = asyncio.ensure_future(worker.run())
+    await wait_until(lambda: worker.stats.claimed == 1)
     wire.lasts, wire.fault = True, Fault.DROP_REQUEST
-    await _until(lambda: wire.hit >= 3)
+    await wait_until(lambda: wire.hit >= 3)
     wire.fault = Fault.NONE
-    before = (await storage.graph_jobs.get_jobs(tenant)).jobs[0].updated_at
-    deadline = time.monotonic() + 10
-    while before == (await storage.graph_jobs.get_jobs(tenant)).jobs[0].updated_at:
-        assert time.monotonic() < deadline, "no heartbeat came"
-        await asyncio.sleep(0.05)
-    go_on.set()
-    await _until(lambda: worker.counts.completed == 1)
+    before = (await get_job(storage, job)).updated_at
+
+    async def has_heartbeat() -> bool:
+        return before != (await get_job(storage, job)).updated_at
+
+    await wait_until(has_heartbeat, seconds=10)
+    proceed.set()
+    await wait_until(lambda: worker.stats.completed == 1)
     worker.stop()
-    await working
+    await running
 
 
-async def test_a_worker_that_stops_while_the_database_is_away_stops_in_time(
+async def test_a_worker_stops_in_time_while_the_database_is_unavailable(
     wired: Storage,
     wire: Wire,
     storage: Storage,
@@ -248,77 +233,62 @@ async def test_a_worker_that_stops_while_the_database_is_away_stops_in_time(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It says what it leaves behind: those jobs run, and will be rescued."""
-    monkeypatch.setattr(worker_room, "FAREWELL", timedelta(milliseconds=500))
+    """It logs the jobs without a stored result: they are still running, and will be rescued."""
+    monkeypatch.setattr(base_worker, "FLUSH_TIMEOUT", timedelta(milliseconds=500))
     job = await storage.graph_jobs.add(build_job(tenant))
-
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    worker = GraphJobWorker(wired, build=build, options=WorkerOptions(tenant=tenant, poll=_SOON))
-    working = asyncio.ensure_future(worker.run())
-    await _until(lambda: worker.counts.claimed == 1)
+    worker = job_worker(wired, tenant, build=wait_forever)
+    running = asyncio.ensure_future(worker.run())
+    await wait_until(lambda: worker.stats.claimed == 1)
     wire.lasts, wire.fault = True, Fault.DROP_REQUEST
     worker.stop(grace=timedelta(0))
-    await asyncio.wait_for(working, 10)
+    await asyncio.wait_for(running, 10)
     wire.fault = Fault.NONE
 
-    assert "1 jobs whose ends could not be written are left to be rescued" in caplog.text
-    found = await storage.graph_jobs.get_job(tenant, job.id)
-    assert found is not None
-    assert Status.RUNNING is found.status
+    assert "stops without storing 1 attempt results; those jobs will be rescued" in caplog.text
+    assert Status.RUNNING is (await get_job(storage, job)).status
 
 
-async def test_what_the_database_refuses_fails_its_own_job_only(
+async def test_a_result_that_the_database_refuses_fails_its_own_job_only(
     storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever slips through our own checks: one bad end does not keep the others from being written."""
+    """One such result, which our own checks do not refuse, does not block the others."""
     added = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(4)]
     patch = vars(AttemptResult)["patch"].fget
 
-    def spoiled(ending: AttemptResult) -> str:
-        refused = ending.job.id == added[1].id and ending.status is Status.COMPLETED
-        return r'{"status": "\u0000"}' if refused else str(patch(ending))
+    def invalid_patch(result: AttemptResult) -> str:
+        is_bad = result.job.id == added[1].id and result.status is Status.COMPLETED
+        return r'{"status": "\u0000"}' if is_bad else str(patch(result))
 
-    monkeypatch.setattr(AttemptResult, "patch", property(spoiled))
+    monkeypatch.setattr(AttemptResult, "patch", property(invalid_patch))
+    await run_jobs(storage, tenant, build=return_result)
 
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        return BuildResult("graph")
-
-    worker = GraphJobWorker(storage, build=build, options=WorkerOptions(tenant=tenant, poll=_SOON))
-    await asyncio.wait_for(worker.run(until_empty=True), 20)
-
-    found = [await storage.graph_jobs.get_job(tenant, job.id) for job in added]
-    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.COMPLETED] == [
-        job.status for job in found if job is not None
-    ]
-    assert found[1] is not None
-    assert found[1].error is not None
-    assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in found[1].error
+    stored = [await get_job(storage, job) for job in added]
+    statuses = [job.status for job in stored]
+    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.COMPLETED] == statuses
+    assert stored[1].error is not None
+    assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in stored[1].error
 
 
-async def test_a_dispatcher_submits_what_it_handed_over_once_the_database_is_back(
+async def test_a_dispatcher_stores_a_submission_once_after_an_outage(
     wired: Storage, wire: Wire, storage: Storage, tenant: str
 ) -> None:
-    """Once, however often the answer was lost; its lease has run out meanwhile, and is its own still."""
+    """Answers were lost several times, and the lease expired meanwhile, but no other dispatcher took the run."""
     run = await storage.policy_runs.insert(policy_run(tenant))
-    handed_over: list[int] = []
+    dispatched: list[int] = []
 
     async def dispatch(leased: PolicyRunJob, _context: DispatchContext) -> None:
-        handed_over.append(leased.attempts)
+        dispatched.append(leased.attempts)
         wire.lasts, wire.fault = True, Fault.DROP_REPLY
 
-    options = DispatcherOptions(tenant=tenant, poll=_SOON, lease=timedelta(seconds=1), rescue=False)
-    dispatcher = PolicyRunDispatcher(wired, dispatch, options=options)
-    working = asyncio.ensure_future(dispatcher.run())
-    await _until(lambda: wire.hit >= 3)
+    dispatcher = RunTwin(wired, tenant).worker(dispatch, lease=timedelta(seconds=1), rescue=False)
+    running = asyncio.ensure_future(dispatcher.run())
+    await wait_until(lambda: wire.hit >= 3)
     await asyncio.sleep(1.1)
     wire.fault = Fault.NONE
-    await _until(lambda: dispatcher.counts.submitted + dispatcher.counts.lost == 1)
+    await wait_until(lambda: dispatcher.stats.submitted + dispatcher.stats.lost == 1)
     dispatcher.stop()
-    await working
+    await running
 
-    assert (1, 0, [1]) == (dispatcher.counts.submitted, dispatcher.counts.lost, handed_over)
+    assert (1, 0, [1]) == (dispatcher.stats.submitted, dispatcher.stats.lost, dispatched)
     log = [event.status for event in await storage.policy_runs.events(tenant, run.id)]
     assert ["pending", "dispatching", "submitted"] == log

@@ -1,121 +1,152 @@
-"""Workers as processes that are killed and stopped: each job is done once, and none is stuck."""
+"""Workers and dispatchers as processes that are killed or suspended: each item is finished once, and none is stuck."""
 
 import asyncio
 import random
 import signal
+import sys
 import time
-from collections import Counter
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
-from graphjobs import GraphBuildJob, GraphJobQuery, GraphJobStatus
+import pytest
+
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
-from tests.builders import build_job
-from tests.worker.processes import client, clients, require_legal
+from graphjobs.worker import BuildResult
+from tests.worker.twins import TWINS, execute, run_until
 
-Status = GraphJobStatus
-
-_PROCESSES = 8
-_JOBS = 5_000
-_TENANTS = 7
+_ROOT = Path(__file__).resolve().parents[2]
 _SEED = 20_260_102
 
 
-async def _counted(storage: Storage, *statuses: GraphJobStatus) -> int:
-    return sum(
-        [
-            (await storage.graph_jobs.count(f"tenant-{number}", GraphJobQuery(statuses=statuses))).value
-            for number in range(_TENANTS)
-        ]
-    )
+async def _start_client(settings: Settings, *arguments: str) -> Process:
+    assert settings.database_url is not None
+    command = (sys.executable, "-m", "tests.worker.worker_client", settings.database_url.get_secret_value(), *arguments)
+    return await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
 
 
-async def test_five_thousand_jobs_are_each_done_once_while_workers_are_killed(
-    graphjobs_storage: Storage, graphjobs_settings: Settings
-) -> None:
-    """Eight processes; each second one of them, at random, is killed as hard as can be, and another takes its place."""
-    chance = random.Random(_SEED)  # noqa: S311  # no secret
-    for number in range(_TENANTS):
-        of_tenant = [build_job(f"tenant-{number}") for _ in range(number, _JOBS, _TENANTS)]
-        await graphjobs_storage.graph_jobs.add_many(of_tenant)
-    killed = 0
-    deadline = time.monotonic() + 120
-    async with clients(graphjobs_settings, "storm", _PROCESSES) as processes:
-        while await _counted(graphjobs_storage, Status.QUEUED, Status.RUNNING):
-            assert time.monotonic() < deadline, "not in time"
-            await asyncio.sleep(1)
-            place = chance.randrange(_PROCESSES)
-            processes[place].send_signal(signal.SIGKILL)
-            await processes[place].wait()
-            killed += 1
-            processes[place] = await client(graphjobs_settings, "storm")
-
-    assert killed >= 3
-    assert _JOBS == await _counted(graphjobs_storage, Status.COMPLETED)
-    rows = await _histories(graphjobs_storage)
-    assert _JOBS == len(rows)
-    attempts: Counter[int] = Counter()
-    for job_attempts, snapshot, told in rows:
-        require_legal(told, first="queued")
-        assert 1 == told.count("running>completed")
-        assert job_attempts == told.count("queued>running")
-        assert f"graph of attempt {job_attempts}" == snapshot
-        attempts[job_attempts] += 1
-    # Some of those who were killed had jobs in hand: else this has tried nothing.
-    assert attempts.total() > attempts[1]
+@asynccontextmanager
+async def _clients(settings: Settings, *arguments: str, number: int) -> AsyncIterator[list[Process]]:
+    """Start processes of `worker_client.py`, and kill those that run at the end."""
+    processes = [await _start_client(settings, *arguments) for _ in range(number)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
-async def _histories(storage: Storage) -> list[tuple[int, str, list[str]]]:
-    """Each job's attempts, its graph, and its moves in the order of the log."""
+def _check_history(history: list[str], *, first: str) -> None:
+    """Check that each transition starts at the status where the one before ended: none is missing or repeated."""
+    assert first == history[0]
+    status = first
+    for transition in history[1:]:
+        source, target = transition.split(">")
+        assert status == source
+        status = target
+
+
+async def _histories(storage: Storage, table: str) -> list[tuple[int, str | None, list[str]]]:
+    """Return the attempts, the graph and the transitions of each item, in the order of its event log."""
     async with storage.session() as session:
         connection = await session.connection()
-        found = await connection.exec_driver_sql(
-            "SELECT (job.payload->>'attempts')::int, job.payload->>'graphSnapshotId', array_agg(concat_ws('>',"
-            " event.payload->>'from', event.payload->>'to') ORDER BY event.id) FROM scheduler.graph_jobs AS job"
-            " JOIN scheduler.graph_job_events AS event ON event.job_id = job.id GROUP BY job.id"
+        rows = await connection.exec_driver_sql(
+            "SELECT coalesce(to_jsonb(item)->>'attempts', item.payload->>'attempts')::int,"
+            " item.payload->>'graphSnapshotId', array_agg(concat_ws('>',"
+            " event.payload->>'from', event.payload->>'to') ORDER BY event.id)"
+            f" FROM scheduler.{table}s AS item"
+            f" JOIN scheduler.{table}_events AS event ON event.job_id = item.id GROUP BY item.id"
         )
-        return [tuple(row) for row in found]
+        return [tuple(row) for row in rows]
 
 
-async def test_a_zombie_cannot_end_the_job_it_lost(graphjobs_storage: Storage, graphjobs_settings: Settings) -> None:
-    """Stopped until its job is rescued and done by another, then continued: it is refused, and changes nothing."""
-    storage = graphjobs_storage
-    job = await storage.graph_jobs.add(build_job())
-    async with clients(graphjobs_settings, "zombie", 1) as (zombie,):
+@pytest.mark.parametrize(
+    ("kind", "processes_number", "items", "tenants", "kill_seconds"),
+    [("worker", 8, 5_000, 7, 1.0), ("dispatcher", 4, 1_500, 5, 0.7)],
+)
+async def test_each_item_is_finished_once_while_processes_are_killed(
+    graphjobs_storage: Storage,
+    graphjobs_settings: Settings,
+    kind: str,
+    processes_number: int,
+    items: int,
+    tenants: int,
+    kill_seconds: float,
+) -> None:
+    """A random process is killed with SIGKILL at intervals, and another process replaces it."""
+    chance = random.Random(_SEED)  # noqa: S311  # no secret
+    twin = TWINS[kind](graphjobs_storage, None)
+    for number in range(tenants):
+        await twin.add_many(len(range(number, items, tenants)), f"tenant-{number}")
+
+    async def count(*statuses: str) -> int:
+        return sum([await twin.count(f"tenant-{number}", statuses) for number in range(tenants)])
+
+    killed = 0
+    deadline = time.monotonic() + 120
+    async with _clients(graphjobs_settings, kind, "storm", number=processes_number) as processes:
+        while await count(twin.queued, twin.running):
+            assert time.monotonic() < deadline, "not in time"
+            await asyncio.sleep(kill_seconds)
+            index = chance.randrange(processes_number)
+            processes[index].send_signal(signal.SIGKILL)
+            await processes[index].wait()
+            killed += 1
+            processes[index] = await _start_client(graphjobs_settings, kind, "storm")
+
+    assert killed >= 3
+    assert items == await count(twin.finished)
+    histories = await _histories(graphjobs_storage, twin.table)
+    assert items == len(histories)
+    for attempts, snapshot, history in histories:
+        _check_history(history, first=twin.queued)
+        assert 1 == history.count(f"{twin.running}>{twin.finished}")
+        assert attempts == history.count(f"{twin.queued}>{twin.running}")
+        assert snapshot == (f"graph of attempt {attempts}" if kind == "worker" else None)
+    # Some killed processes had items in flight, otherwise this test has tried nothing.
+    async with graphjobs_storage.session() as session:
+        connection = await session.connection()
+        rescued = f"SELECT count(*) FROM scheduler.{twin.table}_events WHERE payload ? 'rescued'"
+        assert (await connection.exec_driver_sql(rescued)).scalar_one() > 0
+
+
+@pytest.mark.parametrize("kind", TWINS)
+async def test_a_suspended_process_does_not_finish_the_item_that_it_lost(
+    graphjobs_storage: Storage, graphjobs_settings: Settings, kind: str
+) -> None:
+    """It is suspended until another worker rescues and finishes the item; its result is refused and changes nothing."""
+    twin = TWINS[kind](graphjobs_storage, None)
+    item = await twin.add()
+    async with _clients(graphjobs_settings, kind, "zombie", number=1) as (zombie,):
         assert zombie.stdout is not None
         assert zombie.stdin is not None
         assert b"started 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
         zombie.send_signal(signal.SIGSTOP)
-
-        await _done_by_another(storage)
-        done, log = await _state(storage, job)
-        zombie.stdin.write(b"go on\n")
+        if kind == "dispatcher":
+            await execute(graphjobs_storage, "UPDATE scheduler.policy_runs SET lease_expires_at = now()")
+        await _finish_by_another(graphjobs_storage, kind)
+        finished, log = await twin.get(item), await twin.events(item)
+        zombie.stdin.write(b"continue\n")
         zombie.send_signal(signal.SIGCONT)
 
-        assert b"completed 0 lost 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
+        assert b"finished 0 lost 1\n" == await asyncio.wait_for(zombie.stdout.readline(), 30)
         assert 0 == await asyncio.wait_for(zombie.wait(), 30)
-    assert (done, log) == await _state(storage, job)
-    assert (Status.COMPLETED, 2, "graph of another") == (done.status, done.attempts, done.graph_snapshot_id)
-    assert ["queued", "running", "queued", "running", "completed"] == [event.status.value for event in log]
+    assert (finished, log) == (await twin.get(item), await twin.events(item))
+    assert (twin.finished, 2) == (finished.status.value, finished.attempts)
+    assert kind == "dispatcher" or "graph of another" == finished.graph_snapshot_id
+    assert [twin.queued, twin.running] * 2 + [twin.finished] == await twin.statuses(item)
 
 
-async def _done_by_another(storage: Storage) -> None:
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+async def _finish_by_another(storage: Storage, kind: str) -> None:
+    async def handler(_item: object, _context: object) -> BuildResult:
         return BuildResult("graph of another")
 
-    options = WorkerOptions(lease=timedelta(seconds=1), poll=timedelta(milliseconds=50), name="another")
-    ended = asyncio.Event()
-    worker = GraphJobWorker(storage, build=build, options=options, on_ended=lambda _ending: ended.set())
-    working = asyncio.ensure_future(worker.run())
-    await asyncio.wait_for(ended.wait(), 30)
-    worker.stop()
-    await working
-    assert (1, 1) == (worker.counts.rescued, worker.counts.completed)
-
-
-async def _state(storage: Storage, job: GraphBuildJob) -> tuple[GraphBuildJob, list[Any]]:
-    found = await storage.graph_jobs.get_build_job(job.tenant_id, job.id)
-    assert found is not None
-    return found, list(await storage.graph_jobs.events(job.tenant_id, job.id))
+    twin = TWINS[kind](storage, None)
+    worker = twin.worker(handler, lease=timedelta(seconds=1), poll=timedelta(milliseconds=50), name="another")
+    await run_until(worker, lambda: twin.finished_by(worker) == 1)
+    assert 1 == worker.stats.rescued

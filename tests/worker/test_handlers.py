@@ -1,0 +1,355 @@
+"""Handlers of graph jobs: their results, errors, time limit and context."""
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from graphjobs import (
+    ConfigurationError,
+    GraphBuildJob,
+    GraphJobsError,
+    GraphJobStatus,
+    GraphOverlayJob,
+    JobConflict,
+)
+from graphjobs.core.fields import ERROR_LENGTH_MAX
+from graphjobs.graph_jobs.attempt_results import AttemptResult
+from graphjobs.storage import Storage
+from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, handler_runner
+from tests.builders import build_job, overlay_job
+from tests.worker.twins import get_job, job_worker, return_result, run_jobs
+
+Status = GraphJobStatus
+
+
+async def _need_three(_job: GraphBuildJob, _context: JobContext, _more: int) -> BuildResult:
+    return BuildResult("graph")
+
+
+# Results
+
+
+async def test_the_result_of_a_handler_completes_its_job(storage: Storage, tenant: str) -> None:
+    """The graph, the merged metadata and the followup are stored, and the event log names the worker."""
+    job = await storage.graph_jobs.add(build_job(tenant, metadata={"branch": "main", "nodes": "?"}))
+    followup = overlay_job(tenant, build_job_id=job.id)
+
+    async def build(claimed: GraphBuildJob, _context: JobContext) -> BuildResult:
+        assert (job.id, Status.RUNNING, 1) == (claimed.id, claimed.status, claimed.attempts)
+        return BuildResult("graph-7", metadata={"nodes": "12"}, followups=[followup])
+
+    worker = await run_jobs(storage, tenant, build=build)
+
+    completed = await get_job(storage, job)
+    assert isinstance(completed, GraphBuildJob)
+    assert (Status.COMPLETED, "graph-7") == (completed.status, completed.graph_snapshot_id)
+    assert {"branch": "main", "nodes": "12"} == dict(completed.metadata)
+    assert Status.QUEUED is (await get_job(storage, followup)).status
+    events = await storage.graph_jobs.events(tenant, job.id)
+    log = [(event.status.value, event.payload.get("actor")) for event in events]
+    assert [("queued", None), ("running", "worker"), ("completed", "worker")] == log
+    assert (1, 1, 0) == (worker.stats.claimed, worker.stats.completed, worker.stats.failed)
+
+
+@pytest.mark.parametrize("result", [None, OverlayResult(), OverlayResult(metadata={"findings": "3"})])
+async def test_an_overlay_handler_may_return_none(storage: Storage, tenant: str, result: OverlayResult | None) -> None:
+    """A result may have metadata."""
+    job = await storage.graph_jobs.add(overlay_job(tenant))
+
+    async def overlay(_job: GraphOverlayJob, _context: JobContext) -> OverlayResult | None:
+        return result
+
+    await run_jobs(storage, tenant, overlay=overlay)
+
+    stored = await get_job(storage, job)
+    assert (Status.COMPLETED, dict(result.metadata) if result else {}) == (stored.status, dict(stored.metadata))
+
+
+class _UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class _HugeError(Exception):
+    def __str__(self) -> str:
+        return "x" * 30_000_000
+
+
+def _raise(error: BaseException) -> Callable[[], Awaitable[BuildResult]]:
+    async def handler() -> BuildResult:
+        raise error
+
+    return handler
+
+
+def _return(result: Any) -> Callable[[], Awaitable[BuildResult]]:
+    async def handler() -> BuildResult:
+        built: BuildResult = result
+        return built
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (_raise(ValueError("no such file")), "ValueError: no such file"),
+        (
+            _raise(ValueError("a\0b\ud800c\x1b[31m\nnext line")),
+            "ValueError: a\N{REPLACEMENT CHARACTER}b?c\N{REPLACEMENT CHARACTER}[31m\nnext line",
+        ),
+        (_raise(KeyError()), "KeyError"),
+        (_raise(_UnreadableError()), "_UnreadableError, which has no readable text"),
+        (_raise(_HugeError()), "_HugeError: xxxx"),
+        (
+            _raise(ExceptionGroup("two errors", [ValueError("no such file"), KeyError()])),
+            "ExceptionGroup: two errors (2 sub-exceptions); ValueError: no such file; KeyError",
+        ),
+        (_raise(KeyboardInterrupt()), "HandlerInterrupted: the handler raised KeyboardInterrupt"),
+        (_raise(SystemExit(3)), "HandlerInterrupted: the handler raised SystemExit(3)"),
+        (_raise(asyncio.CancelledError()), "the handler was cancelled, but not by the worker"),
+        (_return("graph"), "TypeError: the build handler returned str, not a BuildResult"),
+        (_return(BuildResult("x" * 300)), "graph_snapshot_id must be text of 1 to 256 characters"),
+        (
+            _return(BuildResult("graph", metadata={"nodes": 5})),  # type: ignore[dict-item]
+            "metadata.nodes: must be text of 1 to 4,096 characters",
+        ),
+        (
+            _return(BuildResult("graph", followups=[overlay_job("another-tenant")])),
+            "followups must be of the tenant of the job",
+        ),
+    ],
+)
+async def test_an_error_of_a_handler_fails_its_own_job_with_a_bounded_text(
+    storage: Storage, tenant: str, handler: Callable[[], Awaitable[BuildResult]], error: str
+) -> None:
+    """The other jobs are completed, for any exception and any return value."""
+    first, bad, last = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(3)]
+
+    async def build(job: GraphBuildJob, context: JobContext) -> BuildResult:
+        return await (handler() if job.id == bad.id else return_result(job, context))
+
+    worker = await run_jobs(storage, tenant, build=build)
+
+    failed = await get_job(storage, bad)
+    assert Status.FAILED is failed.status
+    assert failed.error is not None
+    assert failed.error.startswith(error)
+    assert len(failed.error) <= ERROR_LENGTH_MAX
+    assert [Status.COMPLETED] * 2 == [(await get_job(storage, job)).status for job in (first, last)]
+    assert (2, 1) == (worker.stats.completed, worker.stats.failed)
+
+
+@pytest.mark.parametrize(
+    "handlers",
+    [{}, {"build": None}, {"build": "text"}, {"overlay": 5}, {"build": lambda _job: None}, {"overlay": _need_three}],
+)
+async def test_invalid_handlers_are_refused(storage: Storage, handlers: dict[str, Any]) -> None:
+    """A worker without a handler could do nothing."""
+    with pytest.raises(ConfigurationError):
+        GraphJobWorker(storage, **handlers)
+
+
+async def test_a_function_that_returns_an_awaitable_is_a_handler(storage: Storage, tenant: str) -> None:
+    """For instance a lambda that binds more arguments."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    await run_jobs(storage, tenant, build=lambda *arguments: return_result(*arguments[:2]))
+    assert Status.COMPLETED is (await get_job(storage, job)).status
+
+
+async def test_a_broken_process_pool_ends_the_worker_and_fails_no_job(storage: Storage, tenant: str) -> None:
+    """It would fail all queued jobs. The job that broke it is not released, to break the next pool forever."""
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(30)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+            await asyncio.get_running_loop().run_in_executor(pool, os._exit, 1)
+            raise AssertionError
+
+        worker = job_worker(storage, tenant, build=build, concurrency=2, batch=2)
+        with pytest.raises(GraphJobsError, match="the executor of the handlers is broken, so restart the worker"):
+            await asyncio.wait_for(worker.run(), 30)
+
+    statuses = [(await get_job(storage, job)).status for job in jobs]
+    assert {Status.QUEUED, Status.RUNNING} == set(statuses)
+    assert 1 <= statuses.count(Status.RUNNING) <= 4
+
+
+# Time limit
+
+
+async def test_a_handler_beyond_its_time_limit_is_cancelled(storage: Storage, tenant: str) -> None:
+    """Its job fails with the reason."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    cancelled: list[bool] = []
+
+    async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(context.cancelled)
+            raise
+        raise AssertionError
+
+    await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=50))
+
+    assert "the handler exceeded its time limit of 0:00:00.050000" == (await get_job(storage, job)).error
+    assert [True] == cancelled
+
+
+async def test_each_job_has_its_own_time_limit(storage: Storage, tenant: str) -> None:
+    """A later job is not cancelled together with an earlier one."""
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(3)]
+
+    async def build(job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        await asyncio.sleep(0.2 if job.id == jobs[1].id else 0.05)
+        return BuildResult("graph")
+
+    await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=120), concurrency=1)
+
+    statuses = [(await get_job(storage, job)).status for job in jobs]
+    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED] == statuses
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_abandoned(
+    storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its job ends without it, its slot is free, and its later result is ignored."""
+    monkeypatch.setattr(handler_runner, "CANCEL_TIMEOUT", timedelta(milliseconds=50))
+    stubborn, following_job = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(2)]
+    release = asyncio.Event()
+
+    async def build(job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        if job.id == stubborn.id:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+        return BuildResult("too late")
+
+    await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=50), concurrency=1)
+
+    statuses = [(await get_job(storage, job)).status for job in (stubborn, following_job)]
+    assert [Status.FAILED, Status.COMPLETED] == statuses
+    assert "was abandoned" in caplog.text
+    before = await storage.graph_jobs.events(tenant, stubborn.id)
+    release.set()
+    await asyncio.sleep(0.05)
+    assert before == await storage.graph_jobs.events(tenant, stubborn.id)
+
+
+async def test_a_result_returned_during_the_cancellation_counts(storage: Storage, tenant: str) -> None:
+    """The work is done."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+
+    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return BuildResult("just in time")
+        raise AssertionError
+
+    await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=30))
+
+    assert Status.COMPLETED is (await get_job(storage, job)).status
+
+
+# Context
+
+
+async def test_progress_is_stored_in_the_payload_and_the_event_log(storage: Storage, tenant: str) -> None:
+    """Concurrent heartbeats change the version, and the result of the handler keeps the progress."""
+    job = await storage.graph_jobs.add(build_job(tenant, metadata={"branch": "main"}))
+
+    async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
+        for step in range(20):
+            await asyncio.gather(context.renew(), context.progress(metadata={"step": str(step)}))
+        updated = await context.progress(cartographer_job_id="cartographer-1")
+        assert updated == context.job == (await get_job(storage, job))
+        return BuildResult("graph", metadata={"nodes": "5"})
+
+    await run_jobs(storage, tenant, build=build)
+
+    completed = await get_job(storage, job)
+    assert isinstance(completed, GraphBuildJob)
+    assert {"branch": "main", "step": "19", "nodes": "5"} == dict(completed.metadata)
+    assert "cartographer-1" == completed.cartographer_job_id
+    assert 2 + 21 + 1 == len(await storage.graph_jobs.events(tenant, job.id))
+
+
+async def test_progress_keeps_the_metadata_of_another_writer(storage: Storage, tenant: str) -> None:
+    """It is merged into the stored value."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+
+    async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
+        other = (await get_job(storage, job)).renew(metadata={"by": "another"})
+        assert (await storage.graph_jobs.update(other, expected=Status.RUNNING)).applied
+        await context.progress(metadata={"mine": "too"})
+        return BuildResult("graph")
+
+    await run_jobs(storage, tenant, build=build)
+
+    assert {"by": "another", "mine": "too"} == dict((await get_job(storage, job)).metadata)
+
+
+async def test_the_handler_of_a_canceled_job_is_cancelled_and_the_job_stays_canceled(
+    storage: Storage, tenant: str
+) -> None:
+    """The next heartbeat finds out; earlier calls of progress and renew report it, too."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    reports: list[object] = []
+
+    async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
+        running = await get_job(storage, job)
+        await storage.graph_jobs.update(running.cancel(at=running.created_at), expected=Status.RUNNING)
+        with pytest.raises(JobConflict):
+            await context.progress(metadata={"a": "b"})
+        reports.append(context.cancelled)
+        reports.append(await context.renew())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            reports.append("ended")
+        raise AssertionError
+
+    worker = await run_jobs(storage, tenant, build=build, lease=timedelta(seconds=1))
+
+    assert [True, False, "ended"] == reports
+    assert Status.CANCELED is (await get_job(storage, job)).status
+    assert (0, 0, 1) == (worker.stats.completed, worker.stats.failed, worker.stats.lost)
+
+
+async def test_a_job_lost_unnoticed_and_claimed_again_is_completed_at_the_new_attempt(
+    storage: Storage, tenant: str
+) -> None:
+    """The handler of the earlier attempt is cancelled, and neither its time limit nor its end affects the new one."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    log: list[str] = []
+
+    async def build(claimed: GraphBuildJob, _context: JobContext) -> BuildResult:
+        log.append(f"starts {claimed.attempts}")
+        try:
+            if claimed.attempts == 1:
+                await storage.graph_job_queue.end([AttemptResult.released(claimed)])
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.1)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            raise
+        finally:
+            log.append(f"ends {claimed.attempts}")
+        return BuildResult("graph")
+
+    worker = await run_jobs(storage, tenant, build=build)
+
+    assert ["starts 1", "starts 2", "ends 1", "ends 2"] == log
+    completed = await get_job(storage, job)
+    assert (Status.COMPLETED, 2) == (completed.status, completed.attempts)
+    assert (2, 1, 1) == (worker.stats.claimed, worker.stats.completed, worker.stats.lost)
