@@ -1,6 +1,6 @@
-"""The suite of a job's whole life: queued, running, completed, by a worker whose handlers do nothing; and its memory.
+"""Suite of the life cycle of jobs: a worker with empty handlers drains a backlog; and the memory of a worker.
 
-A backlog is drained by each competitor in turns. The legend tells what each of them writes.
+The competitors take turns with the same backlog. The legend lists what each of them writes.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOpti
 PGQUEUER: Final = "PgQueuer"
 PROCRASTINATE: Final = "Procrastinate"
 OURS: Final = "graphjobs"
-AHEAD_AT_LEAST: Final = 1.0
-"""Of PgQueuer at the same batch."""
-TIMES_PROCRASTINATE_AT_LEAST: Final = 20.0
-GROWS_AT_MOST: Final = 1.1
-"""A worker's memory after 100,000 jobs, as against after 20,000."""
+PGQUEUER_RATIO_MIN: Final = 1.0
+"""Our rate to that of PgQueuer, at the same batch."""
+PROCRASTINATE_RATIO_MIN: Final = 20.0
+MEMORY_RATIO_MAX: Final = 1.1
+"""The memory of a worker after 100,000 jobs to that after 20,000."""
 
 LEGEND: Final = {
-    OURS: "GraphJobWorker over jobs of four tenants: claim and end, two swaps and two events a job; GraphBuildJob in "
-    "and BuildResult out; concurrency ten times the batch of 10, four times that of 100",
-    PGQUEUER: "QueueManager.run in drain mode, batch_size as given (10 is its default); it deletes the job, and keeps "
-    "a line of its log for each status",
-    PROCRASTINATE: "run_worker_async at concurrency 16, for some seconds of the same backlog; a trigger writes its log",
+    OURS: "GraphJobWorker on jobs of four tenants: claim and end, two transitions and two events per job; "
+    "GraphBuildJob in and BuildResult out; concurrency ten times the batch of 10, four times that of 100",
+    PGQUEUER: "QueueManager.run in drain mode, with the same batch_size (10 is its default); it deletes the job, "
+    "and keeps a log row per status",
+    PROCRASTINATE: "run_worker_async at concurrency 16, for some seconds on the same backlog; a trigger writes its log",
 }
 
 _BACKLOG: Final = 20_000
@@ -53,45 +53,45 @@ _MEMORY_JOBS: Final = 100_000
 _UNIT: Final = "jobs/s"
 
 
-async def _nothing(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+async def _build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
     return BuildResult("graph")
 
 
-class _Ours:
-    """Our worker, on tables that hold the backlog and nothing else."""
+class _Graphjobs:
+    """The worker of graphjobs, on tables with nothing but the backlog."""
 
     def __init__(self, url: str, storage: Storage, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._url, self._storage, self._connection = url, storage, connection
 
     async def fill(self, number: int) -> None:
         await truncate(self._url)
-        await store(self._url, (queued_job(f"tenant-{one % _TENANTS}", one) for one in range(number)))
+        await store(self._url, (queued_job(f"tenant-{index % _TENANTS}", index) for index in range(number)))
 
     async def drain(self, number: int, *, batch: int) -> float:
         options = WorkerOptions(batch=batch, concurrency=_CONCURRENCY[batch])
-        worker = GraphJobWorker(self._storage, build=_nothing, options=options)
+        worker = GraphJobWorker(self._storage, build=_build, options=options)
         started = time.perf_counter()
         await worker.run(until_empty=True)
         seconds = time.perf_counter() - started
         events = await self._connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.graph_job_events")
         if (worker.stats.completed, events) != (number, 2 * number):
-            raise BenchmarkError(f"graphjobs did {worker.stats.completed} of {number} jobs, with {events} events")
+            raise BenchmarkError(f"graphjobs completed {worker.stats.completed} of {number} jobs, with {events} events")
         return number / seconds
 
 
 async def life(bench: Bench) -> list[Figure]:
-    """Times the draining of a backlog by each in turns, and weighs a worker of ours before and after many jobs."""
-    quick = bench.many_rows < 1_000_000  # as --quick says it
+    """Measure the rate of each competitor in turns, and the memory of our worker before and after many jobs."""
+    quick = bench.many_rows < 1_000_000  # set by --quick
     backlog, rounds = (_BACKLOG_QUICK, _ROUNDS_QUICK) if quick else (_BACKLOG, _ROUNDS)
     speeds: dict[str, list[float]] = {}
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(Settings.load(database_url=bench.url)))
         connection = await asyncpg.connect(bench.url)
         stack.push_async_callback(connection.close)
-        ours = _Ours(bench.url, storage, connection)
+        ours = _Graphjobs(bench.url, storage, connection)
         theirs = await stack.enter_async_context(pgqueuer(bench.url))
         slow = await stack.enter_async_context(open_procrastinate(bench.url))
-        bench.say(f"a backlog of {backlog:,} for each")
+        bench.say(f"a backlog of {backlog:,} jobs per competitor")
         await slow.fill(backlog)
         for turn in range(rounds):
             bench.say(f"round {turn + 1} of {rounds}")
@@ -106,21 +106,21 @@ async def life(bench: Bench) -> list[Figure]:
 
 
 def _competitors(
-    ours: _Ours, theirs: PgQueuer, slow: Procrastinate, url: str, backlog: int
+    ours: _Graphjobs, theirs: PgQueuer, slow: Procrastinate, url: str, backlog: int
 ) -> dict[str, Callable[[], Awaitable[float]]]:
-    async def drained(who: _Ours | PgQueuer, batch: int) -> float:
-        await who.fill(backlog)
+    async def drain(queue: _Graphjobs | PgQueuer, batch: int) -> float:
+        await queue.fill(backlog)
         await settle(url)
-        return await who.drain(backlog, batch=batch)
+        return await queue.drain(backlog, batch=batch)
 
-    async def worked() -> float:
+    async def work() -> float:
         await settle(url)
         return await slow.work(seconds=_PROCRASTINATE_SECONDS, concurrency=_PROCRASTINATE_CONCURRENCY)
 
     return {
-        **{f"{OURS} {batch}": lambda batch=batch: drained(ours, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
-        **{f"{PGQUEUER} {batch}": lambda batch=batch: drained(theirs, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
-        PROCRASTINATE: worked,
+        **{f"{OURS} {batch}": lambda batch=batch: drain(ours, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
+        **{f"{PGQUEUER} {batch}": lambda batch=batch: drain(theirs, batch) for batch in _CONCURRENCY},  # type: ignore[misc]
+        PROCRASTINATE: work,
     }
 
 
@@ -132,8 +132,8 @@ def _figures(speeds: dict[str, list[float]]) -> list[Figure]:
     for batch, concurrency in _CONCURRENCY.items():
         name, other = f"{OURS} {batch}", f"{PGQUEUER} {batch}"
         ratios = (
-            against(name, other, AHEAD_AT_LEAST),
-            against(name, PROCRASTINATE, TIMES_PROCRASTINATE_AT_LEAST if batch == max(_CONCURRENCY) else None),
+            against(name, other, PGQUEUER_RATIO_MIN),
+            against(name, PROCRASTINATE, PROCRASTINATE_RATIO_MIN if batch == max(_CONCURRENCY) else None),
         )
         operation = f"life, batch {batch}"
         ours, theirs = statistics.median(speeds[name]), statistics.median(speeds[other])
@@ -146,18 +146,18 @@ def _figures(speeds: dict[str, list[float]]) -> list[Figure]:
 
 
 async def _memory(bench: Bench) -> list[Figure]:
-    """Weighs a worker's process after each 10,000 jobs."""
+    """Measure the process of a worker after each 10,000 jobs."""
     await truncate(bench.url)
-    await store(bench.url, (queued_job(f"memory-{one % _TENANTS}", one) for one in range(_MEMORY_JOBS)))
+    await store(bench.url, (queued_job(f"memory-{index % _TENANTS}", index) for index in range(_MEMORY_JOBS)))
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(Path(__file__).with_name("worker_memory.py")), bench.url, stdout=asyncio.subprocess.PIPE
     )
-    told, _ = await process.communicate()
-    weights = [float(line) for line in told.split()]
-    if process.returncode or len(weights) != _MEMORY_JOBS // 10_000:
-        raise BenchmarkError("the worker whose memory is measured did not do its jobs")
-    early, late = weights[1:3], weights[-2:]
-    ratio = compared(late, early, of="at 100,000", against="at 20,000", at_most=GROWS_AT_MOST)
+    output, _ = await process.communicate()
+    megabytes = [float(line) for line in output.split()]
+    if process.returncode or len(megabytes) != _MEMORY_JOBS // 10_000:
+        raise BenchmarkError("the worker of the memory measurement did not complete its jobs")
+    early, late = megabytes[1:3], megabytes[-2:]
+    ratio = compared(late, early, of="at 100,000", against="at 20,000", at_most=MEMORY_RATIO_MAX)
     return [
         Figure("memory", 1, "at 20,000", statistics.median(early), unit="MB"),
         Figure("memory", 1, "at 100,000", statistics.median(late), (ratio,), unit="MB"),

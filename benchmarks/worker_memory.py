@@ -1,4 +1,4 @@
-"""A worker whose memory is measured: prints its resident megabytes after each 10,000 jobs; run as a program."""
+"""Program that measures the memory of a worker: print its resident megabytes after each 10,000 jobs."""
 
 import asyncio
 import sys
@@ -12,25 +12,25 @@ from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
 
-_EACH: Final = 10_000
+_INTERVAL: Final = 10_000
 
 
 async def main(url: str) -> None:
-    """Works until nothing is queued."""
-    ended = 0
+    """Run a worker until nothing is queued."""
+    finished = 0
 
-    async def nothing(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
+    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
         return BuildResult("graph")
 
-    def weigh(_ending: AttemptResult) -> None:
-        nonlocal ended
-        ended += 1
-        if ended % _EACH == 0:
+    def on_ended(_result: AttemptResult) -> None:
+        nonlocal finished
+        finished += 1
+        if finished % _INTERVAL == 0:
             print(psutil.Process().memory_info().rss / 1e6, flush=True)
 
     async with open_storage(Settings.load(database_url=url)) as storage:
         options = WorkerOptions(batch=100, concurrency=400)
-        await GraphJobWorker(storage, build=nothing, options=options, on_ended=weigh).run(until_empty=True)
+        await GraphJobWorker(storage, build=build, options=options, on_ended=on_ended).run(until_empty=True)
 
 
 if __name__ == "__main__":
