@@ -1,4 +1,4 @@
-"""The suite of the move from MongoDB: its rate beside a bare COPY, its check, its memory, and what a kill costs it."""
+"""Benchmark of the backfill: rate and memory, verification, a plain COPY, and documents read again after a kill."""
 
 import asyncio
 import json
@@ -34,16 +34,16 @@ OF_BACKFILL_AT_LEAST: Final = 0.5
 PEAK_AT_MOST: Final = 300.0
 """Megabytes."""
 GROWS_AT_MOST: Final = 1.15
-"""Peak memory, as against a tenth of the documents."""
+"""Peak memory relative to that of a tenth of the documents."""
 BATCHES_AT_MOST: Final = 1.0
-"""Of documents that are read twice for a kill."""
+"""Documents that are read again after a kill, in batches."""
 
 LEGEND: Final = {
-    BACKFILL: "graphjobs backfill of a folder that mongodump wrote: decoded, mapped, validated, written with its "
-    "checkpoint each 1,000; its processes' start within the time",
-    COPY: "copy_records_to_table of the rows that came of it, one statement and one transaction, all indexes; they "
-    "were made ready in a file before, and are taken from there on the way, a microsecond each",
-    VERIFY: "graphjobs backfill --verify of the same, likewise",
+    BACKFILL: "graphjobs backfill of a folder that mongodump wrote: decoded, mapped, validated, written with a "
+    "checkpoint per 1,000; the start of its processes is included",
+    COPY: "copy_records_to_table of the same rows, in one statement and one transaction, with all indexes; the "
+    "rows are read from a prepared file, a microsecond each",
+    VERIFY: "graphjobs backfill --verify of the same dump, measured in the same way",
 }
 
 _ROUNDS: Final = 3
@@ -51,13 +51,13 @@ _KILLS: Final = 5
 _LIMIT_SECONDS: Final = 120.0
 _SLOWEST_A_SECOND: Final = 1_000
 _POLL_SECONDS: Final = 0.005
-_BOOK: Final = tuple(f"{SCHEMA}.{row.__tablename__}" for row in (BackfillCheckpointRow, BackfillQuarantineRow))
+_TABLES: Final = tuple(f"{SCHEMA}.{row.__tablename__}" for row in (BackfillCheckpointRow, BackfillQuarantineRow))
 _HERE: Final = Path(__file__)
 
 
 @dataclass(slots=True)
 class _Rounds:
-    """What was measured, a figure a round: documents a second, and megabytes."""
+    """Measured values, one per round: documents per second, and megabytes."""
 
     backfill: list[float] = field(default_factory=list)
     copy: list[float] = field(default_factory=list)
@@ -67,20 +67,20 @@ class _Rounds:
 
 
 async def backfill(bench: Bench) -> list[Figure]:
-    """Brings a dump in turns with a COPY, checks it, weighs it, and kills it on its way."""
+    """Measure backfills of a dump in turns with a COPY, with their memory, and backfills that are killed."""
     number = bench.many_rows
     with tempfile.TemporaryDirectory(prefix="graphjobs-bench-") as folder:
         bench.say(f"a dump of {number:,} documents")
         dumps = [
-            await asyncio.to_thread(write_dump, Path(folder, f"of-{each}"), each) for each in (number, number // 10)
+            await asyncio.to_thread(write_dump, Path(folder, f"of-{size}"), size) for size in (number, number // 10)
         ]
-        moves = _Moves(bench, Path(folder), *dumps)
-        rounds = await moves.in_turns(_ROUNDS)
-        resumed = await moves.killed(DOCUMENTS_MAX / statistics.median(rounds.backfill))
+        backfills = _Backfills(bench, Path(folder), *dumps)
+        rounds = await backfills.in_turns(_ROUNDS)
+        resumed = await backfills.killed(DOCUMENTS_MAX / statistics.median(rounds.backfill))
     return [*_rates(rounds), *_memory(rounds, number), *resumed]
 
 
-class _Moves:
+class _Backfills:
     """Backfills of one dump, and of a tenth of it."""
 
     def __init__(self, bench: Bench, folder: Path, whole: Path, tenth: Path) -> None:
@@ -92,53 +92,53 @@ class _Moves:
         self._environment = {**os.environ, "GRAPHJOBS_DATABASE_URL": bench.url}
 
     async def in_turns(self, number: int) -> _Rounds:
-        """Measures all that needs no kill, each on truncated tables."""
+        """Measure backfill, COPY, verification and memory, each on empty tables."""
         rounds, rows = _Rounds(), self._folder / "rows"
         for turn in range(number):
-            told = f"round {turn + 1} of {number}"
-            # The rows of the COPY are what the first backfill has written; then they change places.
+            round_name = f"round {turn + 1} of {number}"
+            # The first backfill writes the rows of the COPY. The order alternates after it.
             for name in (BACKFILL, COPY) if turn % 2 == 0 else (COPY, BACKFILL):
-                self._bench.say(f"{told}: {name}")
-                await self._emptied()
+                self._bench.say(f"{round_name}: {name}")
+                await self._truncate()
                 if name == BACKFILL:
                     seconds, peak = await self._backfill(self._whole, self._number)
                     rounds.backfill.append(self._number / seconds)
                     rounds.peak.append(peak)
-                    self._bench.say(f"{told}: {VERIFY}")
+                    self._bench.say(f"{round_name}: {VERIFY}")
                     await settle(self._bench.url)
                     rounds.verify.append(self._number / await self._verify())
                     if turn == 0 and await write_rows(self._bench.url, rows) != self._number:
-                        raise BenchmarkError("the backfill did not bring all documents")
+                        raise BenchmarkError("the backfill did not import all documents")
                 else:
                     async with asyncio.timeout(self._limit):
                         rounds.copy.append(self._number / await copy_rows(self._bench.url, rows))
-            self._bench.say(f"{told}: a tenth")
-            await self._emptied()
+            self._bench.say(f"{round_name}: a tenth")
+            await self._truncate()
             rounds.peak_of_tenth.append((await self._backfill(self._tenth, self._number // 10))[1])
         return rounds
 
     async def killed(self, batch_seconds: float) -> list[Figure]:
-        """Kills a backfill again and again on its way, and tells what it read twice, and how long each start took."""
-        await self._emptied()
+        """Kill a backfill several times, and return how many documents it read again, and the time of each start."""
+        await self._truncate()
         twice: list[float] = []
         starts: list[float] = []
-        kept = 0
+        written = 0
         for kill in range(1, _KILLS + 2):
             last = kill > _KILLS
             self._bench.say("to its end" if last else f"kill {kill} of {_KILLS}")
             async with self._counting() as process:
-                starts.append(await self._watched(process, kept, self._number * kill // (_KILLS + 1)))
+                starts.append(await self._watched(process, written, self._number * kill // (_KILLS + 1)))
                 if not last:
-                    # At any moment of a batch, and not just after the last one was written.
+                    # At any moment of a batch, not only just after a commit.
                     await asyncio.sleep(self._bench.order.random() * batch_seconds)
                     process.kill()
                 code = await process.wait()
-            before, kept = kept, await self._kept()
+            before, written = written, await self._written()
             read = self._counted()
-            if last and (code or kept != self._number or before + read != kept):
-                raise BenchmarkError("the backfill that was killed did not go on to its end from where it was")
+            if last and (code or written != self._number or before + read != written):
+                raise BenchmarkError("the killed backfill did not resume and complete")
             if not last:
-                twice.append(float(before + read - kept))
+                twice.append(float(before + read - written))
         reread = compared(
             twice, [float(DOCUMENTS_MAX)] * _KILLS, of="read twice", against="a batch", at_most=BATCHES_AT_MOST
         )
@@ -147,35 +147,35 @@ class _Moves:
             Figure("a kill", 1, "start to batch", statistics.median(starts) * 1e3, unit="ms"),
         ]
 
-    async def _emptied(self) -> None:
+    async def _truncate(self) -> None:
         await truncate(self._bench.url)
         connection = await asyncpg.connect(self._bench.url)
         try:
-            await connection.execute(f"TRUNCATE {', '.join(_BOOK)}")
+            await connection.execute(f"TRUNCATE {', '.join(_TABLES)}")
         finally:
             await connection.close()
         await settle(self._bench.url)
 
     async def _backfill(self, dump: Path, number: int) -> tuple[float, float]:
-        """Gives the seconds and the peak of a backfill."""
-        told, *_, weighed = await self._weighed(dump, "--quarantine", str(self._folder / "quarantine"))
-        if told.get("added") != number:
-            raise BenchmarkError(f"the backfill should bring {number:,} documents: {told}")
-        return weighed["seconds"], weighed["peakMegabytes"]
+        """Run a backfill and return its seconds and peak memory."""
+        part, *_, usage = await self._measured(dump, "--quarantine", str(self._folder / "quarantine"))
+        if part.get("added") != number:
+            raise BenchmarkError(f"the backfill should import {number:,} documents: {part}")
+        return usage["seconds"], usage["peakMegabytes"]
 
     async def _verify(self) -> float:
-        told, *_, weighed = await self._weighed(self._whole, "--verify")
-        if not told.get("holds") or told.get("documents") != self._number:
-            raise BenchmarkError("what was brought is not what the dump holds")
-        return float(weighed["seconds"])
+        totals, *_, usage = await self._measured(self._whole, "--verify")
+        if not totals.get("ok") or totals.get("documents") != self._number:
+            raise BenchmarkError("the imported rows differ from the dump")
+        return float(usage["seconds"])
 
-    async def _weighed(self, dump: Path, *options: str) -> list[dict[str, Any]]:
+    async def _measured(self, dump: Path, *options: str) -> list[dict[str, Any]]:
         arguments = (str(self._limit), "backfill", str(dump), "--json", *options)
         program = _HERE.with_name("backfill_memory.py")
         async with _started(program, *arguments, env=self._environment, stdout=PIPE, stderr=PIPE) as process:
-            output, said = await process.communicate()
+            output, stderr = await process.communicate()
         if process.returncode:
-            raise BenchmarkError(f"graphjobs backfill ended with {process.returncode}: {said.decode()[-500:]}")
+            raise BenchmarkError(f"graphjobs backfill ended with {process.returncode}: {stderr.decode()[-500:]}")
         return [json.loads(line) for line in output.splitlines()]
 
     @asynccontextmanager
@@ -188,34 +188,34 @@ class _Moves:
     def _counted(self) -> int:
         return int(COUNT.unpack(self._count.read_bytes())[0])
 
-    async def _watched(self, process: Process, kept: int, number: int) -> float:
-        """Looks at a backfill that begins now and keeps so many already, until it keeps as many as it is to.
+    async def _watched(self, process: Process, written: int, number: int) -> float:
+        """Wait until a backfill has written a number of documents.
 
         Returns:
-            The seconds to its first batch that was kept.
+            The seconds until its first commit.
         """
         began, first = time.perf_counter(), 0.0
         connection = await asyncpg.connect(self._bench.url)
         try:
             async with asyncio.timeout(self._limit):
-                while kept < number:
+                while written < number:
                     await asyncio.sleep(_POLL_SECONDS)
                     documents = await _documents(connection)
-                    if documents > kept:
+                    if documents > written:
                         first = first or time.perf_counter() - began
-                        kept = documents
-                    if process.returncode is not None and kept < number:
-                        raise BenchmarkError("the backfill ended before it was to")
+                        written = documents
+                    if process.returncode is not None and written < number:
+                        raise BenchmarkError("the backfill ended early")
         finally:
             await connection.close()
         return first
 
-    async def _kept(self) -> int:
-        """Gives how many documents are kept, once the server has noticed that their process is gone."""
+    async def _written(self) -> int:
+        """Return the number of written documents, after the server has closed the connections of the killed process."""
         connection = await asyncpg.connect(self._bench.url)
         try:
             async with asyncio.timeout(self._limit):
-                await _alone(connection)
+                await _wait_until_alone(connection)
             return await _documents(connection)
         finally:
             await connection.close()
@@ -229,7 +229,7 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <
 
 @asynccontextmanager
 async def _started(program: Path, *arguments: str, **options: Any) -> AsyncIterator[Process]:
-    """A program of the benchmarks, which is not left behind."""
+    """Start a program of the benchmarks, and terminate it at the end."""
     process = await asyncio.create_subprocess_exec(sys.executable, str(program), *arguments, **options)
     try:
         yield process
@@ -239,8 +239,8 @@ async def _started(program: Path, *arguments: str, **options: Any) -> AsyncItera
             await process.wait()
 
 
-async def _alone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Waits until nobody else is there: what was sent last may still be committed."""
+async def _wait_until_alone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Wait until other connections are closed: their last COMMIT may still be running."""
     others = True
     while others:
         await asyncio.sleep(_POLL_SECONDS)
@@ -248,7 +248,7 @@ async def _alone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 async def _documents(connection: "asyncpg.Connection[asyncpg.Record]") -> int:
-    counts = await connection.fetchval(f"SELECT counts FROM {_BOOK[0]}")
+    counts = await connection.fetchval(f"SELECT counts FROM {_TABLES[0]}")
     return int(json.loads(counts)["documents"]) if counts else 0
 
 
@@ -257,9 +257,9 @@ def _rates(rounds: _Rounds) -> list[Figure]:
     of_copy = compared(rounds.backfill, rounds.copy, of=BACKFILL, against=COPY, at_least=OF_COPY_AT_LEAST)
     of_backfill = compared(rounds.verify, rounds.backfill, of=VERIFY, against=BACKFILL, at_least=OF_BACKFILL_AT_LEAST)
     return [
-        Figure("move", 1, BACKFILL, statistics.median(rounds.backfill), (of_copy,), unit=unit),
-        Figure("move", 1, COPY, statistics.median(rounds.copy), unit=unit),
-        Figure("move", 1, VERIFY, statistics.median(rounds.verify), (of_backfill,), unit=unit),
+        Figure("backfill", 1, BACKFILL, statistics.median(rounds.backfill), (of_copy,), unit=unit),
+        Figure("backfill", 1, COPY, statistics.median(rounds.copy), unit=unit),
+        Figure("backfill", 1, VERIFY, statistics.median(rounds.verify), (of_backfill,), unit=unit),
     ]
 
 

@@ -1,6 +1,6 @@
-"""Runs `graphjobs` and weighs it: its output first, then a line with its seconds and its peak memory; run as a program.
+"""Program that runs `graphjobs` and then prints its seconds and peak memory as JSON.
 
-Its processes are weighed together, what they share counted in each: what they take at most, and no less.
+The memory is the sum over all of its processes. Shared memory counts in each, so the sum is an upper bound.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]
 
 _PROGRAM: Final = Path(sys.executable).with_name("graphjobs")
-_WEIGHED_EVERY_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 
 
 def main(limit_seconds: float, arguments: list[str]) -> int:
-    """Runs it to its end, and ends it where that takes too long or this process is to end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before its end"))
+    """Run the command, and kill it after the limit or when this process is terminated."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     started = time.perf_counter()
     with subprocess.Popen([_PROGRAM, *arguments]) as process:
         peak = _Peak(psutil.Process(process.pid))
@@ -37,7 +37,7 @@ def main(limit_seconds: float, arguments: list[str]) -> int:
 
 
 class _Peak(threading.Thread):
-    """Looks now and then how much memory a process and those it has started take."""
+    """Poll the memory of a process and its children."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
@@ -47,9 +47,9 @@ class _Peak(threading.Thread):
     def run(self) -> None:
         try:
             while self._process.is_running():
-                every = [self._process, *self._process.children(recursive=True)]
-                self.size = max(self.size, sum(_size_of(each) for each in every))
-                time.sleep(_WEIGHED_EVERY_SECONDS)
+                processes = [self._process, *self._process.children(recursive=True)]
+                self.size = max(self.size, sum(_size_of(process) for process in processes))
+                time.sleep(_POLL_SECONDS)
         except psutil.NoSuchProcess:
             return
 

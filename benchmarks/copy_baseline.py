@@ -1,4 +1,4 @@
-"""The bare COPY that the backfill is held against: rows made ready in a file, and sent as one statement."""
+"""A plain COPY as the baseline of the backfill: prepared rows of a file, sent as one statement."""
 
 import pickle
 import time
@@ -15,28 +15,28 @@ from graphjobs.graph_jobs.tables import GraphJobRow
 _TABLE: Final = GraphJobRow.__tablename__
 _COLUMNS: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
 _ROWS: Final = f"SELECT {', '.join(_COLUMNS)} FROM {SCHEMA}.{_TABLE}"
-_AT_ONCE: Final = 1_000
+_ROWS_PER_FETCH: Final = 1_000
 
 
 async def write_rows(url: str, file: Path) -> int:
-    """Writes the rows of the table to a file, in the order they lie there, and gives how many there are."""
+    """Write the rows of the table to a file in physical order, and return their number."""
     number = 0
     connection = await asyncpg.connect(url)
     try:
-        with file.open("wb") as opened:
+        with file.open("wb") as output:
             async with connection.transaction():
                 cursor = await connection.cursor(_ROWS)
-                while rows := await cursor.fetch(_AT_ONCE):
+                while rows := await cursor.fetch(_ROWS_PER_FETCH):
                     number += len(rows)
-                    # Of a UUID its bytes: Python's own takes longer to be unpickled than all the rest.
-                    pickle.dump([(row[0].bytes, *row[1:]) for row in rows], opened, pickle.HIGHEST_PROTOCOL)
+                    # UUIDs as bytes: unpickling Python's UUID takes longer than everything else.
+                    pickle.dump([(row[0].bytes, *row[1:]) for row in rows], output, pickle.HIGHEST_PROTOCOL)
     finally:
         await connection.close()
     return number
 
 
 async def copy_rows(url: str, file: Path) -> float:
-    """Copies the rows of a file into the table with one COPY, and gives the seconds it took."""
+    """Copy the rows of a file into the table with one COPY, and return the seconds."""
     connection = await asyncpg.connect(url)
     try:
         started = time.perf_counter()
@@ -47,11 +47,11 @@ async def copy_rows(url: str, file: Path) -> float:
 
 
 async def _records(file: Path) -> AsyncIterator[tuple[Any, ...]]:
-    """Gives the rows of a file, a thousand of them in memory: a microsecond each."""
-    with file.open("rb") as opened:
+    """Yield the rows of a file, a microsecond each, with a thousand in memory."""
+    with file.open("rb") as source:
         while True:
             try:
-                rows = pickle.load(opened)  # noqa: S301  # our own file, written a moment ago
+                rows = pickle.load(source)  # noqa: S301  # a file of this benchmark
             except EOFError:
                 return
             for key, *values in rows:

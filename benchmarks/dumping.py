@@ -1,6 +1,6 @@
-"""A dump as mongodump writes one: graph jobs of the old scheduler, a document at a time, so that memory stays small.
+"""Writer of a dump as mongodump writes it: graph jobs of the old scheduler, one at a time, in constant memory.
 
-Most are as that scheduler wrote them last; some are as it wrote them before, and are mended on the way. All can come.
+Most have the latest format of that scheduler; some have an older one, which the mapping repairs. All are valid.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _OVERLAY_KINDS: Final = ("policy", "advisory", "vex")
 
 
 def write_dump(folder: Path, number: int) -> Path:
-    """Writes the first so many documents to `graph_jobs.bson` in a new folder, and gives the folder."""
+    """Write a number of documents to `graph_jobs.bson` in a new folder, and return the folder."""
     folder.mkdir()
     with (folder / "graph_jobs.bson").open("wb") as file:
         for document in _documents(number):
@@ -34,11 +34,11 @@ def write_dump(folder: Path, number: int) -> Path:
 
 
 def _documents(number: int) -> Iterator[dict[str, Any]]:
-    """Gives documents in the order they were made; the same each time."""
-    random = Random(_SEED)  # noqa: S311  # nothing secret
-    for each in range(number):
-        document = _job(random, each)
-        yield _aged(document, each) if each % _OLD_EACH == 0 else document
+    """Yield documents in the order of creation, the same ones in each call."""
+    random = Random(_SEED)  # noqa: S311  # test data
+    for index in range(number):
+        document = _job(random, index)
+        yield _in_old_format(document, index) if index % _OLD_EACH == 0 else document
 
 
 def _job(random: Random, number: int) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def _overlay(random: Random, number: int) -> dict[str, Any]:
     }
 
 
-def _aged(document: dict[str, Any], number: int) -> dict[str, Any]:
-    """Puts a document as it was written before: another word for its status, wider numbers, the time as text."""
+def _in_old_format(document: dict[str, Any], number: int) -> dict[str, Any]:
+    """Change a document to the older format: another word for its status, wider numbers, the time as text."""
     document["status"] = _OLD_WORDS.get(document["status"], document["status"])
     document["attempts"] = Int64(document["attempts"])
     if number % (2 * _OLD_EACH) == 0:

@@ -1,4 +1,4 @@
-"""A backfill that is to be killed: it counts in a file what it reads, which outlives it; run as a program."""
+"""Program that runs a backfill and counts the documents it reads in a file, which remains after a kill."""
 
 import asyncio
 import mmap
@@ -19,7 +19,7 @@ COUNT: Final = struct.Struct("<q")
 
 
 class _Counted:
-    """A source that counts what it hands out."""
+    """A source that counts the records it yields."""
 
     def __init__(self, source: Source, count: mmap.mmap) -> None:
         self.name, self.parts = source.name, source.parts
@@ -27,24 +27,24 @@ class _Counted:
         self._number = 0
 
     async def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
-        """Gives what a part holds; see `Source`."""
-        async with aclosing(self._source.read(part, after)) as entries:
-            async for found in entries:
+        """Yield the records of a part; see `Source`."""
+        async with aclosing(self._source.read(part, after)) as records:
+            async for record in records:
                 self._number += 1
                 COUNT.pack_into(self._count, 0, self._number)
-                yield found
+                yield record
 
     def bytes_read(self, part: SourcePart) -> int:
-        """Gives how much of a part has been read; see `Source`."""
+        """Return the bytes of a part that were read; see `Source`."""
         return self._source.bytes_read(part)
 
 
-async def main(place: str, file: Path) -> None:
-    """Runs a backfill to its end, if it is let; as the command does, but for its bar."""
-    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), COUNT.size) as count:
-        parallel_mapping.collect_seldom()
-        async with open_storage() as storage, open_source(place) as source:
-            await run_backfill(storage, parallel_mapping.Apart(_Counted(source, count)))
+async def main(location: str, file: Path) -> None:
+    """Run a backfill as the command does, without a progress bar."""
+    with file.open("r+b") as count_file, mmap.mmap(count_file.fileno(), COUNT.size) as count:
+        parallel_mapping.relax_gc()
+        async with open_storage() as storage, open_source(location) as source:
+            await run_backfill(storage, parallel_mapping.ParallelSource(_Counted(source, count)))
 
 
 if __name__ == "__main__":

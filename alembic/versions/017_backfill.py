@@ -1,11 +1,10 @@
-"""Where the move from MongoDB stands, and what of it cannot come.
+"""Checkpoints and quarantine of the backfill from MongoDB.
 
-Why: a backfill that was ended goes on where it was, and no document is dropped silently.
+Why: an interrupted backfill resumes at its checkpoint, and no document is dropped silently.
 When: before the backfill.
 Revision: 017_backfill, after 016_policy_runs
 
-Nothing else reads these tables. Documents are kept as text of Extended JSON, not as JSONB: it holds what JSONB cannot,
-as NUL and numbers that are none.
+No other code reads these tables. Documents are text of Extended JSON, not JSONB: JSONB has no NUL and no NaN.
 """
 
 import sqlalchemy as sa
@@ -16,19 +15,19 @@ down_revision = "016_policy_runs"
 branch_labels = None
 depends_on = None
 
-# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost unseen. Checkpoints are no loss.
+# ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost. Checkpoints are no loss.
 GUARD = """
 DO $guard$
 DECLARE
     documents bigint;
 BEGIN
     LOCK TABLE scheduler.backfill_quarantine IN ACCESS EXCLUSIVE MODE;
-    SELECT count(*) INTO documents FROM scheduler.backfill_quarantine WHERE settled_at IS NULL;
+    SELECT count(*) INTO documents FROM scheduler.backfill_quarantine WHERE resolved_at IS NULL;
     IF documents > 0 THEN
         RAISE EXCEPTION USING
             ERRCODE = 'GJ001',
-            MESSAGE = 'the downgrade would drop ' || documents || ' rows of scheduler.backfill_quarantine that wait: '
-                || 'keep them first with graphjobs quarantine write FOLDER, then downgrade with -x drop-data=yes';
+            MESSAGE = 'the downgrade would drop ' || documents || ' pending rows of scheduler.backfill_quarantine: '
+                || 'write them to files with graphjobs quarantine write FOLDER, then downgrade with -x drop-data=yes';
     END IF;
 END
 $guard$
@@ -36,77 +35,60 @@ $guard$
 
 
 def upgrade() -> None:
+    def required(name: str, comment: str | None = None) -> sa.Column[str]:
+        return sa.Column(name, sa.Text(), nullable=False, comment=comment)
+
+    def defaults_to_now(name: str, comment: str | None = None) -> sa.Column[sa.DateTime]:
+        now = sa.text("now()")
+        return sa.Column(name, sa.DateTime(timezone=True), server_default=now, nullable=False, comment=comment)
+
+    def optional(name: str, kind: "sa.types.TypeEngine[object]", comment: str) -> sa.Column[object]:
+        return sa.Column(name, kind, nullable=True, comment=comment)
+
+    time = sa.DateTime(timezone=True)
     op.create_table(
         "backfill_checkpoints",
-        sa.Column("fingerprint", sa.Text(), nullable=False, comment="of what is read, and how it is read"),
-        sa.Column("part", sa.Text(), nullable=False, comment="its name: a file, or a collection of a server"),
-        sa.Column("collection", sa.Text(), nullable=False),
-        sa.Column("position", sa.Text(), nullable=False, comment="where reading goes on"),
-        sa.Column("counts", sa.Text(), nullable=False, comment="what came of it so far, as JSON"),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True, comment="when its end was reached"),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-            comment="when it was begun, or begun anew",
-        ),
-        sa.Column(
-            "first_begun_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-            comment="what a service writes is later; what a backfill writes tells an earlier version",
-        ),
-        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        required("fingerprint", "hash of the part and of the options"),
+        required("part", "a file name, or a collection of a server"),
+        required("collection"),
+        required("position", "offset of the next record, as JSON"),
+        required("counts", "counts of documents so far, as JSON"),
+        optional("finished_at", time, "end of the part reached"),
+        defaults_to_now("created_at", "started, or started again"),
+        defaults_to_now("first_started_at", "versions of a backfill are earlier, versions of services later"),
+        defaults_to_now("updated_at"),
         sa.PrimaryKeyConstraint("fingerprint", name="backfill_checkpoints_pkey"),
         schema="scheduler",
     )
     op.create_table(
         "backfill_quarantine",
-        sa.Column("id", sa.Uuid(), nullable=False, comment="of the content, always the same"),
-        sa.Column("collection", sa.Text(), nullable=False),
-        sa.Column("document_id", sa.Uuid(), nullable=True, comment="of tenant and _id, by which others answer it"),
-        sa.Column("place", sa.Text(), nullable=False, comment="where it was found"),
-        sa.Column("field", sa.Text(), nullable=False, comment="what is at fault; empty where all is"),
-        sa.Column("reason", sa.Text(), nullable=False, comment="one sentence"),
-        sa.Column("document", sa.Text(), nullable=True, comment="the whole of it, as Extended JSON"),
-        sa.Column("raw", sa.LargeBinary(), nullable=True, comment="its bytes, where JSON cannot hold it"),
-        sa.Column(
-            "settled_at",
-            sa.DateTime(timezone=True),
-            nullable=True,
-            comment="when it came mended, was given up, or another one took its place",
-        ),
-        sa.Column(
-            "replaced_by", sa.Uuid(), nullable=True, comment="the entry that took its place, as long as that one waits"
-        ),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column(
-            "seen_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-            comment="when it was found last",
-        ),
+        sa.Column("id", sa.Uuid(), nullable=False, comment="hash of the content"),
+        required("collection"),
+        optional("document_id", sa.Uuid(), "hash of tenant and _id"),
+        required("location", "part and number of the record"),
+        required("field", "the invalid field; empty if there is no document"),
+        required("reason", "one sentence"),
+        optional("document", sa.Text(), "the whole document as Extended JSON"),
+        optional("raw", sa.LargeBinary(), "its bytes, if JSON has no form for it"),
+        optional("resolved_at", time, "imported after a repair, discarded, or superseded"),
+        optional("superseded_by", sa.Uuid(), "the newer entry, while that one is pending"),
+        defaults_to_now("created_at"),
+        defaults_to_now("last_seen_at", "last read from a source"),
         sa.PrimaryKeyConstraint("id", name="backfill_quarantine_pkey"),
         sa.CheckConstraint("(document IS NULL) <> (raw IS NULL)", name=op.f("backfill_quarantine_content_check")),
         schema="scheduler",
     )
-    op.create_index(
-        "idx_backfill_quarantine_document",
-        "backfill_quarantine",
-        ["document_id"],
-        schema="scheduler",
-        postgresql_where=sa.text("settled_at IS NULL"),
-    )
-    op.create_index(
-        "idx_backfill_quarantine_replaced",
-        "backfill_quarantine",
-        ["replaced_by"],
-        schema="scheduler",
-        postgresql_where=sa.text("replaced_by IS NOT NULL"),
-    )
+    for name, column, where in (
+        ("document", "document_id", "resolved_at IS NULL"),
+        ("superseded", "superseded_by", "superseded_by IS NOT NULL"),
+    ):
+        op.create_index(
+            f"idx_backfill_quarantine_{name}",
+            "backfill_quarantine",
+            [column],
+            schema="scheduler",
+            postgresql_where=sa.text(where),
+        )
 
 
 def downgrade() -> None:

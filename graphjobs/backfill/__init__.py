@@ -1,1 +1,1 @@
-"""From MongoDB to PostgreSQL, and back."""
+"""The migration from MongoDB and the export back to it."""

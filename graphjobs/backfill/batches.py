@@ -1,7 +1,7 @@
-"""What is read of a source until it is written at once: values as rows, and what cannot come.
+"""Batches of a source, the unit of writing: mapped documents as rows, and rejected documents.
 
-A batch is small, for it may come from another process: of a document it keeps the bytes, and opens it again where it
-turns out that it cannot come.
+A batch may come from another process, so it is small: it has a document's bytes and decodes them again only for a
+rejection.
 """
 
 from collections import Counter
@@ -23,190 +23,190 @@ from graphjobs.backfill.extract.records import (
     SourceRecord,
 )
 from graphjobs.backfill.extract.sources import Source
-from graphjobs.backfill.load.comparison import Standing
-from graphjobs.backfill.load.staging import StagedRow, row_of
-from graphjobs.backfill.quarantine.entries import Entry, Opened, document_id_of, entry_of, opened
+from graphjobs.backfill.load.comparison import RowState
+from graphjobs.backfill.load.staging import StagedRow, to_row
+from graphjobs.backfill.quarantine.entries import QuarantineEntry, UntaggedDocument, document_id_of, to_entry, untag
 from graphjobs.backfill.transform.diagnostics import FieldChange
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import Rejection, map_document
 
 DOCUMENTS_MAX: Final = 1_000
-"""How many entries of a source are written at once."""
+"""The maximum number of records in a batch."""
 
 SIZE_MAX: Final = 8 * 1024 * 1024
-"""After how many bytes of documents a batch is full, however few they are."""
+"""The bytes of documents after which a batch is full."""
 
-_OF_JOBS: Final = {
-    Standing.ID_TAKEN: ("_id", "another job here has the id that it has, or that its id becomes"),
-    Standing.DIVERGED: (
+_JOB_REASONS: Final = {
+    RowState.ID_TAKEN: ("_id", "the id, or the UUID that it becomes, belongs to another job in PostgreSQL"),
+    RowState.CONFLICT: (
         "status",
-        "it and the job here have gone different ways: nobody knows which one holds",
+        "the document and the row in PostgreSQL have different changes; neither is known to be right",
     ),
 }
-_OF_EVENTS: Final = {
-    Standing.ID_TAKEN: ("_id", "another event here has its number"),
-    Standing.NO_JOB: ("jobId", "its tenant has no job of this id here"),
+_EVENT_REASONS: Final = {
+    RowState.ID_TAKEN: ("_id", "the number belongs to another event in PostgreSQL"),
+    RowState.PARENT_MISSING: ("jobId", "the tenant has no job with this id in PostgreSQL"),
 }
-_OF_RUN_EVENTS: Final = {**_OF_EVENTS, Standing.NO_JOB: ("jobId", "its tenant has no policy run of this id here")}
 _REASONS: Final = {
-    JOBS: _OF_JOBS,
+    JOBS: _JOB_REASONS,
     RUNS: {
-        **_OF_JOBS,
-        Standing.NAME_TAKEN: ("runId", "another run of its tenant here has its runId, under another id"),
+        **_JOB_REASONS,
+        RowState.RUN_ID_TAKEN: ("runId", "another run of the tenant in PostgreSQL has this runId, under another id"),
     },
-    EVENTS: _OF_EVENTS,
-    RUN_EVENTS: _OF_RUN_EVENTS,
+    EVENTS: _EVENT_REASONS,
+    RUN_EVENTS: {
+        **_EVENT_REASONS,
+        RowState.PARENT_MISSING: ("jobId", "the tenant has no policy run with this id in PostgreSQL"),
+    },
 }
 
 
-class Coming(NamedTuple):
-    """A document that can come, as far as it tells itself.
+class MappedDocument(NamedTuple):
+    """A document that is valid in itself.
 
     Attributes:
-        ordinal: which entry of its part it is.
-        form: how its bytes are written.
+        ordinal: the number of its record in the part.
+        encoding: the format of `raw`.
         raw: its bytes.
-        row: what it becomes, as it is written.
-        changes: what was changed on the way.
-        answers: the entry of the quarantine that it answers.
+        row: the row that it becomes.
+        changes: the changes that the mapping made.
+        resolves: the quarantine entry that its import resolves.
     """
 
     ordinal: int
-    form: Encoding
+    encoding: Encoding
     raw: bytes
     row: StagedRow
     changes: tuple[FieldChange, ...]
-    answers: UUID | None
+    resolves: UUID | None
 
 
 @dataclass(slots=True)
 class Batch:
-    """Entries of one part, in their order.
+    """Consecutive records of one part.
 
     Attributes:
-        collection: what they are of.
-        part: the part's name.
-        legacy_uuids: whose byte order UUIDs of the old subtype 3 have.
-        after: the position they follow.
-        reached: the position that reading goes on from after them.
-        documents: how many entries there are.
-        size: of how many bytes.
-        last: whether the part ends with them.
-        coming: those that can come.
-        refused: those that cannot.
-        replaced: entries of the quarantine that were read again, otherwise than before, and still cannot come, each
-            with the entry that it becomes.
+        collection: the collection of the part.
+        part: the name of the part.
+        legacy_uuids: the driver that defines the byte order of UUIDs of the old subtype 3.
+        start: the offset of the first record.
+        end: the offset after the last record.
+        documents: the number of records.
+        size_bytes: the size of the records.
+        is_last: whether the part ends with this batch.
+        mapped: the valid documents.
+        rejected: the others.
+        superseded: entries that were read again with edits and are still rejected, each with its new entry.
     """
 
     collection: str
     part: str
     legacy_uuids: LegacyUuids
-    after: ReadOffset
-    reached: ReadOffset
+    start: ReadOffset
+    end: ReadOffset
     documents: int = 0
-    size: int = 0
-    last: bool = False
-    coming: list[Coming] = field(default_factory=list)
-    refused: list[Entry] = field(default_factory=list)
-    replaced: dict[UUID, UUID] = field(default_factory=dict)
+    size_bytes: int = 0
+    is_last: bool = False
+    mapped: list[MappedDocument] = field(default_factory=list)
+    rejected: list[QuarantineEntry] = field(default_factory=list)
+    superseded: dict[UUID, UUID] = field(default_factory=dict)
 
-    def take(self, found: SourceRecord) -> None:
-        """Adds one entry."""
+    def add(self, record: SourceRecord) -> None:
+        """Map one record and append it."""
         self.documents += 1
-        self.reached = found.location.next
-        self.size += len(found.raw)
-        what = opened(found)
-        if what.document is None:
-            self._refuse(found, what, "", what.problem or "it is no document")
+        self.end = record.location.next
+        self.size_bytes += len(record.raw)
+        untagged = untag(record)
+        if untagged.document is None:
+            self._reject(record, untagged, "", untagged.problem or "the record is not a document")
             return
-        outcome = map_document(found.collection, what.document, legacy_uuids=self.legacy_uuids)
+        outcome = map_document(record.collection, untagged.document, legacy_uuids=self.legacy_uuids)
         if isinstance(outcome, Rejection):
-            self._refuse(found, what, outcome.field, outcome.reason)
+            self._reject(record, untagged, outcome.field, outcome.reason)
             return
-        row = row_of(outcome.value)
-        self.coming.append(
-            Coming(found.location.ordinal, found.encoding, found.raw, row, outcome.changes, what.answers)
+        ordinal, row = record.location.ordinal, to_row(outcome.value)
+        self.mapped.append(
+            MappedDocument(ordinal, record.encoding, record.raw, row, outcome.changes, untagged.resolves)
         )
 
-    def _refuse(self, found: SourceRecord, what: Opened, at_fault: str, reason: str) -> None:
-        entry = entry_of(found, what, at_fault, reason)
-        self.refused.append(entry)
-        if what.answers is not None and what.answers != entry.id:
-            self.replaced[what.answers] = entry.id
+    def _reject(self, record: SourceRecord, untagged: UntaggedDocument, field_name: str, reason: str) -> None:
+        entry = to_entry(record, untagged, field_name, reason)
+        self.rejected.append(entry)
+        if untagged.resolves is not None and untagged.resolves != entry.id:
+            self.superseded[untagged.resolves] = entry.id
 
-    def refused_for(self, coming: Coming, standing: Standing) -> Entry | None:
-        """Gives the entry a document becomes for how it stands to what is there; None where it has come."""
-        reason = _REASONS[self.collection].get(standing)
+    def rejection_for(self, document: MappedDocument, state: RowState) -> QuarantineEntry | None:
+        """Return the entry of a document that PostgreSQL rejected in this state; None if it was not rejected."""
+        reason = _REASONS[self.collection].get(state)
         if reason is None:
             return None
-        found = self._found(coming)
-        return entry_of(found, opened(found), *reason)
+        record = self._record(document)
+        return to_entry(record, untag(record), *reason)
 
-    def document_id(self, coming: Coming) -> UUID | None:
-        """Gives what entries of a document's tenant and `_id` have in common with it."""
-        return document_id_of(self.collection, opened(self._found(coming)).document or {})
+    def document_id(self, document: MappedDocument) -> UUID | None:
+        """Return the hash of tenant and `_id` that entries of the same document share."""
+        return document_id_of(self.collection, untag(self._record(document)).document or {})
 
-    def _found(self, coming: Coming) -> SourceRecord:
-        return SourceRecord(
-            self.collection, SourceLocation(self.part, coming.ordinal, None, self.reached), coming.form, coming.raw
-        )
+    def _record(self, document: MappedDocument) -> SourceRecord:
+        location = SourceLocation(self.part, document.ordinal, None, self.end)
+        return SourceRecord(self.collection, location, document.encoding, document.raw)
 
     def changes(self) -> Counter[FieldChange]:
-        """Counts what was changed on the way."""
-        return Counter(change for coming in self.coming for change in coming.changes)
+        """Count the changes that the mapping made."""
+        return Counter(change for document in self.mapped for change in document.changes)
 
     def join(self, others: "Iterable[Batch]") -> None:
-        """Adds batches that follow this one."""
+        """Append batches that follow this one."""
         for other in others:
-            self.reached = other.reached
+            self.end = other.end
             self.documents += other.documents
-            self.size += other.size
-            self.coming += other.coming
-            self.refused += other.refused
-            self.replaced |= other.replaced
+            self.size_bytes += other.size_bytes
+            self.mapped += other.mapped
+            self.rejected += other.rejected
+            self.superseded |= other.superseded
 
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """A source that gives batches itself; see `batches_of`."""
+    """A source with its own implementation of `read_batches`."""
 
-    def batches(self, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset) -> AsyncGenerator[Batch, None]:
-        """Gives what a part holds."""
+    def batches(self, part: SourcePart, legacy_uuids: LegacyUuids, start: ReadOffset) -> AsyncGenerator[Batch, None]:
+        """Yield the batches of a part."""
         ...
 
 
-def batches_of(
-    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
+def read_batches(
+    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, start: ReadOffset
 ) -> AsyncGenerator[Batch, None]:
-    """Gives what a part holds after a position; the last batch, which may be empty, says that it is.
+    """Yield the batches of a part from an offset on. The last one, which may be empty, has `is_last`.
 
-    Close it (`contextlib.aclosing`) where it is not read to its end.
+    Close the generator (`contextlib.aclosing`) unless it is read to its end.
 
     Raises:
         ConfigurationError, DatabaseUnavailable: as reading a source does.
-        GraphJobsError: a process that took part ended.
+        GraphJobsError: a mapper process ended unexpectedly.
     """
     return (
-        source.batches(part, legacy_uuids, after)
+        source.batches(part, legacy_uuids, start)
         if isinstance(source, BatchSource)
-        else _batches_here(source, part, legacy_uuids, after)
+        else _read_in_process(source, part, legacy_uuids, start)
     )
 
 
-async def _batches_here(
-    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
+async def _read_in_process(
+    source: Source, part: SourcePart, legacy_uuids: LegacyUuids, start: ReadOffset
 ) -> AsyncGenerator[Batch, None]:
-    batch = Batch(part.collection, part.name, legacy_uuids, after, after)
-    async with aclosing(source.read(part, after)) as entries:
-        async for found in entries:
-            batch.take(found)
-            if is_full(batch.documents, batch.size):
+    batch = Batch(part.collection, part.name, legacy_uuids, start, start)
+    async with aclosing(source.read(part, start)) as records:
+        async for record in records:
+            batch.add(record)
+            if is_full(batch.documents, batch.size_bytes):
                 yield batch
-                batch = Batch(part.collection, part.name, legacy_uuids, batch.reached, batch.reached)
-    batch.last = True
+                batch = Batch(part.collection, part.name, legacy_uuids, batch.end, batch.end)
+    batch.is_last = True
     yield batch
 
 
-def is_full(documents: int, size: int) -> bool:
-    """Whether so many documents, of so many bytes, should be written."""
-    return documents >= DOCUMENTS_MAX or size >= SIZE_MAX
+def is_full(documents: int, size_bytes: int) -> bool:
+    """Return whether a batch of this number and size is complete."""
+    return documents >= DOCUMENTS_MAX or size_bytes >= SIZE_MAX

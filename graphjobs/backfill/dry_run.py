@@ -1,6 +1,6 @@
-"""A dry run: reads all that a source holds, and tells what would come, what would be changed, and what cannot come.
+"""A dry run: reads a whole source and reports what would be imported, changed and rejected.
 
-It judges each document, and what it has to do with those that were read before; it knows no database.
+It checks each document alone and against the documents before it. It uses no database.
 """
 
 from collections import Counter
@@ -9,10 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from graphjobs.backfill.duplicate_index import Known, Met, Seen
+from graphjobs.backfill.duplicate_index import DocumentKey, DuplicateIndex, DuplicateKind
 from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, SourceLocation, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source
-from graphjobs.backfill.quarantine.entries import opened
+from graphjobs.backfill.quarantine.entries import untag
 from graphjobs.backfill.transform.diagnostics import FieldChange
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import MappedValue, Rejection, map_document
@@ -21,34 +21,34 @@ from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 
 GROUPS_MAX: Final = 10_000
-"""The most groups of one sort that are told apart; what belongs to any further one is counted under `OTHERS`."""
+"""The maximum number of groups of one kind. Further ones are counted together, under `OTHERS`."""
 
 OTHERS: Final = "(others)"
 
 _BATCH_MAX: Final = 64
-"""How many are looked up at once, as many as a source decodes at once."""
+"""Documents per lookup, as many as a source decodes at once."""
 
-_LOGS: Final = {EVENTS: JOBS, RUN_EVENTS: RUNS}
-"""Where what an event belongs to stands."""
+_PARENTS: Final = {EVENTS: JOBS, RUN_EVENTS: RUNS}
+"""The collection that the events of each event log refer to."""
 
-_MEETINGS: Final = {
-    Met.SAME_ID: Rejection("_id: another document has the same id", "_id"),
-    Met.SAME_UUID: Rejection("_id: its id becomes that of another document", "_id"),
-    Met.SAME_NAME: Rejection("runId: another run of the tenant has the same, under another id", "runId"),
+_DUPLICATES: Final = {
+    DuplicateKind.SAME_ID: Rejection("_id: another document has the same id", "_id"),
+    DuplicateKind.SAME_UUID: Rejection("_id: the id becomes the UUID of another document", "_id"),
+    DuplicateKind.SAME_RUN_ID: Rejection("runId: another run of the tenant has the same, under another id", "runId"),
 }
-_JOBLESS: Final = {
-    EVENTS: Rejection("jobId: no job of the tenant with this id comes from the source", "jobId"),
-    RUN_EVENTS: Rejection("jobId: no policy run of the tenant with this id comes from the source", "jobId"),
+_WITHOUT_PARENT: Final = {
+    EVENTS: Rejection("jobId: the source has no valid job of the tenant with this id", "jobId"),
+    RUN_EVENTS: Rejection("jobId: the source has no valid policy run of the tenant with this id", "jobId"),
 }
 
 
 @dataclass(slots=True)
-class Refusals:
-    """Documents that cannot come for the same field.
+class RejectionGroup:
+    """Documents that are rejected for the same field.
 
     Attributes:
         number: how many.
-        first: where the first of them stands, and why it cannot come, in one sentence.
+        first: the location of the first of them, and its reason, in one sentence.
     """
 
     number: int
@@ -56,137 +56,141 @@ class Refusals:
 
 
 @dataclass(slots=True)
-class Survey:
-    """What a source holds.
+class DryRunReport:
+    """The result of a dry run.
 
     Attributes:
-        documents: how many entries were read, those that are no document included.
-        refused: how many of them cannot come.
-        repeated: how many of them are further copies of jobs or runs that are counted, the same or as they stood at
-            another time; each comes once, and the newest copy stays.
-        changed: how many would be changed on the way.
-        counts: how many would come, by tenant, kind ("build", "overlay", "policy run", "event", "policy run event") and
-            status, by its word here; of several copies the first is counted.
-        changes: how often what would be changed, by collection, field and what is done.
-        refusals: what cannot come, by collection and field; the field is empty where there is no document.
-        judged_alone: the collections of events of which nobody can tell here whether their jobs are there, for the
-            source has no such collection.
+        documents: how many records were read, including those that are not documents.
+        rejected: how many of them would be rejected.
+        repeated: how many of them are further copies of counted jobs or runs, equal or from another time. They are
+            imported once, and the newest copy stays.
+        changed: how many would be changed.
+        counts: how many would be imported, by tenant, kind ("build", "overlay", "policy run", "event", "policy run
+            event") and status (its word in PostgreSQL). Of several copies the first is counted.
+        changes: how often each change would be made, by collection, field and kind of change.
+        rejections: the rejected documents by collection and field. The field is empty if there is no document.
+        unverified_events: the event collections that were not checked against their jobs or runs, because the source
+            has no collection of these.
     """
 
     documents: int = 0
-    refused: int = 0
+    rejected: int = 0
     repeated: int = 0
     changed: int = 0
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     changes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    refusals: dict[tuple[str, str], Refusals] = field(default_factory=dict)
-    judged_alone: tuple[str, ...] = ()
+    rejections: dict[tuple[str, str], RejectionGroup] = field(default_factory=dict)
+    unverified_events: tuple[str, ...] = ()
 
-    def take(self, collection: str, entries: "list[_Entry]", seen: Seen) -> None:
-        """Counts entries of one part, in their order."""
-        for entry, outcome in zip(entries, self._among_others(collection, entries, seen), strict=True):
+    def add(self, collection: str, records: "list[_CheckedRecord]", index: DuplicateIndex) -> None:
+        """Count records of one part, in their order."""
+        for record, outcome in zip(records, self._check_duplicates(collection, records, index), strict=True):
             self.documents += 1
             if isinstance(outcome, Rejection):
-                self._refuse(collection, entry.place, outcome)
-            elif outcome is Met.COPY:
+                self._reject(collection, record.location, outcome)
+            elif outcome is DuplicateKind.COPY:
                 self.repeated += 1
             else:
-                self.changed += bool(entry.changes)
-                _count(self.counts, entry.group)
-                for change in entry.changes:
+                self.changed += bool(record.changes)
+                _count(self.counts, record.group)
+                for change in record.changes:
                     _count(self.changes, (collection, change.field, change.code))
 
-    def _among_others(self, collection: str, entries: "list[_Entry]", seen: Seen) -> "list[Rejection | Met]":
-        """Gives what becomes of each, for what it is, or else for what it meets."""
-        coming = [entry.known for entry in entries if entry.known is not None]
-        told: list[Rejection | Met]
-        if collection not in _LOGS:
-            told = [_MEETINGS.get(met, met) for met in seen.meet(collection, coming)]
-        elif collection in self.judged_alone:
-            told = [Met.NOTHING] * len(coming)
+    def _check_duplicates(
+        self, collection: str, records: "list[_CheckedRecord]", index: DuplicateIndex
+    ) -> "list[Rejection | DuplicateKind]":
+        """Return each record's own rejection, or else the result of its comparison with the records before it."""
+        keys = [record.key for record in records if record.key is not None]
+        outcomes: list[Rejection | DuplicateKind]
+        if collection not in _PARENTS:
+            outcomes = [_DUPLICATES.get(kind, kind) for kind in index.check_and_add(collection, keys)]
+        elif collection in self.unverified_events:
+            outcomes = [DuplicateKind.UNIQUE] * len(keys)
         else:
-            there = seen.holds(_LOGS[collection], [(known.id, known.tenant_id) for known in coming])
-            told = [Met.NOTHING if each else _JOBLESS[collection] for each in there]
-        of_coming = iter(told)
-        return [entry.refused or next(of_coming) for entry in entries]
+            has_parent = index.contains(_PARENTS[collection], [(key.id, key.tenant_id) for key in keys])
+            outcomes = [DuplicateKind.UNIQUE if found else _WITHOUT_PARENT[collection] for found in has_parent]
+        remaining = iter(outcomes)
+        return [record.rejection or next(remaining) for record in records]
 
-    def _refuse(self, collection: str, place: SourceLocation, refused: Rejection) -> None:
-        self.refused += 1
-        group = (collection, refused.field)
-        if group not in self.refusals and len(self.refusals) >= GROUPS_MAX:
+    def _reject(self, collection: str, location: SourceLocation, rejection: Rejection) -> None:
+        self.rejected += 1
+        group = (collection, rejection.field)
+        if group not in self.rejections and len(self.rejections) >= GROUPS_MAX:
             group = (OTHERS, OTHERS)
-        # What is no document tells itself where it stands.
-        where = f"{place.part}, entry {place.ordinal:,}: " if refused.field else ""
-        self.refusals.setdefault(group, Refusals(0, where + refused.reason)).number += 1
+        # The reason of a record that is not a document has its location already.
+        prefix = f"{location.part}, entry {location.ordinal:,}: " if rejection.field else ""
+        self.rejections.setdefault(group, RejectionGroup(0, prefix + rejection.reason)).number += 1
 
 
-class _Entry(NamedTuple):
-    """What is kept of an entry until its batch is full: little, for a document may be large."""
+class _CheckedRecord(NamedTuple):
+    """The part of a record that is kept until its batch is full. It is small: a document may be large."""
 
-    place: SourceLocation
-    refused: Rejection | None
-    known: Known | None = None
+    location: SourceLocation
+    rejection: Rejection | None
+    key: DocumentKey | None = None
     group: tuple[str, str, str] = ("", "", "")
     changes: tuple[FieldChange, ...] = ()
 
 
-async def survey(
+async def dry_run(
     source: Source,
     *,
     legacy_uuids: LegacyUuids = "csharp",
-    told: Callable[[Survey, SourcePart], None] = lambda *_: None,
-) -> Survey:
-    """Reads a source to its end, and writes nothing.
+    on_progress: Callable[[DryRunReport, SourcePart], None] = lambda *_: None,
+) -> DryRunReport:
+    """Read a source to its end, and write nothing.
 
     Args:
-        source: where documents come from.
-        legacy_uuids: whose byte order UUIDs of the old subtype 3 have.
-        told: called now and then with how it stands, and the part that is read; it should return at once.
+        source: the source of the documents.
+        legacy_uuids: the driver that defines the byte order of UUIDs of the old subtype 3.
+        on_progress: called now and then with the report so far and the current part. It should return at once.
 
     Raises:
-        ConfigurationError: a part cannot be read any more, or the temporary folder is full or cannot be written.
+        ConfigurationError: a part is no longer readable, or the temporary folder is full or not writable.
         DatabaseUnavailable: the server does not answer.
     """
-    held = {part.collection for part in source.parts}
-    whole = Survey(judged_alone=tuple(log for log, owner in _LOGS.items() if log in held and owner not in held))
-    with Seen() as seen:
+    collections = {part.collection for part in source.parts}
+    unverified = (log for log, parent in _PARENTS.items() if log in collections and parent not in collections)
+    report = DryRunReport(unverified_events=tuple(unverified))
+    with DuplicateIndex() as index:
         for part in source.parts:
-            batch: list[_Entry] = []
-            async with aclosing(source.read(part)) as entries:
-                async for found in entries:
-                    batch.append(_entry_of(found, legacy_uuids))
+            batch: list[_CheckedRecord] = []
+            async with aclosing(source.read(part)) as records:
+                async for record in records:
+                    batch.append(_check(record, legacy_uuids))
                     if len(batch) == _BATCH_MAX:
-                        whole.take(part.collection, batch, seen)
+                        report.add(part.collection, batch, index)
                         batch.clear()
-                        told(whole, part)
-            whole.take(part.collection, batch, seen)
-            told(whole, part)
-    return whole
+                        on_progress(report, part)
+            report.add(part.collection, batch, index)
+            on_progress(report, part)
+    return report
 
 
-def _entry_of(found: SourceRecord, legacy_uuids: LegacyUuids) -> _Entry:
-    what = opened(found)
-    document = what.document
+def _check(record: SourceRecord, legacy_uuids: LegacyUuids) -> _CheckedRecord:
+    untagged = untag(record)
+    document = untagged.document
     if document is None:
-        return _Entry(found.location, Rejection(what.problem or "", ""))
-    mapped = map_document(found.collection, document, legacy_uuids=legacy_uuids)
+        return _CheckedRecord(record.location, Rejection(untagged.problem or "", ""))
+    mapped = map_document(record.collection, document, legacy_uuids=legacy_uuids)
     if isinstance(mapped, Rejection):
-        return _Entry(found.location, mapped)
+        return _CheckedRecord(record.location, mapped)
     value = mapped.value
-    group = (value.tenant_id, _kind_of(value), str(value.status))
-    return _Entry(found.location, None, _known(value, document.get("_id", document.get("id"))), group, mapped.changes)
+    group = (value.tenant_id, _kind_name(value), str(value.status))
+    key = _document_key(value, document.get("_id", document.get("id")))
+    return _CheckedRecord(record.location, None, key, group, mapped.changes)
 
 
-def _known(value: MappedValue, old_id: Hashable) -> Known:
-    """Gives what a job or run is known by; of an event, what it belongs to."""
+def _document_key(value: MappedValue, legacy_id: Hashable) -> DocumentKey:
+    """Return the key of a job or run; for an event, that of its job or run."""
     if isinstance(value, Event):
-        return Known(value.job_id, value.tenant_id, None, None)
+        return DocumentKey(value.job_id, value.tenant_id, None, None)
     if isinstance(value, PolicyRunJob):
-        return Known(value.id, value.tenant_id, (value.run_id, value.created_at), old_id, value.run_id)
-    return Known(value.id, value.tenant_id, (value.type, value.created_at), old_id)
+        return DocumentKey(value.id, value.tenant_id, (value.run_id, value.created_at), legacy_id, value.run_id)
+    return DocumentKey(value.id, value.tenant_id, (value.type, value.created_at), legacy_id)
 
 
-def _kind_of(value: MappedValue) -> str:
+def _kind_name(value: MappedValue) -> str:
     if isinstance(value, GraphJob):
         return str(value.type)
     if isinstance(value, PolicyRunJob):

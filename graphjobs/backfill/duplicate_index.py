@@ -1,4 +1,4 @@
-"""What was read before, as far as documents meet in it: in a file, so that memory stays flat however many they are."""
+"""On-disk index of the keys already read, which detects duplicates in constant memory."""
 
 import hashlib
 import sqlite3
@@ -15,141 +15,146 @@ from graphjobs.errors import ConfigurationError
 _CACHE_KIB: Final = 16_384
 _KEY_BYTES: Final = 16
 
-_SORTS: Final = {JOBS: b"j", RUNS: b"r"}
-_NAMES: Final = b"n"
+_COLLECTION_PREFIXES: Final = {JOBS: b"j", RUNS: b"r"}
+_RUN_ID_PREFIX: Final = b"n"
 
-# One transaction that never ends: nobody reads the file later, so that pages are written only when memory is short.
+# One transaction without an end: no process reads the file later, so SQLite writes pages only when memory is short.
 _OPEN: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA cache_size = -{_CACHE_KIB};
-CREATE TABLE seen (
-    key BLOB PRIMARY KEY, tenant INTEGER NOT NULL, whose INTEGER NOT NULL, old_id INTEGER NOT NULL
+CREATE TABLE keys (
+    key BLOB PRIMARY KEY, tenant INTEGER NOT NULL, identity INTEGER NOT NULL, legacy_id INTEGER NOT NULL
 ) WITHOUT ROWID;
 BEGIN;
 """
-_LOOK: Final = "SELECT key, tenant, whose, old_id FROM seen WHERE key IN "
-_NOTE: Final = "INSERT INTO seen VALUES "
+_FIND: Final = "SELECT key, tenant, identity, legacy_id FROM keys WHERE key IN "
+_INSERT: Final = "INSERT INTO keys VALUES "
 _VALUES: Final = "(?, ?, ?, ?)"
 
-_Row: TypeAlias = tuple[int, int, int]
-"""Hashes of 64 bits; they are only compared with those under the same key."""
+_Hashes: TypeAlias = tuple[int, int, int]
+"""64-bit hashes of tenant, identity and legacy id. They are compared only under the same key."""
 
 
-class Met(Enum):
-    """What a document meets among those before it."""
+class DuplicateKind(Enum):
+    """The relation of a document to the documents before it."""
 
-    NOTHING = auto()
+    UNIQUE = auto()
     COPY = auto()
-    """One of its tenant's that it is another copy of: the same, or as it stood at another time."""
+    """Another copy of the same document of the tenant, equal or from another time."""
     SAME_ID = auto()
-    """Another one, which had the same id."""
+    """Another document with the same `_id`."""
     SAME_UUID = auto()
-    """Another one, whose id was another and became the same."""
-    SAME_NAME = auto()
-    """Another one of its tenant's, under another id."""
+    """Another document: its `_id` differs, but becomes the same UUID."""
+    SAME_RUN_ID = auto()
+    """Another run of the tenant with the same run id, under another id."""
 
 
-class Known(NamedTuple):
-    """What a document is known by.
+class DocumentKey(NamedTuple):
+    """The values that identify a document.
 
     Attributes:
-        id: what it comes under.
-        tenant_id: whose it is.
-        whose: what two copies of one document have in common besides.
-        old_id: the id it had.
-        name: what nothing else of its tenant may be called; None where it has no name.
+        id: the UUID that it is imported under.
+        tenant_id: its tenant.
+        identity: further values that all copies of one document share.
+        legacy_id: its `_id` in MongoDB.
+        run_id: the run id, unique within the tenant; None for anything but a run.
     """
 
     id: UUID
     tenant_id: str
-    whose: Hashable
-    old_id: Hashable
-    name: str | None = None
+    identity: Hashable
+    legacy_id: Hashable
+    run_id: str | None = None
 
 
-class Seen:
-    """Notes what comes, and tells what meets it; a context manager, and its file is gone after it.
+class DuplicateIndex:
+    """Index of document keys in a temporary file, which exists only inside the context manager.
 
-    It blocks, for some microseconds a document. Give it some dozens at once.
+    Calls block for some microseconds per document. Pass some dozens of documents at once.
 
     Raises:
-        ConfigurationError: on entering and by each method: the temporary folder is full, or cannot be written.
+        ConfigurationError: on entering and by each method, if the temporary folder is full or not writable.
     """
 
     def __enter__(self) -> Self:
-        with _told(), ExitStack() as opened:
-            folder = opened.enter_context(TemporaryDirectory(prefix="graphjobs-", ignore_cleanup_errors=True))
-            self._file = opened.enter_context(closing(sqlite3.connect(f"{folder}/seen", isolation_level=None)))
+        with _translated_errors(), ExitStack() as resources:
+            folder = resources.enter_context(TemporaryDirectory(prefix="graphjobs-", ignore_cleanup_errors=True))
+            self._file = resources.enter_context(closing(sqlite3.connect(f"{folder}/keys", isolation_level=None)))
             self._file.executescript(_OPEN)
-            self._opened = opened.pop_all()
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._resources.close()
 
-    def meet(self, collection: str, documents: Sequence[Known]) -> list[Met]:
-        """Tells of each what it meets, and notes those that meet nothing.
+    def check_and_add(self, collection: str, documents: Sequence[DocumentKey]) -> list[DuplicateKind]:
+        """Return the kind of each document, and add the unique ones.
 
         Args:
             collection: jobs or runs.
-            documents: in the order they come; one may meet another of them.
+            documents: in the order of reading. One may duplicate another of the list.
         """
-        sort = _SORTS[collection]
-        keyed = [(sort + each.id.bytes, None if each.name is None else _name_key(each), each) for each in documents]
-        before = self._look([key for *both, _ in keyed for key in both if key is not None])
-        new: dict[bytes, _Row] = {}
-        told = []
-        for key, name, each in keyed:
-            row = (hash(each.tenant_id), hash(each.whose), hash(each.old_id))
-            there = before.get(key)
-            if there is not None:
-                copy = there[:2] == row[:2]
-                told.append(Met.COPY if copy else Met.SAME_ID if there[2] == row[2] else Met.SAME_UUID)
-            elif name in before:
-                told.append(Met.SAME_NAME)
+        prefix = _COLLECTION_PREFIXES[collection]
+        keyed = [(prefix + key.id.bytes, None if key.run_id is None else _run_id_key(key), key) for key in documents]
+        stored = self._find([key for *both, _ in keyed for key in both if key is not None])
+        added: dict[bytes, _Hashes] = {}
+        kinds = []
+        for key, run_id_key, document in keyed:
+            hashes = (hash(document.tenant_id), hash(document.identity), hash(document.legacy_id))
+            match = stored.get(key)
+            if match is not None:
+                kinds.append(_kind_under_same_key(match, hashes))
+            elif run_id_key in stored:
+                kinds.append(DuplicateKind.SAME_RUN_ID)
             else:
-                told.append(Met.NOTHING)
-                new[key] = before[key] = row
-                if name is not None:
-                    new[name] = before[name] = (0, 0, 0)
-        self._note(new)
-        return told
+                kinds.append(DuplicateKind.UNIQUE)
+                added[key] = stored[key] = hashes
+                if run_id_key is not None:
+                    added[run_id_key] = stored[run_id_key] = (0, 0, 0)
+        self._insert(added)
+        return kinds
 
-    def holds(self, collection: str, ids: Iterable[tuple[UUID, str]]) -> list[bool]:
-        """Tells of each id, with its tenant, whether one of that tenant's was noted under it."""
-        sort = _SORTS[collection]
-        keyed = [(sort + uuid.bytes, hash(tenant_id)) for uuid, tenant_id in ids]
-        before = self._look([key for key, _ in keyed])
-        return [key in before and before[key][0] == tenant for key, tenant in keyed]
+    def contains(self, collection: str, ids: Iterable[tuple[UUID, str]]) -> list[bool]:
+        """Return for each id and tenant whether a document of that tenant was added under the id."""
+        prefix = _COLLECTION_PREFIXES[collection]
+        keyed = [(prefix + uuid.bytes, hash(tenant_id)) for uuid, tenant_id in ids]
+        stored = self._find([key for key, _ in keyed])
+        return [key in stored and stored[key][0] == tenant for key, tenant in keyed]
 
-    def _look(self, keys: list[bytes]) -> dict[bytes, _Row]:
-        with _told():
-            rows = self._file.execute(f"{_LOOK}({','.join('?' * len(keys))})", keys)
-            return {key: (tenant, whose, old_id) for key, tenant, whose, old_id in rows}
+    def _find(self, keys: list[bytes]) -> dict[bytes, _Hashes]:
+        with _translated_errors():
+            rows = self._file.execute(f"{_FIND}({','.join('?' * len(keys))})", keys)
+            return {key: (tenant, identity, legacy_id) for key, tenant, identity, legacy_id in rows}
 
-    def _note(self, new: dict[bytes, _Row]) -> None:
-        if not new:
+    def _insert(self, added: dict[bytes, _Hashes]) -> None:
+        if not added:
             return
-        values = [value for key, row in new.items() for value in (key, *row)]
-        with _told():
-            # One statement: between two, the thread that reads on might take its turn.
-            self._file.execute(_NOTE + ",".join([_VALUES] * len(new)), values)
+        values = [value for key, hashes in added.items() for value in (key, *hashes)]
+        with _translated_errors():
+            # One statement: between two of them, the thread that reads ahead could take the interpreter.
+            self._file.execute(_INSERT + ",".join([_VALUES] * len(added)), values)
 
 
-def _name_key(document: Known) -> bytes:
-    # A tenant holds no newline, so that no two names meet.
-    text = f"{document.tenant_id}\n{document.name}".encode()
-    return _NAMES + hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
+def _kind_under_same_key(stored: _Hashes, hashes: _Hashes) -> DuplicateKind:
+    if stored[:2] == hashes[:2]:
+        return DuplicateKind.COPY
+    return DuplicateKind.SAME_ID if stored[2] == hashes[2] else DuplicateKind.SAME_UUID
+
+
+def _run_id_key(document: DocumentKey) -> bytes:
+    # A tenant contains no newline, so two different pairs never make the same text.
+    text = f"{document.tenant_id}\n{document.run_id}".encode()
+    return _RUN_ID_PREFIX + hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError):
         raise ConfigurationError(
-            "the temporary folder is full or cannot be written, and ids that were read are noted there: make room, or "
-            "let TMPDIR name another folder"
+            "the temporary folder, which holds the index of ids, is full or not writable: free some space or set "
+            "TMPDIR to another folder"
         ) from None

@@ -1,8 +1,7 @@
-"""Mapping in processes of their own, so that it and the writing do not wait for one another.
+"""Mapping in separate processes, so that mapping and writing use two CPU cores.
 
-Both burn CPU in Python, which one process does one at a time. A batch is read here, shared out, mapped there, and put
-together again in its order. A process that maps knows no source and no database: it answers what it is asked, one
-portion after the other, and ends when nobody is left to ask, however he ended.
+This process reads a batch, divides it among mappers, and joins their results in order. A mapper uses no source and no
+database. It answers one request at a time, and ends when its input is closed, in whatever way its parent ended.
 """
 
 import asyncio
@@ -16,89 +15,89 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, BinaryIO, Final
 
-from graphjobs.backfill.batches import Batch, batches_of, is_full
+from graphjobs.backfill.batches import Batch, is_full, read_batches
 from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
 from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.errors import GraphJobsError
 
 MAPPERS: Final = 2
-"""How many processes map one part: one that writes keeps up with two, and together they stay below 300 MB."""
+"""Mappers per part: two are as fast as the writer, and all processes together need less than 300 MB."""
 
 SIZE_MIN: Final = 2 * 1024 * 1024
-"""From how many bytes on a part is mapped apart: a process takes as long to start as to map some 4,000 documents."""
+"""The bytes from which a part is mapped in parallel: a process starts as slowly as it maps some 4,000 documents."""
 
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 _LENGTH: Final = struct.Struct("<Q")
 _PROGRAM: Final = f"from {__name__} import main; main()"
-"""Not by -m: what the answers are made of would then be of a module `__main__`."""
+"""Not run with -m: the classes of the pickled results would then belong to the module `__main__`."""
 
 
 @asynccontextmanager
-async def open_apart(place: str) -> AsyncIterator["Apart"]:
-    """Opens what documents are read from; see `open_source`."""
-    async with open_source(place) as source:
-        yield Apart(source)
+async def open_parallel(location: str) -> AsyncIterator["ParallelSource"]:
+    """Open a source; see `open_source`."""
+    async with open_source(location) as source:
+        yield ParallelSource(source)
 
 
-class Apart:
-    """A source whose large parts are mapped by processes of their own; see `Source` and `BatchSource`."""
+class ParallelSource:
+    """A source that maps large parts in separate processes; see `Source` and `BatchSource`."""
 
     def __init__(self, source: Source) -> None:
         self.name, self.parts = source.name, source.parts
         self._source = source
 
     def read(self, part: SourcePart, after: ReadOffset | None = None) -> AsyncGenerator[SourceRecord, None]:
-        """Gives what a part holds; see `Source`."""
+        """Yield the records of a part; see `Source`."""
         return self._source.read(part, after)
 
     def bytes_read(self, part: SourcePart) -> int:
-        """Gives how much of a part has been read; see `Source`."""
+        """Return the bytes of a part that were read; see `Source`."""
         return self._source.bytes_read(part)
 
     async def batches(
-        self, part: SourcePart, legacy_uuids: LegacyUuids, after: ReadOffset
+        self, part: SourcePart, legacy_uuids: LegacyUuids, start: ReadOffset
     ) -> AsyncGenerator[Batch, None]:
-        """Gives what a part holds; see `batches_of`.
+        """Yield the batches of a part; see `read_batches`.
 
         Raises:
-            GraphJobsError: a process that maps ended before it should.
+            GraphJobsError: a mapper process ended unexpectedly.
         """
         if (part.size_bytes or 0) < SIZE_MIN:
-            async with aclosing(batches_of(self._source, part, legacy_uuids, after)) as batches:
+            async with aclosing(read_batches(self._source, part, legacy_uuids, start)) as batches:
                 async for batch in batches:
                     yield batch
             return
         async with AsyncExitStack() as stack:
-            mappers = [await stack.enter_async_context(_started()) for _ in range(MAPPERS)]
-            entries = await stack.enter_async_context(aclosing(self._source.read(part, after)))
-            reached, last = after, False
-            while not last:
-                found, last = await _next(entries)
-                batch = Batch(part.collection, part.name, legacy_uuids, reached, reached, last=last)
-                share = -(-len(found) // MAPPERS) or 1
-                shares = (found[first : first + share] for first in range(0, len(found), share))
-                asked = zip(mappers, shares, strict=False)
-                batch.join(await _together(*(_mapped(mapper, batch, share) for mapper, share in asked)))
-                reached = batch.reached
+            mappers = [await stack.enter_async_context(_start_mapper()) for _ in range(MAPPERS)]
+            reading = await stack.enter_async_context(aclosing(self._source.read(part, start)))
+            end, is_last = start, False
+            while not is_last:
+                records, is_last = await _read_records(reading)
+                batch = Batch(part.collection, part.name, legacy_uuids, end, end, is_last=is_last)
+                size = -(-len(records) // MAPPERS) or 1
+                shares = (records[first : first + size] for first in range(0, len(records), size))
+                requests = zip(mappers, shares, strict=False)
+                batch.join(await _gather_or_cancel(*(_map(mapper, batch, share) for mapper, share in requests)))
+                end = batch.end
                 yield batch
 
 
-async def _next(entries: AsyncGenerator[SourceRecord, None]) -> tuple[list[SourceRecord], bool]:
-    """Gives the entries of the next batch, and whether they are the last ones."""
-    found: list[SourceRecord] = []
+async def _read_records(reading: AsyncGenerator[SourceRecord, None]) -> tuple[list[SourceRecord], bool]:
+    """Return the records of the next batch, and whether they are the last ones."""
+    records: list[SourceRecord] = []
     size = 0
-    async for each in entries:
-        found.append(each)
-        size += len(each.raw)
-        if is_full(len(found), size):
-            return found, False
-    return found, True
+    async for record in reading:
+        records.append(record)
+        size += len(record.raw)
+        if is_full(len(records), size):
+            return records, False
+    return records, True
 
 
-async def _together(*work: Coroutine[Any, Any, Batch]) -> list[Batch]:
-    """Awaits all of it; where one fails, the rest is ended."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+async def _gather_or_cancel(*work: Coroutine[Any, Any, Batch]) -> list[Batch]:
+    """Await all coroutines, and cancel the others if one fails."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -107,73 +106,73 @@ async def _together(*work: Coroutine[Any, Any, Batch]) -> list[Batch]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _mapped(mapper: Process, batch: Batch, share: list[SourceRecord]) -> Batch:
-    """Has entries of a batch mapped. Who is alive is waited for: it waits for nobody else."""
-    to, answers = mapper.stdin, mapper.stdout
-    if to is None or answers is None:
-        raise TypeError("a process that maps should be asked and answer through pipes")
+async def _map(mapper: Process, batch: Batch, share: list[SourceRecord]) -> Batch:
+    """Send records to a mapper and return its batch. There is no time-out: a mapper waits for no other process."""
+    requests, results = mapper.stdin, mapper.stdout
+    if requests is None or results is None:
+        raise TypeError("a mapper needs pipes for stdin and stdout")
     try:
-        to.write(_framed((batch, share)))
-        await to.drain()
-        (size,) = _LENGTH.unpack(await answers.readexactly(_LENGTH.size))
-        mapped: Batch = pickle.loads(await answers.readexactly(size))  # noqa: S301  # our own process
+        requests.write(_encode((batch, share)))
+        await requests.drain()
+        (size,) = _LENGTH.unpack(await results.readexactly(_LENGTH.size))
+        mapped: Batch = pickle.loads(await results.readexactly(size))  # noqa: S301  # from our own process
     except (asyncio.IncompleteReadError, ConnectionError):
         code = await mapper.wait()
-        ended = f"a process that maps {batch.part} ended (exit code {code})"
-        raise GraphJobsError(f"{ended}; what was written stays, run it again to go on") from None
+        raise GraphJobsError(
+            f"a mapper process of {batch.part} ended (exit code {code}); written batches stay, run it again to resume"
+        ) from None
     return mapped
 
 
 @asynccontextmanager
-async def _started() -> AsyncIterator[Process]:
-    # -P: whatever lies in the folder we are called from is no module. A session of its own: what interrupts us from a
-    # terminal is not for it.
+async def _start_mapper() -> AsyncIterator[Process]:
+    # -P: files of the current folder are not imported as modules. The session of its own keeps it from Ctrl-C.
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _PROGRAM), stdin=PIPE, stdout=PIPE, start_new_session=True
     )
     try:
         yield process
     finally:
-        # It holds nothing that could be lost.
+        # The process has nothing to lose.
         with suppress(ProcessLookupError):
             process.kill()
-        # Not wait(), which waits for ever where an answer has filled the pipe, and nobody reads it.
+        # Not wait(): it would never return if a result fills the pipe and is not read.
         await asyncio.shield(process.communicate())
 
 
-def _framed(value: object) -> bytes:
+def _encode(value: object) -> bytes:
     content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(content)) + content
 
 
-def collect_seldom() -> None:
-    """Lets the process look for garbage less often: for programs that do nothing else than bring documents.
+def relax_gc() -> None:
+    """Collect garbage less often, in a process that only runs a backfill.
 
-    What was imported stays: looking through it each time would hold up the event loop. What is read is gone with its
-    batch: looking for it after every 700 new objects takes a tenth of the whole time.
+    Imported modules stay, and a search through them each time would delay the event loop. The objects of a batch are
+    freed with it: a search after every 700 new objects takes a tenth of the whole time.
     """
     gc.freeze()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
 def main() -> None:
-    """Maps what whoever started this process asks for, until he asks no more."""
-    collect_seldom()
-    asks, answers = sys.stdin.buffer, sys.stdout.buffer
+    """Map the requests of the parent process until its pipe is closed."""
+    relax_gc()
+    requests, results = sys.stdin.buffer, sys.stdout.buffer
     with suppress(BrokenPipeError):
-        while content := _asked(asks):
-            batch, share = pickle.loads(content)  # noqa: S301  # of whoever started us
-            for found in share:
-                batch.take(found)
-            answers.write(_framed(batch))
-            answers.flush()
-    # Not by the interpreter's own end, which would complain of what nobody reads any more.
+        while content := _read_request(requests):
+            batch, share = pickle.loads(content)  # noqa: S301  # from the parent process
+            for record in share:
+                batch.add(record)
+            results.write(_encode(batch))
+            results.flush()
+    # Not the interpreter's own exit, which would report the closed pipe.
     os._exit(0)
 
 
-def _asked(asks: BinaryIO) -> bytes:
-    """Gives what is asked for; nothing where nobody asks any more, or no whole question."""
-    header = asks.read(_LENGTH.size)
+def _read_request(requests: BinaryIO) -> bytes:
+    """Return the next request; empty at the end of the pipe, or if a request is incomplete."""
+    header = requests.read(_LENGTH.size)
     size = _LENGTH.unpack(header)[0] if len(header) == _LENGTH.size else 0
-    content = asks.read(size)
+    content = requests.read(size)
     return content if len(content) == size else b""

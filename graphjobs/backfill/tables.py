@@ -1,4 +1,4 @@
-"""The tables of the backfill: the only description of them outside the revisions."""
+"""Declaration of the tables of the backfill, the only one outside of the revisions."""
 
 from datetime import datetime
 from uuid import UUID
@@ -10,53 +10,53 @@ from graphjobs.database.schema import Base
 
 
 class BackfillCheckpointRow(Base):
-    """How far one part of a source has been read, and what came of it; written with what it tells of."""
+    """The progress of one part of a source. It commits with the rows that it counts."""
 
     __tablename__ = "backfill_checkpoints"
 
-    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True, comment="of what is read, and how it is read")
-    part: Mapped[str] = mapped_column(Text, comment="its name: a file, or a collection of a server")
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True, comment="hash of the part and of the options")
+    part: Mapped[str] = mapped_column(Text, comment="a file name, or a collection of a server")
     collection: Mapped[str] = mapped_column(Text)
-    position: Mapped[str] = mapped_column(Text, comment="where reading goes on")
-    counts: Mapped[str] = mapped_column(Text, comment="what came of it so far, as JSON")
-    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="when its end was reached")
+    position: Mapped[str] = mapped_column(Text, comment="offset of the next record, as JSON")
+    counts: Mapped[str] = mapped_column(Text, comment="counts of documents so far, as JSON")
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="end of the part reached")
     created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), comment="when it was begun, or begun anew"
+        DateTime(timezone=True), server_default=func.now(), comment="started, or started again"
     )
-    first_begun_at: Mapped[datetime] = mapped_column(
+    first_started_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True),
         server_default=func.now(),
-        comment="what a service writes is later; what a backfill writes tells an earlier version",
+        comment="versions of a backfill are earlier, versions of services later",
     )
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class BackfillQuarantineRow(Base):
-    """A document that cannot come, whole, and why."""
+    """A rejected document, complete, with the reason."""
 
     __tablename__ = "backfill_quarantine"
 
-    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, comment="of the content, always the same")
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, comment="hash of the content")
     collection: Mapped[str] = mapped_column(Text)
-    document_id: Mapped[UUID | None] = mapped_column(Uuid, comment="of tenant and _id, by which others answer it")
-    place: Mapped[str] = mapped_column(Text, comment="where it was found")
-    field: Mapped[str] = mapped_column(Text, comment="what is at fault; empty where all is")
+    document_id: Mapped[UUID | None] = mapped_column(Uuid, comment="hash of tenant and _id")
+    location: Mapped[str] = mapped_column(Text, comment="part and number of the record")
+    field: Mapped[str] = mapped_column(Text, comment="the invalid field; empty if there is no document")
     reason: Mapped[str] = mapped_column(Text, comment="one sentence")
-    document: Mapped[str | None] = mapped_column(Text, comment="the whole of it, as Extended JSON")
-    raw: Mapped[bytes | None] = mapped_column(LargeBinary, comment="its bytes, where JSON cannot hold it")
-    settled_at: Mapped[datetime | None] = mapped_column(
-        DateTime(timezone=True), comment="when it came mended, was given up, or another one took its place"
+    document: Mapped[str | None] = mapped_column(Text, comment="the whole document as Extended JSON")
+    raw: Mapped[bytes | None] = mapped_column(LargeBinary, comment="its bytes, if JSON has no form for it")
+    resolved_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="imported after a repair, discarded, or superseded"
     )
-    replaced_by: Mapped[UUID | None] = mapped_column(
-        Uuid, comment="the entry that took its place, as long as that one waits"
-    )
+    superseded_by: Mapped[UUID | None] = mapped_column(Uuid, comment="the newer entry, while that one is pending")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    seen_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), comment="when it was found last"
+    last_seen_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="last read from a source"
     )
 
     __table_args__ = (
         CheckConstraint("(document IS NULL) <> (raw IS NULL)", name="content"),
-        Index("idx_backfill_quarantine_document", "document_id", postgresql_where=text("settled_at IS NULL")),
-        Index("idx_backfill_quarantine_replaced", "replaced_by", postgresql_where=text("replaced_by IS NOT NULL")),
+        Index("idx_backfill_quarantine_document", "document_id", postgresql_where=text("resolved_at IS NULL")),
+        Index(
+            "idx_backfill_quarantine_superseded", "superseded_by", postgresql_where=text("superseded_by IS NOT NULL")
+        ),
     )

@@ -1,4 +1,4 @@
-"""Transactions of the backfill: their errors are ours, that of a lost COMMIT too."""
+"""Transactions of the backfill, with errors translated to those of graphjobs, including that of a lost COMMIT."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,11 +10,11 @@ from graphjobs.storage import Storage
 
 @asynccontextmanager
 async def transaction(storage: Storage) -> AsyncIterator[SessionExecutor]:
-    """Begins a transaction that is committed at the end, and vanishes with what is raised within.
+    """Open a transaction: commit it at the end, or roll it back on an exception.
 
     Raises:
-        OutcomeUnknown: the connection ended while it was committed.
-        DatabaseUnavailable: it could not begin.
+        OutcomeUnknown: the connection ended during COMMIT.
+        DatabaseUnavailable: BEGIN failed.
     """
     begun = False
     try:
@@ -32,15 +32,15 @@ async def transaction(storage: Storage) -> AsyncIterator[SessionExecutor]:
 
 @asynccontextmanager
 async def snapshot(storage: Storage, *, readonly: bool) -> AsyncIterator[SessionExecutor]:
-    """Begins a transaction that always sees what was there when it began, and is rolled back at the end.
+    """Open a transaction that sees the database as of its beginning, and roll it back at the end.
 
     Raises:
-        DatabaseUnavailable: it could not begin, or what runs in it ended.
+        DatabaseUnavailable: BEGIN failed, or the connection ended.
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": readonly}
     try:
         async with storage.session() as session:
-            # With BEGIN itself: a pooler has a statement run first, after which SET TRANSACTION is refused.
+            # As part of BEGIN: a pooler runs a statement of its own first, and PostgreSQL then refuses SET TRANSACTION.
             await session.connection(execution_options=options)
             yield storage.database.using(session)
     except Exception as error:

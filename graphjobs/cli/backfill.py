@@ -1,4 +1,4 @@
-"""`graphjobs backfill`: the move from MongoDB, its trial and its check; a bar on the way, then tables or JSON lines."""
+"""`graphjobs backfill`: the migration from MongoDB, its dry run and its verification."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -20,19 +20,19 @@ from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
-    from graphjobs.backfill.dry_run import Survey
-    from graphjobs.backfill.quarantine.files import Written
-    from graphjobs.backfill.runner import Report
+    from graphjobs.backfill.dry_run import DryRunReport
+    from graphjobs.backfill.quarantine.files import QuarantineFiles
+    from graphjobs.backfill.runner import BackfillReport
     from graphjobs.backfill.verify import Comparison
 
 T = TypeVar("T")
 
 _SCAN_TIMEOUT: Final = timedelta(hours=1)
-"""Whole tables are read in one statement each."""
+"""The statement time-out of a verification: single statements read whole tables."""
 
 
 class ByteOrder(StrEnum):
-    """Whose driver wrote UUIDs of the old binary subtype 3."""
+    """The driver that wrote UUIDs of the old binary subtype 3."""
 
     CSHARP = "csharp"
     JAVA = "java"
@@ -44,161 +44,147 @@ def backfill(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of dumps named after their collections (graph_jobs.bson, policy_runs.json.gz), one of them, "
-            "or a mongodb:// address that names a database.",
+            help="A folder of dumps named after their collections (graph_jobs.bson, policy_runs.json.gz), one dump "
+            "file, or a mongodb:// address with a database name.",
             show_default=False,
         ),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read all, write nothing, and report; needs no PostgreSQL.")
+        bool, typer.Option("--dry-run", help="Read everything, write nothing, and report; needs no PostgreSQL.")
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare the source with the tables, and change nothing.")
     ] = False,
     legacy_uuids: Annotated[
-        ByteOrder, typer.Option(help="Whose byte order UUIDs of the old binary subtype have.")
+        ByteOrder, typer.Option(help="The driver that wrote UUIDs of the old binary subtype 3.")
     ] = ByteOrder.CSHARP,
     quarantine: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where what cannot come is written to, to be mended.")
+        Path, typer.Option(metavar="FOLDER", help="The folder for rejected documents, to be repaired there.")
     ] = Path("graphjobs-quarantine"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
-    """Bring jobs, policy runs and their logs from MongoDB; ended at any moment, it goes on where it was.
+    """Import jobs, policy runs and their events from MongoDB. An interrupted backfill resumes.
 
-    What has moved on here is never overwritten. Exits 1 as long as documents wait that could not come.
+    Rows that services changed are never overwritten. Exits 1 while rejected documents are pending.
     """
     if dry_run and verify:
-        raise typer.BadParameter("give one of the two: both only read", param_hint="--dry-run, --verify")
+        raise typer.BadParameter("use one of the two", param_hint="--dry-run, --verify")
     require_pymongo()
-    from graphjobs.backfill.parallel_mapping import collect_seldom  # with what the extra brings
+    from graphjobs.backfill.parallel_mapping import relax_gc  # imports bson, which is optional
 
-    collect_seldom()
+    relax_gc()
     if dry_run:
-        _tell_survey(asyncio.run(_survey(source, legacy_uuids)), as_json=as_json)
+        _print_dry_run(asyncio.run(_dry_run(source, legacy_uuids)), as_json=as_json)
     elif verify:
-        _tell_comparison(*asyncio.run(_verify(source, legacy_uuids)), as_json=as_json)
+        _print_comparison(*asyncio.run(_verify(source, legacy_uuids)), as_json=as_json)
     else:
         report = asyncio.run(_run(source, legacy_uuids, quarantine))
-        # Before anything is told: who reads that may be gone.
+        # Before the report is printed: the reader of the output may be gone, as behind `head`.
         written = asyncio.run(_write_quarantine(quarantine, source))
-        _tell_report(report, as_json=as_json)
-        backfill_output.tell_aside(written)
-        waiting = sum(report.waiting.values())
-        if waiting:
+        backfill_output.print_report(report, as_json=as_json)
+        backfill_output.warn_backups(written)
+        pending = sum(report.pending.values())
+        if pending:
             names = ", ".join(str(path) for path in written.files.values())
             _fail(
-                f"{_documents(waiting)} that cannot come: mend in {names}, and read that folder again with "
-                "graphjobs backfill; or see graphjobs quarantine --help"
+                f"{_pending_documents(pending)} in quarantine: repair in {names} and run graphjobs backfill with that "
+                "folder; or see graphjobs quarantine --help"
             )
 
 
-async def _survey(place: str, legacy_uuids: ByteOrder) -> "Survey":
-    from graphjobs.backfill.dry_run import survey  # with what the extra brings
+async def _dry_run(location: str, legacy_uuids: ByteOrder) -> "DryRunReport":
+    from graphjobs.backfill.dry_run import dry_run  # imports bson, which is optional
 
-    def told(whole: "Survey") -> tuple[int, Callable[[], str]]:
-        return whole.documents, lambda: f"{whole.changed:,} changed, {whole.refused:,} cannot come"
+    def summarize(report: "DryRunReport") -> tuple[int, Callable[[], str]]:
+        return report.documents, lambda: f"{report.changed:,} changed, {report.rejected:,} rejected"
 
-    async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Survey":
-        return await survey(source, legacy_uuids=legacy_uuids.value, told=tell)
+    async def work(source: Source, on_progress: Callable[[Any, SourcePart], None]) -> "DryRunReport":
+        return await dry_run(source, legacy_uuids=legacy_uuids.value, on_progress=on_progress)
 
-    return await _reading(place, work, told)
+    return await _with_progress(location, work, summarize)
 
 
-async def _run(place: str, legacy_uuids: ByteOrder, folder: Path) -> "Report":
+async def _run(location: str, legacy_uuids: ByteOrder, folder: Path) -> "BackfillReport":
     from graphjobs.backfill.quarantine.files import check_folder
     from graphjobs.backfill.runner import run_backfill
 
-    def told(report: "Report") -> tuple[int, Callable[[], str]]:
+    def summarize(report: "BackfillReport") -> tuple[int, Callable[[], str]]:
         counts = report.counts
         return counts.documents, lambda: f"{counts.changed:,} changed, {counts.quarantined:,} quarantined"
 
     await check_folder(folder)
     async with open_storage() as storage:
 
-        async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Report":
-            return await run_backfill(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
+        async def work(source: Source, on_progress: Callable[[Any, SourcePart], None]) -> "BackfillReport":
+            return await run_backfill(storage, source, legacy_uuids=legacy_uuids.value, on_progress=on_progress)
 
-        return await _reading(place, work, told)
+        return await _with_progress(location, work, summarize)
 
 
-async def _write_quarantine(folder: Path, source: str) -> "Written":
+async def _write_quarantine(folder: Path, source: str) -> "QuarantineFiles":
     from graphjobs.backfill.quarantine.files import write_quarantine
 
     async with open_storage() as storage:
-        return await write_quarantine(storage, folder, read=Path(source))
+        return await write_quarantine(storage, folder, imported=Path(source))
 
 
-async def _verify(place: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
+async def _verify(location: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
     from graphjobs.backfill.quarantine import store
     from graphjobs.backfill.transactions import snapshot
     from graphjobs.backfill.verify import verify
 
-    def told(comparison: "Comparison") -> tuple[int, Callable[[], str]]:
-        different = comparison.differences.total()
-        return comparison.documents, lambda: f"{different:,} differ, {comparison.waiting:,} wait"
+    def summarize(comparison: "Comparison") -> tuple[int, Callable[[], str]]:
+        differences = comparison.differences.total()
+        return comparison.documents, lambda: f"{differences:,} differences, {comparison.pending:,} pending"
 
-    settings = Settings.load()
-    patient = Settings.load(statement_timeout=max(settings.statement_timeout, _SCAN_TIMEOUT))
-    async with open_storage(patient) as storage:
+    timeout = max(Settings.load().statement_timeout, _SCAN_TIMEOUT)
+    async with open_storage(Settings.load(statement_timeout=timeout)) as storage:
 
-        async def work(source: Source, tell: Callable[[Any, SourcePart], None]) -> "Comparison":
-            return await verify(storage, source, legacy_uuids=legacy_uuids.value, told=tell)
+        async def work(source: Source, on_progress: Callable[[Any, SourcePart], None]) -> "Comparison":
+            return await verify(storage, source, legacy_uuids=legacy_uuids.value, on_progress=on_progress)
 
-        comparison = await _reading(place, work, told)
+        comparison = await _with_progress(location, work, summarize)
         async with snapshot(storage, readonly=True) as executor:
-            return comparison, sum((await store.waiting(executor)).values())
+            return comparison, sum((await store.count_pending(executor)).values())
 
 
-async def _reading(
-    place: str,
+async def _with_progress(
+    location: str,
     work: Callable[[Source, Callable[[Any, SourcePart], None]], Coroutine[Any, Any, T]],
-    told: Callable[[Any], tuple[int, Callable[[], str]]],
+    summarize: Callable[[Any], tuple[int, Callable[[], str]]],
 ) -> T:
-    from graphjobs.backfill.parallel_mapping import open_apart
+    from graphjobs.backfill.parallel_mapping import open_parallel
 
-    async with open_apart(place) as source:
-        for name, collection in suggest_collections(place).items():
-            typer.echo(f"graphjobs: {name} is not read: is it of {collection}? then give it that name", err=True)
-        with reading(source) as tell:
-
-            def on_progress(whole: Any, part: SourcePart) -> None:
-                tell(part, *told(whole))
-
-            return await work(source, on_progress)
+    async with open_parallel(location) as source:
+        for name, collection in suggest_collections(location).items():
+            typer.echo(f"graphjobs: {name} is not read; if it contains {collection}, rename it", err=True)
+        with reading(source) as show:
+            return await work(source, lambda report, part: show(part, *summarize(report)))
 
 
-def _tell_survey(whole: "Survey", *, as_json: bool) -> None:
+def _print_dry_run(report: "DryRunReport", *, as_json: bool) -> None:
     if as_json:
-        print_lines(backfill_output.records_of_survey(whole))
+        print_lines(backfill_output.records_of_dry_run(report))
     else:
-        backfill_output.print_survey(whole)
-    if whole.refused:
-        _fail(f"{whole.refused:,} of {whole.documents:,} documents cannot come")
+        backfill_output.print_dry_run(report)
+    if report.rejected:
+        _fail(f"{report.rejected:,} of {report.documents:,} documents would be rejected")
 
 
-def _tell_report(report: "Report", *, as_json: bool) -> None:
-    if as_json:
-        print_lines(backfill_output.records_of_report(report))
-    else:
-        backfill_output.print_report(report)
-
-
-def _tell_comparison(comparison: "Comparison", waiting: int, *, as_json: bool) -> None:
+def _print_comparison(comparison: "Comparison", pending: int, *, as_json: bool) -> None:
     if as_json:
         print_lines(backfill_output.records_of_comparison(comparison))
     else:
         backfill_output.print_comparison(comparison)
-    if not comparison.holds:
-        number = sum(count for each, count in comparison.differences.items() if not each.is_expected)
-        _fail(
-            f"{number:,} of {comparison.documents:,} documents are not here as they should be: run the backfill again"
-        )
-    if waiting:
-        _fail(f"{_documents(waiting)} that cannot come: see graphjobs quarantine list")
+    if not comparison.ok:
+        number = sum(count for difference, count in comparison.differences.items() if not difference.is_expected)
+        _fail(f"{number:,} of {comparison.documents:,} documents differ from their rows: run the backfill again")
+    if pending:
+        _fail(f"{_pending_documents(pending)} in quarantine: see graphjobs quarantine list")
 
 
-def _documents(waiting: int) -> str:
-    return "1 document waits" if waiting == 1 else f"{waiting:,} documents wait"
+def _pending_documents(number: int) -> str:
+    return "1 document is pending" if number == 1 else f"{number:,} documents are pending"
 
 
 def _fail(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""`graphjobs export`: all that the tables hold, to files that mongoimport takes."""
+"""`graphjobs export`: the rows of all tables as files for mongoimport."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from graphjobs.cli.progress import exporting
 from graphjobs.storage import open_storage
 
 if TYPE_CHECKING:
-    from graphjobs.backfill.export import Exported
+    from graphjobs.backfill.export import ExportReport
 
 
 def export(
@@ -22,35 +22,35 @@ def export(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Where graph_jobs.json, policy_runs.json, graph_job_events.json and policy_run_events.json will be; "
-            "none of them may be there.",
+            help="The folder for graph_jobs.json, policy_runs.json, graph_job_events.json and policy_run_events.json; "
+            "none of them may exist.",
             show_default=False,
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
-    """Write all jobs, policy runs and their logs, of all tenants and of one moment, to files for mongoimport.
+    """Write all jobs, policy runs and their events of all tenants, from one snapshot, to files for mongoimport.
 
-    Exits 1 where rows could not be read: they are in unreadable.json.
+    Exits 1 if rows are unreadable: they are in unreadable.json.
     """
     require_pymongo()
-    exported = asyncio.run(_export(folder))
-    counts = [(name, exported.documents[name], exported.unreadable[name]) for name in COLLECTIONS]
+    report = asyncio.run(_export(folder))
+    counts = [(name, report.documents[name], report.unreadable[name]) for name in COLLECTIONS]
+    headings = ("table", "documents", "unreadable")
     if as_json:
-        print_lines({"table": name, "documents": number, "unreadable": lost} for name, number, lost in counts)
+        print_lines(dict(zip(headings, row, strict=True)) for row in counts)
     else:
-        headings = ("table", "documents", "unreadable")
-        print_table(headings, ((name, f"{number:,}", f"{lost:,}") for name, number, lost in counts))
-    unreadable = sum(exported.unreadable.values())
+        print_table(headings, ((name, f"{number:,}", f"{unreadable:,}") for name, number, unreadable in counts))
+    unreadable = sum(report.unreadable.values())
     if unreadable:
-        told = "row that could not be read is" if unreadable == 1 else "rows that could not be read are"
-        typer.echo(f"graphjobs: {unreadable:,} {told} in {folder / 'unreadable.json'}, and in no other file", err=True)
+        rows = "1 unreadable row is" if unreadable == 1 else f"{unreadable:,} unreadable rows are"
+        typer.echo(f"graphjobs: {rows} in {folder / 'unreadable.json'}, and in no other file", err=True)
         raise typer.Exit(Exit.FAILED)
 
 
-async def _export(folder: Path) -> "Exported":
-    from graphjobs.backfill.export import export as write  # with what the extra brings
+async def _export(folder: Path) -> "ExportReport":
+    from graphjobs.backfill.export import export as write  # imports bson, which is optional
 
     async with open_storage() as storage:
-        with exporting() as told:
-            return await write(storage, folder, told=told)
+        with exporting() as on_progress:
+            return await write(storage, folder, on_progress=on_progress)

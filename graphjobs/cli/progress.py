@@ -1,4 +1,4 @@
-"""How long work is told of: a bar where somebody looks, else a line now and then."""
+"""Progress of long commands: a bar on a terminal, otherwise a line now and then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,106 +15,106 @@ from graphjobs.backfill.extract.records import SourcePart
 from graphjobs.backfill.extract.sources import Source
 
 if TYPE_CHECKING:
-    from graphjobs.backfill.export import Exported
+    from graphjobs.backfill.export import ExportReport
 
-_TOLD_EVERY_SECONDS: Final = 5.0
-_BAR_MIN: Final = 10
-_BAR_MAX: Final = 40
-_REST: Final = 52
-"""How many columns all but the bar would like to have."""
+_LINE_EVERY_SECONDS: Final = 5.0
+_BAR_WIDTH_MIN: Final = 10
+_BAR_WIDTH_MAX: Final = 40
+_OTHER_COLUMNS_WIDTH: Final = 52
+"""The width of everything but the bar, in characters."""
 
 
-class Tell(Protocol):
-    """Tells how it stands; cheap enough to be called often."""
+class ProgressCallback(Protocol):
+    """Shows the progress of a source. It is cheap enough for frequent calls."""
 
     def __call__(self, part: SourcePart, documents: int, figures: Callable[[], str]) -> None:
-        """Tells of a part, how many documents have been read in all, and what else there is to tell."""
+        """Show the current part, the number of documents read in all, and further figures."""
         ...
 
 
-class _Show(Protocol):
-    def __call__(self, what: str, line: str, *, done: int, total: int | None) -> None:
-        """Shows what is worked at and how far it is; a total of None is not known."""
+class _Renderer(Protocol):
+    def __call__(self, name: str, line: str, *, done: int, total: int | None) -> None:
+        """Show what is processed and how much of it; a total of None is unknown."""
         ...
 
 
 @contextmanager
-def reading(source: Source) -> Iterator[Tell]:
-    """Tells of a source that is read."""
+def reading(source: Source) -> Iterator[ProgressCallback]:
+    """Show the progress of reading a source."""
     sizes = [part.size_bytes for part in source.parts]
     known = [size for size in sizes if size is not None]
     total = sum(known) if len(known) == len(sizes) else None
     rate = _Rate()
-    with _shown(DownloadColumn()) as show:
+    with _renderer(DownloadColumn()) as render:
 
-        def tell(part: SourcePart, documents: int, figures: Callable[[], str]) -> None:
-            read = sum(source.bytes_read(each) for each in source.parts)
-            show(part.name, f"{rate.told(documents)}, {figures()}", done=read, total=total)
+        def on_progress(part: SourcePart, documents: int, figures: Callable[[], str]) -> None:
+            done = sum(source.bytes_read(part) for part in source.parts)
+            render(part.name, f"{rate.describe(documents)}, {figures()}", done=done, total=total)
 
-        yield tell
+        yield on_progress
 
 
 @contextmanager
-def exporting() -> Iterator["Callable[[Exported], None]"]:
-    """Tells of tables that are exported; how much is left is PostgreSQL's guess."""
+def exporting() -> Iterator["Callable[[ExportReport], None]"]:
+    """Show the progress of an export. The total is PostgreSQL's estimate."""
     rate = _Rate()
-    with _shown() as show:
+    with _renderer() as render:
 
-        def tell(exported: "Exported") -> None:
-            done = sum(exported.documents.values()) + sum(exported.unreadable.values())
-            show(exported.table, rate.told(done), done=done, total=max(exported.guess, done))
+        def on_progress(report: "ExportReport") -> None:
+            done = sum(report.documents.values()) + sum(report.unreadable.values())
+            render(report.table, rate.describe(done), done=done, total=max(report.estimated_rows, done))
 
-        yield tell
+        yield on_progress
 
 
 class _Rate:
-    """How many documents a second, from the first look on: what an earlier run has read is no rate of this one."""
+    """Documents per second since the first call: those of an earlier run do not count."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._first: int | None = None
 
-    def told(self, documents: int) -> str:
-        """Says it, with how many there are in all."""
+    def describe(self, documents: int) -> str:
+        """Return the number of documents and the rate as text."""
         self._first = documents if self._first is None else self._first
-        a_second = (documents - self._first) / max(time.monotonic() - self._began, 1e-9)
-        return f"{documents:,} documents, {a_second:,.0f} a second"
+        rate = (documents - self._first) / max(time.monotonic() - self._started, 1e-9)
+        return f"{documents:,} documents, {rate:,.0f} per second"
 
 
 @contextmanager
-def _shown(*columns: ProgressColumn) -> Iterator[_Show]:
+def _renderer(*columns: ProgressColumn) -> Iterator[_Renderer]:
     console = Console(stderr=True)
     if not console.is_terminal:
         last = time.monotonic()
 
-        def tell(what: str, line: str, *, done: int, total: int | None) -> None:
+        def print_line(name: str, line: str, *, done: int, total: int | None) -> None:
             nonlocal last
             del done, total
-            if time.monotonic() - last >= _TOLD_EVERY_SECONDS:
+            if time.monotonic() - last >= _LINE_EVERY_SECONDS:
                 last = time.monotonic()
-                typer.echo(f"{what}: {line}", err=True)
+                typer.echo(f"{name}: {line}", err=True)
 
-        yield tell
+        yield print_line
         return
-    with _TwoLines(
-        TextColumn("{task.fields[what]}", markup=False),
-        BarColumn(bar_width=max(_BAR_MIN, min(_BAR_MAX, console.width - _REST))),
+    with _TwoLineProgress(
+        TextColumn("{task.fields[name]}", markup=False),
+        BarColumn(bar_width=max(_BAR_WIDTH_MIN, min(_BAR_WIDTH_MAX, console.width - _OTHER_COLUMNS_WIDTH))),
         *columns,
         TimeRemainingColumn(),
         console=console,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=None, what="")
+        task = bar.add_task("", total=None, name="")
 
-        def show(what: str, line: str, *, done: int, total: int | None) -> None:
+        def update_bar(name: str, line: str, *, done: int, total: int | None) -> None:
             bar.figures = line
-            bar.update(task, what=what, completed=done, total=total)
+            bar.update(task, name=name, completed=done, total=total)
 
-        yield show
+        yield update_bar
 
 
-class _TwoLines(Progress):
-    """A bar, and the figures below it: 80 columns have no room for both in one line."""
+class _TwoLineProgress(Progress):
+    """A bar with the figures below it: 80 columns are too narrow for both in one line."""
 
     figures = ""
 

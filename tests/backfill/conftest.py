@@ -1,5 +1,31 @@
-"""A live MongoDB is there where Docker runs; elsewhere the test that needs one is not collected."""
+"""Fixtures of the backfill. The tests of a live MongoDB are collected only where Docker runs."""
 
+from collections.abc import Iterator
+
+import pytest
+
+from graphjobs.storage import Storage
 from pytest_graphjobs import _docker_answers
+from tests.backfill.tables import Command
+from tests.migrations.cli_tools import many_graphjobs
 
 collect_ignore = [] if _docker_answers() else ["test_live.py"]
+
+
+@pytest.fixture(scope="module")
+def graphjobs() -> Iterator[Command]:
+    """Return the command. Each call is a process of its own."""
+    with many_graphjobs() as command:
+        yield command
+
+
+@pytest.fixture
+def storage(graphjobs_storage: Storage) -> Storage:
+    """Return a storage on the database of the test."""
+    return graphjobs_storage
+
+
+@pytest.fixture
+def url(graphjobs_database_url: str) -> str:
+    """Return the address of the database of the test."""
+    return graphjobs_database_url

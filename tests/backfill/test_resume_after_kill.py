@@ -1,4 +1,4 @@
-"""A backfill that is killed at any moment goes on where it was: nothing is lost, and nothing comes twice."""
+"""A backfill that is killed at any time resumes: no document is lost or imported twice."""
 
 import asyncio
 import json
@@ -13,19 +13,17 @@ import asyncpg
 import pytest
 
 from tests.backfill import dumps
-from tests.backfill.dumps import Outcome
-from tests.backfill.tables import rows_of, waiting
+from tests.backfill.tables import DOCUMENTS_READ, imported_of, pending_entries, rejected_of, rows_of
 from tests.migrations.cli_tools import SECONDS_MAX, ask, beside_python, environment, graphjobs
 
-_READ = "SELECT coalesce(sum((counts::json->>'documents')::int), 0) FROM scheduler.backfill_checkpoints"
-# Not SIGINT: where the tests run in the background of a shell, what they start takes no notice of it.
-_WORDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
-_ENDS = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}
+# Not SIGINT: processes that tests start in the background of a shell ignore it.
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
+_EXIT_CODES = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}
 
 
-def _killed_on_its_way(word: signal.Signals, seconds: float, *arguments: str, url: str) -> None:
-    """Runs `graphjobs` until it has written something, and so long; then ends it, which it does without a word."""
-    before = int(ask(url, _READ))
+def _run_and_kill(number: signal.Signals, seconds: float, *arguments: str, url: str) -> None:
+    """Run `graphjobs` until it has written a batch, and for some seconds more; then end it. It prints nothing."""
+    before = int(ask(url, DOCUMENTS_READ))
     process = subprocess.Popen(
         [beside_python("graphjobs"), *arguments],
         env=environment(GRAPHJOBS_DATABASE_URL=url),
@@ -36,44 +34,44 @@ def _killed_on_its_way(word: signal.Signals, seconds: float, *arguments: str, ur
         asyncio.run(_until_more_is_read(url, before))
         time.sleep(seconds)
     finally:
-        process.send_signal(word)
-        _, said = process.communicate(timeout=SECONDS_MAX)
-    assert (_ENDS[word], b"") == (process.returncode, said)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=SECONDS_MAX)
+    assert (_EXIT_CODES[number], b"") == (process.returncode, stderr)
 
 
 async def _until_more_is_read(url: str, before: int) -> None:
-    """Looks often enough to see the first batch before there are many."""
+    """Poll often enough to see the first batch before there are many."""
     async with asyncio.timeout(SECONDS_MAX):
         connection = await asyncpg.connect(url)
         try:
-            while await connection.fetchval(_READ) == before:
+            while await connection.fetchval(DOCUMENTS_READ) == before:
                 await asyncio.sleep(0.005)
         finally:
             await connection.close(timeout=10)
 
 
 @pytest.mark.parametrize("form", ["bson", "bson.gz"])
-def test_killed_at_random_moments_it_comes_to_its_end(graphjobs_database_url: str, tmp_path: Path, form: str) -> None:
-    """Each run goes on from the last batch that was written; then all is there, once, and the check says so."""
-    made = dumps.generate(9_000, 21, dirty=2)
-    dumps.write_files(tmp_path / "dump", made, form)
-    url, random = graphjobs_database_url, Random(9)  # noqa: S311  # moments
+def test_a_backfill_killed_at_random_moments_completes(url: str, tmp_path: Path, form: str) -> None:
+    """Each run resumes after the last written batch. In the end all is imported once, and verified."""
+    generated = dumps.generate(9_000, 21, dirty=2)
+    dumps.write_files(tmp_path / "dump", generated, form)
+    random = Random(9)  # noqa: S311  # moments
     arguments = ("backfill", str(tmp_path / "dump"), "--quarantine", str(tmp_path / "files"))
-    read = 0
-    for word in _WORDS:
-        _killed_on_its_way(word, random.uniform(0, 0.08), *arguments, url=url)
-        now = int(ask(url, _READ))
-        assert read < now < len(made)
-        read = now
+    documents = 0
+    for number in _SIGNALS:
+        _run_and_kill(number, random.uniform(0, 0.08), *arguments, url=url)
+        now = int(ask(url, DOCUMENTS_READ))
+        assert documents < now < len(generated)
+        documents = now
     assert 1 == graphjobs(*arguments, url=url).returncode
-    refused = [each for each in made if each.outcome is Outcome.REJECTED]
-    assert len(made) == int(ask(url, _READ))
+    rejected = rejected_of(generated)
+    assert len(generated) == int(ask(url, DOCUMENTS_READ))
     for name, table in ((dumps.JOBS, "graph_jobs"), (dumps.RUNS, "policy_runs"), (dumps.EVENTS, "graph_job_events")):
-        come = [each for each in made if each.collection == name and each.outcome is not Outcome.REJECTED]
-        assert len(come) == len(rows_of(url, table))
-    assert len(refused) == len(waiting(url))
+        imported = [document for document in imported_of(generated) if document.collection == name]
+        assert len(imported) == len(rows_of(url, table))
+    assert len(rejected) == len(pending_entries(url))
     lines = [line for path in (tmp_path / "files").iterdir() for line in path.read_text().splitlines()]
-    assert len(refused) == len(lines)
-    checked = graphjobs("backfill", str(tmp_path / "dump"), "--verify", "--json", url=url)
-    whole: dict[str, Any] = json.loads(checked.stdout.splitlines()[0])
-    assert (True, {}, len(refused)) == (whole["holds"], whole["differences"], whole["waiting"])
+    assert len(rejected) == len(lines)
+    verified = graphjobs("backfill", str(tmp_path / "dump"), "--verify", "--json", url=url)
+    totals: dict[str, Any] = json.loads(verified.stdout.splitlines()[0])
+    assert (True, {}, len(rejected)) == (totals["ok"], totals["differences"], totals["pending"])

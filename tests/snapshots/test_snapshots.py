@@ -24,7 +24,7 @@ def test_introspection_finds_the_statements_of_every_package() -> None:
 
 def test_no_bind_has_the_name_of_a_column() -> None:
     """Each is `p_` and the column, so that it can be guessed, and none is taken for a column."""
-    assert {"p_"} == {name[:2] for found in statements() if found.package != "backfill" for name in binds_of(found)}
+    assert {"p_"} == {name[:2] for found in statements() for name in binds_of(found)}
 
 
 def test_the_committed_sql_can_be_pasted_into_psql(graphjobs_database_url: str) -> None:

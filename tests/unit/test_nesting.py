@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from graphjobs import ConfigurationError, InvalidJob
 from graphjobs.backfill.extract.decoding import decoder, nests_deeper, parse_extended_json
 from graphjobs.backfill.extract.records import ReadOffset
-from graphjobs.backfill.quarantine.entries import as_written
+from graphjobs.backfill.quarantine.entries import is_unedited
 from graphjobs.backfill.transform.coercion import parse_json_object
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, VALUE_DEPTH_MAX, read_json
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
@@ -72,8 +72,8 @@ def test_every_parser_has_the_limit(tmp_path: Path, opens: str, closes: str) -> 
     with pytest.raises(ValueError, match="not a position"):
         ReadOffset.from_json(f"[1, 2, {over}]")
     tag = '{"sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}'
-    assert as_written(f'{{"_quarantine": {tag}}}')
-    assert not as_written(f'{{"_quarantine": {{"in": {over}, {tag[1:]}}}')
+    assert is_unedited(f'{{"_quarantine": {tag}}}')
+    assert not is_unedited(f'{{"_quarantine": {{"in": {over}, {tag[1:]}}}')
     path = tmp_path / "tokens"
     token = add_token(path, tenant_id="acme", scopes=["graph:read"], name="a")
     line = path.read_text().rstrip()

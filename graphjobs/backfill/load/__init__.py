@@ -1,1 +1,1 @@
-"""Writing mapped documents into the tables, and comparing them with stored rows."""
+"""Statements that write mapped documents into the tables and compare them with stored rows."""

@@ -1,35 +1,14 @@
-"""How what comes stands to what is there, and the parts of SQL that ask so of any table; no I/O here.
+"""Comparison of input rows with stored rows: SQL expressions for any table; no I/O.
 
-What comes is of any tenants, in an order of its own, so these look across tenants: the tenant is compared, row by row,
-and not what a row is found by. A row is found by its key alone, from within a LATERAL that the planner cannot unfold:
-it would else guess a few hundred rows too many, and read the whole table for each batch.
+Input rows belong to many tenants, so the statements look across tenants and compare the tenant of each row. A row is
+found by its key alone, within a LATERAL with an offset that the planner does not unfold. If it did, it would
+overestimate the rows by some hundreds and read the whole table for each batch.
 """
 
 from enum import IntEnum
 from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Numeric,
-    Select,
-    SmallInteger,
-    Table,
-    TableClause,
-    Text,
-    TextClause,
-    bindparam,
-    column,
-    exists,
-    func,
-    literal_column,
-    select,
-    table,
-    text,
-)
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
@@ -37,88 +16,94 @@ from sqlalchemy.types import TypeEngine
 from graphjobs.database.sql_expressions import unnest_params
 
 
-class Standing(IntEnum):
-    """How what comes stands to what is there."""
+class RowState(IntEnum):
+    """The relation of an input row to the stored row."""
 
     NEW = 0
-    SAME = 1
-    NEWER = 2
-    """The same job, which has gone on there; here it stands as a backfill wrote it."""
-    OLDER = 3
-    """The same job, which has moved on here, or came from a later copy."""
-    DIVERGED = 4
-    """The same job, of which nobody can tell whether this copy or the row is the later one, or both have moved."""
+    UNCHANGED = 1
+    SOURCE_AHEAD = 2
+    """The same job at a later state in the source. The stored row is as a backfill wrote it."""
+    TARGET_AHEAD = 3
+    """The same job, which a service or a later copy changed in PostgreSQL."""
+    CONFLICT = 4
+    """The same job with different changes: neither the input nor the stored row is known to be later."""
     ID_TAKEN = 5
-    NAME_TAKEN = 6
-    NO_JOB = 7
+    RUN_ID_TAKEN = 6
+    PARENT_MISSING = 7
 
 
 ORDINAL: Final = "ordinal"
-NOT_UNFOLDED: Final[ColumnElement[Any]] = literal_column("0")
-"""An offset that the planner cannot unfold."""
+OPTIMIZER_FENCE: Final[sa.ColumnElement[Any]] = sa.literal_column("0")
+"""An offset that the planner does not unfold."""
 
-_LIMIT: Final = bindparam("limit_rows", type_=Integer)
+_LIMIT: Final = sa.bindparam("p_limit", type_=sa.Integer)
 
-CEILING: Final = bindparam("ceiling", type_=DateTime(timezone=True))
-"""The latest version that a backfill writes, before all that services write: a row that has a later one has moved here.
+BACKFILL_VERSION_MAX: Final = sa.bindparam("p_backfill_version_max", type_=sa.DateTime(timezone=True))
+"""The latest version that a backfill writes, before all versions of services: a later row was changed by a service.
 
-It also keeps a clock that is ahead from giving a version of the future, with which a running job is never rescued.
+It also limits versions of a clock that is ahead. A running job with a version in the future would never be rescued.
 """
 
 
-def bind_of(name: str) -> str:
-    """Gives the bind that holds a column's values, one of each row that comes."""
-    return f"given_{name}"
+def param_name(column: str) -> str:
+    """Return the name of the array with the input values of a column."""
+    return f"p_{column}"
 
 
-def given(rows: Table, **more: TypeEngine[Any]) -> NamedFromClause:
-    """Gives what comes, from one array a column, as rows of a table with their ordinals; JSON as text."""
-    kinds: dict[str, Any] = {each.name: Text() if isinstance(each.type, JSONB) else each.type for each in rows.c}
-    named = {ORDINAL: Integer(), **kinds, **more}
-    return unnest_params("given", *((bind_of(name), kind, name) for name, kind in named.items()))
+def input_rows(table: sa.Table, **more: TypeEngine[Any]) -> NamedFromClause:
+    """Return input rows with their ordinals, from one array per column; JSON is text."""
+    table_types: dict[str, Any] = {
+        column.name: sa.Text() if isinstance(column.type, JSONB) else column.type for column in table.c
+    }
+    types = {ORDINAL: sa.Integer(), **table_types, **more}
+    return unnest_params("input_rows", *((param_name(name), type_, name) for name, type_ in types.items()))
 
 
-def value_of(coming: FromClause, rows: Table, name: str) -> ColumnElement[Any]:
-    """Gives what comes for a column, of that column's type."""
-    value: ColumnElement[Any] = coming.c[name]
-    return as_type(value, JSONB) if isinstance(rows.c[name].type, JSONB) else value
+def input_value(rows: sa.FromClause, table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    """Return the input value of a column, cast to the type of the table."""
+    value: sa.ColumnElement[Any] = rows.c[name]
+    return sa.cast(value, JSONB) if isinstance(table.c[name].type, JSONB) else value
 
 
-def code(standing: Standing) -> ColumnElement[Any]:
-    """Gives a standing as SQL."""
-    return literal_column(str(standing.value))
+def state_code(state: RowState) -> sa.ColumnElement[Any]:
+    """Return a state as SQL."""
+    return sa.literal_column(str(state.value))
 
 
-def digest(values: list[ColumnElement[Any]]) -> ColumnElement[Any]:
-    """Of a row, whatever order JSON was written in; the same on each server of a version, and of 64 bits."""
-    return func.hash_record_extended(func.row(*values), literal_column("0"))
+def digest(values: list[sa.ColumnElement[Any]]) -> sa.ColumnElement[Any]:
+    """Return a 64-bit hash of a row.
+
+    It does not depend on the order of JSON keys, and is the same on each server of one PostgreSQL version.
+    """
+    return sa.func.hash_record_extended(sa.func.row(*values), sa.literal_column("0"))
 
 
-def groups(rows: Table, kind: str | None, content: list[str]) -> Select[Any]:
-    """Selects tenant, kind, status, number and digest of the whole table; a kind of None is 0."""
-    named = [rows.c.tenant_id, rows.c.status, *([] if kind is None else [rows.c[kind]])]
-    summed = as_type(func.sum(as_type(digest([rows.c[each] for each in content]), Numeric)), Text)
-    return select(rows.c.tenant_id, _kind(rows, kind), rows.c.status, func.count(), summed).group_by(*named)
+def groups(table: sa.Table, kind: str | None, content: list[str]) -> sa.Select[Any]:
+    """Select tenant, kind, status, number and digest of the whole table; without a column for the kind it is 0."""
+    group = [table.c.tenant_id, table.c.status, *([] if kind is None else [table.c[kind]])]
+    total = sa.cast(sa.func.sum(sa.cast(digest([table.c[name] for name in content]), sa.Numeric)), sa.Text)
+    return sa.select(table.c.tenant_id, _kind(table, kind), table.c.status, sa.func.count(), total).group_by(*group)
 
 
-def seen(rows: Table) -> TableClause:
-    """The table that `--verify` notes in what it has seen of another."""
-    return table(f"backfill_seen_{rows.name}", column("id", rows.c.id.type))
+def seen_table(table: sa.Table) -> sa.TableClause:
+    """Return the temporary table in which `--verify` records the ids that it has read."""
+    return sa.table(f"backfill_seen_{table.name}", sa.column("id", table.c.id.type))
 
 
-def prepare(rows: Table, kind: str) -> TextClause:
-    """Makes it, until the transaction ends."""
-    return text(f"CREATE TEMPORARY TABLE {seen(rows).name} (id {kind} PRIMARY KEY) ON COMMIT DROP")
+def create_seen_table(table: sa.Table, id_type: str) -> sa.TextClause:
+    """Create that table until the end of the transaction."""
+    name = seen_table(table).name
+    return sa.text(f"CREATE TEMPORARY TABLE {name} (id {id_type} PRIMARY KEY) ON COMMIT DROP")
 
 
-def only_here(rows: Table, kind: str | None) -> Select[Any]:
-    """Selects id, tenant, kind and status of what it has not seen."""
+def extra_rows(table: sa.Table, kind: str | None) -> sa.Select[Any]:
+    """Select id, tenant, kind and status of rows that `--verify` has not read, by id."""
     return (
-        select(rows.c.id, rows.c.tenant_id, _kind(rows, kind), rows.c.status)
-        .where(~exists().where(seen(rows).c.id == rows.c.id))
+        sa.select(table.c.id, table.c.tenant_id, _kind(table, kind), table.c.status)
+        .where(~sa.exists().where(seen_table(table).c.id == table.c.id))
         .limit(_LIMIT)
     )
 
 
-def _kind(rows: Table, kind: str | None) -> ColumnElement[Any]:
-    return literal_column("0", SmallInteger) if kind is None else rows.c[kind]
+def _kind(table: sa.Table, kind: str | None) -> sa.ColumnElement[Any]:
+    return sa.literal_column("0", sa.SmallInteger) if kind is None else table.c[kind]

@@ -1,26 +1,15 @@
-"""Every SQL statement that writes the entries of logs that come, or compares them with what is there; no I/O here."""
+"""SQL statements that insert input events and compare them with stored events; no I/O."""
 
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from sqlalchemy import FromClause, Select, Table, TextClause, and_, case, func, literal_column, null, select, text, true
-from sqlalchemy import cast as as_type
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCLASS, insert
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from graphjobs.backfill.load.comparison import (
-    NOT_UNFOLDED,
-    Standing,
-    code,
-    digest,
-    given,
-    groups,
-    only_here,
-    prepare,
-    seen,
-    value_of,
-)
+from graphjobs.backfill.load import comparison
+from graphjobs.backfill.load.comparison import OPTIMIZER_FENCE, RowState, digest, seen_table, state_code
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
@@ -28,121 +17,123 @@ _CONTENT: Final = ["job_id", "tenant_id", "status", "payload", "created_at"]
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """The statements on a log, whose entries mostly come without ids; see `Keyed`.
+class EventStatements:
+    """The statements on an event log. Most input events have no id of their own.
 
     Attributes:
-        add: inserts entries, whose ids the database gives, in the order they come in; gives those ids.
-        add_numbered: inserts entries with their ids; gives those that were free.
-        lock: keeps others from writing entries meanwhile.
-        number: lets the ids that the database gives begin after all that are there; under `lock`.
-        last_number: gives the id that the database gave last.
-        compare: gives ordinal and `Standing`.
-        verify, groups, only_here, prepare: as of `Keyed`; the ids of `only_here` are the entries'.
+        insert: inserts events without ids in the order of the input; returns the ids that the database assigned.
+        insert_numbered: inserts events with ids; returns the ids that were free.
+        lock: locks out other writers of events.
+        set_sequence: sets the sequence to the highest id; requires `lock`.
+        last_number: selects the last id of the sequence.
+        compare: selects ordinal and `RowState`.
+        verify, groups, extra_rows, create_seen_table: as in `RowStatements`, with ids of events.
     """
 
-    add: ReturningInsert[Any]
-    add_numbered: ReturningInsert[Any]
-    lock: TextClause
-    number: Select[Any]
-    last_number: Select[Any]
-    compare: Select[Any]
-    verify: Select[Any]
-    groups: Select[Any]
-    only_here: Select[Any]
-    prepare: TextClause
+    insert: ReturningInsert[Any]
+    insert_numbered: ReturningInsert[Any]
+    lock: sa.TextClause
+    set_sequence: sa.Select[Any]
+    last_number: sa.Select[Any]
+    compare: sa.Select[Any]
+    verify: sa.Select[Any]
+    groups: sa.Select[Any]
+    extra_rows: sa.Select[Any]
+    create_seen_table: sa.TextClause
 
 
-def _logged(rows: Table, parents: Table) -> Logged:
-    coming = _coming(rows)
+def _statements(events: sa.Table, parents: sa.Table) -> EventStatements:
+    rows = _input_rows(events)
     parent = (
-        select(parents.c.id)
-        .where(parents.c.id == coming.c.job_id, parents.c.tenant_id.collate("C") == coming.c.tenant_id)
-        .offset(NOT_UNFOLDED)
+        sa.select(parents.c.id)
+        .where(parents.c.id == rows.c.job_id, parents.c.tenant_id.collate("C") == rows.c.tenant_id)
+        .offset(OPTIMIZER_FENCE)
         .lateral("parent")
     )
-    entry = _entry(rows, coming)
-    standing = case(
-        (parent.c.id.is_(null()), code(Standing.NO_JOB)),
-        (entry.c.id.is_(null()), code(Standing.NEW)),
-        (entry.c.alike, code(Standing.SAME)),
-        else_=code(Standing.ID_TAKEN),
+    stored = _stored_event(events, rows)
+    state = sa.case(
+        (parent.c.id.is_(sa.null()), state_code(RowState.PARENT_MISSING)),
+        (stored.c.id.is_(sa.null()), state_code(RowState.NEW)),
+        (stored.c.is_equal, state_code(RowState.UNCHANGED)),
+        else_=state_code(RowState.ID_TAKEN),
     )
-    joined = coming.outerjoin(parent, true()).outerjoin(entry, true())
-    entered = [coming.c[each] for each in _CONTENT]
-    # The job's row is looked at once more: it may have gone since.
-    its_job = coming.join(parent, true())
-    compared = select(
-        coming.c.ordinal,
-        standing.label("standing"),
-        entry.c.id.label("entry_id"),
-        *(value.label(name) for name, value in zip(_CONTENT, entered, strict=True)),
+    joined = rows.outerjoin(parent, sa.true()).outerjoin(stored, sa.true())
+    values = [rows.c[name] for name in _CONTENT]
+    # Checks the job again: it may be gone since the comparison.
+    with_parent = rows.join(parent, sa.true())
+    compared = sa.select(
+        rows.c.ordinal,
+        state.label("state"),
+        stored.c.id.label("stored_id"),
+        *(value.label(name) for name, value in zip(_CONTENT, values, strict=True)),
     ).select_from(joined)
-    sequence = func.pg_get_serial_sequence(literal_column(f"'{rows.schema}.{rows.name}'"), literal_column("'id'"))
-    return Logged(
-        add=insert(rows)
-        .from_select(_CONTENT, select(*entered).select_from(its_job).order_by(coming.c.ordinal))
-        .returning(rows.c.id),
-        add_numbered=insert(rows)
-        .from_select(["id", *_CONTENT], select(coming.c.id, *entered).select_from(its_job).order_by(coming.c.id))
+    table_name: sa.ColumnElement[str] = sa.literal_column(f"'{events.schema}.{events.name}'")
+    sequence = sa.func.pg_get_serial_sequence(table_name, sa.literal_column("'id'"))
+    return EventStatements(
+        insert=insert(events)
+        .from_select(_CONTENT, sa.select(*values).select_from(with_parent).order_by(rows.c.ordinal))
+        .returning(events.c.id),
+        insert_numbered=insert(events)
+        .from_select(["id", *_CONTENT], sa.select(rows.c.id, *values).select_from(with_parent).order_by(rows.c.id))
         .on_conflict_do_nothing()
-        .returning(rows.c.id),
-        lock=text(f"LOCK TABLE {rows.schema}.{rows.name} IN SHARE ROW EXCLUSIVE MODE"),
-        number=select(func.setval(sequence, select(func.max(rows.c.id)).scalar_subquery())),
-        last_number=select(
-            func.coalesce(func.pg_sequence_last_value(as_type(sequence, REGCLASS())), literal_column("0"))
+        .returning(events.c.id),
+        lock=sa.text(f"LOCK TABLE {events.schema}.{events.name} IN SHARE ROW EXCLUSIVE MODE"),
+        set_sequence=sa.select(sa.func.setval(sequence, sa.select(sa.func.max(events.c.id)).scalar_subquery())),
+        last_number=sa.select(
+            sa.func.coalesce(sa.func.pg_sequence_last_value(sa.cast(sequence, REGCLASS())), sa.literal_column("0"))
         ),
-        compare=select(coming.c.ordinal, standing).select_from(joined),
-        verify=_verify(rows, compared),
-        groups=groups(rows, None, _CONTENT),
-        only_here=only_here(rows, None),
-        prepare=prepare(rows, "bigint"),
+        compare=sa.select(rows.c.ordinal, state).select_from(joined),
+        verify=_verify(events, compared),
+        groups=comparison.groups(events, None, _CONTENT),
+        extra_rows=comparison.extra_rows(events, None),
+        create_seen_table=comparison.create_seen_table(events, "bigint"),
     )
 
 
-def _coming(rows: Table) -> FromClause:
-    """What comes, its JSON made of text once: of many entries of one moment each is compared with all the others."""
-    texts = given(rows)
-    values = (value_of(texts, rows, each.name).label(each.name) for each in rows.c)
-    return select(texts.c.ordinal, *values).offset(NOT_UNFOLDED).subquery("coming")
+def _input_rows(events: sa.Table) -> sa.FromClause:
+    """Return input rows with JSON parsed once: events of the same time are compared with each other."""
+    texts = comparison.input_rows(events)
+    values = (comparison.input_value(texts, events, column.name).label(column.name) for column in events.c)
+    return sa.select(texts.c.ordinal, *values).offset(OPTIMIZER_FENCE).subquery("input")
 
 
-def _entry(rows: Table, coming: FromClause) -> LateralFromClause:
-    """What is there of an entry: what has its number, or where it has none the first that is just like it."""
-    alike = and_(*(rows.c[each] == coming.c[each] for each in _CONTENT))
+def _stored_event(events: sa.Table, rows: sa.FromClause) -> LateralFromClause:
+    """Return the stored event with the input's id; for an input without id, the first event with equal content."""
+    is_equal = sa.and_(*(events.c[name] == rows.c[name] for name in _CONTENT))
     return (
-        select(rows.c.id, alike.label("alike"))
-        .where(coming.c.id.is_not(null()), rows.c.id == coming.c.id)
+        sa.select(events.c.id, is_equal.label("is_equal"))
+        .where(rows.c.id.is_not(sa.null()), events.c.id == rows.c.id)
         .union_all(
-            select(rows.c.id, true())
-            .where(coming.c.id.is_(null()), alike)
-            .order_by(rows.c.id)
-            .limit(literal_column("1"))
+            sa.select(events.c.id, sa.true())
+            .where(rows.c.id.is_(sa.null()), is_equal)
+            .order_by(events.c.id)
+            .limit(sa.literal_column("1"))
         )
-        .lateral("entry")
+        .lateral("stored")
     )
 
 
-def _verify(rows: Table, selected: Select[Any]) -> Select[Any]:
+def _verify(events: sa.Table, selected: sa.Select[Any]) -> sa.Select[Any]:
     compared = selected.cte("compared").prefix_with("MATERIALIZED")
-    noted = (
-        insert(seen(rows))
-        .from_select(["id"], select(compared.c.entry_id).where(compared.c.entry_id.is_not(null())).distinct())
+    seen = seen_table(events)
+    newly_seen = (
+        insert(seen)
+        .from_select(["id"], sa.select(compared.c.stored_id).where(compared.c.stored_id.is_not(sa.null())).distinct())
         .on_conflict_do_nothing()
-        .returning(seen(rows).c.id)
-        .cte("noted")
+        .returning(seen.c.id)
+        .cte("newly_seen")
     )
     return (
-        select(
+        sa.select(
             compared.c.ordinal,
-            compared.c.standing,
-            digest([compared.c[each] for each in _CONTENT]),
-            compared.c.entry_id.is_(null()) | noted.c.id.is_not(null()),
+            compared.c.state,
+            digest([compared.c[name] for name in _CONTENT]),
+            compared.c.stored_id.is_(sa.null()) | newly_seen.c.id.is_not(sa.null()),
         )
-        .select_from(compared.outerjoin(noted, noted.c.id == compared.c.entry_id))
-        .add_cte(noted)
+        .select_from(compared.outerjoin(newly_seen, newly_seen.c.id == compared.c.stored_id))
+        .add_cte(newly_seen)
     )
 
 
-EVENTS: Final = _logged(cast("Table", GraphJobEventRow.__table__), cast("Table", GraphJobRow.__table__))
-RUN_EVENTS: Final = _logged(cast("Table", PolicyRunEventRow.__table__), cast("Table", PolicyRunRow.__table__))
+EVENTS: Final = _statements(cast("sa.Table", GraphJobEventRow.__table__), cast("sa.Table", GraphJobRow.__table__))
+RUN_EVENTS: Final = _statements(cast("sa.Table", PolicyRunEventRow.__table__), cast("sa.Table", PolicyRunRow.__table__))

@@ -1,45 +1,23 @@
-"""Every SQL statement that writes jobs and runs that come, or compares them with what is there; no I/O here."""
+"""SQL statements that write input jobs and runs and compare them with stored rows; no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Select,
-    SmallInteger,
-    Table,
-    TextClause,
-    Uuid,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    literal_column,
-    null,
-    select,
-    true,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
+from graphjobs.backfill.load import comparison
 from graphjobs.backfill.load.comparison import (
-    CEILING,
-    NOT_UNFOLDED,
-    Standing,
-    bind_of,
-    code,
-    digest,
-    given,
-    groups,
-    only_here,
-    prepare,
-    seen,
-    value_of,
+    BACKFILL_VERSION_MAX,
+    OPTIMIZER_FENCE,
+    RowState,
+    input_rows,
+    input_value,
+    param_name,
+    seen_table,
+    state_code,
 )
 from graphjobs.database.sql_expressions import null_if_unrepresentable
 from graphjobs.graph_jobs.status import GraphJobStatus
@@ -49,170 +27,174 @@ from graphjobs.policy_runs.tables import PolicyRunRow
 
 
 @dataclass(frozen=True, slots=True)
-class Keyed:
-    """The statements on a table whose rows come with their ids: graph jobs, policy runs.
+class RowStatements:
+    """The statements on a table of input rows with ids: graph jobs, policy runs.
 
     Attributes:
-        add: inserts what is new; gives the ids of what was.
-        compare: gives ordinal, `Standing`, and the version and status of the row that is there.
-        renew: puts newer copies in the place of rows that are still at the version and status seen; gives their ids.
-        verify: gives ordinal, `Standing`, digest of what comes, and whether it is the first of its id.
-        groups: gives of the whole table tenant, kind, status, number and digest.
-        only_here: gives id, tenant, kind and status of rows that `verify` has not seen.
-        prepare: makes what `verify` notes ids in, until the transaction ends.
+        insert: inserts new rows; returns their ids.
+        compare: selects ordinal, `RowState`, and the version and status of the stored row.
+        overwrite: replaces stored rows that still have the expected version and status; returns their ids.
+        verify: selects ordinal, `RowState`, digest of the input row, and whether it is the first row of its id.
+        groups: selects tenant, kind, status, number and digest of the whole table.
+        extra_rows: selects id, tenant, kind and status of rows that `verify` has not read.
+        create_seen_table: creates the table in which `verify` records ids, until the end of the transaction.
     """
 
-    add: ReturningInsert[Any]
-    compare: Select[Any]
-    renew: ReturningUpdate[Any]
-    verify: Select[Any]
-    groups: Select[Any]
-    only_here: Select[Any]
-    prepare: TextClause
+    insert: ReturningInsert[Any]
+    compare: sa.Select[Any]
+    overwrite: ReturningUpdate[Any]
+    verify: sa.Select[Any]
+    groups: sa.Select[Any]
+    extra_rows: sa.Select[Any]
+    create_seen_table: sa.TextClause
 
 
-_Value: TypeAlias = Callable[[str], ColumnElement[Any]]
+_ColumnOf: TypeAlias = Callable[[str], sa.ColumnElement[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """What is of its own in a table.
+class _TableRules:
+    """The differences between the tables.
 
     Attributes:
-        whose: the columns by which two rows of one id are the same job.
+        identity_columns: the columns that are equal in all copies of one job.
         kind: the column of the kind, or None.
-        attempts: how often it was begun, by the values of its columns.
-        final: the least code of a status that is final.
-        name: the column that is unique in a tenant, beside the id.
+        attempts: the number of attempts, from the values of the columns.
+        final_code: the lowest code of a final status.
+        has_run_id: whether the run id is unique within the tenant.
     """
 
-    whose: tuple[str, ...]
+    identity_columns: tuple[str, ...]
     kind: str | None
-    attempts: Callable[[_Value], ColumnElement[Any]]
-    final: int
-    name: str | None = None
+    attempts: Callable[[_ColumnOf], sa.ColumnElement[Any]]
+    final_code: int
+    has_run_id: bool
 
 
-def _keyed(rows: Table, rules: _Rules) -> Keyed:
-    content = [each.name for each in rows.c if each.name != "updated_at"]
-    coming = given(rows)
-    there = select(*rows.c).where(rows.c.id == coming.c.id).offset(NOT_UNFOLDED).lateral("there")
-    joined = coming.outerjoin(there, true())
-    same = and_(*(there.c[each].is_not_distinct_from(value_of(coming, rows, each)) for each in content))
-    standing = case(
-        (there.c.id.is_(null()), _missing(rows, rules, coming)),
-        (same, code(Standing.SAME)),
-        (and_(*(there.c[each] == coming.c[each] for each in rules.whose)).is_not(true()), code(Standing.ID_TAKEN)),
-        (coming.c.updated_at < there.c.updated_at, code(Standing.OLDER)),
-        (_goes_on(rows, rules, coming, there), code(Standing.NEWER)),
-        else_=code(Standing.DIVERGED),
+def _statements(table: sa.Table, rules: _TableRules) -> RowStatements:
+    content = [column.name for column in table.c if column.name != "updated_at"]
+    rows = input_rows(table)
+    stored = sa.select(*table.c).where(table.c.id == rows.c.id).offset(OPTIMIZER_FENCE).lateral("stored")
+    joined = rows.outerjoin(stored, sa.true())
+    is_equal = sa.and_(*(stored.c[name].is_not_distinct_from(input_value(rows, table, name)) for name in content))
+    is_same_job = sa.and_(*(stored.c[name] == rows.c[name] for name in rules.identity_columns))
+    state = sa.case(
+        (stored.c.id.is_(sa.null()), _state_without_stored_row(table, rules, rows)),
+        (is_equal, state_code(RowState.UNCHANGED)),
+        (is_same_job.is_not(sa.true()), state_code(RowState.ID_TAKEN)),
+        (rows.c.updated_at < stored.c.updated_at, state_code(RowState.TARGET_AHEAD)),
+        (_source_is_ahead(table, rules, rows, stored), state_code(RowState.SOURCE_AHEAD)),
+        else_=state_code(RowState.CONFLICT),
     )
-    # What cannot come for its id is no copy of what has it.
-    of_this_job = standing.not_in([code(Standing.ID_TAKEN), code(Standing.NAME_TAKEN)])
-    noted = (
-        insert(seen(rows))
-        .from_select(["id"], select(coming.c.id).select_from(joined).where(of_this_job))
+    # A document that is rejected for its id is not a copy of the row with that id.
+    is_copy = state.not_in([state_code(RowState.ID_TAKEN), state_code(RowState.RUN_ID_TAKEN)])
+    seen = seen_table(table)
+    newly_seen = (
+        insert(seen)
+        .from_select(["id"], sa.select(rows.c.id).select_from(joined).where(is_copy))
         .on_conflict_do_nothing()
-        .returning(seen(rows).c.id)
-        .cte("noted")
+        .returning(seen.c.id)
+        .cte("newly_seen")
     )
-    digested = digest([value_of(coming, rows, each) for each in content])
-    return Keyed(
-        add=_add(rows, coming),
-        compare=select(
-            coming.c.ordinal, standing, null_if_unrepresentable(there.c.updated_at), there.c.status
+    digest = comparison.digest([input_value(rows, table, name) for name in content])
+    return RowStatements(
+        insert=_insert(table, rows),
+        compare=sa.select(
+            rows.c.ordinal, state, null_if_unrepresentable(stored.c.updated_at), stored.c.status
         ).select_from(joined),
-        renew=_renew(rows),
-        verify=select(coming.c.ordinal, standing, digested, noted.c.id.is_not(null()))
-        .select_from(joined.outerjoin(noted, noted.c.id == coming.c.id))
-        .add_cte(noted),
-        groups=groups(rows, rules.kind, content),
-        only_here=only_here(rows, rules.kind),
-        prepare=prepare(rows, "uuid"),
+        overwrite=_overwrite(table),
+        verify=sa.select(rows.c.ordinal, state, digest, newly_seen.c.id.is_not(sa.null()))
+        .select_from(joined.outerjoin(newly_seen, newly_seen.c.id == rows.c.id))
+        .add_cte(newly_seen),
+        groups=comparison.groups(table, rules.kind, content),
+        extra_rows=comparison.extra_rows(table, rules.kind),
+        create_seen_table=comparison.create_seen_table(table, "uuid"),
     )
 
 
-def _written(rows: Table, coming: FromClause, name: str) -> ColumnElement[Any]:
-    version: ColumnElement[Any] = func.least(coming.c.updated_at, CEILING)
-    return version if name == "updated_at" else value_of(coming, rows, name)
+def _written_value(table: sa.Table, rows: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
+    version: sa.ColumnElement[Any] = sa.func.least(rows.c.updated_at, BACKFILL_VERSION_MAX)
+    return version if name == "updated_at" else input_value(rows, table, name)
 
 
-def _add(rows: Table, coming: FromClause) -> ReturningInsert[Any]:
-    names = [each.name for each in rows.c]
+def _insert(table: sa.Table, rows: sa.FromClause) -> ReturningInsert[Any]:
+    names = [column.name for column in table.c]
     return (
-        insert(rows)
-        .from_select(names, select(*(_written(rows, coming, each) for each in names)).order_by(coming.c.id))
+        insert(table)
+        .from_select(names, sa.select(*(_written_value(table, rows, name) for name in names)).order_by(rows.c.id))
         .on_conflict_do_nothing()
-        .returning(rows.c.id)
+        .returning(table.c.id)
     )
 
 
-def _renew(rows: Table) -> ReturningUpdate[Any]:
-    coming = given(rows, seen=DateTime(timezone=True), expected=SmallInteger())
+def _overwrite(table: sa.Table) -> ReturningUpdate[Any]:
+    rows = input_rows(table, expected_version=sa.DateTime(timezone=True), expected_status=sa.SmallInteger())
     return (
-        update(rows)
+        sa.update(table)
         .where(
-            rows.c.id == func.any(bindparam(bind_of("id"), type_=ARRAY(Uuid))),
-            rows.c.id == coming.c.id,
-            rows.c.tenant_id == coming.c.tenant_id,
-            rows.c.updated_at == coming.c.seen,
-            rows.c.status == coming.c.expected,
+            table.c.id == sa.func.any(sa.bindparam(param_name("id"), type_=ARRAY(sa.Uuid))),
+            table.c.id == rows.c.id,
+            table.c.tenant_id == rows.c.tenant_id,
+            table.c.updated_at == rows.c.expected_version,
+            table.c.status == rows.c.expected_status,
         )
-        .values({each.name: _written(rows, coming, each.name) for each in rows.c if each.name != "id"})
-        .returning(rows.c.id)
+        .values({column.name: _written_value(table, rows, column.name) for column in table.c if column.name != "id"})
+        .returning(table.c.id)
     )
 
 
-def _missing(rows: Table, rules: _Rules, coming: FromClause) -> ColumnElement[Any]:
-    """How it stands where no row has its id."""
-    if rules.name is None:
-        return code(Standing.NEW)
-    taken = exists().where(
-        rows.c[rules.name] == coming.c[rules.name],
-        rows.c.tenant_id.collate("C") == coming.c.tenant_id,
-        rows.c.id != coming.c.id,
+def _state_without_stored_row(table: sa.Table, rules: _TableRules, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    if not rules.has_run_id:
+        return state_code(RowState.NEW)
+    is_taken = sa.exists().where(
+        table.c.run_id == rows.c.run_id,
+        table.c.tenant_id.collate("C") == rows.c.tenant_id,
+        table.c.id != rows.c.id,
     )
-    return case((taken, code(Standing.NAME_TAKEN)), else_=code(Standing.NEW))
+    return sa.case((is_taken, state_code(RowState.RUN_ID_TAKEN)), else_=state_code(RowState.NEW))
 
 
-def _goes_on(rows: Table, rules: _Rules, coming: FromClause, there: FromClause) -> ColumnElement[bool]:
-    """Whether the row that is there is as a backfill wrote it, and what comes is later: by version, attempts or end."""
-    final: ColumnElement[Any] = literal_column(str(rules.final))
-    tried = rules.attempts(lambda each: value_of(coming, rows, each))
-    tried_here = rules.attempts(lambda each: there.c[each])
+def _source_is_ahead(
+    table: sa.Table, rules: _TableRules, rows: sa.FromClause, stored: sa.FromClause
+) -> sa.ColumnElement[bool]:
+    """Compare by version, attempts and final status, if the stored row is as a backfill wrote it."""
+    final: sa.ColumnElement[Any] = sa.literal_column(str(rules.final_code))
+    attempts = rules.attempts(lambda name: input_value(rows, table, name))
+    stored_attempts = rules.attempts(lambda name: stored.c[name])
     return (
-        (there.c.updated_at <= CEILING)
-        & (there.c.status < final)
-        & (tried >= tried_here)
-        & ((coming.c.updated_at > there.c.updated_at) | (tried > tried_here) | (coming.c.status >= final))
+        (stored.c.updated_at <= BACKFILL_VERSION_MAX)
+        & (stored.c.status < final)
+        & (attempts >= stored_attempts)
+        & ((rows.c.updated_at > stored.c.updated_at) | (attempts > stored_attempts) | (rows.c.status >= final))
     )
 
 
-def _attempts_of_job(value: _Value) -> ColumnElement[Any]:
-    # As JSON, which no strange row can make fail.
-    return value("payload").op("->", return_type=JSONB)(literal_column("'attempts'"))
+def _attempts_of_job(value: _ColumnOf) -> sa.ColumnElement[Any]:
+    # Compared as JSON: a cast to a number would fail on an unreadable row.
+    return value("payload").op("->", return_type=JSONB)(sa.literal_column("'attempts'"))
 
 
-def _attempts_of_run(value: _Value) -> ColumnElement[Any]:
+def _attempts_of_run(value: _ColumnOf) -> sa.ColumnElement[Any]:
     return value("attempts")
 
 
-JOBS: Final = _keyed(
-    cast("Table", GraphJobRow.__table__),
-    _Rules(
-        whose=("tenant_id", "type", "created_at"),
+JOBS: Final = _statements(
+    cast("sa.Table", GraphJobRow.__table__),
+    _TableRules(
+        identity_columns=("tenant_id", "type", "created_at"),
         kind="type",
         attempts=_attempts_of_job,
-        final=GraphJobStatus.COMPLETED.code,
+        final_code=GraphJobStatus.COMPLETED.code,
+        has_run_id=False,
     ),
 )
-RUNS: Final = _keyed(
-    cast("Table", PolicyRunRow.__table__),
-    _Rules(
-        whose=("tenant_id", "run_id", "created_at"),
+RUNS: Final = _statements(
+    cast("sa.Table", PolicyRunRow.__table__),
+    _TableRules(
+        identity_columns=("tenant_id", "run_id", "created_at"),
         kind=None,
         attempts=_attempts_of_run,
-        final=PolicyRunStatus.COMPLETED.code,
-        name="run_id",
+        final_code=PolicyRunStatus.COMPLETED.code,
+        has_run_id=True,
     ),
 )

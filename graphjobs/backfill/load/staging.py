@@ -1,16 +1,15 @@
-"""Values as the rows they become: what the statements of the backfill are given; no I/O here."""
+"""Values as rows, and rows as parameters of the statements; no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
-from uuid import UUID
 
 from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.load import event_sql, job_and_run_sql
-from graphjobs.backfill.load.comparison import ORDINAL, bind_of
-from graphjobs.backfill.load.event_sql import Logged
-from graphjobs.backfill.load.job_and_run_sql import Keyed
+from graphjobs.backfill.load.comparison import ORDINAL, param_name
+from graphjobs.backfill.load.event_sql import EventStatements
+from graphjobs.backfill.load.job_and_run_sql import RowStatements
 from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
@@ -18,7 +17,7 @@ from graphjobs.policy_runs.models import PolicyRunJob
 StagedRow: TypeAlias = tuple[Any, ...]
 
 _JOB: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
-_RUN_AS_IT_IS: Final = (
+_RUN_FIELDS: Final = (
     "id",
     "tenant_id",
     "run_id",
@@ -38,7 +37,7 @@ _RUN_AS_IT_IS: Final = (
     "created_at",
     "updated_at",
 )
-_RUN: Final = (*_RUN_AS_IT_IS, "mode", "priority", "status", "payload")
+_RUN: Final = (*_RUN_FIELDS, "mode", "priority", "status", "payload")
 _EVENT: Final = ("id", "job_id", "tenant_id", "status", "payload", "created_at")
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -46,17 +45,26 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The columns of a staged row, by collection."""
 
-KEYED: Final[Mapping[str, Keyed]] = MappingProxyType({JOBS: job_and_run_sql.JOBS, RUNS: job_and_run_sql.RUNS})
-LOGGED: Final[Mapping[str, Logged]] = MappingProxyType({EVENTS: event_sql.EVENTS, RUN_EVENTS: event_sql.RUN_EVENTS})
+ROW_STATEMENTS: Final[Mapping[str, RowStatements]] = MappingProxyType(
+    {JOBS: job_and_run_sql.JOBS, RUNS: job_and_run_sql.RUNS}
+)
+EVENT_STATEMENTS: Final[Mapping[str, EventStatements]] = MappingProxyType(
+    {EVENTS: event_sql.EVENTS, RUN_EVENTS: event_sql.RUN_EVENTS}
+)
+
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {RUNS: "policy run", EVENTS: "event", RUN_EVENTS: "policy run event"}
+)
+"""The kind of the documents of collections with one kind only."""
 
 
 class Group(NamedTuple):
-    """What is counted together.
+    """Rows that are counted together.
 
     Attributes:
-        tenant: whose.
+        tenant: the tenant.
         kind: "build", "overlay", "policy run", "event" or "policy run event".
-        status: its word.
+        status: the word of the status.
     """
 
     tenant: str
@@ -64,8 +72,8 @@ class Group(NamedTuple):
     status: str
 
 
-def row_of(value: GraphJob | PolicyRunJob | Event) -> StagedRow:
-    """Gives the row a value becomes, in the order of `COLUMNS`."""
+def to_row(value: GraphJob | PolicyRunJob | Event) -> StagedRow:
+    """Return a value as a row, in the order of `COLUMNS`."""
     if isinstance(value, GraphJob):
         return (
             value.id,
@@ -80,56 +88,49 @@ def row_of(value: GraphJob | PolicyRunJob | Event) -> StagedRow:
     if isinstance(value, PolicyRunJob):
         fields = value.__dict__
         codes = (value.mode.code, value.priority.code, value.status.code)
-        return (*(fields[name] for name in _RUN_AS_IT_IS), *codes, value.payload_json())
+        return (*(fields[name] for name in _RUN_FIELDS), *codes, value.payload_json())
     return (value.id, value.job_id, value.tenant_id, value.status.code, value.payload_json(), value.created_at)
 
 
 def version_of(job: GraphJob) -> datetime:
-    """Gives the version a job comes with: when its document was changed last, or the last that it tells of itself."""
+    """Return the version of an imported job: the last change of its document, or else the latest of its times."""
     if job.updated_at is not None:
         return job.updated_at
     return max(time for time in (job.created_at, job.started_at, job.completed_at) if time is not None)
 
 
-def column_of(collection: str, row: StagedRow, name: str) -> Any:
-    """Gives what a row holds in a column."""
+def column_value(collection: str, row: StagedRow, name: str) -> Any:
+    """Return the value of a column of a row."""
     return row[COLUMNS[collection].index(name)]
 
 
-KINDS: Final[Mapping[str, str]] = MappingProxyType(
-    {RUNS: "policy run", EVENTS: "event", RUN_EVENTS: "policy run event"}
-)
-"""What is in a collection whose documents are all of one kind."""
-
-
-def _key_of(row: StagedRow) -> UUID | StagedRow:
-    """Gives what a row is known by among others of a batch: its id, or all of it where it has none."""
-    return row if row[0] is None else row[0]
-
-
-def binds_of(collection: str, rows: Sequence[StagedRow]) -> dict[str, object]:
-    """Gives rows as the arrays that the statements take, numbered from 0."""
+def to_params(collection: str, rows: Sequence[StagedRow]) -> dict[str, object]:
+    """Return rows as one array per column, with ordinals from 0."""
     columns = zip(*rows, strict=True)
     arrays: dict[str, object] = {
-        bind_of(name): list(column) for name, column in zip(COLUMNS[collection], columns, strict=True)
+        param_name(name): list(column) for name, column in zip(COLUMNS[collection], columns, strict=True)
     }
-    return {bind_of(ORDINAL): list(range(len(rows))), **arrays}
+    return {param_name(ORDINAL): list(range(len(rows))), **arrays}
 
 
-def waves(rows: Sequence[StagedRow]) -> Iterator[list[int]]:
-    """Parts rows such that none meets another of its part; nearly always there is one part."""
-    left: Iterable[int] = range(len(rows))
+def conflict_free_batches(rows: Sequence[StagedRow]) -> Iterator[list[int]]:
+    """Yield indexes of rows in batches without a repeated row: by id, or by all values for a row without id.
+
+    Nearly always there is one batch.
+    """
+    remaining: Iterable[int] = range(len(rows))
     ids = {row[0] for row in rows}
     if rows and len(ids) == len(rows) and None not in ids:
-        left = []
+        remaining = []
         yield list(range(len(rows)))
-    while left:
-        met: set[object] = set()
-        wave: list[int] = []
+    while remaining:
+        keys: set[object] = set()
+        batch: list[int] = []
         later: list[int] = []
-        for each in left:
-            key = _key_of(rows[each])
-            (later if key in met else wave).append(each)
-            met.add(key)
-        yield wave
-        left = later
+        for index in remaining:
+            row = rows[index]
+            key = row if row[0] is None else row[0]
+            (later if key in keys else batch).append(index)
+            keys.add(key)
+        yield batch
+        remaining = later

@@ -1,1 +1,1 @@
-"""Documents that cannot be imported: entries, rows and files."""
+"""Rejected documents: entries, rows and files."""

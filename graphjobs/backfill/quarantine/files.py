@@ -1,6 +1,6 @@
-"""The quarantine as files that people mend and a backfill reads again: one for each collection that something waits of.
+"""Quarantine files, which people edit and a backfill reads again: one per collection with pending documents.
 
-The table is the truth, and the files are a picture of it, which each run draws anew.
+The table is the truth. Each run writes the files again from it.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from uuid import UUID
 
 from graphjobs.backfill.extract.records import COLLECTIONS
 from graphjobs.backfill.quarantine import store
-from graphjobs.backfill.quarantine.entries import TAG, as_written, line_of
+from graphjobs.backfill.quarantine.entries import TAG, is_unedited, to_line
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.database.executor import Executor
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
 
+FIRST_PAGE: Final = UUID(int=0)
 _PAGE_ENTRIES: Final = 100
-_BEFORE_ALL: Final = UUID(int=0)
-_OURS: Final = re.compile(rb"\s*(\{\s*" + json.dumps(TAG).encode() + rb"|$)")
-_BEGINNING_BYTES: Final = 256
+_FIRST_LINE: Final = re.compile(rb"\s*(\{\s*" + json.dumps(TAG).encode() + rb"|$)")
+_FIRST_BYTES: Final = 256
 
 
 async def check_folder(folder: Path) -> None:
-    """Sees to it that files can be written there, before work is begun that ends with that.
+    """Check that files can be written, before the work that ends with them.
 
     Raises:
-        ConfigurationError: they cannot, or there is another file in their place.
+        ConfigurationError: the folder is not writable, or has a file that is not a quarantine file.
     """
 
     def check() -> None:
@@ -40,70 +40,70 @@ async def check_folder(folder: Path) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
             for collection in COLLECTIONS:
-                _require_ours(folder / f"{collection}.json")
+                _require_quarantine_file(folder / f"{collection}.json")
         finally:
             with suppress(OSError):
-                folder.rmdir()  # an empty one would tell of documents that wait
+                folder.rmdir()  # an empty folder would look like pending documents
 
     try:
         await asyncio.to_thread(check)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise _not_writable(folder, error) from None
 
 
-class Written(NamedTuple):
-    """What became of the files.
+class QuarantineFiles(NamedTuple):
+    """The result of `write_quarantine`.
 
     Attributes:
-        files: those that were written, by collection; none where nothing waits.
-        aside: where those were put that somebody has mended, and that nobody has read since.
+        files: the written files by collection; empty if no document is pending.
+        backups: copies of files with edits that were not imported.
     """
 
     files: dict[str, Path]
-    aside: list[Path]
+    backups: list[Path]
 
 
-async def write_quarantine(storage: Storage, folder: Path, *, read: Path | None = None) -> Written:
-    """Writes what waits to `graph_jobs.json` and so on, a document a line, each with its reason under `_quarantine`.
+async def write_quarantine(storage: Storage, folder: Path, *, imported: Path | None = None) -> QuarantineFiles:
+    """Write pending documents to `graph_jobs.json` and so on: one document per line, with its tag `_quarantine`.
 
-    A document that is mended there and read again by `graphjobs backfill FOLDER` answers its entry. A file of ours is
-    written over, or removed where nothing of its collection waits any more; any other is left alone.
+    `graphjobs backfill FOLDER` imports edited lines and resolves their entries. A quarantine file is overwritten, or
+    removed if no document of its collection is pending. Other files stay.
 
     Args:
-        storage: where to look.
-        folder: where to write.
-        read: a folder or a file that has just been read: what was mended there need not be kept.
+        storage: the storage to read.
+        folder: the folder of the files.
+        imported: a folder or file that was just imported: its edits need no backup.
 
     Raises:
-        ConfigurationError: a file cannot be written, or is none of ours.
-        DatabaseUnavailable: the database cannot now.
+        ConfigurationError: a file is not writable, or is not a quarantine file.
+        DatabaseUnavailable: the database is unavailable.
     """
-    written = Written({}, [])
+    written = QuarantineFiles({}, [])
     async with snapshot(storage, readonly=True) as executor:
-        waiting = await store.waiting(executor)
+        pending = await store.count_pending(executor)
         for collection in COLLECTIONS:
             path = folder / f"{collection}.json"
             try:
-                written.aside.extend(await asyncio.to_thread(_keep_edited, path, read))
-                if collection in waiting:
+                written.backups.extend(await asyncio.to_thread(_back_up_edits, path, imported))
+                if collection in pending:
                     await _write(executor, collection, path)
                     written.files[collection] = path
-                elif await asyncio.to_thread(_is_ours, path):
+                elif await asyncio.to_thread(_is_quarantine_file, path):
                     await asyncio.to_thread(path.unlink)
             except OSError as error:
-                raise _unwritable(path, error) from None
+                raise _not_writable(path, error) from None
     return written
 
 
 async def _write(executor: Executor, collection: str, path: Path) -> None:
     partial = path.with_suffix(".json.part")
-    file = await asyncio.to_thread(_opened, path, partial)
+    file = await asyncio.to_thread(_open, path, partial)
     try:
-        after = _BEFORE_ALL
-        while entries := await store.entries(executor, collection, after, limit=_PAGE_ENTRIES):
-            await asyncio.to_thread(file.writelines, [f"{line_of(entry)}\n".encode() for entry in entries])
+        after = FIRST_PAGE
+        while entries := await store.list_pending(executor, collection, after, limit=_PAGE_ENTRIES):
+            await asyncio.to_thread(file.writelines, [f"{to_line(entry)}\n".encode() for entry in entries])
             after = entries[-1].id
-        await asyncio.to_thread(_published, file, partial, path)
+        await asyncio.to_thread(_publish, file, partial, path)
     finally:
         with suppress(OSError):
             file.close()
@@ -111,51 +111,51 @@ async def _write(executor: Executor, collection: str, path: Path) -> None:
             partial.unlink()
 
 
-def _opened(path: Path, partial: Path) -> BinaryIO:
+def _open(path: Path, partial: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _require_ours(path)
+    _require_quarantine_file(path)
     return partial.open("wb")
 
 
-def _require_ours(path: Path) -> None:
-    if path.exists() and not _is_ours(path):
-        raise ConfigurationError(
-            f"{path} is there already, and its first line is none of a quarantine's: mend that, or name another folder"
-        )
-
-
-def _is_ours(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _OURS.match(file.read(_BEGINNING_BYTES)) is not None
-
-
-def _keep_edited(path: Path, read: Path | None) -> list[Path]:
-    """Puts a file of ours aside that somebody has mended, and that nobody has read since; gives where."""
-    if not _is_ours(path) or (read is not None and read.resolve() in (path.resolve(), path.parent.resolve())):
-        return []
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        edited = not all(as_written(line.rstrip("\n")) for line in file)
-    if not edited:
-        return []
-    number, aside = 1, path.with_name(f"{path.name}.edited")
-    while os.path.lexists(aside):
-        number += 1
-        aside = path.with_name(f"{path.name}.edited.{number}")
-    path.rename(aside)
-    return [aside]
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{path} cannot be written: {error.strerror or type(error).__name__}; what waits stays in the database, name "
-        "another folder"
-    )
-
-
-def _published(file: BinaryIO, partial: Path, path: Path) -> None:
+def _publish(file: BinaryIO, partial: Path, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
     partial.replace(path)
+
+
+def _require_quarantine_file(path: Path) -> None:
+    if path.exists() and not _is_quarantine_file(path):
+        raise ConfigurationError(
+            f"{path} exists and is not a quarantine file: repair its first line, or name another folder"
+        )
+
+
+def _is_quarantine_file(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _FIRST_LINE.match(file.read(_FIRST_BYTES)) is not None
+
+
+def _back_up_edits(path: Path, imported: Path | None) -> list[Path]:
+    """Rename a quarantine file with edits that were not imported, and return its new path."""
+    is_imported = imported is not None and imported.resolve() in (path.resolve(), path.parent.resolve())
+    if not _is_quarantine_file(path) or is_imported:
+        return []
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        if all(is_unedited(line.rstrip("\n")) for line in file):
+            return []
+    number, backup = 1, path.with_name(f"{path.name}.edited")
+    while os.path.lexists(backup):
+        number += 1
+        backup = path.with_name(f"{path.name}.edited.{number}")
+    path.rename(backup)
+    return [backup]
+
+
+def _not_writable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} is not writable: {error.strerror or type(error).__name__}; name another folder (pending documents "
+        "stay in the database)"
+    )

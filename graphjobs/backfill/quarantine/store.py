@@ -1,7 +1,7 @@
-"""The quarantine as rows, within a transaction: what waits because it cannot come, and what became of it.
+"""Quarantine entries as rows, within a transaction.
 
-An entry waits until its document has come, it was given up, or another entry took its place: the same document, mended
-and still wrong. What was replaced is settled with what replaced it, and not before.
+An entry is pending until its document is imported, it is discarded, or another entry supersedes it: the same document,
+edited and rejected again. A superseded entry is resolved together with the entry that superseded it, not earlier.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,258 +9,253 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    Integer,
-    LargeBinary,
-    Select,
-    Table,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    func,
-    literal_column,
-    null,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from graphjobs.backfill.quarantine.entries import Entry
+from graphjobs.backfill.quarantine.entries import QuarantineEntry
 from graphjobs.backfill.tables import BackfillQuarantineRow
 from graphjobs.database.executor import Executor, Row
 from graphjobs.database.sql_expressions import unnest_params
 
-_PAGE_BYTES: Final = 4 * 1024 * 1024
-_ENTRIES: Final = cast("Table", BackfillQuarantineRow.__table__)
+_PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+_ENTRIES: Final = cast("sa.Table", BackfillQuarantineRow.__table__)
+_COLUMNS: Final = ("id", "collection", "document_id", "location", "field", "reason", "document", "raw")
 
-_IDS: Final = bindparam("ids", type_=ARRAY(Uuid))
-_COLLECTION: Final = bindparam("collection_name", type_=Text)
+_input_rows: Final = unnest_params("input_rows", *((f"p_{name}", _ENTRIES.c[name].type, name) for name in _COLUMNS))
+_COLLECTION: Final = sa.bindparam("p_collection", type_=sa.Text)
+_PART_STARTED_AT: Final = sa.bindparam("p_part_started_at", type_=sa.DateTime(timezone=True))
+_is_pending: Final = _ENTRIES.c.resolved_at.is_(sa.null())
+# Documents that share an `_id` within one source never resolve each other: an entry that was read since the start of
+# the part is not resolved by its twin, and one that its twin resolved before it was read is pending again.
+_not_read_yet: Final = _ENTRIES.c.last_seen_at < _PART_STARTED_AT
+_resolved_since: Final = _ENTRIES.c.resolved_at >= _PART_STARTED_AT
 
-_COLUMNS: Final = ("id", "collection", "document_id", "place", "field", "reason", "document", "raw")
-_given: Final = unnest_params(
-    "given",
-    ("ids", Uuid, "given_id"),
-    ("collections", Text, "collection"),
-    ("document_ids", Uuid, "document_id"),
-    ("places", Text, "place"),
-    ("fields", Text, "field"),
-    ("reasons", Text, "reason"),
-    ("documents", Text, "document"),
-    ("raws", LargeBinary, "raw"),
-)
-_BEGUN: Final = bindparam("begun", type_=DateTime(timezone=True))
-_waits: Final = _ENTRIES.c.settled_at.is_(null())
-# Two of one `_id` in the same source are two documents, and one is no answer to the other: what has been found since
-# the part was begun is not settled for it, and what was settled for it and is found further on waits again.
-_not_found_yet: Final = _ENTRIES.c.seen_at < _BEGUN
-_since: Final = _ENTRIES.c.settled_at >= _BEGUN
-_KEEP: Final = (
+
+def _in(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    return column == sa.func.any(sa.bindparam(f"p_{name}", type_=ARRAY(sa.Uuid)))
+
+
+_QUARANTINE_UPSERT: Final = (
     insert(_ENTRIES)
-    .from_select(list(_COLUMNS), select(*_given.c))
-    # What was settled before stays so: the same document is as wrong as it was, and its answer has come.
+    .from_select(list(_COLUMNS), sa.select(*_input_rows.c))
+    # An entry that was resolved before stays resolved: the document did not change, and its repaired form was imported.
     .on_conflict_do_update(
         index_elements=[_ENTRIES.c.id],
         set_={
-            "seen_at": func.now(),
-            "settled_at": case((_since, null()), else_=_ENTRIES.c.settled_at),
-            "replaced_by": case((_since, null()), else_=_ENTRIES.c.replaced_by),
+            "last_seen_at": sa.func.now(),
+            "resolved_at": sa.case((_resolved_since, sa.null()), else_=_ENTRIES.c.resolved_at),
+            "superseded_by": sa.case((_resolved_since, sa.null()), else_=_ENTRIES.c.superseded_by),
         },
     )
     .returning(
         _ENTRIES.c.id,
-        _ENTRIES.c.settled_at.is_not(null()) & _ENTRIES.c.replaced_by.is_(null()),
-        _ENTRIES.c.created_at == func.now(),
+        _ENTRIES.c.resolved_at.is_not(sa.null()) & _ENTRIES.c.superseded_by.is_(sa.null()),
+        _ENTRIES.c.created_at == sa.func.now(),
     )
 )
-
-_SETTLE: Final = (
-    update(_ENTRIES)
-    .where(_ENTRIES.c.id == func.any(_IDS), _waits)
-    .values(settled_at=func.now())
+_QUARANTINE_RESOLVE: Final = (
+    sa.update(_ENTRIES)
+    .where(_in(_ENTRIES.c.id, "id"), _is_pending)
+    .values(resolved_at=sa.func.now())
     .returning(_ENTRIES.c.id)
 )
-_ANSWER: Final = (
-    update(_ENTRIES)
-    .where(_ENTRIES.c.document_id == func.any(_IDS), _waits, _not_found_yet)
-    .values(settled_at=func.now())
+_QUARANTINE_RESOLVE_DOCUMENTS: Final = (
+    sa.update(_ENTRIES)
+    .where(_in(_ENTRIES.c.document_id, "document_id"), _is_pending, _not_read_yet)
+    .values(resolved_at=sa.func.now())
     .returning(_ENTRIES.c.id)
 )
-_RELEASE: Final = (
-    update(_ENTRIES).where(_ENTRIES.c.replaced_by == func.any(_IDS)).values(replaced_by=null()).returning(_ENTRIES.c.id)
-)
-_places: Final = unnest_params("places", ("olds", Uuid, "old"), ("news", Uuid, "new"))
-_BRING_BACK: Final = (
-    update(_ENTRIES)
-    .where(_ENTRIES.c.id == _places.c.new, _ENTRIES.c.replaced_by == _places.c.old)
-    .values(settled_at=null(), replaced_by=null())
+_QUARANTINE_RESOLVE_SUPERSEDED: Final = (
+    sa.update(_ENTRIES)
+    .where(_in(_ENTRIES.c.superseded_by, "superseded_by"))
+    .values(superseded_by=sa.null())
     .returning(_ENTRIES.c.id)
 )
 
+_pairs: Final = unnest_params("pairs", ("p_old_id", sa.Uuid, "old_id"), ("p_new_id", sa.Uuid, "new_id"))
+_QUARANTINE_REOPEN: Final = (
+    sa.update(_ENTRIES)
+    .where(_ENTRIES.c.id == _pairs.c.new_id, _ENTRIES.c.superseded_by == _pairs.c.old_id)
+    .values(resolved_at=sa.null(), superseded_by=sa.null())
+    .returning(_ENTRIES.c.id)
+)
 
-def _replace(key: ColumnElement[UUID | None]) -> Any:
-    """Puts an entry that waits in the place of others that do, which are found by a key."""
+
+def _supersede(column: sa.ColumnElement[UUID | None]) -> Any:
+    """Update pending entries, found by a column, to be superseded by other pending entries."""
     new = _ENTRIES.alias("new")
     return (
-        update(_ENTRIES)
+        sa.update(_ENTRIES)
         .where(
-            key == _places.c.old,
-            _waits,
-            _not_found_yet,
-            new.c.id == _places.c.new,
-            new.c.settled_at.is_(null()),
+            column == _pairs.c.old_id,
+            _is_pending,
+            _not_read_yet,
+            new.c.id == _pairs.c.new_id,
+            new.c.resolved_at.is_(sa.null()),
             _ENTRIES.c.id != new.c.id,
         )
-        .values(settled_at=func.now(), replaced_by=_places.c.new)
-        .returning(_ENTRIES.c.id, _ENTRIES.c.replaced_by)
+        .values(resolved_at=sa.func.now(), superseded_by=_pairs.c.new_id)
+        .returning(_ENTRIES.c.id, _ENTRIES.c.superseded_by)
     )
 
 
-_REPLACE_ENTRY: Final = _replace(_ENTRIES.c.id)
-_REPLACE_DOCUMENT: Final = _replace(_ENTRIES.c.document_id)
-_FOLLOW: Final = (
-    update(_ENTRIES)
-    .where(_ENTRIES.c.replaced_by == _places.c.old)
-    .values(replaced_by=_places.c.new)
+_QUARANTINE_SUPERSEDE_ENTRIES: Final = _supersede(_ENTRIES.c.id)
+_QUARANTINE_SUPERSEDE_DOCUMENTS: Final = _supersede(_ENTRIES.c.document_id)
+_QUARANTINE_REPOINT: Final = (
+    sa.update(_ENTRIES)
+    .where(_ENTRIES.c.superseded_by == _pairs.c.old_id)
+    .values(superseded_by=_pairs.c.new_id)
     .returning(_ENTRIES.c.id)
 )
-_HELD: Final = select(_ENTRIES.c.id, _waits | _ENTRIES.c.replaced_by.is_not(null())).where(
-    _ENTRIES.c.id == func.any(_IDS)
+_QUARANTINE_GET_STATES: Final = sa.select(
+    _ENTRIES.c.id, _is_pending | _ENTRIES.c.superseded_by.is_not(sa.null())
+).where(_in(_ENTRIES.c.id, "id"))
+_QUARANTINE_HAS_PENDING: Final = (
+    sa.select(_ENTRIES.c.id).where(_ENTRIES.c.collection == _COLLECTION, _is_pending).limit(sa.literal_column("1"))
 )
-_ANY: Final = select(_ENTRIES.c.id).where(_ENTRIES.c.collection == _COLLECTION, _waits).limit(literal_column("1"))
-_COUNT: Final = select(_ENTRIES.c.collection, func.count()).where(_waits).group_by(_ENTRIES.c.collection)
+_QUARANTINE_COUNT_PENDING: Final = (
+    sa.select(_ENTRIES.c.collection, sa.func.count()).where(_is_pending).group_by(_ENTRIES.c.collection)
+)
 
 
-def _page(*content: ColumnElement[Any]) -> Select[Any]:
-    """A page of entries, as far as their documents have room; of one that has none alone, it."""
-    size = func.coalesce(func.octet_length(_ENTRIES.c.document), func.octet_length(_ENTRIES.c.raw))
+def _list(*content: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Select pending entries up to a byte budget, always at least one."""
+    size = sa.func.coalesce(sa.func.octet_length(_ENTRIES.c.document), sa.func.octet_length(_ENTRIES.c.raw))
     page = (
-        select(
+        sa.select(
             *(_ENTRIES.c[name] for name in _COLUMNS[:-2]),
             *content,
-            func.sum(size).over(order_by=_ENTRIES.c.id).label("total"),
-            func.row_number().over(order_by=_ENTRIES.c.id).label("number"),
+            sa.func.sum(size).over(order_by=_ENTRIES.c.id).label("total"),
+            sa.func.row_number().over(order_by=_ENTRIES.c.id).label("number"),
         )
         .where(
             _ENTRIES.c.collection == _COLLECTION,
-            _waits,
-            _ENTRIES.c.id > bindparam("after_entry", type_=Uuid),
+            _is_pending,
+            _ENTRIES.c.id > sa.bindparam("p_after_id", type_=sa.Uuid),
         )
         .order_by(_ENTRIES.c.id)
-        .limit(bindparam("limit_rows", type_=Integer))
+        .limit(sa.bindparam("p_limit", type_=sa.Integer))
         .subquery()
     )
-    fits = (page.c.number == literal_column("1")) | (page.c.total <= literal_column(str(_PAGE_BYTES)))
-    return select(*list(page.c)[:-2]).where(fits).order_by(page.c.id)
+    fits = (page.c.number == sa.literal_column("1")) | (page.c.total <= sa.literal_column(str(_PAGE_BYTES_MAX)))
+    return sa.select(*list(page.c)[:-2]).where(fits).order_by(page.c.id)
 
 
-_PAGE: Final = _page(_ENTRIES.c.document, _ENTRIES.c.raw)
-_HEADS: Final = _page(null().label("document"), null().label("raw"))
+_QUARANTINE_LIST: Final = _list(_ENTRIES.c.document, _ENTRIES.c.raw)
+_QUARANTINE_LIST_SUMMARIES: Final = _list(sa.null().label("document"), sa.null().label("raw"))
 
 
-class Kept(NamedTuple):
-    """What became of documents that cannot come.
+class QuarantineOutcome(NamedTuple):
+    """The result of `upsert`.
 
     Attributes:
-        settled: those that do not wait, for they were settled before: they came mended, or were given up.
-        new: those that were not in the quarantine.
+        resolved_before: entries that were resolved earlier: imported after a repair, or discarded.
+        new: entries that were not in the quarantine.
     """
 
-    settled: frozenset[UUID]
+    resolved_before: frozenset[UUID]
     new: frozenset[UUID]
 
 
-async def keep(executor: Executor, begun: datetime, entries: Iterable[Entry]) -> Kept:
-    """Puts documents into the quarantine, which were found in a part that was begun then.
+async def upsert(
+    executor: Executor, part_started_at: datetime, entries: Iterable[QuarantineEntry]
+) -> QuarantineOutcome:
+    """Insert the rejected documents of a part.
 
-    One that is there already stays as it is. One that was settled since, for another document of its `_id`, waits
-    again: it is a document of its own.
+    An existing entry stays as it is. An entry that was resolved since the start of the part, by another document with
+    the same `_id`, is pending again: it is a separate document.
     """
-    each_once = {entry.id: entry for entry in entries}
-    if not each_once:
-        return Kept(frozenset(), frozenset())
-    columns = zip(*(each_once[each] for each in sorted(each_once)), strict=True)
-    names = (f"{name}s" for name in _COLUMNS)
-    binds = dict(zip(names, (list(column) for column in columns), strict=True))
-    rows = await executor.fetch_all(_KEEP, {**binds, _BEGUN.key: begun})
-    found = [(UUID(int=key.int), settled, new) for key, settled, new in rows]
-    return Kept(frozenset(key for key, settled, _ in found if settled), frozenset(key for key, _, new in found if new))
-
-
-async def settle(executor: Executor, ids: Iterable[UUID]) -> int:
-    """Settles entries that wait: they came mended, or are given up. Gives how many waited."""
-    every = sorted(set(ids))
-    return await _settled(executor, await executor.fetch_all(_SETTLE, {"ids": every})) if every else 0
-
-
-async def answer(executor: Executor, begun: datetime, document_ids: Iterable[UUID]) -> int:
-    """Settles entries of documents that have come, unless they were found again since their part was begun."""
-    every = sorted(set(document_ids))
-    return (
-        await _settled(executor, await executor.fetch_all(_ANSWER, {"ids": every, _BEGUN.key: begun})) if every else 0
+    unique = {entry.id: entry for entry in entries}
+    if not unique:
+        return QuarantineOutcome(frozenset(), frozenset())
+    columns = zip(*(unique[key] for key in sorted(unique)), strict=True)
+    params = {f"p_{name}": list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+    rows = await executor.fetch_all(_QUARANTINE_UPSERT, {**params, _PART_STARTED_AT.key: part_started_at})
+    return QuarantineOutcome(
+        frozenset(UUID(int=key.int) for key, is_resolved, _ in rows if is_resolved),
+        frozenset(UUID(int=key.int) for key, _, is_new in rows if is_new),
     )
 
 
-async def _settled(executor: Executor, rows: Sequence[Row]) -> int:
-    """Settles, with entries, what they took the place of."""
+async def resolve(executor: Executor, ids: Iterable[UUID]) -> int:
+    """Resolve pending entries that were imported or are discarded, and return their number."""
+    unique = sorted(set(ids))
+    if not unique:
+        return 0
+    return await _resolve_superseded(executor, await executor.fetch_all(_QUARANTINE_RESOLVE, {"p_id": unique}))
+
+
+async def resolve_documents(executor: Executor, part_started_at: datetime, document_ids: Iterable[UUID]) -> int:
+    """Resolve entries of imported documents that were not read since the start of the part; return their number."""
+    unique = sorted(set(document_ids))
+    if not unique:
+        return 0
+    params = {"p_document_id": unique, _PART_STARTED_AT.key: part_started_at}
+    return await _resolve_superseded(executor, await executor.fetch_all(_QUARANTINE_RESOLVE_DOCUMENTS, params))
+
+
+async def _resolve_superseded(executor: Executor, rows: Sequence[Row]) -> int:
+    """Resolve, with entries, the entries that they superseded."""
     if rows:
-        await executor.fetch_all(_RELEASE, {"ids": [row[0] for row in rows]})
+        await executor.fetch_all(_QUARANTINE_RESOLVE_SUPERSEDED, {"p_superseded_by": [row[0] for row in rows]})
     return len(rows)
 
 
-async def replace_entries(executor: Executor, begun: datetime, places: Mapping[UUID, UUID]) -> None:
-    """Lets entries take the place of others, which were mended and are still wrong: by the id of the old one."""
-    if places:
-        await executor.fetch_all(_BRING_BACK, _pairs(places))
-        await _replaced(executor, await executor.fetch_all(_REPLACE_ENTRY, {**_pairs(places), _BEGUN.key: begun}))
+async def supersede_entries(executor: Executor, part_started_at: datetime, new_ids: Mapping[UUID, UUID]) -> None:
+    """Supersede entries that were edited and rejected again, by the id of the old entry."""
+    if new_ids:
+        params = _pair_params(new_ids)
+        await executor.fetch_all(_QUARANTINE_REOPEN, params)
+        params[_PART_STARTED_AT.key] = part_started_at
+        await _repoint(executor, await executor.fetch_all(_QUARANTINE_SUPERSEDE_ENTRIES, params))
 
 
-async def replace_documents(executor: Executor, begun: datetime, places: Mapping[UUID, UUID]) -> None:
-    """Lets entries take the place of others of the same tenant and `_id`: by what these have in common."""
-    if places:
-        await _replaced(executor, await executor.fetch_all(_REPLACE_DOCUMENT, {**_pairs(places), _BEGUN.key: begun}))
+async def supersede_documents(executor: Executor, part_started_at: datetime, new_ids: Mapping[UUID, UUID]) -> None:
+    """Supersede entries of the same tenant and `_id`, by their common document id."""
+    if new_ids:
+        params = {**_pair_params(new_ids), _PART_STARTED_AT.key: part_started_at}
+        await _repoint(executor, await executor.fetch_all(_QUARANTINE_SUPERSEDE_DOCUMENTS, params))
 
 
-async def _replaced(executor: Executor, rows: Sequence[Row]) -> None:
-    """What an entry had taken the place of follows it: what is replaced names one that waits."""
+async def _repoint(executor: Executor, rows: Sequence[Row]) -> None:
+    """Update older entries too, so that `superseded_by` always names a pending entry."""
     if rows:
-        await executor.fetch_all(_FOLLOW, _pairs({row[0]: row[1] for row in rows}))
+        await executor.fetch_all(_QUARANTINE_REPOINT, _pair_params({row[0]: row[1] for row in rows}))
 
 
-def _pairs(places: Mapping[UUID, UUID]) -> dict[str, object]:
-    return {"olds": list(places), "news": list(places.values())}
+def _pair_params(new_ids: Mapping[UUID, UUID]) -> dict[str, object]:
+    return {"p_old_id": list(new_ids), "p_new_id": list(new_ids.values())}
 
 
-async def any_waits(executor: Executor, collection: str) -> bool:
-    """Tells whether anything of a collection waits in the quarantine."""
-    return bool(await executor.fetch_all(_ANY, {"collection_name": collection}))
+async def has_pending(executor: Executor, collection: str) -> bool:
+    """Return whether a collection has a pending entry."""
+    return bool(await executor.fetch_all(_QUARANTINE_HAS_PENDING, {_COLLECTION.key: collection}))
 
 
-async def held(executor: Executor, ids: Sequence[UUID]) -> dict[UUID, bool]:
-    """Tells which of some entries are in the quarantine, and whether they wait, or what took their place does."""
-    rows = await executor.fetch_all(_HELD, {"ids": sorted(set(ids))}) if ids else []
-    return {UUID(int=key.int): waits for key, waits in rows}
+async def get_states(executor: Executor, ids: Sequence[UUID]) -> dict[UUID, bool]:
+    """Return for each existing entry whether it, or the entry that superseded it, is pending."""
+    rows = await executor.fetch_all(_QUARANTINE_GET_STATES, {"p_id": sorted(set(ids))}) if ids else []
+    return {UUID(int=key.int): is_pending for key, is_pending in rows}
 
 
-async def waiting(executor: Executor) -> dict[str, int]:
-    """Counts what waits in the quarantine, by collection."""
-    return {row[0]: row[1] for row in await executor.fetch_all(_COUNT, {})}
+async def count_pending(executor: Executor) -> dict[str, int]:
+    """Return the number of pending entries by collection."""
+    return {row[0]: row[1] for row in await executor.fetch_all(_QUARANTINE_COUNT_PENDING, {})}
 
 
-async def entries(executor: Executor, collection: str, after: UUID, *, limit: int) -> list[Entry]:
-    """Reads what waits, in the order of ids, from after one on."""
-    return await _entries(executor, _PAGE, collection, after, limit)
+async def list_pending(
+    executor: Executor, collection: str, after: UUID, *, limit: int, summaries: bool = False
+) -> list[QuarantineEntry]:
+    """Return pending entries of a collection in the order of ids, up to a limit and a byte budget.
 
-
-async def heads(executor: Executor, collection: str, after: UUID, *, limit: int) -> list[Entry]:
-    """As `entries`, without the documents themselves, which may be large."""
-    return await _entries(executor, _HEADS, collection, after, limit)
-
-
-async def _entries(executor: Executor, statement: Select[Any], collection: str, after: UUID, limit: int) -> list[Entry]:
-    rows = await executor.fetch_all(
-        statement, {"collection_name": collection, "after_entry": after, "limit_rows": limit}
-    )
-    return [Entry(UUID(int=row[0].int), *list(row)[1:]) for row in rows]
+    Args:
+        executor: runs the statement in the transaction.
+        collection: the collection.
+        after: the last id of the page before.
+        limit: the maximum number of entries.
+        summaries: leave out the documents, which may be large.
+    """
+    statement = _QUARANTINE_LIST_SUMMARIES if summaries else _QUARANTINE_LIST
+    params = {_COLLECTION.key: collection, "p_after_id": after, "p_limit": limit}
+    rows = await executor.fetch_all(statement, params)
+    return [QuarantineEntry(UUID(int=row[0].int), *list(row)[1:]) for row in rows]

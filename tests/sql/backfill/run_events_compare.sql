@@ -1,36 +1,36 @@
 -- graphjobs.backfill.load.event_sql.RUN_EVENTS.compare
---   $1 given_ordinal INTEGER[]
---   $2 given_id BIGINT[]
---   $3 given_job_id UUID[]
---   $4 given_tenant_id TEXT[]
---   $5 given_status SMALLINT[]
---   $6 given_payload TEXT[]
---   $7 given_created_at TIMESTAMP WITH TIME ZONE[]
+--   $1 p_ordinal INTEGER[]
+--   $2 p_id BIGINT[]
+--   $3 p_job_id UUID[]
+--   $4 p_tenant_id TEXT[]
+--   $5 p_status SMALLINT[]
+--   $6 p_payload TEXT[]
+--   $7 p_created_at TIMESTAMP WITH TIME ZONE[]
 PREPARE backfill_run_events_compare AS
-SELECT coming.ordinal, CASE WHEN (parent.id IS NULL) THEN 7 WHEN (entry.id IS NULL) THEN 0 WHEN entry.alike THEN 1 ELSE 5 END AS anon_1
-FROM (SELECT given.ordinal AS ordinal, given.id AS id, given.job_id AS job_id, given.tenant_id AS tenant_id, given.status AS status, CAST(given.payload AS JSONB) AS payload, given.created_at AS created_at
-FROM unnest($1::INTEGER[], $2::BIGINT[], $3::UUID[], $4::TEXT[], $5::SMALLINT[], $6::TEXT[], $7::TIMESTAMP WITH TIME ZONE[]) AS given(ordinal, id, job_id, tenant_id, status, payload, created_at)
-LIMIT ALL OFFSET 0) AS coming
+SELECT input.ordinal, CASE WHEN (parent.id IS NULL) THEN 7 WHEN (stored.id IS NULL) THEN 0 WHEN stored.is_equal THEN 1 ELSE 5 END AS anon_1
+FROM (SELECT input_rows.ordinal AS ordinal, input_rows.id AS id, input_rows.job_id AS job_id, input_rows.tenant_id AS tenant_id, input_rows.status AS status, CAST(input_rows.payload AS JSONB) AS payload, input_rows.created_at AS created_at
+FROM unnest($1::INTEGER[], $2::BIGINT[], $3::UUID[], $4::TEXT[], $5::SMALLINT[], $6::TEXT[], $7::TIMESTAMP WITH TIME ZONE[]) AS input_rows(ordinal, id, job_id, tenant_id, status, payload, created_at)
+LIMIT ALL OFFSET 0) AS input
 LEFT OUTER JOIN LATERAL (SELECT scheduler.policy_runs.id AS id
 FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.id = coming.job_id
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = coming.tenant_id
+WHERE scheduler.policy_runs.id = input.job_id
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = input.tenant_id
 LIMIT ALL OFFSET 0) AS parent ON true
-LEFT OUTER JOIN LATERAL (SELECT scheduler.policy_run_events.id AS id, scheduler.policy_run_events.job_id = coming.job_id
-AND scheduler.policy_run_events.tenant_id = coming.tenant_id
-AND scheduler.policy_run_events.status = coming.status
-AND scheduler.policy_run_events.payload = coming.payload
-AND scheduler.policy_run_events.created_at = coming.created_at AS alike
+LEFT OUTER JOIN LATERAL (SELECT scheduler.policy_run_events.id AS id, scheduler.policy_run_events.job_id = input.job_id
+AND scheduler.policy_run_events.tenant_id = input.tenant_id
+AND scheduler.policy_run_events.status = input.status
+AND scheduler.policy_run_events.payload = input.payload
+AND scheduler.policy_run_events.created_at = input.created_at AS is_equal
 FROM scheduler.policy_run_events
-WHERE coming.id IS NOT NULL
-AND scheduler.policy_run_events.id = coming.id
+WHERE input.id IS NOT NULL
+AND scheduler.policy_run_events.id = input.id
 UNION ALL (SELECT scheduler.policy_run_events.id AS id, true AS anon_2
 FROM scheduler.policy_run_events
-WHERE coming.id IS NULL
-AND scheduler.policy_run_events.job_id = coming.job_id
-AND scheduler.policy_run_events.tenant_id = coming.tenant_id
-AND scheduler.policy_run_events.status = coming.status
-AND scheduler.policy_run_events.payload = coming.payload
-AND scheduler.policy_run_events.created_at = coming.created_at
+WHERE input.id IS NULL
+AND scheduler.policy_run_events.job_id = input.job_id
+AND scheduler.policy_run_events.tenant_id = input.tenant_id
+AND scheduler.policy_run_events.status = input.status
+AND scheduler.policy_run_events.payload = input.payload
+AND scheduler.policy_run_events.created_at = input.created_at
 ORDER BY scheduler.policy_run_events.id
-LIMIT 1)) AS entry ON true;
+LIMIT 1)) AS stored ON true;

@@ -1,0 +1,2 @@
+-- graphjobs.backfill.export_sql.EXPORT_RUNS.plan
+EXPLAIN (FORMAT JSON) SELECT FROM scheduler.policy_runs;

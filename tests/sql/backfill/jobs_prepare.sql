@@ -1,2 +1,0 @@
--- graphjobs.backfill.load.job_and_run_sql.JOBS.prepare
-CREATE TEMPORARY TABLE backfill_seen_graph_jobs (id uuid PRIMARY KEY) ON COMMIT DROP;

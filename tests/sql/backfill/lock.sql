@@ -1,3 +1,0 @@
--- graphjobs.backfill.checkpoints._LOCK
-PREPARE backfill_lock AS
-SELECT pg_advisory_xact_lock(7089056601388706924) AS pg_advisory_xact_lock_1;

@@ -1,4 +1,0 @@
--- graphjobs.backfill.load.event_sql.RUN_EVENTS.number
-PREPARE backfill_run_events_number AS
-SELECT setval(pg_get_serial_sequence('scheduler.policy_run_events', 'id'), (SELECT max(scheduler.policy_run_events.id) AS max_1
-FROM scheduler.policy_run_events)) AS setval_1;

@@ -1,2 +1,0 @@
--- graphjobs.backfill.load.job_and_run_sql.RUNS.prepare
-CREATE TEMPORARY TABLE backfill_seen_policy_runs (id uuid PRIMARY KEY) ON COMMIT DROP;
