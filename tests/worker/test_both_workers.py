@@ -216,7 +216,7 @@ async def test_an_item_is_released_if_the_signal_to_stop_also_ends_its_processes
         worker.stop()
         raise error
 
-    worker = twin.worker(handler)
+    worker = twin.worker(handler, concurrency=1)  # no other claim runs when the item is released
     await asyncio.wait_for(worker.run(), 10)
 
     assert (twin.queued, 1) == await twin.status(item)
