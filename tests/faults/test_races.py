@@ -323,3 +323,15 @@ async def test_an_event_waits_for_the_moves_of_its_job(storage: Storage, shared_
         first = await jobs.append_event(late.replace(payload={"n": 1}))
     second = await waiting
     assert (first, second) == await storage.graph_job_repository.list_events(tenant, job.id)
+
+
+async def test_a_claim_skips_a_queued_job_with_an_edit_in_progress(storage: Storage, tenant: str) -> None:
+    """The next claim takes the job as it was committed, not as its snapshot saw it."""
+    job = await storage.graph_jobs.add(build_job(tenant))
+    async with storage.session() as session, session.begin():
+        edited = job.edit(metadata={"branch": "main"})
+        assert (await storage.graph_jobs.using(session).update(edited, expected=QUEUED)).applied
+        during = await storage.graph_job_queue.claim(tenant, "build", limit=1)
+    after = await storage.graph_job_queue.claim(tenant, "build", limit=1)
+    assert () == during.jobs
+    assert [{"branch": "main"}] == [dict(claimed.metadata) for claimed in after.jobs]
