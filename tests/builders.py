@@ -12,36 +12,36 @@ AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def build_job(tenant_id: str = "acme", **fields: Any) -> GraphBuildJob:
     """A queued build job."""
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "sbom_id": "sbom",
         "sbom_version_id": "sbom@1",
         "sbom_digest": "sha256:" + "a" * 64,
         "trigger": "manual",
     }
-    return GraphBuildJob(tenant_id=tenant_id, **{**given, **fields})
+    return GraphBuildJob(tenant_id=tenant_id, **{**defaults, **fields})
 
 
 def overlay_job(tenant_id: str = "acme", **fields: Any) -> GraphOverlayJob:
     """A queued overlay job."""
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "graph_snapshot_id": "graph",
         "overlay_kind": "policy",
         "overlay_key": "licences@1",
         "trigger": "policy",
     }
-    return GraphOverlayJob(tenant_id=tenant_id, **{**given, **fields})
+    return GraphOverlayJob(tenant_id=tenant_id, **{**defaults, **fields})
 
 
 def run_request(tenant_id: str = "acme", **fields: Any) -> PolicyRunRequest:
-    """Asks for a full run of a policy."""
+    """A request for a full run of a policy."""
     return PolicyRunRequest(**{"tenant_id": tenant_id, "policy_id": "P-7", "mode": "full", **fields})
 
 
 def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
     """A pending policy run that has been available since a fixed time."""
-    asked = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
+    request = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
     times = dict.fromkeys(("created_at", "available_at", "updated_at"), AT)
-    return run_request(tenant_id, **{"queued_at": AT, **asked}).to_run(**{**times, **fields})
+    return run_request(tenant_id, **{"queued_at": AT, **request}).to_run(**{**times, **fields})
 
 
 def queue_of(runs: PolicyRunRepository) -> PolicyRunQueue:

@@ -1,7 +1,6 @@
 """Fixtures of the contract suite: the domain under test, and a storage behind a faulty proxy."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -9,8 +8,8 @@ import pytest_asyncio
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.contract.domains import DOMAINS, Domain
-from tests.contract.wired_storage import open_wire, open_wired
-from tests.faults.backend_monitor import Watch, watching
+from tests.contract.wired_storage import open_wired
+from tests.faults.conftest import shared_watch, watch, wire  # noqa: F401  # fixtures
 from tests.faults.faulty_proxy import Wire
 
 
@@ -22,28 +21,11 @@ def domain(request: pytest.FixtureRequest, storage: Storage, tenant: str) -> Dom
 
 
 @pytest_asyncio.fixture
-async def watch(graphjobs_settings: Settings) -> AsyncIterator[Watch]:
-    """A watch on the database of this test."""
-    async with watching(graphjobs_settings) as watch:
-        yield watch
-
-
-@pytest_asyncio.fixture
-async def shared_watch(shared_settings: Settings) -> AsyncIterator[Watch]:
-    """A watch on the shared database."""
-    async with watching(shared_settings) as watch:
-        yield watch
-
-
-@pytest_asyncio.fixture
-async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]:
-    """An intact connection to the shared database."""
-    async with open_wire(shared_settings, tmp_path) as wire:
-        yield wire
-
-
-@pytest_asyncio.fixture
-async def wired(wire: Wire, shared_settings: Settings, domain: Domain) -> AsyncIterator[Domain]:
+async def wired(
+    wire: Wire,  # noqa: F811
+    shared_settings: Settings,
+    domain: Domain,
+) -> AsyncIterator[Domain]:
     """The domain behind the wire, with one connection and each statement prepared."""
     async with open_wired(wire, shared_settings) as storage:
         behind = domain.on(storage)

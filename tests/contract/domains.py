@@ -145,8 +145,8 @@ class Domain(ABC):
         """Update an item that was read as `before`."""
 
     @abstractmethod
-    def lost_reason(self, item: Any, status: str, attempts: int) -> str:
-        """Return the reason that `finish` reports if the item has another status and no owner."""
+    def lost_reason(self, item: Any, status: str, attempts: int, owner: str = "") -> str:
+        """Return the reason that `finish` reports if the item has another status, attempt or owner."""
 
     async def add(self, number: int = 0, **fields: Any) -> Any:
         """Store a new item."""
@@ -302,10 +302,8 @@ class GraphJobs(Domain):
         return result
 
     @override
-    def lost_reason(self, item: Any, status: str, attempts: int) -> str:
-        return (
-            f"attempt {item.attempts} does not run any more: a later look found the job {status} at attempt {attempts}"
-        )
+    def lost_reason(self, item: Any, status: str, attempts: int, owner: str = "") -> str:
+        return f"attempt {item.attempts} no longer runs: a later read found the job {status} at attempt {attempts}"
 
 
 class PolicyRuns(Domain):
@@ -406,11 +404,9 @@ class PolicyRuns(Domain):
         return result
 
     @override
-    def lost_reason(self, item: Any, status: str, attempts: int) -> str:
-        return (
-            f"the lease of {item.lease_owner!r} at attempt {item.attempts} is over: a later look found the run "
-            f"{status} at attempt {attempts}"
-        )
+    def lost_reason(self, item: Any, status: str, attempts: int, owner: str = "") -> str:
+        where = f"a later read found the run {status}{f' by {owner!r}' if owner else ''} at attempt {attempts}"
+        return f"the lease of {item.lease_owner!r} at attempt {item.attempts} is lost: {where}"
 
 
 DOMAINS: Final[tuple[type[Domain], ...]] = (GraphJobs, PolicyRuns)

@@ -11,18 +11,7 @@ from typing_extensions import override
 from graphjobs.core import notifications
 from graphjobs.graph_jobs.sql import acquire, finish, lists, single
 from tests.builders import AT, build_job
-from tests.contract.plans import (
-    DEAD_ROWS,
-    KNOWN,
-    LIMIT,
-    NEW,
-    ROWS,
-    Connection,
-    PlanCase,
-    Plans,
-    Start,
-    statements_of,
-)
+from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection, PlanCase, Plans, Start, statements_of
 
 TIES: Final = 20
 """The number of rows with the same time."""

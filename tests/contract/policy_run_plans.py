@@ -12,18 +12,7 @@ from graphjobs.core.transitions import event_payload
 from graphjobs.policy_runs.row_mapping import run_params
 from graphjobs.policy_runs.sql import acquire, finish, lists, single
 from tests.builders import AT, policy_run
-from tests.contract.plans import (
-    DEAD_ROWS,
-    KNOWN,
-    LIMIT,
-    NEW,
-    ROWS,
-    Connection,
-    PlanCase,
-    Plans,
-    Start,
-    statements_of,
-)
+from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection, PlanCase, Plans, Start, statements_of
 
 KEY: Final = "policy_runs_pkey"
 LOG: Final = "idx_policy_run_events_job"

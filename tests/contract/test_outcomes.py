@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import DatabaseUnavailable, JobAlreadyExists, OutcomeUnknown
+from graphjobs.core import recovery
 from graphjobs.core.results import FinishResult, RescueResult
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database import engine as engine_module
-from graphjobs.database import executor as executor_module
 from graphjobs.settings import Settings
 from tests.contract.calls import INSERTIONS, RESULTS, UPDATES, Call, UpdateCall, make_call
 from tests.contract.domains import Domain
@@ -86,7 +86,7 @@ async def test_a_call_without_a_lookup_has_an_unknown_outcome(
     wired: Domain, wire: Wire, domain: Domain, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network fails for longer than the bound; the call was applied, and a repeated call says so."""
-    monkeypatch.setattr(executor_module, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     wire.lasts, wire.fault = True, Fault.DROP_REPLY
     async with asyncio.timeout(5):
         with pytest.raises(OutcomeUnknown):
@@ -334,7 +334,7 @@ async def test_a_call_that_waits_past_the_bound_has_an_unknown_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It can still be applied, and is; a repeated call reports it once."""
-    monkeypatch.setattr(executor_module, "_RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.3)
     async with call.blocked(domain, shared_watch):
         waiting = asyncio.create_task(call.run(wired))
         await shared_watch.until_waiting()

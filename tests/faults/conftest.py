@@ -1,11 +1,14 @@
 """Shared fixtures of the fault tests: monitors of the test's own database and of the shared database."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest_asyncio
 
 from graphjobs.settings import Settings
+from tests.contract.wired_storage import open_wire
 from tests.faults.backend_monitor import Watch, watching
+from tests.faults.faulty_proxy import Wire
 
 
 @pytest_asyncio.fixture
@@ -20,3 +23,10 @@ async def shared_watch(shared_settings: Settings) -> AsyncIterator[Watch]:
     """A monitor of the database that tests share; it reports the backends of every storage there."""
     async with watching(shared_settings) as monitor:
         yield monitor
+
+
+@pytest_asyncio.fixture
+async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]:
+    """An intact connection to the shared database."""
+    async with open_wire(shared_settings, tmp_path) as wire:
+        yield wire

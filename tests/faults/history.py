@@ -1,7 +1,7 @@
-"""The history check: workers that swap at random, what each was told, and whether the log agrees with it.
+"""The history check: workers that swap at random, the answers that they get, and whether the log agrees with them.
 
 A swap and its event are one transaction, or one call of the store. Workers are cancelled at random awaits and lose
-their connections; what they are told then is "unknown", and the log may hold such a swap once or not at all. The store
+their connections; the answer is then "unknown", and the log may have such a swap once or not at all. The store
 can be asked again, until nothing is unknown.
 """
 
@@ -32,17 +32,17 @@ _SUSPENSIONS_MAX: Final = 14
 _NEVER: Final = 10**6
 
 
-class Told(Enum):
-    """What a worker was told of its swap."""
+class Outcome(Enum):
+    """The answer to a swap."""
 
-    LANDED = "landed"
+    APPLIED = "applied"
     LOST = "lost"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """A move somebody tries: from the job as it was read, to the job as it would be."""
+    """One attempt to swap a job: the job as it was read, and the job as it would be."""
 
     transition: str
     """A UUID, as text."""
@@ -50,7 +50,7 @@ class Swap:
     job: GraphBuildJob
 
     def event(self) -> GraphJobEvent:
-        """Gives the event that goes with it."""
+        """Return the event of the swap."""
         return GraphJobEvent(
             job_id=self.job.id,
             tenant_id=self.job.tenant_id,
@@ -70,19 +70,19 @@ Swapper = Callable[[Storage, Swap], Coroutine[Any, Any, bool]]
 
 @dataclass(slots=True)
 class History:
-    """All that was tried, all that was told, and what the database holds at the end."""
+    """All swaps with their answers, and the rows and logs at the end."""
 
-    told: dict[str, tuple[Swap, Told]] = field(default_factory=dict)
+    outcomes: dict[str, tuple[Swap, Outcome]] = field(default_factory=dict)
     events: dict[UUID, Sequence[GraphJobEvent]] = field(default_factory=dict)
     jobs: dict[UUID, GraphBuildJob] = field(default_factory=dict)
 
-    def count(self, told: Told) -> int:
-        """Counts the swaps of which this was told."""
-        return sum(1 for _, answer in self.told.values() if answer is told)
+    def count(self, outcome: Outcome) -> int:
+        """Count the swaps with this answer."""
+        return sum(1 for _, answer in self.outcomes.values() if answer is outcome)
 
 
 async def swap_with_event(storage: Storage, swap: Swap) -> bool:
-    """Swaps, and logs it, in one transaction: the way that is right."""
+    """Swap a job and append the event in one transaction, as is correct."""
     async with storage.session() as session, session.begin():
         jobs = GraphJobRepository(storage.database.using(session))
         if not await jobs.try_replace(swap.job, swap.seen.status):
@@ -92,7 +92,7 @@ async def swap_with_event(storage: Storage, swap: Swap) -> bool:
 
 
 async def update_of_store(storage: Storage, swap: Swap) -> bool:
-    """Has the store move the job and log it, as one statement: the other way that is right."""
+    """Update a job by the store, which appends the event in the same statement."""
     result = await storage.graph_jobs.update(
         swap.job, expected=swap.seen.status, transition_id=UUID(swap.transition), actor="worker"
     )
@@ -100,17 +100,17 @@ async def update_of_store(storage: Storage, swap: Swap) -> bool:
 
 
 async def record(
-    storage: Storage, reader: Storage, tenant: str, swapper: Swapper, *, seed: int, asks_again: bool = False
+    storage: Storage, reader: Storage, tenant: str, swapper: Swapper, *, seed: int, repeats: bool = False
 ) -> History:
-    """Lets six workers swap few jobs, and gives their history.
+    """Let six workers swap few jobs, and return their history.
 
     Args:
-        storage: where they swap; its connections may be killed.
-        reader: where jobs are made and read, undisturbed, on the same database.
-        tenant: whose jobs.
-        swapper: how they swap.
-        seed: of every choice a worker makes; how they interleave is up to the loop and the server.
-        asks_again: whether a swap is asked for again, word for word, until it is told.
+        storage: the storage of the workers; its connections may be killed.
+        reader: a storage on the same database that inserts and reads without faults.
+        tenant: the tenant of the jobs.
+        swapper: the function that swaps.
+        seed: the seed of the workers' choices; loop and server decide the order of the workers.
+        repeats: whether an unknown swap is repeated with the same arguments until its answer is known.
     """
     history = History()
     open_jobs = [(await reader.graph_job_repository.insert(build_job(tenant))).id for _ in range(_JOBS)]
@@ -139,12 +139,12 @@ async def record(
                 choose.randrange(_SUSPENSIONS_MAX) if choose.randrange(100) < _CANCELLED_IN_A_HUNDRED else _NEVER
             )
             how = choose.choice(list(Cancel))
-            told, _ = await _tell(storage, swapper, swap, cancel_at, how)
-            while told is Told.UNKNOWN and asks_again:
-                told, failed = await _tell(storage, swapper, swap, _NEVER, Cancel.ONCE)
+            outcome, _ = await _make(storage, swapper, swap, cancel_at, how)
+            while outcome is Outcome.UNKNOWN and repeats:
+                outcome, failed = await _make(storage, swapper, swap, _NEVER, Cancel.ONCE)
                 # Of a call that failed only that call is known to have done nothing, and not the one before it.
-                told = Told.UNKNOWN if failed else told
-            history.told[transition] = (swap, told)
+                outcome = Outcome.UNKNOWN if failed else outcome
+            history.outcomes[transition] = (swap, outcome)
 
     async with asyncio.TaskGroup() as group:
         for worker in range(_WORKERS):
@@ -158,7 +158,7 @@ async def record(
 
 
 def _moved(seen: GraphBuildJob, transition: str, choose: random.Random) -> GraphBuildJob:
-    """Gives a move of the job, most often one that is not its last; the row then tells which it was."""
+    """Return a transition of the job, in most cases not a final one; its metadata has the transition id."""
     final = choose.random() < 0.1
     if seen.status is QUEUED:
         moved = seen.cancel(at=AT) if final else choose.choice([seen.edit(), seen.start(at=AT), seen.start(at=AT)])
@@ -169,31 +169,31 @@ def _moved(seen: GraphBuildJob, transition: str, choose: random.Random) -> Graph
     return moved.replace(metadata={"transition": transition})
 
 
-async def _tell(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, how: Cancel) -> tuple[Told, bool]:
-    """Swaps; gives what that told, and whether it failed."""
+async def _make(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, how: Cancel) -> tuple[Outcome, bool]:
+    """Swap, and return the answer and whether the call failed."""
     _, end = await cancelled_at(cancel_at, swapper(storage, swap), how)
     match end:
         case bool():
-            return Told.LANDED if end else Told.LOST, False
+            return Outcome.APPLIED if end else Outcome.LOST, False
         case "cancelled" | OutcomeUnknown():
-            return Told.UNKNOWN, True
+            return Outcome.UNKNOWN, True
         case DatabaseUnavailable():
-            return Told.LOST, True  # that is its promise
+            return Outcome.LOST, True  # that is its promise
         case DBAPIError():
-            return Told.UNKNOWN, True  # of the transaction's end
+            return Outcome.UNKNOWN, True  # of the transaction's end
     raise end
 
 
 def problems(history: History) -> list[str]:
-    """Says where the log, the rows and what was told disagree; nothing where all is well."""
+    """List the differences between the log, the rows and the answers."""
     found: list[str] = []
-    landed: dict[str, int] = defaultdict(int)
+    applied: dict[str, int] = defaultdict(int)
     for job_id, events in history.events.items():
         status, attempts, last = QUEUED, 0, ""
         for event in events:
             source, target = (GraphJobStatus.parse(event.payload[end]) for end in ("from", "to"))
             last, now = event.payload["transitionId"], event.payload["attempts"]
-            landed[last] += 1
+            applied[last] += 1
             if source is not status:
                 found.append(f"a gap in {job_id}: {last} goes from {source}, and it was {status}")
             if target not in TRANSITIONS[source] or target is not event.status:
@@ -204,9 +204,9 @@ def problems(history: History) -> list[str]:
         job = history.jobs[job_id]
         if (status, attempts, last) != (job.status, job.attempts, job.metadata.get("transition", "")):
             found.append(f"the row of {job_id} is not where its log ends: {job.status} after {last}")
-    for transition, (_, told) in history.told.items():
-        count = landed.pop(transition, 0)
-        legal = {Told.LANDED: (1,), Told.LOST: (0,), Told.UNKNOWN: (0, 1)}[told]
+    for transition, (_, outcome) in history.outcomes.items():
+        count = applied.pop(transition, 0)
+        legal = {Outcome.APPLIED: (1,), Outcome.LOST: (0,), Outcome.UNKNOWN: (0, 1)}[outcome]
         if count not in legal:
-            found.append(f"{transition} was told {told.value}, and is in the log {count} times")
-    return found + [f"{transition} is in the log, and nobody tried it" for transition in landed]
+            found.append(f"{transition} was reported as {outcome.value}, and is in the log {count} times")
+    return found + [f"{transition} is in the log, and nobody tried it" for transition in applied]

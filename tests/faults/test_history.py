@@ -1,4 +1,4 @@
-"""What six workers were told of their swaps agrees with the log, and the check would notice if it did not."""
+"""The answers to the swaps of six workers agree with the log, and the check detects mistakes."""
 
 import asyncio
 
@@ -12,9 +12,9 @@ from graphjobs.storage import Storage
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.history import (
     History,
+    Outcome,
     Swap,
     Swapper,
-    Told,
     problems,
     record,
     swap_with_event,
@@ -35,9 +35,9 @@ async def record_amid_faults(
     *,
     victims: str = IN_TRANSACTION,
     every: float = 0.2,
-    asks_again: bool = False,
+    repeats: bool = False,
 ) -> History:
-    """Records a history while backends are killed, and asserts that nothing is left busy."""
+    """Record a history while server processes are killed, and assert that none stays busy."""
 
     async def kill_now_and_then() -> None:
         while True:
@@ -51,7 +51,7 @@ async def record_amid_faults(
     async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
         killing = asyncio.create_task(kill_now_and_then())
         try:
-            history = await record(storage, reader, TENANT, swapper, seed=7, asks_again=asks_again)
+            history = await record(storage, reader, TENANT, swapper, seed=7, repeats=repeats)
         finally:
             killing.cancel()
             await asyncio.wait([killing])
@@ -60,39 +60,39 @@ async def record_amid_faults(
     return history
 
 
-async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
-    """Acknowledged swaps landed once, lost ones never, cancelled ones at most once; each log is a legal chain."""
+async def test_the_log_is_gapless_and_agrees_with_the_answers(graphjobs_settings: Settings, watch: Watch) -> None:
+    """The log has acknowledged swaps once, lost ones never and cancelled ones at most once; each log is legal."""
     history = await record_amid_faults(graphjobs_settings, watch, swap_with_event)
 
     assert [] == problems(history)
-    assert min(history.count(told) for told in Told) > 10
+    assert min(history.count(outcome) for outcome in Outcome) > 10
 
 
-async def test_the_stores_log_is_gapless_and_agrees_with_what_was_told(
+async def test_the_log_of_the_store_is_gapless_and_agrees_with_the_answers(
     graphjobs_settings: Settings, watch: Watch
 ) -> None:
-    """The same holds for the store, whose backends are killed amid the one statement."""
+    """The server processes are killed during the one statement of the store."""
     history = await record_amid_faults(graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002)
 
     assert [] == problems(history)
-    assert min(history.count(told) for told in Told) > 10
+    assert min(history.count(outcome) for outcome in Outcome) > 10
 
 
-async def test_nothing_is_unknown_of_moves_that_the_store_is_asked_for_again(
+async def test_repeated_updates_of_the_store_leave_no_answer_unknown(
     graphjobs_settings: Settings, watch: Watch
 ) -> None:
-    """Whatever was cancelled or killed, asking again tells what became of it, and applies nothing twice."""
+    """After a cancellation or a kill, a repeated call has the answer, and applies nothing twice."""
     history = await record_amid_faults(
-        graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002, asks_again=True
+        graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002, repeats=True
     )
 
     assert [] == problems(history)
-    assert 0 == history.count(Told.UNKNOWN)
-    assert min(history.count(told) for told in (Told.LANDED, Told.LOST)) > 10
+    assert 0 == history.count(Outcome.UNKNOWN)
+    assert min(history.count(outcome) for outcome in (Outcome.APPLIED, Outcome.LOST)) > 10
 
 
 async def read_then_write(storage: Storage, swap: Swap) -> bool:
-    """A mistake: looks whether the swap may be, then writes without looking."""
+    """Read whether the swap is legal, then write without a comparison: a mistake."""
     async with storage.session() as session, session.begin():
         jobs = GraphJobRepository(storage.database.using(session))
         now = await jobs.get_build_job(swap.job.tenant_id, swap.job.id)
@@ -107,7 +107,7 @@ async def read_then_write(storage: Storage, swap: Swap) -> bool:
 
 
 async def event_in_a_second_transaction(storage: Storage, swap: Swap) -> bool:
-    """A mistake: the swap is committed, and then its event, or not."""
+    """Commit the swap before its event: a mistake."""
     if not await storage.graph_job_repository.try_replace(swap.job, swap.seen.status):
         return False
     await storage.graph_job_repository.append_event(swap.event())
@@ -115,7 +115,7 @@ async def event_in_a_second_transaction(storage: Storage, swap: Swap) -> bool:
 
 
 async def cancel_is_false(storage: Storage, swap: Swap) -> bool:
-    """A mistake: takes the end of a call for the end of its effect."""
+    """Report a cancelled call as not applied: a mistake."""
     try:
         return await swap_with_event(storage, swap)
     except (asyncio.CancelledError, DatabaseUnavailable):
@@ -124,7 +124,7 @@ async def cancel_is_false(storage: Storage, swap: Swap) -> bool:
 
 @pytest.mark.parametrize("mistake", [read_then_write, event_in_a_second_transaction, cancel_is_false])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Swapper) -> None:
-    """A check that cannot fail proves nothing."""
+    """The check can fail."""
     found = problems(await record_amid_faults(graphjobs_settings, watch, mistake))
 
     assert found != []

@@ -27,7 +27,7 @@ MINUTE: Final = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Scene:
-    """The runs of one tenant: one that waits, one that has had all its attempts, one that is leased; and a new one."""
+    """The runs of one tenant: a pending, an exhausted and a leased one, and one that is not stored."""
 
     waiting: PolicyRunJob
     spent: PolicyRunJob
@@ -36,7 +36,7 @@ class Scene:
 
     @property
     def tenant(self) -> str:
-        """Whose."""
+        """The tenant of the runs."""
         return self.held.tenant_id
 
 
@@ -70,17 +70,17 @@ CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
         {"held": ("dispatching", 3)},
     ),
 }
-# What is done in two statements may be half done in between, and is told so by the log.
+# A lease that fails an exhausted run needs two statements: the log may have only the first.
 BETWEEN: Final = {("lease", "spent"): ("dispatching", 2)}
 
 
 async def alone(storage: Storage, call: Call, scene: Scene) -> None:
-    """Calls as a transaction of its own."""
+    """Make a call in autocommit."""
     await call(storage.policy_runs, scene)
 
 
 async def in_session(storage: Storage, call: Call, scene: Scene) -> None:
-    """Calls between two statements of a session, and commits."""
+    """Make a call between two statements of a session, and commit."""
     async with storage.session() as session, session.begin():
         await session.execute(text("SELECT 1"))
         await call(storage.policy_runs.using(session), scene)
@@ -98,7 +98,7 @@ async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
 
 
 async def set_scene(storage: Storage, tenant: str) -> Scene:
-    """Makes the runs, undisturbed."""
+    """Store the runs."""
     runs = storage.policy_runs
     await runs.insert(policy_run(tenant))
     (held,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
@@ -107,7 +107,7 @@ async def set_scene(storage: Storage, tenant: str) -> Scene:
 
 
 async def states(storage: Storage, scene: Scene) -> dict[str, Any]:
-    """Reads the runs, and asserts that each agrees with its log; gives status and length of the log of each."""
+    """Assert that each run agrees with its log, and return the status and the length of the log of each run."""
     found: dict[str, Any] = {}
     for name in BEFORE:
         run_id = getattr(scene, name).id
@@ -132,7 +132,7 @@ WAYS_AND_HOWS = [pytest.param(way, how, id=f"{way}-{how.name.lower()}") for way,
 async def test_a_call_may_be_cancelled_at_any_await(
     small: Storage, storage: Storage, shared_watch: Watch, tenant: str, verb: str, way: str, how: Cancel
 ) -> None:
-    """Whatever the call: each run is wholly before or wholly after it, as its log says, and the storage goes on."""
+    """Each run is in the state before or after the call, its log agrees, and the storage stays usable."""
     call, after = CALLS[verb]
     ends: list[str] = []
     suspended = True
@@ -165,10 +165,10 @@ async def test_a_call_may_be_cancelled_at_any_await(
 
 @pytest.mark.parametrize("way", ["alone", "in a session"])
 @pytest.mark.parametrize("verb", ["replace", "request cancellation"])
-async def test_a_move_cancelled_while_it_waits_for_a_lock_ends_at_the_server_too(
+async def test_an_update_that_is_cancelled_while_it_waits_ends_at_the_server_too(
     shared_settings: Settings, storage: Storage, shared_watch: Watch, tenant: str, way: str, verb: str
 ) -> None:
-    """It must not stay behind at the server, to hold its transaction's locks or to land once the lock is free."""
+    """It must not stay at the server, where it would hold locks or be applied after the lock."""
     scene = await set_scene(storage, tenant)
     async with open_storage(with_settings(shared_settings, pool_size=8)) as small:
         async with shared_watch.holding(scene.held.id, table="policy_runs"):
@@ -187,10 +187,10 @@ async def test_a_move_cancelled_while_it_waits_for_a_lock_ends_at_the_server_too
 
 
 @pytest.mark.parametrize("way", ["alone", "in a session"])
-async def test_an_insertion_cancelled_while_it_waits_for_another_of_its_name_ends_at_the_server_too(
+async def test_an_insertion_that_is_cancelled_while_it_waits_ends_at_the_server_too(
     small: Storage, storage: Storage, shared_watch: Watch, tenant: str, way: str
 ) -> None:
-    """The other is rolled back afterwards: what was cancelled does not land then."""
+    """The other insertion of the run id is rolled back afterwards: the cancelled one is not applied."""
     scene = await set_scene(storage, tenant)
     async with storage.session() as session:
         await storage.policy_runs.using(session).insert(policy_run(tenant, run_id=scene.new.run_id))

@@ -1,7 +1,7 @@
-"""What six workers were told of policy runs agrees with the log, and the check would notice if it did not.
+"""The answers to six workers on policy runs agree with the log, and the check detects mistakes.
 
-They lease, renew, end, complete, cancel and rescue few runs at random, are cancelled at random awaits and lose their
-connections; what they are told then is "unknown", and the log may hold it once or not at all.
+They lease, renew, finish, complete, cancel and rescue few runs at random, are cancelled at random awaits and lose their
+connections; the answer is then "unknown", and the log may have the transition once or not at all.
 """
 
 import asyncio
@@ -57,35 +57,35 @@ _NEVER: Final = 10**6
 _AT_ONCE: Final = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
 
 
-class Told(Enum):
-    """What a worker was told of a move."""
+class Outcome(Enum):
+    """The answer to a transition."""
 
-    LANDED = "landed"
+    APPLIED = "applied"
     LOST = "lost"
     UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)
 class History:
-    """All that was tried, all that was told, and what the database holds at the end."""
+    """All transitions with their answers, and the rows and logs at the end."""
 
-    told: dict[tuple[str, UUID], Told] = field(default_factory=dict)
-    """Of a transition id and a run."""
+    outcomes: dict[tuple[str, UUID], Outcome] = field(default_factory=dict)
+    """The answers by transition id and run."""
     leases: list[PolicyRunJob] = field(default_factory=list)
-    """As workers were told that they hold them."""
+    """The leases that workers got."""
     canceled: set[UUID] = field(default_factory=set)
-    """Runs whose cancellation was acknowledged."""
+    """Runs with an acknowledged cancellation."""
     rescued: int = 0
     runs: dict[UUID, PolicyRunJob] = field(default_factory=dict)
     events: dict[UUID, Sequence[PolicyRunEvent]] = field(default_factory=dict)
 
-    def count(self, told: Told) -> int:
-        """Counts the moves of which this was told."""
-        return sum(1 for answer in self.told.values() if answer is told)
+    def count(self, outcome: Outcome) -> int:
+        """Count the transitions with this answer."""
+        return sum(1 for answer in self.outcomes.values() if answer is outcome)
 
 
 class Worker:
-    """One of those who lease; it goes on with whatever it believes it holds, right or not."""
+    """A dispatcher that continues with each run that it believes to hold, right or wrong."""
 
     def __init__(self, number: int, storage: Storage, reader: Storage, queue: PolicyRunQueue, history: History) -> None:
         # Two of three names are shared: a name that holds a run says nothing of which lease it is.
@@ -97,7 +97,7 @@ class Worker:
         self._sightings: list[StalledItem] = []
 
     async def work(self, until: float) -> None:
-        """Does one thing after another."""
+        """Make one call after another."""
         weights = {
             self._lease: 5,
             self._renew: 2,
@@ -112,22 +112,22 @@ class Worker:
             (act,) = self._choose.choices(acts, list(weights.values()))
             await act()
 
-    async def _told(self, call: Coroutine[Any, Any, Any]) -> tuple[Told, Any]:
-        """Makes a call, which may be cancelled; gives whether it is known to have done anything, and the answer."""
+    async def _make(self, call: Coroutine[Any, Any, Any]) -> tuple[Outcome, Any]:
+        """Make a call that may be cancelled, and return whether it was applied, and its answer."""
         cancel_at = self._choose.randrange(_SUSPENSIONS_MAX)
         if self._choose.randrange(100) >= _CANCELLED_IN_A_HUNDRED:
             cancel_at = _NEVER
         _, end = await cancelled_at(cancel_at, call, self._choose.choice(list(Cancel)))
         match end:
             case "cancelled" | OutcomeUnknown() | DBAPIError():  # the last is of a transaction's end
-                return Told.UNKNOWN, None
+                return Outcome.UNKNOWN, None
             case DatabaseUnavailable():
-                return Told.LOST, None  # that is its promise
+                return Outcome.LOST, None  # that is its promise
             case JobConflict():
-                return Told.LOST, None
+                return Outcome.LOST, None
             case Exception():
                 raise end
-        return Told.LANDED, end
+        return Outcome.APPLIED, end
 
     async def _lease(self) -> None:
         await _keep_up(self._reader.policy_runs)
@@ -135,7 +135,7 @@ class Worker:
         call = self._queue.lease(
             self._owner, length, attempts_max=99_999, limit=self._choose.choice([1, 2]), tenant_id=TENANT
         )
-        _, answer = await self._told(call)
+        _, answer = await self._make(call)
         if answer is not None:
             assert isinstance(answer, LeaseBatch)
             self._history.leases += answer.runs
@@ -143,7 +143,7 @@ class Worker:
 
     async def _renew(self) -> None:
         given = {run.id: run for run in self._some(self._held)}
-        _, answer = await self._told(self._queue.renew(given.values(), timedelta(milliseconds=50)))
+        _, answer = await self._make(self._queue.renew(given.values(), timedelta(milliseconds=50)))
         if answer is not None:
             assert isinstance(answer, LeaseHeartbeatResult)
             for run in answer.runs:
@@ -158,17 +158,17 @@ class Worker:
             LeaseResult.submitted,
             lambda run: LeaseResult.failed(run, "no engine took it"),
         ]
-        named = uuid.uuid4()
+        transition_id = uuid.uuid4()
         call = self._queue.end(
-            [self._choose.choice(hows)(run) for run in runs.values()], actor=self._owner, transition_id=named
+            [self._choose.choice(hows)(run) for run in runs.values()], actor=self._owner, transition_id=transition_id
         )
-        told, answer = await self._told(call)
+        outcome, answer = await self._make(call)
         for run_id in runs:
-            known = told
+            known = outcome
             if answer is not None:
                 assert isinstance(answer, FinishResult)
-                known = Told.LANDED if run_id in answer.versions else Told.LOST
-            self._history.told[str(named), run_id] = known
+                known = Outcome.APPLIED if run_id in answer.versions else Outcome.LOST
+            self._history.outcomes[str(transition_id), run_id] = known
             if self._choose.random() < 0.7:  # else it goes on with what is no longer its own
                 self._held = [run for run in self._held if run.id != run_id]
 
@@ -187,24 +187,26 @@ class Worker:
             )
 
     async def _swap(self, move: PolicyRunJob, owner: str | None) -> None:
-        named = uuid.uuid4()
-        told, answer = await self._told(self._runs.replace(move, owner, transition_id=named, actor=self._owner))
+        transition_id = uuid.uuid4()
+        outcome, answer = await self._make(
+            self._runs.replace(move, owner, transition_id=transition_id, actor=self._owner)
+        )
         if answer is not None:
             assert isinstance(answer, UpdateResult)
-            told = Told.LANDED if answer.applied else Told.LOST
-        self._history.told[str(named), move.id] = told
+            outcome = Outcome.APPLIED if answer.applied else Outcome.LOST
+        self._history.outcomes[str(transition_id), move.id] = outcome
 
     async def _request_cancellation(self) -> None:
         page = await self._reader.policy_runs.list(TENANT, statuses=["pending", "dispatching", "submitted"], limit=50)
         for run in self._some(page.runs)[:1]:
             service = PolicyRunService(self._runs)
-            _, answer = await self._told(service.request_cancellation(TENANT, run.run_id, reason="enough"))
+            _, answer = await self._make(service.request_cancellation(TENANT, run.run_id, reason="enough"))
             if answer is not None:
                 self._history.canceled.add(run.id)
 
     async def _rescue(self) -> None:
-        told, answer = await self._told(self._queue.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
-        if told is Told.LANDED:
+        outcome, answer = await self._make(self._queue.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
+        if outcome is Outcome.APPLIED:
             self._history.rescued += len(answer.requeued)
         self._sightings = list(await self._reader.policy_run_queue.expired(tenant_id=TENANT))
 
@@ -214,7 +216,7 @@ class Worker:
 
 
 async def _keep_up(runs: PolicyRunRepository) -> None:
-    """Sees to it that there are a few runs that have not ended."""
+    """Insert runs until a few have no final status."""
     alive = (await runs.count(TENANT, statuses=["pending", "dispatching"])).value
     for _ in range(_RUNS - alive):
         await runs.insert(policy_run(TENANT))
@@ -223,15 +225,15 @@ async def _keep_up(runs: PolicyRunRepository) -> None:
 MakeQueue = Callable[[Storage], PolicyRunQueue]
 
 _ENOUGH: Final[dict[object, int]] = {
-    **dict.fromkeys(Told, 10),
+    **dict.fromkeys(Outcome, 10),
     **dict.fromkeys(("leases", "rescues", "cancellations"), 5),
     **dict.fromkeys(PolicyRunStatus, 0),
 }
-"""What has to be seen more often than this, before histories without a fault say that there is none."""
+"""The counts that must be exceeded before histories without a difference prove anything."""
 
 
 async def record_amid_faults(settings: Settings, watch: Watch, make_queue: MakeQueue, *, seconds: float) -> History:
-    """Lets six workers loose while backends are killed, and asserts that nothing is left busy."""
+    """Start six workers while server processes are killed, and assert that none stays busy."""
 
     async def kill_now_and_then() -> None:
         while True:
@@ -271,23 +273,23 @@ async def record_amid_faults(settings: Settings, watch: Watch, make_queue: MakeQ
 
 
 def problems(history: History) -> list[str]:
-    """Says where the log, the rows and what was told disagree; nothing where all is well."""
+    """List the differences between the log, the rows and the answers."""
     found: list[str] = []
-    landed: Counter[tuple[str, UUID]] = Counter()
+    applied: Counter[tuple[str, UUID]] = Counter()
     leased: dict[tuple[UUID, int], str] = {}
     for run_id, run in history.runs.items():
-        found += _problems_of(run, history.events[run_id], landed, leased)
-    for (transition, run_id), told in history.told.items():
-        count = landed[transition, run_id]
-        legal = {Told.LANDED: (1,), Told.LOST: (0,), Told.UNKNOWN: (0, 1)}[told]
+        found += _problems_of(run, history.events[run_id], applied, leased)
+    for (transition, run_id), outcome in history.outcomes.items():
+        count = applied[transition, run_id]
+        legal = {Outcome.APPLIED: (1,), Outcome.LOST: (0,), Outcome.UNKNOWN: (0, 1)}[outcome]
         if count not in legal:
-            found.append(f"{transition} of {run_id} was told {told.value}, and is in the log {count} times")
+            found.append(f"{transition} of {run_id} was reported as {outcome.value}, and is in the log {count} times")
     holders: dict[tuple[UUID, int], list[str | None]] = defaultdict(list)
     for held in history.leases:
         holders[held.id, held.attempts].append(held.lease_owner)
     for (run_id, attempts), owners in holders.items():
         if owners != [leased.get((run_id, attempts))]:
-            found.append(f"attempt {attempts} of {run_id} was told to {owners}, and the log has another lease")
+            found.append(f"attempt {attempts} of {run_id} was reported as to {owners}, and the log has another lease")
     for run_id in history.canceled:
         if not history.runs[run_id].cancellation_requested and history.runs[run_id].status is not Status.CANCELED:
             found.append(f"the request to cancel {run_id} is lost")
@@ -297,17 +299,17 @@ def problems(history: History) -> list[str]:
 def _problems_of(
     run: PolicyRunJob,
     events: Sequence[PolicyRunEvent],
-    landed: Counter[tuple[str, UUID]],
+    applied: Counter[tuple[str, UUID]],
     leased: dict[tuple[UUID, int], str],
 ) -> list[str]:
-    """Walks along one log, and notes what landed and who leased."""
+    """Check one log, and count its transitions and leases."""
     found: list[str] = []
     status, attempts, version, owner = None, 0, datetime.min.replace(tzinfo=UTC), None
     for event in events:
         word, now, last = event.payload.get("from"), event.payload["attempts"], event.payload["transitionId"]
         source = None if word is None else Status.parse(word)
         target = Status.parse(event.payload["to"])
-        landed[last, run.id] += 1
+        applied[last, run.id] += 1
         if source is not status:
             found.append(f"a gap in {run.id}: {last} goes from {source}, and it was {status}")
         if target is not event.status or (source is not None and target not in TRANSITIONS[source]):
@@ -336,8 +338,8 @@ def as_it_is(storage: Storage) -> PolicyRunQueue:
     return storage.policy_run_queue
 
 
-async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settings: Settings, watch: Watch) -> None:
-    """Acknowledged moves landed once, lost ones never, cancelled ones at most once; no two leases overlap.
+async def test_the_log_is_gapless_and_agrees_with_the_answers(graphjobs_settings: Settings, watch: Watch) -> None:
+    """The log has acknowledged transitions once, lost ones never, cancelled ones at most once; no leases overlap.
 
     How much happens in a second is up to the machine: histories are recorded until enough of everything has been seen.
     """
@@ -345,7 +347,7 @@ async def test_the_log_is_gapless_and_agrees_with_what_was_told(graphjobs_settin
     for _ in range(8):
         history = await record_amid_faults(graphjobs_settings, watch, as_it_is, seconds=5)
         assert [] == problems(history)
-        seen.update(history.told.values())
+        seen.update(history.outcomes.values())
         seen.update(event.status for events in history.events.values() for event in events)
         seen.update(leases=len(history.leases), rescues=history.rescued, cancellations=len(history.canceled))
         if all(seen[what] > enough for what, enough in _ENOUGH.items()):
@@ -368,7 +370,7 @@ class Mistaken(PolicyRunQueue):
 
 
 class EventInASecondStatement(Mistaken):
-    """A mistake: the row is moved, and then its event is written, or not."""
+    """A mistake: a second statement writes the event."""
 
     @override
     async def end(
@@ -390,7 +392,7 @@ class EventInASecondStatement(Mistaken):
             )
             for (version,) in rows:
                 versions[end.job.id] = version
-                told = {"from": "dispatching", "to": end.status, "attempts": end.job.attempts, "actor": actor}
+                fields = {"from": "dispatching", "to": end.status, "attempts": end.job.attempts, "actor": actor}
                 await self._sql(
                     "INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)"
                     " VALUES (:id, :tenant, :status, CAST(:payload AS JSONB), :version)",
@@ -398,13 +400,13 @@ class EventInASecondStatement(Mistaken):
                     tenant=TENANT,
                     status=end.status.code,
                     version=version,
-                    payload=json.dumps({**told, "transitionId": str(transition_id)}),
+                    payload=json.dumps({**fields, "transitionId": str(transition_id)}),
                 )
         return FinishResult(versions, {end.job.id: "elsewhere" for end in given if end.job.id not in versions})
 
 
 class LeaseThatReadsAndThenWrites(Mistaken):
-    """A mistake: looks which runs are pending, then writes without looking."""
+    """A mistake: read the pending runs, then write without a comparison."""
 
     @override
     async def lease(
@@ -416,19 +418,19 @@ class LeaseThatReadsAndThenWrites(Mistaken):
             "SELECT id FROM scheduler.policy_runs WHERE status = 0 ORDER BY available_at LIMIT :limit", limit=limit
         )
         for (run_id,) in pending:
-            told = {"from": "pending", "to": "dispatching", "transitionId": str(uuid.uuid4()), "actor": owner}
+            fields = {"from": "pending", "to": "dispatching", "transitionId": str(uuid.uuid4()), "actor": owner}
             await self._sql(
                 "WITH written AS (UPDATE scheduler.policy_runs SET status = 1, attempts = attempts + 1,"
                 " last_attempt_at = now(), lease_owner = :owner, lease_expires_at = now() + :length,"
                 " updated_at = greatest(now(), updated_at + interval '1 microsecond')"
                 " WHERE id = :id AND status < 2 RETURNING *)"
                 " INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)"
-                " SELECT id, tenant_id, status, CAST(:told AS JSONB) || jsonb_build_object('attempts', attempts),"
+                " SELECT id, tenant_id, status, CAST(:payload AS JSONB) || jsonb_build_object('attempts', attempts),"
                 " updated_at FROM written",
                 owner=owner,
                 length=duration,
                 id=run_id,
-                told=json.dumps(told),
+                payload=json.dumps(fields),
             )
             run = await self._storage.policy_runs.get(TENANT, UUID(int=run_id.int))
             runs += [run] if run is not None and run.status is Status.DISPATCHING else []
@@ -436,7 +438,7 @@ class LeaseThatReadsAndThenWrites(Mistaken):
 
 
 class CancelIsLost(Mistaken):
-    """A mistake: takes the end of a call for the end of its effect."""
+    """A mistake: report a cancelled call as not applied."""
 
     @override
     async def end(
@@ -453,7 +455,7 @@ class CancelIsLost(Mistaken):
 
 
 async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bool:
-    """Records histories, a second each, until the check finds something; thirty find nothing where nothing is wrong."""
+    """Record up to thirty histories of one second, until the check finds a difference."""
     for _ in range(30):
         if problems(await record_amid_faults(settings, watch, make_queue, seconds=1)):
             return True
@@ -462,13 +464,13 @@ async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bo
 
 @pytest.mark.parametrize("mistake", [EventInASecondStatement, LeaseThatReadsAndThenWrites, CancelIsLost])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: MakeQueue) -> None:
-    """A check that cannot fail proves nothing."""
+    """The check can fail."""
     assert await noticed(graphjobs_settings, watch, mistake)
 
 
 async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever's the run is, and at whichever attempt, it is ended."""
+    """Results are stored for each owner and attempt."""
     monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._LEASE, finish._same_run))
     assert await noticed(graphjobs_settings, watch, as_it_is)

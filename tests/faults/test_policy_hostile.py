@@ -1,4 +1,4 @@
-"""What is wrong with policy runs stays theirs: rows spoiled by hand, tenants of any name, arguments that cannot be."""
+"""Damaged policy runs, tenants of any name and invalid arguments do not affect other runs."""
 
 import itertools
 import json
@@ -102,51 +102,49 @@ SPOILED: Final = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-async def test_a_run_that_cannot_be_read_is_named_and_the_rest_stays_readable(
+async def test_an_unreadable_run_is_reported_and_the_others_stay_readable(
     storage: Storage, tenant: str, how: str
 ) -> None:
-    """Got by either name it raises; listed it is left out and told; counts and metrics go on."""
+    """Reads by id or run id raise; lists report it apart from the runs; counts and metrics continue."""
     runs = storage.policy_runs
-    before, strange, after = [await runs.insert(rich(tenant)) for _ in range(3)]
-    await spoil(storage, strange, SPOILED[how])
+    before, unreadable, after = [await runs.insert(rich(tenant)) for _ in range(3)]
+    await spoil(storage, unreadable, SPOILED[how])
 
-    for get in (partial(runs.get, tenant, strange.id), partial(runs.get_by_run_id, tenant, strange.run_id)):
-        with pytest.raises(CorruptRow, match=f"scheduler.policy_runs .*{strange.id}") as caught:
+    for get in (partial(runs.get, tenant, unreadable.id), partial(runs.get_by_run_id, tenant, unreadable.run_id)):
+        with pytest.raises(CorruptRow, match=f"scheduler.policy_runs .*{unreadable.id}") as caught:
             await get()
-        assert ("policy_runs", strange.id) == (caught.value.table, caught.value.row_id)
+        assert ("policy_runs", unreadable.id) == (caught.value.table, caught.value.row_id)
         assert len(str(caught.value)) < 1_000
     listed = await runs.list(tenant)
     assert {before.id, after.id} == {run.id for run in listed.runs}
-    assert [("policy_runs", strange.id)] == [(error.table, error.row_id) for error in listed.unreadable]
+    assert [("policy_runs", unreadable.id)] == [(error.table, error.row_id) for error in listed.unreadable]
     assert 3 == (await runs.count(tenant)).value
     assert 3 == sum(depth.count.value for depth in (await runs.metrics(tenant)).queue.values())
 
 
 @pytest.mark.parametrize("how", SPOILED)
-async def test_a_run_that_cannot_be_read_is_failed_by_a_lease_and_stops_no_other(
-    storage: Storage, tenant: str, how: str
-) -> None:
+async def test_a_lease_fails_an_unreadable_run_and_takes_the_others(storage: Storage, tenant: str, how: str) -> None:
     """It is reported with why, in the row and in its log, does not come again, and keeps its payload."""
     runs = storage.policy_runs
-    strange, sound = await runs.insert(rich(tenant)), await runs.insert(rich(tenant))
-    await spoil(storage, strange, SPOILED[how])
-    (payload,) = await sql(storage, "SELECT payload::text FROM scheduler.policy_runs WHERE id = $1", strange.id)
+    unreadable, sound = await runs.insert(rich(tenant)), await runs.insert(rich(tenant))
+    await spoil(storage, unreadable, SPOILED[how])
+    (payload,) = await sql(storage, "SELECT payload::text FROM scheduler.policy_runs WHERE id = $1", unreadable.id)
 
     answer = await lease(runs, tenant)
 
     assert [sound.id] == [run.id for run in answer.runs]
     (error,) = answer.unreadable
-    assert ("policy_runs", strange.id, ()) == (error.table, error.row_id, answer.exhausted)
+    assert ("policy_runs", unreadable.id, ()) == (error.table, error.row_id, answer.exhausted)
     (row,) = await sql(
         storage,
         "SELECT status, attempts, last_error, lease_owner, lease_expires_at, completed_at IS NOT NULL, payload::text"
         " FROM scheduler.policy_runs WHERE id = $1",
-        strange.id,
+        unreadable.id,
     )
     why = sanitize_error(str(error))
     assert (Status.FAILED.code, 1, why, None, None, True, payload[0]) == tuple(row)
-    events = await runs.events(tenant, strange.id)
-    assert ((), ["pending", "dispatching", "failed"]) == (events.unreadable, await statuses(storage, strange))
+    events = await runs.events(tenant, unreadable.id)
+    assert ((), ["pending", "dispatching", "failed"]) == (events.unreadable, await statuses(storage, unreadable))
     assert ("dispatching", "failed", 1, why, "A") == tuple(
         events[-1].payload[name] for name in ("from", "to", "attempts", "error", "actor")
     )
@@ -164,10 +162,8 @@ async def test_the_error_of_a_run_repeats_nothing_of_its_payload(storage: Storag
     assert "hunter2" not in f"{error!r} {event!r}"
 
 
-async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_other(
-    storage: Storage, tenant: str
-) -> None:
-    """Whoever holds a value of it from before goes on; nobody else's statement fails for it."""
+async def test_an_unreadable_run_is_rescued_renewed_and_finished_as_others(storage: Storage, tenant: str) -> None:
+    """The holder of an earlier value continues, and no statement of another holder fails."""
     runs = storage.policy_runs
     for _ in range(4):
         await runs.insert(rich(tenant))
@@ -180,7 +176,7 @@ async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_oth
     answers = await storage.policy_run_queue.end([LeaseResult.submitted(ended), LeaseResult.submitted(sound)])
     sighting = StalledItem(stopped.id, tenant, renewed.runs[0].updated_at, 1)
     rescued = await storage.policy_run_queue.rescue([sighting], attempts_max=3)
-    # What was asked for is something else now: the swap is lost, and what is there cannot be told.
+    # What was asked for is something else now: the swap is lost, and the row is unreadable.
     with pytest.raises(CorruptRow, match=str(moved.id)):
         await runs.replace(moved.submit(at=AT), "A")
 
@@ -192,10 +188,10 @@ async def test_a_run_that_cannot_be_read_is_rescued_renewed_and_ended_as_any_oth
         await runs.insert(policy_run(tenant, run_id=ended.run_id))
 
 
-async def test_an_event_that_cannot_be_read_is_named_and_the_rest_of_the_log_stays_readable(
+async def test_an_unreadable_event_is_reported_and_the_rest_of_the_log_stays_readable(
     storage: Storage, tenant: str
 ) -> None:
-    """The log is read around it, and a lease that counts what was given back is not ended by it."""
+    """A lease that counts the released attempts does not fail."""
     runs = storage.policy_runs
     run = await runs.insert(policy_run(tenant))
     (held,) = (await lease(runs, tenant)).runs
@@ -215,7 +211,7 @@ async def test_an_event_that_cannot_be_read_is_named_and_the_rest_of_the_log_sta
 
 
 async def test_a_run_that_has_had_all_its_attempts_is_failed_and_stops_no_other(storage: Storage, tenant: str) -> None:
-    """It is told as exhausted, and the row and its log say why; one before its last is leased, and told as that."""
+    """It is reported as exhausted, with the reason in row and log; a run at its last attempt is leased."""
     runs = storage.policy_runs
     spent, last, fresh = [await runs.insert(policy_run(tenant)) for _ in range(3)]
     await spoil(storage, spent, "attempts = 3")
@@ -234,10 +230,10 @@ async def test_a_run_that_has_had_all_its_attempts_is_failed_and_stops_no_other(
 
 
 @pytest.mark.parametrize("attempts_max", [3, 99_998, 99_999])
-async def test_a_run_of_as_many_attempts_as_can_be_told_of_is_failed(
+async def test_a_run_with_the_highest_number_of_attempts_is_failed(
     storage: Storage, tenant: str, attempts_max: int
 ) -> None:
-    """A second attempt of the same number could not be told from the first."""
+    """A second attempt of the same number would look like the first."""
     run = await storage.policy_runs.insert(policy_run(tenant))
     await spoil(storage, run, "attempts = 99999")
     answer = await lease(storage.policy_runs, tenant, attempts_max=attempts_max)
@@ -247,8 +243,8 @@ async def test_a_run_of_as_many_attempts_as_can_be_told_of_is_failed(
     assert (Status.FAILED, 99_999) == (found.status, found.attempts)
 
 
-async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Storage, tenant: str) -> None:
-    """Those that were given back with an error do, as those that were rescued."""
+async def test_released_attempts_do_not_count(storage: Storage, tenant: str) -> None:
+    """Attempts that were released with an error, or rescued, do count."""
     runs = storage.policy_runs
     run = await runs.insert(policy_run(tenant))
     last = []
@@ -263,9 +259,7 @@ async def test_attempts_that_were_given_back_in_order_do_not_count(storage: Stor
     assert ((), (run.id,)) == (spent.runs, spent.exhausted)
 
 
-async def test_a_flood_of_runs_that_cannot_be_dispatched_is_failed_within_one_lease(
-    storage: Storage, tenant: str
-) -> None:
+async def test_one_lease_fails_a_thousand_runs_without_an_attempt_left(storage: Storage, tenant: str) -> None:
     """A thousand of them neither come again nor keep the sound one waiting for ever."""
     await sql(
         storage,
@@ -296,7 +290,7 @@ TENANTS: Final = ["", " ", LONG, "a\tb\x01\x1b[31m\x7f", "😀" * 200, "\u202eem
 async def test_tenants_of_hostile_names_neither_end_nor_stall_the_leases_of_others(
     graphjobs_storage: Storage, limit: int, priority: str
 ) -> None:
-    """Each is served or set aside in its turn, from whatever cursor, and so is whoever is sound."""
+    """From each cursor, each tenant gets its turn: its run is leased or failed."""
     runs, names = graphjobs_storage.policy_runs, [*TENANTS, "acme", "zeta"]
     made: dict[uuid.UUID, str] = {}
     for number, name in enumerate(names):
@@ -619,18 +613,18 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_an_argument_that_cannot_be_is_named_with_its_limit_before_any_sql(what: str) -> None:
+async def test_an_invalid_argument_is_named_with_its_limit_before_any_sql(what: str) -> None:
     """The error says which and what it should be, in a line."""
     call, values, field, limit = BAD[what]
-    told: list[tuple[str, object, bool]] = []
+    errors: list[tuple[str, object, bool]] = []
     for bad in values:
         try:
             await call(bad)
         except InvalidJob as error:
-            told.append((repr(bad)[:40], error.field, limit in str(error) and len(str(error)) < 500))
-        except Exception as error:  # noqa: BLE001  # all that went wrong is told at once
-            told.append((repr(bad)[:40], repr(error), False))
-    assert [(repr(bad)[:40], field, True) for bad in values] == told
+            errors.append((repr(bad)[:40], error.field, limit in str(error) and len(str(error)) < 500))
+        except Exception as error:  # noqa: BLE001  # all errors are reported at once
+            errors.append((repr(bad)[:40], repr(error), False))
+    assert [(repr(bad)[:40], field, True) for bad in values] == errors
 
 
 async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str) -> None:
@@ -649,7 +643,7 @@ async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str
     ("statuses", "field"),
     [(["busy"], "statuses"), ("busy", "statuses"), (5, "statuses"), ([0], "statuses"), (["pending"] * 7, "statuses")],
 )
-async def test_statuses_that_cannot_be_are_named(statuses: Any, field: str) -> None:
+async def test_invalid_statuses_are_named(statuses: Any, field: str) -> None:
     """By lists and counts alike."""
     for call in (NOWHERE.list("a", statuses=statuses), NOWHERE.count("a", statuses=statuses)):
         with pytest.raises(InvalidJob) as caught:
@@ -674,14 +668,14 @@ async def test_statuses_that_cannot_be_are_named(statuses: Any, field: str) -> N
         (lambda: RetryBackoff(cap=60), "cap"),  # type: ignore[arg-type]
     ],
 )
-def test_an_end_or_a_backoff_that_cannot_be_is_refused_when_it_is_made(make: Callable[[], object], field: str) -> None:
+def test_an_invalid_result_or_backoff_is_refused_when_it_is_built(make: Callable[[], object], field: str) -> None:
     """With the field."""
     with pytest.raises(InvalidJob) as caught:
         make()
     assert field == caught.value.field
 
 
-def test_an_end_of_a_run_that_nobody_leases_is_refused_when_it_is_made() -> None:
+def test_a_result_of_a_run_without_a_lease_is_refused_when_it_is_built() -> None:
     """Whichever end, and wherever the run stands."""
     for run in (PENDING, HELD.submit(at=AT), HELD.fail(at=AT, error="x"), PENDING.cancel(at=AT)):
         for make in (

@@ -2,22 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from graphjobs import DatabaseUnavailable, PolicyRunJob, PolicyRunStatus
-from graphjobs.database import executor as executor_module
-from graphjobs.policy_runs import queue as queue_module
+from graphjobs.core import queue_flow, recovery
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult
 from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 from tests.contract.domains import MINUTE, OWNER, PolicyRuns
-from tests.contract.wired_storage import cut_until_looked_up, open_wire, open_wired
+from tests.contract.wired_storage import cut_until_looked_up, open_wired
 from tests.faults.backend_monitor import Watch
 from tests.faults.faulty_proxy import Fault, Wire
 
@@ -28,13 +26,6 @@ Status = PolicyRunStatus
 def runs(storage: Storage, tenant: str) -> PolicyRuns:
     """Policy runs on the shared database."""
     return PolicyRuns(storage, tenant)
-
-
-@pytest_asyncio.fixture
-async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]:
-    """An intact connection to the shared database."""
-    async with open_wire(shared_settings, tmp_path) as wire:
-        yield wire
 
 
 @pytest_asyncio.fixture
@@ -151,13 +142,13 @@ async def test_a_lease_with_a_lost_answer_returns_a_run_with_a_later_cancellatio
 ) -> None:
     """Only its owner can finish the lease in order, so the owner must get the run and the request."""
     run, untouched = [await runs.add() for _ in range(2)]
-    resolve_outcome = executor_module.resolve_outcome
+    resolve_outcome = recovery.resolve_outcome
 
     async def resolve_after_the_request(*arguments: Any) -> Any:
         await request_cancellation(runs, run)
         return await resolve_outcome(*arguments)
 
-    monkeypatch.setattr(queue_module, "resolve_outcome", resolve_after_the_request)
+    monkeypatch.setattr(queue_flow, "resolve_outcome", resolve_after_the_request)
     wire.fault = Fault.DROP_REPLY
     answer = await lease(wired, limit=9)
     assert 1 == wire.hit

@@ -84,7 +84,7 @@ async def test_the_holder_of_a_former_lease_can_change_nothing(runs: PolicyRuns,
 
     for result in runs.results.values():
         finished = await runs.finish(result(first))
-        reason = f"{runs.lost_reason(first, 'dispatching', 2)}, of {owner!r}"
+        reason = runs.lost_reason(first, "dispatching", 2, owner)
         assert ({}, {first.id: reason}) == (finished.versions, finished.lost)
     renewed = await runs.renew(first)
     assert ({}, frozenset({first.id})) == (renewed.versions, renewed.lost)

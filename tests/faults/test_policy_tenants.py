@@ -85,7 +85,7 @@ def stolen(thief: str, run: PolicyRunJob) -> PolicyRunJob:
     return run.replace(tenant_id=thief)
 
 
-async def told(call: Awaitable[Any], run: PolicyRunJob) -> Any:
+async def answer_of(call: Awaitable[Any], run: PolicyRunJob) -> Any:
     """Gives what a call answers or raises, without the ids that differ from run to run and from call to call."""
     try:
         answer = await call
@@ -122,17 +122,17 @@ VERBS: Final[dict[str, Verb]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_another_tenants_run_is_as_one_that_is_not_there(scene: Scene, verb: str) -> None:
-    """Wherever it stands: the answer is that of a run which nobody has, and no row and no event changes."""
+    """In each status the answer is that for a missing run, and no row and no event changes."""
     before = await scene.rows()
     for run in scene.all:
         nobodys = run.replace(id=uuid.uuid4(), run_id=f"run:{uuid.uuid4()}")
-        answer = await told(VERBS[verb](scene.runs, scene.thief, run), run)
-        assert await told(VERBS[verb](scene.runs, scene.thief, nobodys), nobodys) == answer
+        answer = await answer_of(VERBS[verb](scene.runs, scene.thief, run), run)
+        assert await answer_of(VERBS[verb](scene.runs, scene.thief, nobodys), nobodys) == answer
     assert before == await scene.rows()
 
 
 async def test_another_tenants_lease_can_neither_be_renewed_nor_ended(scene: Scene) -> None:
-    """Not even by who knows its id, attempts, owner and version."""
+    """Even with its id, attempts, owner and version."""
     before = await scene.rows()
     held = stolen(scene.thief, scene.held)
     for how in (
@@ -149,8 +149,8 @@ async def test_another_tenants_lease_can_neither_be_renewed_nor_ended(scene: Sce
     assert before == await scene.rows()
 
 
-async def test_another_tenants_run_cannot_be_moved(scene: Scene) -> None:
-    """By no move from anywhere, whatever the transition id; nor is it told where the run stands."""
+async def test_no_update_changes_the_run_of_another_tenant(scene: Scene) -> None:
+    """From each status and with each transition id; the answer does not show the status of the run."""
     before = await scene.rows()
     held, pending, submitted = [stolen(scene.thief, run) for run in (scene.held, scene.pending, scene.submitted)]
     (event, *_) = (await scene.runs.events(scene.pending.tenant_id, scene.pending.id))[-1:]
@@ -173,7 +173,7 @@ async def test_another_tenants_run_cannot_be_moved(scene: Scene) -> None:
 
 
 async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
-    """One statement for runs of both: what is given under the wrong tenant harms nobody else's."""
+    """One statement has runs of both tenants: a wrong tenant does not affect the other runs."""
     await scene.runs.insert(policy_run(scene.thief))
     (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
     taken = stolen(scene.thief, scene.held)
@@ -191,7 +191,7 @@ async def test_of_many_only_the_tenants_own_are_touched(scene: Scene) -> None:
     ]
 
 
-async def test_two_leases_of_one_statement_cannot_be_ended_under_each_others_tenant(scene: Scene) -> None:
+async def test_two_results_of_one_statement_with_swapped_tenants_change_nothing(scene: Scene) -> None:
     """Both tenants are in the statement, and both runs; what does not belong together is lost."""
     await scene.runs.insert(policy_run(scene.thief))
     (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.thief)).runs
@@ -224,7 +224,7 @@ async def test_names_of_runs_are_each_tenants_own(scene: Scene) -> None:
     assert before == {run.id for run in (await scene.runs.list(scene.held.tenant_id)).runs}
 
 
-async def test_an_id_that_another_tenant_has_is_taken_and_nobody_is_named(scene: Scene) -> None:
+async def test_an_id_of_another_tenant_is_taken_and_the_error_names_no_tenant(scene: Scene) -> None:
     """Nor is the other's run given, as one of the same name would be."""
     before = await scene.rows()
     with pytest.raises(JobAlreadyExists) as caught:

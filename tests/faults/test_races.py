@@ -1,4 +1,4 @@
-"""Swaps that race: exactly one wins, and who lost changes nothing."""
+"""Concurrent swaps by the repository of graph jobs: exactly one wins, and the others change nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,13 +19,13 @@ QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 
 @asynccontextmanager
 async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """A repository inside a transaction, which commits at the end."""
+    """Open a transaction that commits at the end."""
     async with storage.session() as session, session.begin():
         yield GraphJobRepository(storage.database.using(session))
 
 
 async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
-    """Swaps alone, or in a transaction of its own."""
+    """Swap in autocommit, or in a transaction."""
     if not in_session:
         return await storage.graph_job_repository.try_replace(job, expected)
     async with transaction(storage) as jobs:
@@ -33,20 +33,20 @@ async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus
 
 
 async def stored(storage: Storage, job: GraphBuildJob) -> GraphBuildJob:
-    """Reads the job as it now is."""
+    """Read a job."""
     found = await storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
     assert found is not None
     return found
 
 
 def at(step: int) -> timedelta:
-    """A time apart for each racer, so that the row tells whose value it holds."""
+    """Return another time for each racer, so that the row shows which value it has."""
     return timedelta(microseconds=step)
 
 
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
 async def test_of_fifty_starts_of_one_queued_job_one_wins(storage: Storage, tenant: str, in_session: bool) -> None:
-    """One of fifty racers is told True, and the row holds that one's value."""
+    """One swap returns True, and the row has its value."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 
@@ -57,10 +57,10 @@ async def test_of_fifty_starts_of_one_queued_job_one_wins(storage: Storage, tena
 
 
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
-async def test_of_fifty_different_moves_of_one_queued_job_one_wins(
+async def test_of_fifty_different_transitions_of_one_queued_job_one_wins(
     storage: Storage, tenant: str, in_session: bool
 ) -> None:
-    """Cancels and failures keep the attempts, so that here the status alone tells who was late."""
+    """Cancels and failures keep the attempts, so that only the status differs."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     moves = [
         queued.cancel(at=AT + at(step)) if step % 2 else queued.fail(at=AT + at(step), error=f"racer {step}")
@@ -74,7 +74,7 @@ async def test_of_fifty_different_moves_of_one_queued_job_one_wins(
 
 
 async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, tenant: str) -> None:
-    """The swap of overlay jobs is as exclusive as that of build jobs."""
+    """Swaps of overlay jobs are as exclusive as those of build jobs."""
     queued = await storage.graph_job_repository.insert(overlay_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 
@@ -85,7 +85,7 @@ async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, ten
 
 
 async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: str) -> None:
-    """An edit keeps status and attempts, so that the version alone tells who was late."""
+    """An edit keeps status and attempts, so that only the version differs."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     edits = [queued.edit(metadata={"racer": str(step)}) for step in range(50)]
 
@@ -96,7 +96,7 @@ async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: 
 
 
 async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenant: str) -> None:
-    """Both edits read one version; the later changes nothing, and an edit of the new version wins."""
+    """Both edits read one version: the later changes nothing, and an edit of the new version wins."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
@@ -113,7 +113,7 @@ async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenan
 async def test_a_swap_that_waited_for_another_swaps_lock_is_lost(
     storage: Storage, shared_watch: Watch, tenant: str, in_session: bool, move: str
 ) -> None:
-    """The second waits for the first's row lock, and after its commit sees what became of the row."""
+    """The second swap waits for the row lock, and reads the row after the commit of the first."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = {
         "edit": (queued.edit(correlation_id="first"), queued.edit(correlation_id="second")),
@@ -130,10 +130,10 @@ async def test_a_swap_that_waited_for_another_swaps_lock_is_lost(
     assert first == await stored(storage, queued)
 
 
-async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
+async def test_a_swap_that_waited_for_a_rolled_back_swap_wins(
     storage: Storage, shared_watch: Watch, tenant: str
 ) -> None:
-    """What is rolled back never was: the second is told True."""
+    """A rolled-back swap has no effect: the second swap returns True."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
@@ -148,8 +148,8 @@ async def test_a_swap_that_waited_for_a_swap_that_vanished_wins(
     assert second == await stored(storage, queued)
 
 
-async def test_a_worker_that_lost_its_job_cannot_finish_it(storage: Storage, tenant: str) -> None:
-    """The job was taken from A and given to B: A's finish, failure, renewal and give-back change nothing."""
+async def test_a_worker_that_lost_its_job_can_change_nothing_of_it(storage: Storage, tenant: str) -> None:
+    """The job was rescued from A and started by B: finish, failure, renewal and release by A change nothing."""
     jobs = storage.graph_job_repository
     queued = await jobs.insert(build_job(tenant))
     assert await jobs.try_replace(queued.start(at=AT), QUEUED)
@@ -176,10 +176,10 @@ async def test_a_worker_that_lost_its_job_cannot_finish_it(storage: Storage, ten
     assert await jobs.try_replace(of_b.complete(at=AT, graph_snapshot_id="by B"), RUNNING)
 
 
-async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
+async def test_a_finish_that_waits_while_the_job_is_rescued_is_refused(
     storage: Storage, shared_watch: Watch, tenant: str
 ) -> None:
-    """A's finish waits for the lock of the one that rescues and restarts the job, and is then lost."""
+    """The finish by A waits for the transaction that rescues and restarts the job, and changes nothing."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
     of_a = await stored(storage, queued)
@@ -197,8 +197,8 @@ async def test_a_finish_that_waits_while_the_job_is_taken_away_is_refused(
     assert of_b == await stored(storage, queued)
 
 
-async def test_a_start_from_before_a_give_back_is_refused(storage: Storage, tenant: str) -> None:
-    """A read the job queued, B started it and gave it back: queued again, but A's start is of another attempt."""
+async def test_a_start_from_before_a_release_is_refused(storage: Storage, tenant: str) -> None:
+    """A read the queued job, B started and released it: the start by A is of another attempt."""
     jobs = storage.graph_job_repository
     seen_by_a = await jobs.insert(build_job(tenant))
     assert await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
@@ -213,8 +213,8 @@ async def test_a_start_from_before_a_give_back_is_refused(storage: Storage, tena
     assert await jobs.try_replace(given_back.start(at=AT), QUEUED)
 
 
-async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(storage: Storage, tenant: str) -> None:
-    """A caller that chose REPEATABLE READ gets 40001 in place of False: nothing was done, and a new try tells."""
+async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, tenant: str) -> None:
+    """A session in REPEATABLE READ gets SQLSTATE 40001 instead of False: a new transaction can try again."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     started = queued.start(at=AT)
 
@@ -226,7 +226,7 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(stora
         with pytest.raises(DatabaseUnavailable) as caught:
             await jobs.try_replace(queued.cancel(at=AT), QUEUED)
 
-        # The transaction has failed; each further call says so, and a rollback mends it.
+        # The transaction has failed: each further call says so until the rollback.
         with pytest.raises(DatabaseUnavailable, match="roll it back") as failed:
             await jobs.get_build_job(tenant, queued.id)
         await session.rollback()
@@ -237,7 +237,7 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error_and_no_answer(stora
 
 
 async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_settings: Settings, tenant: str) -> None:
-    """The pool has one connection, so the second session has the first one's."""
+    """The pool has one connection, which both sessions use."""
     async with open_storage(with_settings(shared_settings, pool_size=1)) as storage:
         queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with storage.session() as session:
@@ -250,8 +250,8 @@ async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_se
             assert not await in_next.try_replace(queued.cancel(at=AT), QUEUED)
 
 
-async def test_a_deadlock_ends_one_and_lets_the_other_go_on(storage: Storage, shared_watch: Watch, tenant: str) -> None:
-    """Two transactions swap two jobs in opposite orders: one fails with nothing changed, one commits both."""
+async def test_a_deadlock_fails_one_transaction_only(storage: Storage, shared_watch: Watch, tenant: str) -> None:
+    """Two transactions swap two jobs in opposite orders: one fails and changes nothing, one commits both."""
     one, two = [await storage.graph_job_repository.insert(build_job(tenant)) for _ in range(2)]
     second_may_begin, both_hold_one = asyncio.Event(), asyncio.Event()
 
@@ -297,7 +297,7 @@ async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
     variable: str,
     in_session: bool,
 ) -> None:
-    """The server ends the wait; the error names the setting, and the swap does not land later."""
+    """The server ends the wait; the error names the setting, and the swap is not applied later."""
     async with open_storage(with_settings(shared_settings, pool_size=1, **waits)) as storage:
         queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with shared_watch.holding(queued.id), asyncio.timeout(5):
@@ -311,8 +311,10 @@ async def test_a_swap_that_waits_too_long_for_a_lock_changes_nothing(
         assert await swapped(storage, queued.start(at=AT), QUEUED, in_session=in_session)
 
 
-async def test_an_event_waits_for_the_moves_of_its_job(storage: Storage, shared_watch: Watch, tenant: str) -> None:
-    """Its id is given under the job's lock, so that the order of ids is the order of what happened."""
+async def test_an_event_waits_for_the_transitions_of_its_job(
+    storage: Storage, shared_watch: Watch, tenant: str
+) -> None:
+    """It gets its id under the lock of the job, so that ids are in the order of the transitions."""
     job = await storage.graph_job_repository.insert(build_job(tenant))
     started = job.start(at=AT)
     late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=GraphJobStatus.RUNNING, payload={"n": 2})

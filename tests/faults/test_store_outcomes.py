@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,16 +13,9 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 from tests.contract.domains import GraphJobs
-from tests.contract.wired_storage import cut_until_looked_up, open_wire, open_wired
+from tests.contract.wired_storage import cut_until_looked_up, open_wired
 from tests.faults.backend_monitor import Watch
 from tests.faults.faulty_proxy import Fault, Wire
-
-
-@pytest_asyncio.fixture
-async def wire(shared_settings: Settings, tmp_path: Path) -> AsyncIterator[Wire]:
-    """An intact connection to the shared database."""
-    async with open_wire(shared_settings, tmp_path) as wire:
-        yield wire
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,4 @@
-"""Rows that someone wrote by hand and that cannot be read: each is named, and harms no other."""
+"""Unreadable rows: each is reported, and does not affect the others."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ async def _damage(storage: Storage, table: str, assignment: str, row_id: object)
 async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
     storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
-    """Got, it raises CorruptRow; listed, it is left out and told; a swap of it is lost or plain, and never raises."""
+    """A read raises CorruptRow, a list reports the row apart, and a swap never raises."""
     before, broken, after = [await jobs.insert(build_job(tenant)) for _ in range(3)]
     await _damage(storage, "graph_jobs", _DAMAGE[damage], broken.id)
     with pytest.raises(CorruptRow, match=str(broken.id)) as caught:

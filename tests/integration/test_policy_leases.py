@@ -1,4 +1,4 @@
-"""Leases of policy runs: whose turn it is, what goes first, and that nobody waits for ever."""
+"""Leases of policy runs: tenant rotation, priorities, and no starvation."""
 
 import asyncio
 import uuid
@@ -51,7 +51,7 @@ async def lease(runs: PolicyRunRepository, limit: int, **given: Any) -> LeaseBat
 
 
 def ids(found: Sequence[PolicyRunJob]) -> list[uuid.UUID]:
-    """Whose they are."""
+    """Return the tenants of runs."""
     return [run.id for run in found]
 
 
@@ -91,8 +91,8 @@ async def test_one_lease_holds_them_in_the_same_order(runs: PolicyRunRepository)
     assert [added[place].id for place in (1, 3, 4, 0)] == ids((await lease(runs, 4)).runs)
 
 
-async def test_emergencies_of_anybody_go_before_all(runs: PolicyRunRepository) -> None:
-    """As long as one can be taken, nothing else is, whoever's turn it is; and then the rest."""
+async def test_emergencies_of_all_tenants_come_first(runs: PolicyRunRepository) -> None:
+    """Other runs follow when no emergency is left, whatever the rotation."""
     await add(runs, "a", *["high"] * 5)
     await add(runs, "b", *["normal"] * 5)
     urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
@@ -124,7 +124,7 @@ async def test_emergencies_do_not_take_the_turns_of_others(runs: PolicyRunReposi
     assert len(served) > 2 * len(tenants)
 
 
-async def test_more_emergencies_than_a_lease_holds_leave_no_room(runs: PolicyRunRepository) -> None:
+async def test_more_emergencies_than_the_limit_leave_no_other_run(runs: PolicyRunRepository) -> None:
     """Each tenant that has some gets an equal share of it."""
     await add(runs, "a", *["emergency"] * 9, "high")
     await add(runs, "b", *["emergency"] * 9)
@@ -163,7 +163,7 @@ async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) 
     assert Counter(a=20, b=20, c=20) == got
 
 
-async def test_tenants_whose_names_sort_otherwise_by_language_are_all_met(runs: PolicyRunRepository) -> None:
+async def test_tenants_with_names_of_another_order_in_a_language_are_all_served(runs: PolicyRunRepository) -> None:
     """The walk goes by bytes: none is passed over, whatever the database's collation."""
     names = ["", " ", "B", "a", "Z", "_", "é", "ä", "ß", "~", "\N{SNOWMAN}", "\N{GRINNING FACE}", "zz", "Zz", "zZ"]
     tenants = [f"t{name}" for name in names]
@@ -222,7 +222,7 @@ async def test_a_lease_of_one_tenant_takes_nothing_of_another(runs: PolicyRunRep
 
 
 async def test_what_is_not_available_yet_is_not_taken(runs: PolicyRunRepository) -> None:
-    """And a tenant that has nothing else takes nobody's turn."""
+    """A tenant without another run does not take the turn of others."""
     await add(runs, "a", "normal", "high", "emergency", available_at=ago(hours=-1))
     (other,) = await add(runs, "b", "normal")
     assert [other.id] == ids((await lease(runs, 1)).runs)
@@ -246,7 +246,7 @@ async def test_a_heartbeat_lets_a_lease_last_and_changes_nothing_else(runs: Poli
 
 
 async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
-    """Each as it ends; those that are lost are told, and change nothing."""
+    """Each with its own result; lost runs are reported, and do not change."""
     await add(runs, "a", *["normal"] * 3)
     await add(runs, "b", *["normal"] * 3)
     held = list((await lease(runs, 6)).runs)
@@ -316,10 +316,10 @@ async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunReposi
     """By their transition id they answer the same; without it they are lost."""
     await add(runs, "acme", "normal", "normal")
     held = (await lease(runs, 2)).runs
-    named = uuid.uuid4()
+    transition_id = uuid.uuid4()
     endings = [LeaseResult.released(run) for run in held]
-    first = await queue_of(runs).end(endings, transition_id=named)
-    again = await queue_of(runs).end(endings, transition_id=named)
+    first = await queue_of(runs).end(endings, transition_id=transition_id)
+    again = await queue_of(runs).end(endings, transition_id=transition_id)
     late = await queue_of(runs).end(endings)
     assert (first.versions, {}) == (again.versions, dict(again.lost))
     assert {run.id for run in held} == set(late.lost)
@@ -342,17 +342,17 @@ async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: P
 # Attempts and rescue
 
 
-async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRepository) -> None:
+async def test_the_last_attempt_is_reported_and_no_other_follows(runs: PolicyRunRepository) -> None:
     """What has had all of them is failed in place of being leased, by its own legal moves."""
     (run,) = await add(runs, "acme", "normal")
-    told = []
+    reported = []
     for _ in range(3):
         taken = await lease(runs, 1, attempts_max=3)
-        told.append(run.id in taken.final_attempt_ids)
+        reported.append(run.id in taken.final_attempt_ids)
         await queue_of(runs).end([LeaseResult.released(taken.runs[0], error="away")])
     fourth = await lease(runs, 1, attempts_max=3)
     now = await runs.get("acme", run.id)
-    assert [False, False, True] == told
+    assert [False, False, True] == reported
     assert ((), (run.id,)) == (fourth.runs, fourth.exhausted)
     assert now is not None
     assert (Status.FAILED, "all attempts were made: at most 3 are") == (
@@ -368,7 +368,7 @@ async def test_the_last_attempt_is_told_and_no_more_are_given(runs: PolicyRunRep
     ] == events
 
 
-async def test_attempts_that_were_given_back_in_order_do_not_count(runs: PolicyRunRepository) -> None:
+async def test_released_attempts_do_not_count(runs: PolicyRunRepository) -> None:
     """However many deploys there were."""
     (run,) = await add(runs, "acme", "normal")
     for _ in range(4):
@@ -440,7 +440,7 @@ _REFUSE_FAILURES = (
 )
 
 
-async def test_what_cannot_be_set_aside_harms_a_lease_only_where_it_breaks_the_transaction(
+async def test_a_rejected_run_that_cannot_fail_breaks_a_lease_only_in_a_session(
     graphjobs_storage: Storage,
 ) -> None:
     """Alone, the others are leased all the same; in a session nothing is, and it says so."""
@@ -476,7 +476,7 @@ async def test_a_heartbeat_writes_no_index(graphjobs_storage: Storage) -> None:
 
 
 async def _updates(storage: Storage) -> tuple[int, int]:
-    """How many there were, and how many of them wrote no index; as all connections have told by now."""
+    """Count the updates, and those that wrote no index, after all connections have reported."""
     counted = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'policy_runs'")
     last = None
     while True:

@@ -34,7 +34,7 @@ _TIMES = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 
 
 
 def _with_names(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes values by their Python names; told the class itself, hypothesis would fill in those of JSON, too."""
+    """Build values by their Python names: from the class, hypothesis would also use the names of JSON."""
 
     def made(**fields: Any) -> Any:
         return kind(**fields)
@@ -86,12 +86,14 @@ def graphjobs_loop_runner(shared_settings: Any) -> Any:
     async def stored(requests: list[PolicyRunRequest]) -> None:
         for request in requests:
             run = request.to_run()
-            kept = await storage.policy_runs.insert(run)
-            if kept.id != run.id:  # drawn before
+            inserted = await storage.policy_runs.insert(run)
+            if inserted.id != run.id:  # drawn before
                 continue
-            assert run.stored(updated_at=kept.updated_at, available_at=kept.available_at) == kept
-            assert kept == await storage.policy_runs.get_by_run_id(run.tenant_id, run.run_id)
-            assert kept in (await storage.policy_runs.list(run.tenant_id, run.policy_id, run.mode, limit=1_000)).runs
+            assert run.stored(updated_at=inserted.updated_at, available_at=inserted.available_at) == inserted
+            assert inserted == await storage.policy_runs.get_by_run_id(run.tenant_id, run.run_id)
+            assert (
+                inserted in (await storage.policy_runs.list(run.tenant_id, run.policy_id, run.mode, limit=1_000)).runs
+            )
 
     yield lambda requests: loop.run_until_complete(stored(requests))
     loop.run_until_complete(opened.__aexit__(None, None, None))
@@ -99,7 +101,7 @@ def graphjobs_loop_runner(shared_settings: Any) -> Any:
 
 
 class _Model:
-    """The runs as they should be, and who leases them."""
+    """The runs as they should be and their owners."""
 
     def __init__(self, storage: Storage, tenant: str, seed: int) -> None:
         self.runs = storage.policy_runs
@@ -119,15 +121,15 @@ class _Model:
         self.events.setdefault(run.run_id, []).append(run.status)
 
     async def insert(self) -> None:
-        """A new one, or one whose name is there."""
+        """Insert a run with a new or a stored run id."""
         name = f"run {self.choose.randrange(6)}"
         run = policy_run(self.tenant, run_id=name, priority=self.choose.choice(["normal", "high"]))
-        kept = await self.runs.insert(run)
+        inserted = await self.runs.insert(run)
         if name in self.now:
-            assert self.now[name] == kept
+            assert self.now[name] == inserted
         else:
-            assert run.stored(updated_at=kept.updated_at, available_at=kept.available_at) == kept
-            self._moved(kept)
+            assert run.stored(updated_at=inserted.updated_at, available_at=inserted.available_at) == inserted
+            self._moved(inserted)
 
     async def lease(self) -> None:
         """Of those that are pending the right ones."""

@@ -66,11 +66,11 @@ async def submitted(runs: PolicyRunRepository, run: PolicyRunJob) -> PolicyRunJo
 
 async def log(runs: PolicyRunRepository, run: PolicyRunJob) -> list[dict[str, Any]]:
     """What the log tells of a run, without ids."""
-    told = [dict(event.payload) for event in await runs.events(run.tenant_id, run.id)]
-    for payload in told:
+    payloads = [dict(event.payload) for event in await runs.events(run.tenant_id, run.id)]
+    for payload in payloads:
         assert uuid.UUID(payload.pop("transitionId"))
         payload.pop("digest", None)
-    return told
+    return payloads
 
 
 def later(step: int) -> datetime:
@@ -145,7 +145,7 @@ async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tena
         assert stored == await runs.get(tenant, other.id)
 
 
-async def test_a_second_insert_of_the_same_name_gives_back_the_first(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_second_insert_of_a_run_id_returns_the_first_run(runs: PolicyRunRepository, tenant: str) -> None:
     """As it now is; the second one leaves no trace. Another tenant may use the name."""
     first = await leased(runs, policy_run(tenant, run_id="nightly"))
 
@@ -159,11 +159,11 @@ async def test_a_second_insert_of_the_same_name_gives_back_the_first(runs: Polic
 
 
 async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant: str) -> None:
-    """By whichever tenant, who is not told; a session stays usable."""
+    """By any tenant, which the error does not name; a session stays usable."""
     first = await runs.insert(policy_run(tenant))
-    for whose in (tenant, f"{tenant}-other"):
+    for tenant_id in (tenant, f"{tenant}-other"):
         with pytest.raises(JobAlreadyExists, match=f"a policy run with the id {first.id} already exists") as caught:
-            await runs.insert(policy_run(whose, id=first.id, run_id="another"))
+            await runs.insert(policy_run(tenant_id, id=first.id, run_id="another"))
         assert tenant not in str(caught.value)
     assert first == await runs.get(tenant, first.id)
     assert None is await runs.get(f"{tenant}-other", first.id)
@@ -242,7 +242,7 @@ async def test_each_legal_move_is_stored_and_logged(runs: PolicyRunRepository, t
 async def test_only_its_owner_moves_a_run_that_is_dispatching(
     runs: PolicyRunRepository, tenant: str, owner: str | None
 ) -> None:
-    """Anybody else is told whose it is, and changes nothing."""
+    """The answer to another owner has the owner of the lease, and nothing changes."""
     held = await leased(runs, policy_run(tenant))
     for move in (held.submit(at=AT), held.fail(at=AT, error="so")):
         result = await runs.replace(move, owner)
@@ -285,7 +285,7 @@ async def test_a_change_that_keeps_the_status_is_of_the_version_that_was_read(
 
 
 async def test_a_cancellation_that_the_mover_has_not_seen_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
-    """What was acknowledged stays: the answer says so, and a run whose end was asked for is not given back."""
+    """The answer has the acknowledged request, and a run with a request is not released."""
     held = await leased(runs, policy_run(tenant))
     asked = await runs.replace(held.request_cancellation(at=AT, reason="why"), "owner")
     assert asked.applied
@@ -328,7 +328,7 @@ async def test_what_was_asked_for_never_changes(runs: PolicyRunRepository, tenan
     assert "its request differs" in result.reason
 
 
-async def test_an_illegal_move_is_told_before_any_sql(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_an_illegal_update_is_reported_before_any_sql(runs: PolicyRunRepository, tenant: str) -> None:
     """By both words."""
     run = await runs.insert(policy_run(tenant))
     result = await runs.replace(run, "owner")
@@ -343,14 +343,14 @@ async def test_an_illegal_move_is_told_before_any_sql(runs: PolicyRunRepository,
 async def test_a_move_asked_again_with_its_id_is_applied_once(runs: PolicyRunRepository, tenant: str) -> None:
     """And answers the same; its id under another move is refused."""
     held = await leased(runs, policy_run(tenant))
-    named = uuid.uuid4()
-    first = await runs.replace(held.submit(at=AT), "owner", transition_id=named)
-    again = await runs.replace(held.submit(at=AT), "owner", transition_id=named)
+    transition_id = uuid.uuid4()
+    first = await runs.replace(held.submit(at=AT), "owner", transition_id=transition_id)
+    again = await runs.replace(held.submit(at=AT), "owner", transition_id=transition_id)
     assert first == again
     assert first.applied
     assert 3 == len(await log(runs, held))
     with pytest.raises(InvalidJob, match="belongs to another transition") as caught:
-        await runs.replace(held.fail(at=AT, error="so"), "owner", transition_id=named)
+        await runs.replace(held.fail(at=AT, error="so"), "owner", transition_id=transition_id)
     assert "transition_id" == caught.value.field
 
 
@@ -544,8 +544,8 @@ async def test_what_is_rolled_back_never_was(storage: Storage, tenant: str) -> N
     assert None is await storage.policy_runs.get(tenant, run.id)
 
 
-async def test_a_notice_is_sent_for_what_waits(graphjobs_settings: Settings) -> None:
-    """Where settings say so; by inserts and what is given back at once."""
+async def test_pending_runs_send_a_notification(graphjobs_settings: Settings) -> None:
+    """If the settings say so: after an insertion, and after a release without a delay."""
     heard = asyncio.Event()
     async with open_storage(graphjobs_settings.model_copy(update={"notify": True})) as storage:
         listening = asyncio.ensure_future(storage.listen(heard.set))
@@ -576,7 +576,7 @@ class _Counting:
 
 
 async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> None:
-    """Where nothing is lost: a second look is for those who were too late."""
+    """Where nothing is lost: a second read is for late calls only."""
     counting = _Counting(storage.database)
     runs = PostgresPolicyRunRepository(counting)
     run = policy_run(tenant)

@@ -34,14 +34,14 @@ def service(storage: Storage) -> PolicyRunService:
 
 
 async def leased(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
-    """A run that somebody dispatches."""
+    """Return a dispatching run."""
     await storage.policy_runs.insert(policy_run(tenant, **fields))
     (run,) = (await storage.policy_run_queue.lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
     return run
 
 
 async def submitted(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
-    """A run that somebody runs."""
+    """Return a submitted run."""
     run = await leased(storage, tenant, **fields)
     await storage.policy_run_queue.end([LeaseResult.submitted(run)])
     found = await storage.policy_runs.get(tenant, run.id)
@@ -93,14 +93,14 @@ async def test_a_name_that_was_used_for_another_request_is_refused(
     assert first == await service.enqueue(run_request(tenant, run_id="nightly"))
 
 
-async def test_the_same_is_asked_for_whoever_asks(service: PolicyRunService, tenant: str) -> None:
+async def test_requests_of_one_run_id_are_compared_without_their_actor(service: PolicyRunService, tenant: str) -> None:
     """A request that is made again by another hand is the same run, and remembers the first."""
     first = await service.enqueue(run_request(tenant, run_id="nightly", requested_by="ci"))
     again = await service.enqueue(run_request(tenant, run_id="nightly", requested_by="ops"))
     assert (first, "ci") == (again, again.requested_by)
 
 
-async def test_a_run_whose_metadata_are_full_says_why_it_cannot_be_retried(
+async def test_a_retry_of_a_run_with_full_metadata_is_refused_with_the_reason(
     service: PolicyRunService, tenant: str
 ) -> None:
     """None more can name it."""
@@ -161,10 +161,8 @@ async def test_heartbeats_do_not_keep_a_cancellation_from_being_noted(
     assert asked.cancellation_requested
 
 
-async def test_a_submitted_run_ends_as_whoever_runs_it_says(
-    service: PolicyRunService, storage: Storage, tenant: str
-) -> None:
-    """Once: what comes later is answered with the run as it ended, whatever it says."""
+async def test_a_completion_ends_a_submitted_run(service: PolicyRunService, storage: Storage, tenant: str) -> None:
+    """Once: each later completion is answered with the final run."""
     ends = {"completed": None, "failed": "no such policy", "canceled": None}
     for status, error in ends.items():
         run = await submitted(storage, tenant)
@@ -178,7 +176,7 @@ async def test_a_submitted_run_ends_as_whoever_runs_it_says(
 
 
 async def test_what_was_not_handed_over_cannot_end(service: PolicyRunService, storage: Storage, tenant: str) -> None:
-    """It is pending; also where it was given back, and is handed over again."""
+    """The run is pending, also after a release."""
     run = await leased(storage, tenant)
     await storage.policy_run_queue.end([LeaseResult.released(run)])
     with pytest.raises(JobConflict, match="the run is pending: complete it after it is submitted") as caught:
@@ -203,10 +201,10 @@ async def test_an_engine_may_be_faster_than_the_note_of_the_hand_over(
     assert done == await storage.policy_runs.get(tenant, run.id)
 
 
-async def test_a_cancellation_of_a_submitted_run_is_for_whoever_runs_it(
+async def test_a_cancellation_of_a_submitted_run_is_a_request(
     service: PolicyRunService, storage: Storage, tenant: str
 ) -> None:
-    """He sees it in the run; a run that has ended cannot be canceled any more."""
+    """The engine reads the request in the run; a final run is not canceled."""
     run = await submitted(storage, tenant)
     asked = await service.request_cancellation(tenant, run.run_id)
     assert (Status.SUBMITTED, True) == (asked.status, asked.cancellation_requested)
@@ -292,7 +290,7 @@ async def test_bad_input_is_named(service: PolicyRunService, call: Any, field: s
         {"status": "running"},
     ],
 )
-def test_a_completion_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
+def test_an_invalid_completion_is_refused(given: dict[str, Any]) -> None:
     """A failed run needs an error, and no other takes one."""
     with pytest.raises(InvalidJob):
         PolicyRunCompletion(run_id="nightly", **given)

@@ -89,7 +89,7 @@ async def test_what_was_inserted_is_read_back_whole(jobs: Repository, kind: Kind
 
 
 async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind, tenant: str) -> None:
-    """A taken id is told, whatever kind and tenant took it, and the first job stays; the transaction stays usable."""
+    """An id taken by any type and tenant is reported; the first job stays, and the transaction stays usable."""
     job = kind.make(tenant)
     await jobs.insert(job)
     for again in (job, job.replace(metadata={"a": "b"}), other.make(tenant, id=job.id), kind.make("other", id=job.id)):
@@ -412,7 +412,7 @@ async def test_callers_at_once_each_get_their_own_answer(storage: Storage, tenan
 
 
 async def test_values_are_handed_out_and_never_rows(storage: Storage, tenant: str) -> None:
-    """What comes back is a frozen value with plain types inside."""
+    """The answers are frozen values with plain types."""
     alone = Repository(storage.database)
     job = await alone.insert(build_job(tenant))
     event = await alone.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))

@@ -1,4 +1,4 @@
-"""The use cases: idempotent requests, the completion hook, cancel, and who hears of it."""
+"""The use cases: idempotent requests, the completion hook, cancel, and the observers."""
 
 import asyncio
 from typing import Any
@@ -40,7 +40,7 @@ def _overlay(**fields: Any) -> GraphOverlayRequest:
 
 @pytest.fixture
 def service(storage: Storage) -> GraphJobService:
-    """The use cases on the shared storage, with nobody to hear."""
+    """The service on the shared storage, without observers."""
     return GraphJobService(storage.graph_jobs)
 
 
@@ -68,7 +68,7 @@ async def test_a_request_makes_a_queued_job_of_what_was_asked(service: GraphJobS
 
 
 async def test_the_same_key_is_the_same_job(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """Also when it has moved on; another tenant's same key is another job; the id tells nobody the key."""
+    """Also after a transition; the same key of another tenant is another job; the id does not show the key."""
     first = await service.request_build(tenant, _build(), key="k")
     moved = await storage.graph_jobs.update(first.start(at=AT), expected=QUEUED)
     again = await service.request_build(tenant, _build(), key="k")
@@ -98,7 +98,7 @@ async def test_the_same_key_with_another_request_is_an_error(
 async def test_two_services_with_one_key_at_once_make_one_job(
     shared_settings: Settings, storage: Storage, tenant: str
 ) -> None:
-    """Each with a storage of its own; whoever comes second is given the first one's job."""
+    """Each process has its own storage; the second gets the job of the first."""
     async with open_storage(shared_settings) as other:
         services = [GraphJobService(store) for store in (storage.graph_jobs, other.graph_jobs)] * 4
         for number in range(40):
@@ -157,9 +157,9 @@ async def test_the_hook_tells_what_it_cannot_end(service: GraphJobService, stora
         with pytest.raises(JobConflict) as caught:
             await service.complete(tenant, hook)
         assert (job_id, status) == (caught.value.job_id, caught.value.status)
-    for whose, job_id in ((tenant, uuid4()), (f"{tenant}-2", running.id)):
+    for tenant_id, job_id in ((tenant, uuid4()), (f"{tenant}-2", running.id)):
         with pytest.raises(JobNotFound):
-            await service.complete(whose, GraphJobCompletion(job_id=job_id, status="failed", error="x"))
+            await service.complete(tenant_id, GraphJobCompletion(job_id=job_id, status="failed", error="x"))
     with pytest.raises(InvalidJob) as invalid:
         await service.complete(tenant, GraphJobCompletion(job_id=running.id, status="completed"))
     assert "graph_snapshot_id" == invalid.value.field
@@ -213,9 +213,9 @@ async def test_cancel_ends_what_has_not_ended(service: GraphJobService, storage:
     await storage.graph_jobs.update(done.complete(at=AT), expected=RUNNING)
     with pytest.raises(JobConflict, match="already completed"):
         await service.cancel(tenant, done.id)
-    for whose, job_id in ((tenant, "nope"), (tenant, uuid4()), (f"{tenant}-2", queued.id)):
+    for tenant_id, job_id in ((tenant, "nope"), (tenant, uuid4()), (f"{tenant}-2", queued.id)):
         with pytest.raises(JobNotFound):
-            await service.cancel(whose, job_id)
+            await service.cancel(tenant_id, job_id)
 
 
 def _hook(job: AnyJob) -> GraphJobCompletion:
@@ -223,7 +223,7 @@ def _hook(job: AnyJob) -> GraphJobCompletion:
 
 
 async def test_observers_hear_after_the_commit_and_once(storage: Storage, tenant: str) -> None:
-    """What another connection reads is what they hear; a repeated call tells nobody."""
+    """They get the state that another connection reads; a repeated call notifies no observer."""
     seen: list[tuple[UUID, AnyJob | None]] = []
 
     async def observer(job: AnyJob) -> None:
@@ -265,7 +265,7 @@ async def test_an_observer_that_fails_or_hangs_harms_nothing(
 
 
 async def test_a_cancelled_call_still_lets_observers_hear_of_what_was_done(storage: Storage, tenant: str) -> None:
-    """Cancelled at any time, the job is ended and told of, or neither."""
+    """After a cancellation at any await, the job is finished and observers are notified, or neither."""
     heard: list[UUID] = []
 
     async def observer(job: AnyJob) -> None:
@@ -288,8 +288,8 @@ async def test_a_cancelled_call_still_lets_observers_hear_of_what_was_done(stora
     assert ended == heard
 
 
-async def test_observers_need_a_store_whose_commit_they_can_know_of(storage: Storage) -> None:
-    """In a session nobody here sees it; without observers a session is fine."""
+async def test_observers_need_a_store_in_autocommit(storage: Storage) -> None:
+    """In a session the service does not see the commit; without observers a session is accepted."""
 
     async def observer(_job: AnyJob) -> None: ...
 
@@ -302,7 +302,7 @@ async def test_observers_need_a_store_whose_commit_they_can_know_of(storage: Sto
     assert await storage.graph_jobs.get_job("acme", job.id) is None
 
 
-async def test_what_is_no_request_is_told(service: GraphJobService, tenant: str) -> None:
+async def test_an_invalid_request_is_refused(service: GraphJobService, tenant: str) -> None:
     """Before anything is done."""
     calls: list[Any] = [
         service.request_build(tenant, _overlay()),  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ _BROKEN_INVARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("rule", list(_BROKEN_INVARIANTS))
 @pytest.mark.parametrize("make", [build_job, overlay_job])
 def test_a_broken_invariant_is_refused(rule: str, make: Callable[..., object]) -> None:
-    """A job whose fields contradict its status cannot be made, from Python or from JSON."""
+    """A job with fields that contradict its status is refused, from Python and from JSON."""
     with pytest.raises(InvalidJob, match=rule):
         make(**_BROKEN_INVARIANTS[rule])
 
@@ -163,7 +163,7 @@ def test_what_people_naturally_write_is_taken() -> None:
 
 
 def test_subjects_are_no_single_string_and_have_a_bound() -> None:
-    """A string is an iterable of letters, which nobody means; an endless generator ends at the limit."""
+    """A string is refused, although it is an iterable of letters; an endless generator ends at the limit."""
 
     def endless() -> Iterator[str]:
         number = 0
@@ -176,7 +176,7 @@ def test_subjects_are_no_single_string_and_have_a_bound() -> None:
             overlay_job(subjects=bad)
 
 
-def test_a_value_cannot_be_changed() -> None:
+def test_a_value_is_immutable() -> None:
     """Neither its fields nor what they hold."""
     job = build_job(metadata={"a": "b"})
     with pytest.raises(ValueError, match="frozen"):
@@ -321,15 +321,15 @@ def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime
     assert event == GraphJobEvent.from_json(event.to_json())
     assert event == pickle.loads(pickle.dumps(event))  # noqa: S301  # our own bytes
     # As JSON has it: a number is its digits, with an exponent or without.
-    given, kept = (
+    given, expected = (
         json.loads(text, parse_float=Decimal, parse_int=Decimal) for text in (json.dumps(payload), event.payload_json())
     )
-    assert given == kept
+    assert given == expected
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300))
 def test_reading_any_text_gives_a_job_or_invalid_job(text: str | bytes) -> None:
-    """No other exception leaves the room."""
+    """No other exception is raised."""
     try:
         job = GraphBuildJob.from_json(text)
     except InvalidJob:
@@ -346,7 +346,7 @@ def test_the_same_value_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "kept"),
+    ("number", "expected"),
     [
         (1.5, 1.5),
         (1e15, 1e15),
@@ -359,13 +359,13 @@ def test_the_same_value_gives_the_same_bytes() -> None:
         (2**63 - 1, 2**63 - 1),
     ],
 )
-def test_a_number_is_what_the_database_gives_back(number: float, kept: float) -> None:
+def test_a_number_equals_the_number_in_the_database(number: float, expected: float) -> None:
     """It writes large ones out: a float from ten to the sixteenth on is a whole number there."""
     event = GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})
     written_out = f'{{"n":{Decimal(repr(number)):f}}}'
     again = event.replace(payload=json.loads(written_out))
-    assert kept == event.payload["n"] == again.payload["n"]
-    assert type(kept) is type(event.payload["n"])
+    assert expected == event.payload["n"] == again.payload["n"]
+    assert type(expected) is type(event.payload["n"])
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**400, -(2**64)])

@@ -82,7 +82,7 @@ def test_a_move_leaves_the_value_it_starts_from_as_it_was() -> None:
 
 
 def test_attempts_rise_by_one_with_each_start() -> None:
-    """Given back and started again, a job is at its second attempt and keeps when the first began until then."""
+    """After a release and a second start, a job has its second attempt; until then it keeps the first start."""
     first = build_job().start(at=AT)
     back = first.requeue(at=_LATER)
     second = back.start(at=_LATER)
@@ -98,13 +98,13 @@ def test_attempts_have_a_bound() -> None:
 
 
 def test_starting_and_completing_clear_the_error_of_an_earlier_attempt() -> None:
-    """An error that a requeued job kept is not that of the next attempt."""
+    """The error of a requeued job is not that of the next attempt."""
     queued = build_job(error="the worker was lost", attempts=1, started_at=AT)
     assert queued.start(at=AT).error is None
 
 
 def test_a_move_that_keeps_the_status_keeps_the_version() -> None:
-    """An edit is of the version that was read; a new status is a value nobody stored yet."""
+    """An edit keeps the version that was read; a new status is a value without a version."""
     read = build_job().stored(updated_at=_LATER)
     assert read.edit(metadata={"a": "b"}).updated_at == _LATER
     assert read.start(at=AT).updated_at is None
@@ -118,7 +118,7 @@ def test_what_an_edit_does_not_name_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "expected"),
     [
         ("plain", "plain"),
         ("tab\tline\nend", "tab\tline\nend"),
@@ -128,9 +128,9 @@ def test_what_an_edit_does_not_name_stays() -> None:
         ("", "no reason was given"),
     ],
 )
-def test_an_error_text_is_cleaned_and_never_refused(text: str, kept: str) -> None:
+def test_an_error_text_is_cleaned_and_never_refused(text: str, expected: str) -> None:
     """Whatever a handler raised can be stored."""
-    assert kept == build_job().fail(at=AT, error=text).error
+    assert expected == build_job().fail(at=AT, error=text).error
 
 
 def test_a_long_error_keeps_its_head_and_its_tail() -> None:

@@ -66,7 +66,7 @@ def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
         ({"tenant_id": "acme"}, "tenant_id", "Extra"),
     ],
 )
-def test_what_cannot_be_asked_is_named(fields: dict[str, object], field: str, reason: str) -> None:
+def test_an_invalid_filter_is_named(fields: dict[str, object], field: str, reason: str) -> None:
     """With the reason."""
     with pytest.raises(InvalidJob, match=reason) as caught:
         GraphJobQuery(**fields)  # type: ignore[arg-type]

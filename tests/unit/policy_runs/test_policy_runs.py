@@ -68,7 +68,7 @@ def test_every_pair_of_statuses_is_legal_or_refused(source: PolicyRunStatus, tar
 
 
 def test_codes_and_the_words_of_the_outside() -> None:
-    """What columns store, and what callers are told."""
+    """The code in the column, and the public status."""
     assert ["queued", "running", "running", "succeeded", "failed", "canceled"] == [
         status.public_status for status in PolicyRunStatus
     ]
@@ -109,7 +109,7 @@ def test_each_move_is_made_from_its_statuses_only(
 
 
 def test_a_lease_is_the_owners_until_it_is_given_up() -> None:
-    """Attempts rise with each lease, and nothing else; what is given back tells why, and waits."""
+    """Attempts rise with each lease only; a released run has its reason, and waits."""
     leased = pending().lease(at=AT, owner="worker 1", until=_UNTIL)
     assert (1, "worker 1", _UNTIL, AT) == (
         leased.attempts,
@@ -129,7 +129,7 @@ def test_a_lease_is_the_owners_until_it_is_given_up() -> None:
 
 
 def test_cancellation_is_asked_for_once() -> None:
-    """A pending run is canceled by it; a leased one is told, and goes on until its holder asks."""
+    """A pending run is canceled; a leased run has the request, and continues until its holder reads it."""
     runs = at_each_status()
     canceled = runs[Status.PENDING].request_cancellation(at=AT, reason="not needed")
     assert (Status.CANCELED, True, "not needed") == (
@@ -148,7 +148,7 @@ def test_cancellation_is_asked_for_once() -> None:
 
 
 def test_a_request_gives_the_run_it_asks_for() -> None:
-    """Its own name of the run, or one that is made; and everything else as it was asked."""
+    """The run id of the request or a new one, and all other fields of the request."""
     inputs = PolicyRunInputs(sbom_set=("b", "a", "b"), environment={"sealed": True})
     asked = request(mode="incremental", priority="emergency", inputs=inputs, run_id="nightly-7", metadata={"by": "ci"})
     run = asked.to_run()
@@ -195,7 +195,7 @@ def _deep(levels: int) -> dict[str, Any]:
         (lambda: pending(cancellation_requested=True), ""),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_field(make: Callable[[], object], field: str) -> None:
+def test_an_invalid_value_is_refused_with_its_field(make: Callable[[], object], field: str) -> None:
     """When it is made."""
     with pytest.raises(InvalidJob) as caught:
         make()
