@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any, ClassVar, Final
 
 from typing_extensions import override
@@ -118,6 +119,7 @@ class GraphJobPlans(Plans):
     table, events = "graph_jobs", "graph_job_events"
     statements = statements_of(single, lists, acquire, finish, notifications)
     cases = CASES
+    acquire: ClassVar[ModuleType] = acquire
     across_tenants: ClassVar[set[str]] = {"LIST_TENANTS_WITH_STATUS"}
     starts: ClassVar[Mapping[str, Any]] = {"two tenants": _start_of_two_tenants}
 

@@ -163,6 +163,7 @@ class Plans(ABC):
     cases: ClassVar[Mapping[str, PlanCase]]
     across_tenants: ClassVar[set[str]]
     """The statements that read the rows of all tenants."""
+    acquire: ClassVar[ModuleType]
     starts: ClassVar[Mapping[str, Callable[[Connection], Any]]]
     """Builders of a `Start` by scope; they may update rows first."""
     page_factor: ClassVar[float] = 1

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any, ClassVar, Final
 
 from typing_extensions import override
@@ -117,6 +118,7 @@ class PolicyRunPlans(Plans):
     table, events = "policy_runs", "policy_run_events"
     statements = statements_of(single, lists, acquire, finish)
     cases = CASES
+    acquire: ClassVar[ModuleType] = acquire
     across_tenants: ClassVar[set[str]] = {"LEASE_RUNS", "FIND_LEASED_RUNS", "LIST_EXPIRED_RUNS"}
     starts: ClassVar[Mapping[str, Any]] = {
         "all tenants": partial(_start, all_tenants=True),

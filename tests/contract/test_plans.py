@@ -75,6 +75,12 @@ def test_every_statement_has_an_expected_plan(plans: Plans) -> None:
     assert {case.statement for case in plans.cases.values()} == plans.statements.keys()
 
 
+@pytest.mark.parametrize("plans", PLANS, ids=lambda plans: plans.table)
+def test_the_statements_across_tenants_are_named_in_their_module(plans: Plans) -> None:
+    """In its docstring."""
+    assert all(name in (plans.acquire.__doc__ or "") for name in plans.across_tenants)
+
+
 @MODES
 @pytest.mark.parametrize("tenant", [KNOWN, NEW])
 @of_each_database("name", lambda plans: plans.cases)

@@ -4,12 +4,6 @@ import re
 
 from graphjobs.database.executor import compiled
 from graphjobs.policy_runs.sql import acquire
-from tests.contract.policy_run_plans import PolicyRunPlans
-
-
-def test_the_statements_across_tenants_are_named_in_their_module() -> None:
-    """In its docstring."""
-    assert all(name in (acquire.__doc__ or "") for name in PolicyRunPlans.across_tenants)
 
 
 def test_the_tenant_rotation_compares_tenants_by_bytes_only() -> None:
