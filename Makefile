@@ -36,13 +36,13 @@ test: $(READY) ## set up, and run all tests on a real database
 test-oldest: $(READY) ## tests with SQL on PostgreSQL 15 and behind pgbouncer; both must be installed
 	$(IN_MEMORY) $(BIN)/python -m tests.run_oldest_supported $(IN_PARALLEL)
 
-check: $(READY) ## format, lint, import contracts, types, spelling, docs
+check: $(READY) ## format, lint, import contracts, types, spelling, docs, vocabulary
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/python -m pytest --quiet tests/docs/test_docs.py
+	$(BIN)/python -m pytest --quiet tests/docs/test_docs.py tests/docs/test_vocabulary.py
 
 format: $(READY) ## format the code and apply the fixes of the linter
 	$(BIN)/ruff format .

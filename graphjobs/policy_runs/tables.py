@@ -36,7 +36,7 @@ class PolicyRunRow(Base):
 
     id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(sa.Text)
-    run_id: Mapped[str] = mapped_column(sa.Text, comment="the asker's own name of the run")
+    run_id: Mapped[str] = mapped_column(sa.Text, comment="the caller's name of the run")
     policy_id: Mapped[str] = mapped_column(sa.Text)
     mode: Mapped[int] = mapped_column(sa.SmallInteger, comment="0 full, 1 incremental, 2 simulate")
     priority: Mapped[int] = mapped_column(sa.SmallInteger, comment="0 normal, 1 high, 2 emergency")
@@ -51,7 +51,7 @@ class PolicyRunRow(Base):
     )
     last_error: Mapped[str | None] = mapped_column(sa.Text, comment="why the last attempt failed")
     submitted_at: Mapped[datetime | None] = mapped_column(
-        sa.DateTime(timezone=True), comment="when whoever runs it took it"
+        sa.DateTime(timezone=True), comment="when an engine accepted the run"
     )
     completed_at: Mapped[datetime | None] = mapped_column(
         sa.DateTime(timezone=True), comment="when it completed or failed"

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from itertools import cycle, islice
 from typing import Any, ClassVar, Final, TypeAlias
@@ -233,4 +233,4 @@ class RunTwin(Twin):
         return worker.stats.leased
 
 
-TWINS: Final = {"worker": JobTwin, "dispatcher": RunTwin}
+TWINS: Final[Mapping[str, Callable[[Storage, str | None], Twin]]] = {"worker": JobTwin, "dispatcher": RunTwin}

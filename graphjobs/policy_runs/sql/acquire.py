@@ -294,7 +294,7 @@ FIND_LEASED_RUNS: Final = (
     )
     .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)
 )
-"""Finds the runs of a lease whose answer was lost: those that its owner still holds."""
+"""Finds the runs of a lease with a lost answer: those that its owner still holds."""
 
 _expired: Final = (
     sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
@@ -306,13 +306,13 @@ _expired: Final = (
     # The time of the lease, not of its end: no heartbeat changes it, so that only transitions write its index.
     .order_by(RUNS.c.last_attempt_at)
     .limit(LIMIT)
-    # A run whose row another transaction holds cannot be renewed, so a missing heartbeat says nothing.
+    # A run with a row that another transaction holds receives no heartbeat, so a missing heartbeat says nothing.
     .with_for_update(key_share=True, skip_locked=True)
     .cte("expired")
     .prefix_with("MATERIALIZED")
 )
 LIST_EXPIRED_RUNS: Final = sa.select(*_expired.c, _released(_expired)).select_from(_expired)
-"""Lists expired leases of one tenant, or of all, whose rows are free; the earliest leased first.
+"""Lists expired leases of one tenant, or of all, with free rows; the earliest leased first.
 
 Returns id, tenant, version, attempts, and how many attempts were released.
 """

@@ -149,14 +149,14 @@ def _update(fenced: sa.CTE) -> sa.CTE:
 FINISH_RUNS: Final = _apply(_LEASE, _same_lease)
 """Finishes leases that still have the given owner and attempts, with an event each; returns id, version and status.
 
-The status is canceled in place of pending or failed where cancellation was requested. Runs whose rows other
-transactions hold are left out.
+The status is canceled in place of pending or failed where cancellation was requested. Runs with rows that
+other transactions hold are left out.
 """
 
 TAKE_OVER_RUNS: Final = _apply(_VERSION, _same_version)
 """Finishes leases of runs that still are at the version seen, of any owner; returns the same as `FINISH_RUNS`.
 
-Runs whose rows other transactions hold are left alone: their holders are alive.
+Runs with rows that other transactions hold are left alone: their holders are alive.
 """
 
 
@@ -181,7 +181,7 @@ def _renew() -> sa.Select[Any]:
         )
         .cte("renewed")
     )
-    # As the statement's snapshot has it: a run whose row another transaction holds is not lost yet.
+    # As the statement's snapshot has it: a run with a row that another transaction holds is not lost yet.
     snapshot = (
         sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.attempts, RUNS.c.lease_owner)
         .where(*_by_keys, _is_dispatching)

@@ -77,7 +77,7 @@ _BY_POLICY: Final = ListStatements(LIST_BY_POLICY, COUNT_BY_POLICY)
 
 
 def statements_for(query: PolicyRunQuery) -> ListStatements:
-    """Return the statements whose index serves a query."""
+    """Return the statements that serve a query by an index."""
     return _BY_TENANT if query.policy_id is None else _BY_POLICY
 
 
