@@ -91,7 +91,7 @@ class Vocabulary:
 
         Args:
             text: prose, a comment, a string, or a name.
-            phrases_with_none: False for names, where `is_none` refers to the value.
+            phrases_with_none: False for names, where the phrase refers to the Python value.
 
         Yields:
             The number of line breaks before the word, the word, and its replacement.
