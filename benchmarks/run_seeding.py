@@ -8,7 +8,8 @@ from immutabledict import immutabledict
 from uuid_utils.compat import uuid7
 
 from benchmarks.seeding import copy_records, texts_around
-from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
+from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.sql.single import COLUMNS
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunRow

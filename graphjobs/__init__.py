@@ -30,9 +30,10 @@ from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.policy_runs.filters import PolicyRunCollection, PolicyRunMetrics
-from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
 from graphjobs.policy_runs.repository import PolicyRunRepository
-from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.policy_runs.requests import PolicyRunCompletion, PolicyRunRequest
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.storage import open_storage
 from graphjobs.worker import (

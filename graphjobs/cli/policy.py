@@ -16,7 +16,8 @@ from graphjobs.core.json_values import read_json
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import CorruptRow, InvalidJob, JobNotFound
 from graphjobs.policy_runs.filters import PolicyRunQuery
-from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs, PolicyRunJob
+from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from graphjobs.storage import open_storage

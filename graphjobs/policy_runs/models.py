@@ -98,29 +98,6 @@ class PolicyRunSpec(_PayloadFields):
         return {name: getattr(self, name) for name in PolicyRunSpec.model_fields}
 
 
-class PolicyRunRequest(PolicyRunSpec):
-    """A request of a policy run.
-
-    Attributes:
-        tenant_id: the tenant.
-        run_id: the caller's name of the run, unique within the tenant; None makes one.
-        queued_at: the time of the request; None means now.
-    """
-
-    schema_version: Literal["scheduler.policy-run-request@1"] = "scheduler.policy-run-request@1"
-    tenant_id: Name
-    run_id: Name | None = None
-    queued_at: StoredTime | None = None
-
-    def to_run(self, **fields: Any) -> "PolicyRunJob":
-        """Return the pending run of this request, made now unless `fields` differ."""
-        now = utc_now()
-        job_id = fields.pop("id", None) or uuid7()
-        times = {"created_at": now, "available_at": now, "updated_at": now, "queued_at": self.queued_at or now}
-        ids = {"id": job_id, "tenant_id": self.tenant_id, "run_id": self.run_id or f"run:{job_id}"}
-        return PolicyRunJob(**{**self.spec(), **ids, **times, **fields})
-
-
 class PolicyRunPayload(_PayloadFields):
     """The payload of a stored run: the fields that no statement filters, orders or changes. It never changes."""
 

@@ -2,17 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Final, Literal, Self
-
-from pydantic import model_validator
+from typing import Final
 
 from graphjobs.core.fields import (
     METADATA_ENTRIES_MAX,
     REASON_LENGTH_MAX,
-    FrozenModel,
-    Name,
-    Reason,
-    invariant_error,
     utc_now,
 )
 from graphjobs.core.pagination import PAGE_DEFAULT, BoundedCount
@@ -20,44 +14,15 @@ from graphjobs.core.update_retry import conflict, update_until_applied
 from graphjobs.core.validation import check_type
 from graphjobs.errors import IdempotencyConflict, InvalidJob, JobNotFound
 from graphjobs.policy_runs.filters import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
-from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.repository import PolicyRunRepository
+from graphjobs.policy_runs.requests import PolicyRunCompletion, PolicyRunRequest
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
 
 Status = PolicyRunStatus
 
 RETRY_OF: Final = "retryOf"
 """Key in the metadata of a retry: the run id of the earlier run."""
-
-
-class PolicyRunCompletion(FrozenModel):
-    """The completion of a submitted run.
-
-    Attributes:
-        run_id: the run id.
-        status: completed, failed, or canceled.
-        error: why the run failed; required for a failed run. Any text: it is sanitized and cut to 4,000 characters.
-    """
-
-    run_id: Name
-    status: Literal["completed", "failed", "canceled"]
-    error: Reason | None = None
-
-    @model_validator(mode="after")
-    def _check_status_fields(self) -> Self:
-        if (self.status == "failed") != (self.error is not None):
-            raise invariant_error("a failed run must have an error, and another run must not")
-        return self
-
-    def apply_to(self, run: PolicyRunJob, *, at: datetime) -> PolicyRunJob:
-        """Return the finished run.
-
-        Raises:
-            IllegalTransition: the run is not submitted.
-        """
-        if self.error is not None:
-            return run.fail(at=at, error=self.error)
-        return run.complete(at=at) if self.status == "completed" else run.cancel(at=at)
 
 
 class PolicyRunService:

@@ -18,7 +18,8 @@ from graphjobs.database.executor import SessionExecutor
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
-from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.policy_runs.requests import PolicyRunCompletion
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of, run_request
 

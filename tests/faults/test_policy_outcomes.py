@@ -10,7 +10,8 @@ import pytest_asyncio
 from graphjobs import DatabaseUnavailable, PolicyRunJob, PolicyRunStatus
 from graphjobs.core import queue_flow, recovery
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult
-from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.policy_runs.requests import PolicyRunCompletion
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request

@@ -15,7 +15,8 @@ from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.repository import PolicyRunRepository
-from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.policy_runs.requests import PolicyRunCompletion
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of, run_request
 

@@ -33,7 +33,8 @@ from graphjobs.database.engine import connect
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.policy_runs.repository import PolicyRunRepository
-from graphjobs.policy_runs.service import PolicyRunCompletion, PolicyRunService
+from graphjobs.policy_runs.requests import PolicyRunCompletion
+from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.worker import JobContext
 from pytest_graphjobs import run

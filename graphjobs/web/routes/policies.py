@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 from graphjobs.core.fields import ErrorText, FrozenModel, Name, Reason, UtcTime
 from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import JobNotFound
-from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunRequest, PolicyRunSpec
+from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec
+from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
 from graphjobs.web.auth import Caller, event_actor, require_scope
 from graphjobs.web.dependencies import RunService

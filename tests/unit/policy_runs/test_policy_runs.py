@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from graphjobs import IllegalTransition, InvalidJob
-from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob, PolicyRunRequest
+from graphjobs.policy_runs.models import PolicyRunInputs, PolicyRunJob
+from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.status import TRANSITIONS, PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 from tests.builders import AT
 
