@@ -271,7 +271,7 @@ def test_an_imported_file_needs_no_backup(graphjobs: Command, url: str, tmp_path
     [
         ("| head -c 1", 1, "1 document is pending in quarantine"),
         (">&-", 1, "1 document is pending in quarantine"),
-        (">/dev/full", 3, "standard output cannot be written: No space left on device"),
+        (">/dev/full", 3, "writing to standard output failed: No space left on device"),
     ],
 )
 def test_the_files_are_written_even_if_the_output_fails(

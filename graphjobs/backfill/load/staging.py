@@ -13,31 +13,14 @@ from graphjobs.backfill.load.job_and_run_sql import RowStatements
 from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunJob
+from graphjobs.policy_runs.sql.single import COLUMNS as RUN_COLUMNS
 
 StagedRow: TypeAlias = tuple[Any, ...]
 
 _JOB: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
-_RUN_FIELDS: Final = (
-    "id",
-    "tenant_id",
-    "run_id",
-    "policy_id",
-    "attempts",
-    "queued_at",
-    "available_at",
-    "last_attempt_at",
-    "last_error",
-    "submitted_at",
-    "completed_at",
-    "lease_owner",
-    "lease_expires_at",
-    "cancellation_requested_at",
-    "cancellation_reason",
-    "canceled_at",
-    "created_at",
-    "updated_at",
-)
-_RUN: Final = (*_RUN_FIELDS, "mode", "priority", "status", "payload")
+_RUN_CODED: Final = ("mode", "priority", "status", "payload")
+_RUN_FIELDS: Final = tuple(name for name in RUN_COLUMNS if name not in _RUN_CODED)
+_RUN: Final = (*_RUN_FIELDS, *_RUN_CODED)
 _EVENT: Final = ("id", "job_id", "tenant_id", "status", "payload", "created_at")
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(

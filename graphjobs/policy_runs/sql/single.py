@@ -4,6 +4,7 @@ The rules of `graphjobs.graph_jobs.sql.single` apply. The checks of the table gu
 Python can represent.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -30,7 +31,6 @@ LEASE_DURATION: Final = sa.bindparam("p_lease_duration", type_=sa.Interval)
 _RUN: Final = sa.bindparam("p_job_id", type_=sa.Uuid)
 _RUN_ID: Final = sa.bindparam("p_run_id", type_=sa.Text)
 _TARGET: Final = sa.bindparam("p_status", type_=sa.SmallInteger)
-_PAYLOAD: Final = sa.cast(sa.bindparam("p_payload", type_=sa.Text), JSONB)
 _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 
 
@@ -39,16 +39,16 @@ def code(status: PolicyRunStatus) -> sa.ColumnElement[int]:
     return sa.literal_column(str(status.code), sa.SmallInteger)
 
 
-def _time(bind: str) -> sa.ColumnElement[Any]:
-    return sa.bindparam(bind, type_=sa.DateTime(timezone=True))
-
-
-def _text(bind: str) -> sa.ColumnElement[Any]:
-    return sa.bindparam(bind, type_=sa.Text)
-
-
 COLUMNS: Final = tuple(column.name for column in RUNS.c)
 """The columns of a run, in the order of `run_columns`."""
+
+_PARAMS: Final[Mapping[str, sa.ColumnElement[Any]]] = {
+    **{column.name: sa.bindparam(f"p_{column.name}", type_=column.type) for column in RUNS.c},
+    "id": _RUN,
+    "payload": sa.cast(sa.bindparam("p_payload", type_=sa.Text), JSONB),
+}
+_REQUEST: Final = ("policy_id", "mode", "priority", "queued_at", "created_at", "payload")
+"""The columns that never change, beside the key and the run id."""
 
 
 def run_columns(source: sa.FromClause) -> sa.Select[Any]:
@@ -64,36 +64,21 @@ def _by_key() -> sa.ColumnElement[bool]:
 
 _by_run_id: Final = (TENANT_KEY == TENANT) & (RUNS.c.run_id == _RUN_ID)
 
-_AVAILABLE, _CREATED = _time("p_available_at"), _time("p_created_at")
-
 _new: Final = (
     insert(RUNS)
     .values(
-        id=_RUN,
-        tenant_id=TENANT,
-        run_id=_RUN_ID,
-        policy_id=_text("p_policy_id"),
-        mode=sa.bindparam("p_mode", type_=sa.SmallInteger),
-        priority=sa.bindparam("p_priority", type_=sa.SmallInteger),
-        status=_TARGET,
-        attempts=sa.bindparam("p_attempts", type_=sa.Integer),
-        queued_at=_time("p_queued_at"),
-        # A run that is available when it is made is available from now() on, by the clock of leases: a caller's clock
-        # that is ahead would delay the run, and one that is behind would put it before others.
-        available_at=sa.case(
-            ((_AVAILABLE == _CREATED) & (_TARGET == code(PolicyRunStatus.PENDING)), sa.func.now()), else_=_AVAILABLE
-        ),
-        last_attempt_at=_time("p_last_attempt_at"),
-        last_error=_text("p_last_error"),
-        submitted_at=_time("p_submitted_at"),
-        completed_at=_time("p_completed_at"),
-        lease_owner=_text("p_lease_owner"),
-        lease_expires_at=_time("p_lease_expires_at"),
-        cancellation_requested_at=_time("p_cancellation_requested_at"),
-        cancellation_reason=_text("p_cancellation_reason"),
-        canceled_at=_time("p_canceled_at"),
-        payload=_PAYLOAD,
-        created_at=_CREATED,
+        {
+            **{name: _PARAMS[name] for name in COLUMNS if name != "updated_at"},
+            # A run that is available when it is made is available from now() on, by the clock of leases: a caller's
+            # clock that is ahead would delay the run, and one that is behind would put it before others.
+            "available_at": sa.case(
+                (
+                    (_PARAMS["available_at"] == _PARAMS["created_at"]) & (_TARGET == code(PolicyRunStatus.PENDING)),
+                    sa.func.now(),
+                ),
+                else_=_PARAMS["available_at"],
+            ),
+        }
     )
     # A taken id or run id returns no row; an error would abort the caller's transaction.
     .on_conflict_do_nothing()
@@ -125,40 +110,28 @@ _swap: Final = (
         # The cast keeps the planner from the indexes of pending and of leased runs.
         sa.cast(RUNS.c.status, sa.Integer) == sa.bindparam("p_expected_status", type_=sa.Integer),
         # The fence: a dispatcher that lost the run is not its owner, or has other attempts.
-        RUNS.c.lease_owner.is_not_distinct_from(_text("p_expected_lease_owner")),
+        RUNS.c.lease_owner.is_not_distinct_from(sa.bindparam("p_expected_lease_owner", type_=sa.Text)),
         RUNS.c.attempts == sa.bindparam("p_expected_attempts", type_=sa.Integer),
         # The request never changes: a value with another request is not this run. The collation keeps the planner from
         # the index of run ids.
         RUNS.c.run_id.collate("C") == _RUN_ID,
-        RUNS.c.policy_id == _text("p_policy_id"),
-        RUNS.c.mode == sa.bindparam("p_mode", type_=sa.SmallInteger),
-        RUNS.c.priority == sa.bindparam("p_priority", type_=sa.SmallInteger),
-        RUNS.c.queued_at == _time("p_queued_at"),
-        RUNS.c.created_at == _CREATED,
-        RUNS.c.payload == _PAYLOAD,
+        *(RUNS.c[name] == _PARAMS[name] for name in _REQUEST),
         # A run with a requested cancellation is not released but canceled: its holder has to read it again.
         (_TARGET != code(PolicyRunStatus.PENDING)) | RUNS.c.cancellation_requested_at.is_(None),
     )
     .values(
-        status=_TARGET,
-        attempts=sa.bindparam("p_attempts", type_=sa.Integer),
-        available_at=_AVAILABLE,
-        last_attempt_at=_time("p_last_attempt_at"),
-        last_error=_text("p_last_error"),
-        submitted_at=_time("p_submitted_at"),
-        completed_at=_time("p_completed_at"),
-        lease_owner=_text("p_lease_owner"),
-        lease_expires_at=_time("p_lease_expires_at"),
-        # A cancellation request is never removed, even if the caller has not read it yet.
-        cancellation_requested_at=sa.func.coalesce(
-            RUNS.c.cancellation_requested_at, _time("p_cancellation_requested_at")
-        ),
-        cancellation_reason=sa.case(
-            (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason),
-            else_=_text("p_cancellation_reason"),
-        ),
-        canceled_at=_time("p_canceled_at"),
-        updated_at=next_version(RUNS.c.updated_at),
+        {
+            **{name: _PARAMS[name] for name in COLUMNS if name not in ("id", "tenant_id", "run_id", *_REQUEST)},
+            # A cancellation request is never removed, even if the caller has not read it yet.
+            "cancellation_requested_at": sa.func.coalesce(
+                RUNS.c.cancellation_requested_at, _PARAMS["cancellation_requested_at"]
+            ),
+            "cancellation_reason": sa.case(
+                (RUNS.c.cancellation_requested_at.is_not(None), RUNS.c.cancellation_reason),
+                else_=_PARAMS["cancellation_reason"],
+            ),
+            "updated_at": next_version(RUNS.c.updated_at),
+        }
     )
 )
 
@@ -207,7 +180,8 @@ TRANSITION_RUN: Final = _with_event(_swap)
 Returns the version, the event's id, and when and why cancellation was requested, or NULL.
 """
 
-TRANSITION_RUN_AT_VERSION: Final = _with_event(_swap.where(RUNS.c.updated_at == _time("p_expected_version")))
+_EXPECTED_VERSION: Final = sa.bindparam("p_expected_version", type_=RUNS.c.updated_at.type)
+TRANSITION_RUN_AT_VERSION: Final = _with_event(_swap.where(RUNS.c.updated_at == _EXPECTED_VERSION))
 """Swaps a run that keeps its status: status, owner and attempts stay equal, so the version is compared, too."""
 
 FIND_TRANSITION: Final = find_transition(EVENTS)
