@@ -2,6 +2,8 @@
 
 import signal
 import sys
+import threading
+from typing import Final
 
 import typer
 
@@ -32,12 +34,27 @@ app.command()(web.serve)
 app.add_typer(web.tokens, name="tokens")
 
 
+_terminated: Final = threading.Event()
+
+
 def main() -> None:
     """Run the command. An error of graphjobs is one sentence on standard error, and an exit code."""
-    # As for Ctrl-C: resources are closed, and the terminal is restored. `worker` and `serve` have their own handlers.
-    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
+    # `worker` and `serve` have handlers of their own.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except GraphJobsError as error:
         typer.echo(f"graphjobs: {error}", err=True)
         sys.exit(exit_code(error))
+    except SystemExit:
+        if _terminated.is_set():
+            sys.exit(128 + signal.SIGTERM)
+        raise
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    """End as with Ctrl-C: asyncio then cancels the main task, so that resources are closed in order."""
+    _terminated.set()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+        sys.exit(128 + signum)
+    signal.raise_signal(signal.SIGINT)
