@@ -36,6 +36,8 @@ from graphjobs.errors import (
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
+# RFC 9110, section 15.5. Before Python 3.13, http.HTTPStatus has the older phrases of these.
+_TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 _log = logging.getLogger(__name__)
@@ -162,13 +164,17 @@ def problem_response(request: Request, problem: Problem) -> Response:
     """Return the problem document of a request."""
     document = {
         "type": f"urn:graphjobs:problem:{problem.kind}",
-        "title": HTTPStatus(problem.status).phrase,
+        "title": _title(problem.status),
         "status": problem.status,
         "detail": problem.detail,
         "requestId": request_id(request),
         **problem.members,
     }
     return JSONResponse(document, problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
+
+
+def _title(status: int) -> str:
+    return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
 def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
@@ -248,7 +254,4 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of a route's problems, by HTTP status."""
     # A schema, not the model: FastAPI would list a model under application/json, too.
     schema = inline_schema(ProblemDocument)
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in statuses
-    }
+    return {status: {"description": _title(status), "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}

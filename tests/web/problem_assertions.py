@@ -1,5 +1,6 @@
 """Assertions on problem documents."""
 
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -11,6 +12,10 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     document: dict[str, Any] = response.json()
     assert {"type", "title", "status", "detail", "requestId"} <= set(document)
     assert status == document["status"]
+    # The phrases of RFC 9110, with each version of Python.
+    assert document["title"] == {413: "Content Too Large", 422: "Unprocessable Content"}.get(
+        status, HTTPStatus(status).phrase
+    )
     assert response.headers["x-request-id"] == document["requestId"]
     return document
 
