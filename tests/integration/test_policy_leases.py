@@ -55,7 +55,7 @@ def ids(found: Sequence[PolicyRunJob]) -> list[uuid.UUID]:
     return [run.id for run in found]
 
 
-async def test_a_lease_is_what_the_runs_own_move_would_give_but_for_the_clock(runs: PolicyRunRepository) -> None:
+async def test_a_lease_equals_the_transition_of_the_model_except_for_times(runs: PolicyRunRepository) -> None:
     """Dispatching, an attempt more, the owner's until then by the database's clock; and logged."""
     run = await runs.insert(policy_run(metadata={"a": "b"}))
     (held,) = (await queue_of(runs).lease("owner", timedelta(minutes=7), attempts_max=5)).runs
@@ -72,7 +72,7 @@ async def test_a_lease_is_what_the_runs_own_move_would_give_but_for_the_clock(ru
 
 
 @pytest.mark.parametrize("tenant_id", [None, "acme"])
-async def test_the_highest_priority_goes_first_then_what_is_available_for_longest(
+async def test_runs_are_leased_by_priority_then_by_availability(
     runs: PolicyRunRepository, tenant_id: str | None
 ) -> None:
     """Emergencies, high, normal; whatever order they came in."""
@@ -84,7 +84,7 @@ async def test_the_highest_priority_goes_first_then_what_is_available_for_longes
     assert [added[place].id for place in (2, 5, 1, 4, 0, 3)] == ids(found)
 
 
-async def test_one_lease_holds_them_in_the_same_order(runs: PolicyRunRepository) -> None:
+async def test_one_lease_has_the_order_of_many_leases(runs: PolicyRunRepository) -> None:
     """What it gives, and what it takes where it cannot have all."""
     recent = ago(seconds=30)
     added = await add(runs, "acme", "normal", "high", "normal", "high", "high", available_at=recent)
@@ -103,7 +103,7 @@ async def test_emergencies_of_all_tenants_come_first(runs: PolicyRunRepository) 
     assert Counter(a=5, b=5) == Counter(run.tenant_id for run in second.runs)
 
 
-async def test_emergencies_do_not_take_the_turns_of_others(runs: PolicyRunRepository) -> None:
+async def test_emergencies_do_not_change_the_tenant_rotation(runs: PolicyRunRepository) -> None:
     """Between the leases of an emergency each tenant has its turn, and those with emergencies have theirs."""
     tenants = ["a", "b", "c", "d", "e", "z"]
     for tenant in tenants:
@@ -124,7 +124,7 @@ async def test_emergencies_do_not_take_the_turns_of_others(runs: PolicyRunReposi
     assert len(served) > 2 * len(tenants)
 
 
-async def test_more_emergencies_than_the_limit_leave_no_other_run(runs: PolicyRunRepository) -> None:
+async def test_more_emergencies_than_the_limit_fill_the_lease(runs: PolicyRunRepository) -> None:
     """Each tenant that has some gets an equal share of it."""
     await add(runs, "a", *["emergency"] * 9, "high")
     await add(runs, "b", *["emergency"] * 9)
@@ -133,7 +133,7 @@ async def test_more_emergencies_than_the_limit_leave_no_other_run(runs: PolicyRu
     assert {"emergency"} == {run.priority for run in taken.runs}
 
 
-async def test_tenants_have_their_turns(runs: PolicyRunRepository) -> None:
+async def test_leases_rotate_over_tenants(runs: PolicyRunRepository) -> None:
     """With seven of them and three a lease, each is served within three leases, however much one of them has."""
     await add(runs, "t0", *["high"] * 60)
     for number in range(1, 7):
@@ -163,7 +163,7 @@ async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) 
     assert Counter(a=20, b=20, c=20) == got
 
 
-async def test_tenants_with_names_of_another_order_in_a_language_are_all_served(runs: PolicyRunRepository) -> None:
+async def test_the_rotation_reaches_tenants_in_any_collation(runs: PolicyRunRepository) -> None:
     """The walk goes by bytes: none is passed over, whatever the database's collation."""
     names = ["", " ", "B", "a", "Z", "_", "é", "ä", "ß", "~", "\N{SNOWMAN}", "\N{GRINNING FACE}", "zz", "Zz", "zZ"]
     tenants = [f"t{name}" for name in names]
@@ -179,9 +179,7 @@ async def test_tenants_with_names_of_another_order_in_a_language_are_all_served(
 
 
 @pytest.mark.parametrize("tenant_id", [None, "acme"])
-async def test_a_flood_of_high_runs_does_not_keep_a_normal_one_for_ever(
-    runs: PolicyRunRepository, tenant_id: str | None
-) -> None:
+async def test_many_high_runs_do_not_starve_an_overdue_run(runs: PolicyRunRepository, tenant_id: str | None) -> None:
     """Of every eight that are taken, one is the normal run that waits for longest, once it is overdue."""
     overdue = await add(runs, "acme", "normal", "normal", "normal", available_at=ago(minutes=20))
     fresh = await add(runs, "acme", "normal", available_at=ago(minutes=5))
@@ -194,8 +192,8 @@ async def test_a_flood_of_high_runs_does_not_keep_a_normal_one_for_ever(
     assert fresh[0].id not in [one for some in taken for one in some]
 
 
-async def test_nor_where_each_lease_takes_one(runs: PolicyRunRepository) -> None:
-    """Every eighth or so is the overdue one: 200 leases that miss it would take chance of 1 to 10^11."""
+async def test_leases_of_one_run_do_not_starve_an_overdue_run(runs: PolicyRunRepository) -> None:
+    """One lease of one run in eight takes it: the chance that all 200 miss it is below 1 in 10^11."""
     (overdue,) = await add(runs, "acme", "normal", available_at=ago(minutes=20))
     await add(runs, "acme", *["high"] * 8, available_at=ago(minutes=5))
     for _ in range(200):
@@ -203,26 +201,26 @@ async def test_nor_where_each_lease_takes_one(runs: PolicyRunRepository) -> None
         if run.id == overdue.id:
             return
         await queue_of(runs).end([LeaseResult.released(run)])
-    raise AssertionError("it was never taken")
+    raise AssertionError("the overdue run was never leased")
 
 
-async def test_emergencies_go_before_what_is_overdue(runs: PolicyRunRepository) -> None:
-    """Before all is before all."""
+async def test_emergencies_are_leased_before_overdue_runs(runs: PolicyRunRepository) -> None:
+    """No overdue run is leased while emergencies fill the lease."""
     await add(runs, "acme", *["normal"] * 3, available_at=ago(hours=20))
     await add(runs, "acme", *["emergency"] * 16, available_at=ago(seconds=1))
     for tenant_id in (None, "acme"):
         assert {"emergency"} == {run.priority for run in (await lease(runs, 8, tenant_id=tenant_id)).runs}
 
 
-async def test_a_lease_of_one_tenant_takes_nothing_of_another(runs: PolicyRunRepository) -> None:
-    """Not even his emergencies."""
+async def test_a_lease_of_one_tenant_returns_only_its_runs(runs: PolicyRunRepository) -> None:
+    """An emergency of another tenant is not leased."""
     await add(runs, "a", "emergency")
     (own,) = await add(runs, "b", "normal")
     assert [own.id] == ids((await lease(runs, 10, tenant_id="b")).runs)
 
 
-async def test_what_is_not_available_yet_is_not_taken(runs: PolicyRunRepository) -> None:
-    """A tenant without another run does not take the turn of others."""
+async def test_a_run_is_not_leased_before_it_is_available(runs: PolicyRunRepository) -> None:
+    """A tenant with no other run does not take a place in the rotation."""
     await add(runs, "a", "normal", "high", "emergency", available_at=ago(hours=-1))
     (other,) = await add(runs, "b", "normal")
     assert [other.id] == ids((await lease(runs, 1)).runs)
@@ -232,7 +230,7 @@ async def test_what_is_not_available_yet_is_not_taken(runs: PolicyRunRepository)
 # Heartbeats and ends
 
 
-async def test_a_heartbeat_lets_a_lease_last_and_changes_nothing_else(runs: PolicyRunRepository) -> None:
+async def test_a_heartbeat_only_extends_the_lease(runs: PolicyRunRepository) -> None:
     """By the database's clock from now; one that has run out unnoticed is its owner's still."""
     (run,) = await add(runs, "acme", "normal")
     (held,) = (await queue_of(runs).lease("owner", _MOMENT, attempts_max=5)).runs
@@ -245,7 +243,7 @@ async def test_a_heartbeat_lets_a_lease_last_and_changes_nothing_else(runs: Poli
     assert () == await queue_of(runs).expired()
 
 
-async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
+async def test_many_leases_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
     """Each with its own result; lost runs are reported, and do not change."""
     await add(runs, "a", *["normal"] * 3)
     await add(runs, "b", *["normal"] * 3)
@@ -290,7 +288,7 @@ async def test_many_are_renewed_and_ended_in_one_call_each(runs: PolicyRunReposi
     assert given_back.available_at <= given_back.updated_at
 
 
-async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_same_name(
+async def test_a_lost_attempt_is_neither_renewed_nor_ended_by_the_same_owner(
     runs: PolicyRunRepository,
 ) -> None:
     """A process that was restarted under its name leases the run again; what the one before still does is too late."""
@@ -312,7 +310,7 @@ async def test_an_attempt_that_was_lost_is_neither_renewed_nor_ended_under_the_s
     assert second == await runs.get("acme", first.id)
 
 
-async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunRepository) -> None:
+async def test_repeated_lease_results_are_applied_once(runs: PolicyRunRepository) -> None:
     """By their transition id they answer the same; without it they are lost."""
     await add(runs, "acme", "normal", "normal")
     held = (await lease(runs, 2)).runs
@@ -326,7 +324,7 @@ async def test_the_same_ends_asked_again_end_nothing_twice(runs: PolicyRunReposi
     assert 3 == len(await runs.events("acme", held[0].id))
 
 
-async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: PolicyRunRepository) -> None:
+async def test_a_submitted_run_has_no_error_of_an_earlier_attempt(runs: PolicyRunRepository) -> None:
     """As its own move does."""
     (run,) = await add(runs, "acme", "normal")
     (held,) = (await lease(runs, 1)).runs
@@ -342,7 +340,7 @@ async def test_what_was_submitted_forgets_the_error_of_an_attempt_before(runs: P
 # Attempts and rescue
 
 
-async def test_the_last_attempt_is_reported_and_no_other_follows(runs: PolicyRunRepository) -> None:
+async def test_the_final_attempt_is_reported_and_is_the_last(runs: PolicyRunRepository) -> None:
     """What has had all of them is failed in place of being leased, by its own legal moves."""
     (run,) = await add(runs, "acme", "normal")
     reported = []
@@ -380,7 +378,7 @@ async def test_released_attempts_do_not_count(runs: PolicyRunRepository) -> None
     assert {run.id} == (await lease(runs, 1, attempts_max=2)).final_attempt_ids
 
 
-async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: PolicyRunRepository) -> None:
+async def test_an_expired_lease_is_listed_and_its_run_is_rescued(runs: PolicyRunRepository) -> None:
     """With the back-off, its reason, and the attempt counted; one that was renewed since is left alone."""
     stopped, alive = await add(runs, "acme", "normal", "normal")
     held = {run.id: run for run in (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
@@ -404,7 +402,7 @@ async def test_a_lease_that_has_run_out_is_seen_and_its_run_waits_again(runs: Po
     assert {stopped.id} == set(late.lost)
 
 
-async def test_a_rescue_at_the_last_attempt_fails_and_of_a_canceled_run_cancels(runs: PolicyRunRepository) -> None:
+async def test_a_rescue_fails_at_the_final_attempt_and_cancels_a_canceled_run(runs: PolicyRunRepository) -> None:
     """Neither is tried again."""
     last, canceled = await add(runs, "acme", "normal", "normal")
     held = {run.id: run for run in (await queue_of(runs).lease("gone", _MOMENT, attempts_max=5, limit=2)).runs}
@@ -421,7 +419,7 @@ async def test_a_rescue_at_the_last_attempt_fails_and_of_a_canceled_run_cancels(
     assert "canceled" == event.payload["to"]
 
 
-async def test_expired_leases_of_one_tenant_are_his_own(runs: PolicyRunRepository) -> None:
+async def test_expired_leases_of_one_tenant_are_only_its_own(runs: PolicyRunRepository) -> None:
     """And the longest ago come first."""
     await add(runs, "a", "normal")
     await add(runs, "b", "normal")

@@ -67,16 +67,14 @@ _REQUESTS = st.builds(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(_REQUESTS, min_size=1, max_size=4))
-def test_whatever_can_be_asked_for_comes_back_as_it_was(
-    graphjobs_loop_runner: Any, requests: list[PolicyRunRequest]
-) -> None:
-    """Any text of any script, numbers up to their bounds, times of ten thousand years."""
+def test_any_request_is_stored_unchanged(graphjobs_loop_runner: Any, requests: list[PolicyRunRequest]) -> None:
+    """Text of any script, numbers up to their bounds, and any datetime are stored."""
     graphjobs_loop_runner(requests)
 
 
 @pytest.fixture(scope="module")
 def graphjobs_loop_runner(shared_settings: Any) -> Any:
-    """Stores requests and reads them again, in a loop of its own."""
+    """Return a function that stores requests and reads them again, in its own event loop."""
     from graphjobs import open_storage
 
     loop = asyncio.new_event_loop()
@@ -239,10 +237,10 @@ class _Model:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])
-async def test_a_random_history_is_what_the_model_says(
+async def test_a_random_history_agrees_with_the_model(
     storage: Storage, tenant: str, seed: int, in_session: bool
 ) -> None:
-    """Step by step, with leases that were lost long ago among those that are tried."""
+    """Each step is compared with the model. Some steps use a lease that is lost."""
     model = _Model(storage, tenant, seed)
     if not in_session:
         for _ in range(_STEPS):

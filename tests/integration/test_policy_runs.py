@@ -97,7 +97,7 @@ _FULL = {
 }
 
 
-async def test_a_run_comes_back_as_it_was_stored(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -> None:
     """Every field, whichever key asks; the version is the database's."""
     run = policy_run(tenant, run_id="nightly/7 \N{SNOWMAN}", **_FULL)
 
@@ -118,7 +118,7 @@ async def test_a_run_comes_back_as_it_was_stored(runs: PolicyRunRepository, tena
     [[1e300] * 300, [1e300] * 9_000, [1e-300] * 9_000, [10**300] * 300, [1e16] * 2_700, [1e18] * 2_700],
     ids=lambda numbers: f"{len(numbers)} times {float(numbers[0])}",
 )
-async def test_numbers_that_the_database_writes_out_come_back(
+async def test_numbers_that_the_database_reformats_are_read_as_stored(
     runs: PolicyRunRepository, tenant: str, numbers: list[float]
 ) -> None:
     """The limit holds for what was asked for, in both directions: JSONB gives 1e300 back as 301 digits."""
@@ -169,7 +169,7 @@ async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant
     assert None is await runs.get(f"{tenant}-other", first.id)
 
 
-async def test_what_is_not_there_is_none(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_get_of_an_unknown_run_returns_none(runs: PolicyRunRepository, tenant: str) -> None:
     """Also under text that is no id."""
     assert None is await runs.get(tenant, uuid.uuid4())
     assert None is await runs.get(tenant, "no id")
@@ -179,7 +179,7 @@ async def test_what_is_not_there_is_none(runs: PolicyRunRepository, tenant: str)
 
 
 @pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
-async def test_a_run_that_is_available_at_once_is_so_from_now_on_whatever_its_makers_clock_says(
+async def test_immediate_availability_follows_the_clock_of_the_database(
     runs: PolicyRunRepository, tenant: str, off: timedelta
 ) -> None:
     """By a clock that is ahead it would wait; by one that is behind, pass those that wait."""
@@ -191,7 +191,7 @@ async def test_a_run_that_is_available_at_once_is_so_from_now_on_whatever_its_ma
     assert abs(now.available_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-async def test_a_run_that_is_put_off_is_put_off(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_later_available_at_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
     """It is available when it says."""
     ahead = datetime.now(UTC) + timedelta(hours=1)
     later_on = await runs.insert(policy_run(tenant, available_at=ahead))
@@ -205,7 +205,7 @@ async def test_a_run_that_is_put_off_is_put_off(runs: PolicyRunRepository, tenan
 # Moves
 
 
-async def test_each_legal_move_is_stored_and_logged(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_each_legal_transition_is_stored_and_logged(runs: PolicyRunRepository, tenant: str) -> None:
     """From pending to the end, as the pure moves say; and each answer is the row."""
     run = await runs.insert(policy_run(tenant))
     held = await runs.replace(run.lease(at=AT, owner="owner", until=later(60)), None, actor="by hand")
@@ -239,7 +239,7 @@ async def test_each_legal_move_is_stored_and_logged(runs: PolicyRunRepository, t
 
 
 @pytest.mark.parametrize("owner", [None, "other", "Owner", "owner "])
-async def test_only_its_owner_moves_a_run_that_is_dispatching(
+async def test_only_the_lease_owner_updates_a_dispatching_run(
     runs: PolicyRunRepository, tenant: str, owner: str | None
 ) -> None:
     """The answer to another owner has the owner of the lease, and nothing changes."""
@@ -254,7 +254,7 @@ async def test_only_its_owner_moves_a_run_that_is_dispatching(
     assert 2 == len(await log(runs, held))
 
 
-async def test_an_attempt_that_was_lost_is_not_ended_by_who_had_it(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_lost_attempt_is_not_ended_by_its_former_owner(runs: PolicyRunRepository, tenant: str) -> None:
     """Though he bears the same name: the attempt is another one."""
     first = await leased(runs, policy_run(tenant))
     await runs.replace(first.release(at=AT, available_at=AT), "owner")
@@ -266,9 +266,7 @@ async def test_an_attempt_that_was_lost_is_not_ended_by_who_had_it(runs: PolicyR
     assert (2, Status.DISPATCHING) == (second.attempts, second.status)
 
 
-async def test_a_change_that_keeps_the_status_is_of_the_version_that_was_read(
-    runs: PolicyRunRepository, tenant: str
-) -> None:
+async def test_an_update_that_keeps_the_status_compares_the_version(runs: PolicyRunRepository, tenant: str) -> None:
     """Else a heartbeat of the holder would be written over."""
     held = await leased(runs, policy_run(tenant))
     await queue_of(runs).renew([held], timedelta(hours=1))
@@ -284,7 +282,7 @@ async def test_a_change_that_keeps_the_status_is_of_the_version_that_was_read(
     )
 
 
-async def test_a_cancellation_that_the_mover_has_not_seen_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_concurrent_cancellation_request_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
     """The answer has the acknowledged request, and a run with a request is not released."""
     held = await leased(runs, policy_run(tenant))
     asked = await runs.replace(held.request_cancellation(at=AT, reason="why"), "owner")
@@ -320,7 +318,9 @@ async def test_a_cancellation_that_the_mover_has_not_seen_is_kept(runs: PolicyRu
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_what_was_asked_for_never_changes(runs: PolicyRunRepository, tenant: str, change: dict[str, Any]) -> None:
+async def test_the_requested_fields_never_change(
+    runs: PolicyRunRepository, tenant: str, change: dict[str, Any]
+) -> None:
     """A move of a value that says otherwise is refused, and not half stored."""
     held = await leased(runs, policy_run(tenant))
     result = await runs.replace(held.replace(**change).submit(at=AT), "owner")
@@ -340,7 +340,7 @@ async def test_an_illegal_update_is_reported_before_any_sql(runs: PolicyRunRepos
     assert (UpdateOutcome.NOT_FOUND, None) == (missing.outcome, missing.job)
 
 
-async def test_a_move_asked_again_with_its_id_is_applied_once(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_a_repeated_transition_id_is_applied_once(runs: PolicyRunRepository, tenant: str) -> None:
     """And answers the same; its id under another move is refused."""
     held = await leased(runs, policy_run(tenant))
     transition_id = uuid.uuid4()
@@ -375,7 +375,7 @@ async def test_pages_are_newest_first_and_hold_each_run_once(runs: PolicyRunRepo
     assert None is (await runs.list(tenant, limit=10)).next_cursor
 
 
-async def test_any_filters_go_together(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
     """Each choice holds what a dictionary of the same runs would; and so counts."""
     stored: list[PolicyRunJob] = []
     for step in range(24):
@@ -458,7 +458,7 @@ async def test_percentiles_are_of_the_newest_of_all_modes(
     assert pytest.approx(10, abs=9) == metrics.p50 == pytest.approx(metrics.p99, abs=9)
 
 
-async def test_metrics_tell_depth_age_and_latency(runs: PolicyRunRepository, tenant: str) -> None:
+async def test_metrics_have_depth_age_and_latency(runs: PolicyRunRepository, tenant: str) -> None:
     """By mode and priority, each pair; percentiles of what was completed, by the database's clock."""
     now = datetime.now(UTC)
     for minutes, priority in ((1, "normal"), (5, "normal"), (2, "emergency")):
@@ -521,7 +521,9 @@ async def test_metrics_tell_depth_age_and_latency(runs: PolicyRunRepository, ten
         (lambda runs: runs.metrics("acme", window=60), "window"),
     ],
 )
-async def test_bad_input_is_named(storage: Storage, call: Callable[[Any], Awaitable[object]], field: str) -> None:
+async def test_an_error_names_the_invalid_field(
+    storage: Storage, call: Callable[[Any], Awaitable[object]], field: str
+) -> None:
     """Before any SQL."""
     with pytest.raises(InvalidJob) as caught:
         await call(storage.policy_runs)
@@ -531,7 +533,7 @@ async def test_bad_input_is_named(storage: Storage, call: Callable[[Any], Awaita
 # Sessions
 
 
-async def test_what_is_rolled_back_never_was(storage: Storage, tenant: str) -> None:
+async def test_a_rolled_back_transaction_changes_nothing(storage: Storage, tenant: str) -> None:
     """Runs and the caller's own rows commit or vanish together."""
     async with storage.session() as session:
         runs = storage.policy_runs.using(session)
@@ -575,7 +577,7 @@ class _Counting:
         return self._executor.using(session)
 
 
-async def test_each_verb_is_one_round_trip(storage: Storage, tenant: str) -> None:
+async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> None:
     """Where nothing is lost: a second read is for late calls only."""
     counting = _Counting(storage.database)
     runs = PostgresPolicyRunRepository(counting)
