@@ -458,19 +458,23 @@ async def test_a_rejected_run_that_cannot_fail_breaks_a_lease_only_in_a_session(
 
 
 async def test_a_heartbeat_writes_no_index(graphjobs_storage: Storage) -> None:
-    """It is the write that there is most of: the row's next version stays on its page, and no index learns of it."""
+    """Renewing a lease is a HOT update: the row's next version stays on its page, and no index is written.
+
+    All versions fit on the pages. Otherwise the count would depend on when a page is pruned, which transactions in
+    other databases of the same server delay.
+    """
     runs = graphjobs_storage.policy_runs
+    async with graphjobs_storage.session() as session, session.begin():
+        await session.execute(text("ALTER TABLE scheduler.policy_runs SET (fillfactor = 10)"))
     await add(runs, "acme", *["normal"] * 20)
     held = (await lease(runs, 20)).runs
     before = await _updates(graphjobs_storage)
-    for _ in range(10):
+    for _ in range(5):
         async with graphjobs_storage.session() as session, session.begin():
             held = (await queue_of(runs.using(session)).renew(held, _MINUTE)).runs
             await session.execute(text("SELECT pg_stat_force_next_flush()"))
-    every, in_place = [now - then for now, then in zip(await _updates(graphjobs_storage), before, strict=True)]
-    assert 200 == every
-    # Now and then a page has no room for one.
-    assert in_place > 150
+    after = await _updates(graphjobs_storage)
+    assert (100, 100) == (after[0] - before[0], after[1] - before[1])
 
 
 async def _updates(storage: Storage) -> tuple[int, int]:
