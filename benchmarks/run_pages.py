@@ -50,13 +50,16 @@ async def run_pages(bench: Bench) -> list[Figure]:
             bench.say(f"page of {_LISTED} by filter: {filter_name}")
             filters = {tenant: _filter(filter_name, sizes[tenant], at) for tenant, at in spreads.items()}
             first = {
-                size_names[tenant]: partial(runs.list, tenant, limit=_LISTED, **filters[tenant]) for tenant in sizes
+                size_names[tenant]: partial(runs.list, tenant, PolicyRunQuery(**filters[tenant], limit=_LISTED))
+                for tenant in sizes
             }
             middle = {
                 size_names[tenant]: _from_middle(runs, tenant, filters[tenant], at(sizes[tenant] // 2))
                 for tenant, at in spreads.items()
             }
-            counts = {size_names[tenant]: partial(runs.count, tenant, **filters[tenant]) for tenant in sizes}
+            counts = {
+                size_names[tenant]: partial(runs.count, tenant, PolicyRunQuery(**filters[tenant])) for tenant in sizes
+            }
             figures += await by_size(bench, f"{filter_name}, first", first, _is_full, at_most=SLOWER_AT_MOST)
             figures += await by_size(bench, f"{filter_name}, middle", middle, _is_full, at_most=SLOWER_AT_MOST)
             figures += await by_size(reference, f"{filter_name}, count", counts, _is_full)
@@ -72,8 +75,8 @@ def _filter(filter_name: str, rows: int, at: Spread) -> dict[str, Any]:
 
 def _from_middle(runs: PolicyRunRepository, tenant: str, filters: dict[str, Any], at: datetime) -> Call:
     """Prepare the page after half of the tenant's rows."""
-    cursor = PolicyRunQuery(**filters).cursor_after(tenant, PageKey(at, UUID(int=0)))
-    return partial(runs.list, tenant, limit=_LISTED, cursor=cursor, **filters)
+    query = PolicyRunQuery(**filters, limit=_LISTED)
+    return partial(runs.list, tenant, query.replace(cursor=query.cursor_after(tenant, PageKey(at, UUID(int=0)))))
 
 
 def _is_full(answer: object) -> bool:

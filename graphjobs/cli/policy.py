@@ -127,7 +127,7 @@ def list_runs(
             limit=limit,
             cursor=cursor,
         )
-        page = _call(lambda service: service.list(tenant, **query.__dict__))
+        page = _call(lambda service: service.list(tenant, query))
     if as_json:
         lines = [_to_record(run) for run in page.runs]
         lines += [{"unreadable": {"id": str(row.row_id), "reason": row.reason}} for row in page.unreadable]

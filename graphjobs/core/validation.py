@@ -60,6 +60,15 @@ def check_stored_tenant(name: object, field: str) -> str:
     raise InvalidJob(f"{field} must be text that PostgreSQL can store: no NUL, no lone surrogate", field=field)
 
 
+def check_query(query: object, expected: type[T]) -> T:
+    """Return a query, or the one without filters where it is None.
+
+    Raises:
+        InvalidJob: it is of another type.
+    """
+    return expected() if query is None else check_type(query, expected, "query")
+
+
 def check_type(value: object, expected: type[T], field: str) -> T:
     """Return an argument of one type.
 

@@ -14,7 +14,7 @@ from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, Partial
 from graphjobs.core.queue_flow import versions_by_id
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import UpdateFlow
-from graphjobs.core.validation import WINDOW_MAX, check_duration, check_type, parse_member
+from graphjobs.core.validation import WINDOW_MAX, check_duration, check_query, parse_member
 from graphjobs.database.executor import Executor, SessionExecutor
 from graphjobs.errors import IllegalTransition, InvalidJob, JobAlreadyExists
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
@@ -252,7 +252,7 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def get_jobs(self, tenant_id: str, query: GraphJobQuery | None = None) -> GraphJobCollection:
-        tenant, query = check_name(tenant_id, "tenant_id"), _check_query(query)
+        tenant, query = check_name(tenant_id, "tenant_id"), check_query(query, GraphJobQuery)
         # One row more than the page holds shows that the list goes on.
         params = lists.list_params(tenant, query, limit=query.limit + 1)
         rows = await self._executor.fetch_all(lists.statements_for(query).page, params)
@@ -266,7 +266,7 @@ class PostgresGraphJobStore(GraphJobStore):
 
     @override
     async def count(self, tenant_id: str, query: GraphJobQuery | None = None) -> BoundedCount:
-        tenant, query = check_name(tenant_id, "tenant_id"), _check_query(query)
+        tenant, query = check_name(tenant_id, "tenant_id"), check_query(query, GraphJobQuery)
         params = lists.list_params(tenant, query.replace(cursor=None), limit=COUNT_MAX + 1)
         ((count,),) = await self._executor.fetch_all(lists.statements_for(query).bounded_count, params)
         return BoundedCount.from_count(count, COUNT_MAX)
@@ -330,7 +330,3 @@ class PostgresGraphJobStore(GraphJobStore):
             f"later read found it {current.status} at attempts {current.attempts}"
         )
         return GraphJobUpdateResult(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)
-
-
-def _check_query(query: object) -> GraphJobQuery:
-    return GraphJobQuery() if query is None else check_type(query, GraphJobQuery, "query")

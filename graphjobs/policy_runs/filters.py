@@ -1,6 +1,6 @@
 """Queries of policy runs, and what they return: pages and the metrics of a queue. No database here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, ClassVar, Final
@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import BeforeValidator, Field
 
 from graphjobs.core.fields import Name, UtcTime
-from graphjobs.core.pagination import PAGE_DEFAULT, TIMESTAMP_MIN, BoundedCount, Page, PageQuery, as_tuple
+from graphjobs.core.pagination import TIMESTAMP_MIN, BoundedCount, Page, PageQuery, as_tuple
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 
@@ -46,30 +46,6 @@ class PolicyRunQuery(PageQuery):
 
     def _filters(self, tenant_id: str) -> list[object]:
         return ["policy runs", tenant_id, self.policy_id, self.mode, sorted(set(self.statuses)), self.queued_after]
-
-
-def build_query(
-    policy_id: str | None,
-    mode: PolicyRunMode | str | None,
-    statuses: Iterable[PolicyRunStatus | str],
-    queued_after: datetime | None,
-    *,
-    limit: int = PAGE_DEFAULT,
-    cursor: str | None = None,
-) -> PolicyRunQuery:
-    """Build a query from arguments; words of modes and statuses are parsed.
-
-    Raises:
-        InvalidJob: an argument is invalid.
-    """
-    return PolicyRunQuery(
-        policy_id=policy_id,
-        mode=mode,  # type: ignore[arg-type]  # validation parses a word
-        statuses=statuses,  # type: ignore[arg-type]  # and words
-        queued_after=queued_after,
-        limit=limit,
-        cursor=cursor,
-    )
 
 
 class PolicyRunCollection(Page[PolicyRunJob]):

@@ -1,6 +1,5 @@
 """The repository of policy runs: a run and its event are written in one statement; results say what happened."""
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Protocol, Self
 from uuid import UUID
@@ -13,7 +12,6 @@ from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import (
     COUNT_MAX,
-    PAGE_DEFAULT,
     PAGE_MAX,
     BoundedCount,
     PartialList,
@@ -22,15 +20,15 @@ from graphjobs.core.pagination import (
 from graphjobs.core.recovery import resolve_outcome
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import Applied, UpdateFlow
-from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration
+from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration, check_query
 from graphjobs.database.executor import Executor
 from graphjobs.errors import IllegalTransition, JobAlreadyExists, OutcomeUnknown
 from graphjobs.policy_runs.filters import (
     METRICS_WINDOW,
     PolicyRunCollection,
     PolicyRunMetrics,
+    PolicyRunQuery,
     QueueDepth,
-    build_query,
 )
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob
 from graphjobs.policy_runs.row_mapping import (
@@ -121,32 +119,16 @@ class PolicyRunRepository(Protocol):
         """
         ...
 
-    async def list(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-        limit: int = PAGE_DEFAULT,
-        cursor: str | None = None,
-    ) -> PolicyRunCollection:
+    async def list(self, tenant_id: str, query: PolicyRunQuery | None = None) -> PolicyRunCollection:
         """Return one page of a tenant's runs, newest first: `queued_at DESC, id DESC`. Pages stay disjoint.
 
         With a filter by status, a run that changes its status between two pages can be on both, or on neither. See
-        `PolicyRunQuery` for the filters.
+        `PolicyRunQuery` for the filters; None means all runs.
         """
         ...
 
-    async def count(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-    ) -> BoundedCount:
-        """Count the runs that `list` would return: exact up to 10,000, else "more than"."""
+    async def count(self, tenant_id: str, query: PolicyRunQuery | None = None) -> BoundedCount:
+        """Count the runs of a query, without its cursor and limit: exact up to 10,000, else "more than"."""
         ...
 
     async def events(
@@ -254,18 +236,8 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         return transition.to_result(job.with_cancellation(*_cancellation(applied)), applied.recorded)
 
     @override
-    async def list(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-        limit: int = PAGE_DEFAULT,
-        cursor: str | None = None,
-    ) -> PolicyRunCollection:
-        tenant = check_name(tenant_id, "tenant_id")
-        query = build_query(policy_id, mode, statuses, queued_after, limit=limit, cursor=cursor)
+    async def list(self, tenant_id: str, query: PolicyRunQuery | None = None) -> PolicyRunCollection:
+        tenant, query = check_name(tenant_id, "tenant_id"), check_query(query, PolicyRunQuery)
         # One row more than the page holds shows that the list goes on.
         params = lists.list_params(tenant, query, limit=query.limit + 1)
         rows = await self._executor.fetch_all(lists.statements_for(query).page, params)
@@ -273,16 +245,9 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         return PolicyRunCollection(page.items, page.next_cursor, page.unreadable)
 
     @override
-    async def count(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-    ) -> BoundedCount:
-        tenant, query = check_name(tenant_id, "tenant_id"), build_query(policy_id, mode, statuses, queued_after)
-        params = lists.list_params(tenant, query, limit=COUNT_MAX + 1)
+    async def count(self, tenant_id: str, query: PolicyRunQuery | None = None) -> BoundedCount:
+        tenant, query = check_name(tenant_id, "tenant_id"), check_query(query, PolicyRunQuery)
+        params = lists.list_params(tenant, query.replace(cursor=None), limit=COUNT_MAX + 1)
         ((count,),) = await self._executor.fetch_all(lists.statements_for(query).bounded_count, params)
         return BoundedCount.from_count(count, COUNT_MAX)
 

@@ -1,19 +1,15 @@
 """The use cases of policy runs: enqueue, cancel, complete, retry, simulate, read the metrics. No HTTP here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from graphjobs.core.fields import (
-    METADATA_ENTRIES_MAX,
-    REASON_LENGTH_MAX,
-    utc_now,
-)
-from graphjobs.core.pagination import PAGE_DEFAULT, BoundedCount
+from graphjobs.core.fields import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, utc_now
+from graphjobs.core.pagination import BoundedCount
 from graphjobs.core.update_retry import conflict, update_until_applied
 from graphjobs.core.validation import check_type
 from graphjobs.errors import IdempotencyConflict, InvalidJob, JobNotFound
-from graphjobs.policy_runs.filters import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics
+from graphjobs.policy_runs.filters import METRICS_WINDOW, PolicyRunCollection, PolicyRunMetrics, PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.requests import PolicyRunCompletion, PolicyRunRequest
@@ -68,29 +64,13 @@ class PolicyRunService:
         """Return a run; None where the tenant has no run of this `run_id`."""
         return await self._runs.get_by_run_id(tenant_id, run_id)
 
-    async def list(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-        limit: int = PAGE_DEFAULT,
-        cursor: str | None = None,
-    ) -> PolicyRunCollection:
+    async def list(self, tenant_id: str, query: PolicyRunQuery | None = None) -> PolicyRunCollection:
         """List one page of a tenant's runs, newest first; see `PolicyRunRepository.list`."""
-        return await self._runs.list(tenant_id, policy_id, mode, statuses, queued_after, limit, cursor)
+        return await self._runs.list(tenant_id, query)
 
-    async def count(
-        self,
-        tenant_id: str,
-        policy_id: str | None = None,
-        mode: PolicyRunMode | str | None = None,
-        statuses: Iterable[PolicyRunStatus | str] = (),
-        queued_after: datetime | None = None,
-    ) -> BoundedCount:
+    async def count(self, tenant_id: str, query: PolicyRunQuery | None = None) -> BoundedCount:
         """Count a tenant's runs; see `PolicyRunRepository.count`."""
-        return await self._runs.count(tenant_id, policy_id, mode, statuses, queued_after)
+        return await self._runs.count(tenant_id, query)
 
     async def request_cancellation(
         self, tenant_id: str, run_id: str, *, reason: str | None = None, actor: str | None = None

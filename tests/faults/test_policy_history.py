@@ -35,6 +35,7 @@ from graphjobs.core.results import FinishResult, StalledItem
 from graphjobs.core.transitions import UpdateResult
 from graphjobs.database.executor import wait_ignoring_cancel
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseHeartbeatResult, LeaseResult, RetryBackoff
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
@@ -179,7 +180,7 @@ class Worker:
             await self._swap(move, run.lease_owner)
 
     async def _finish(self) -> None:
-        page = await self._reader.policy_runs.list(TENANT, statuses=[Status.SUBMITTED], limit=50)
+        page = await self._reader.policy_runs.list(TENANT, PolicyRunQuery(statuses=(Status.SUBMITTED,), limit=50))
         if page.runs:
             run, at = self._choose.choice(page.runs), datetime.now(UTC)
             await self._swap(
@@ -197,7 +198,8 @@ class Worker:
         self._history.outcomes[str(transition_id), move.id] = outcome
 
     async def _request_cancellation(self) -> None:
-        page = await self._reader.policy_runs.list(TENANT, statuses=["pending", "dispatching", "submitted"], limit=50)
+        open_runs = PolicyRunQuery(statuses=(Status.PENDING, Status.DISPATCHING, Status.SUBMITTED), limit=50)
+        page = await self._reader.policy_runs.list(TENANT, open_runs)
         for run in self._some(page.runs)[:1]:
             service = PolicyRunService(self._runs)
             _, answer = await self._make(service.request_cancellation(TENANT, run.run_id, reason="enough"))
@@ -217,7 +219,7 @@ class Worker:
 
 async def _keep_up(runs: PolicyRunRepository) -> None:
     """Insert runs until a few have no final status."""
-    alive = (await runs.count(TENANT, statuses=["pending", "dispatching"])).value
+    alive = (await runs.count(TENANT, PolicyRunQuery(statuses=(Status.PENDING, Status.DISPATCHING)))).value
     for _ in range(_RUNS - alive):
         await runs.insert(policy_run(TENANT))
 
@@ -261,7 +263,7 @@ async def record_amid_faults(settings: Settings, watch: Watch, make_queue: MakeQ
         assert (0, 0) == checked_out(storage)
         cursor = None
         while True:
-            page = await reader.policy_runs.list(TENANT, limit=1_000, cursor=cursor)
+            page = await reader.policy_runs.list(TENANT, PolicyRunQuery(limit=1_000, cursor=cursor))
             assert () == page.unreadable
             history.runs |= {run.id: run for run in page.runs}
             cursor = page.next_cursor

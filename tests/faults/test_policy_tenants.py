@@ -14,6 +14,7 @@ from graphjobs import InvalidJob, JobAlreadyExists, JobNotFound, PolicyRunJob, P
 from graphjobs.core.results import StalledItem
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.policy_runs.attempt_results import LeaseResult
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.requests import PolicyRunCompletion
 from graphjobs.policy_runs.service import PolicyRunService
@@ -100,7 +101,9 @@ VERBS: Final[dict[str, Verb]] = {
     "get by its text": lambda runs, thief, run: runs.get(thief, str(run.id)),
     "get_by_run_id": lambda runs, thief, run: runs.get_by_run_id(thief, run.run_id),
     "list": lambda runs, thief, _run: runs.list(thief),
-    "list of a policy": lambda runs, thief, run: runs.list(thief, policy_id=run.policy_id, mode=run.mode),
+    "list of a policy": lambda runs, thief, run: runs.list(
+        thief, PolicyRunQuery(policy_id=run.policy_id, mode=run.mode)
+    ),
     "count": lambda runs, thief, _run: runs.count(thief),
     "events": lambda runs, thief, run: runs.events(thief, run.id),
     "metrics": lambda runs, thief, _run: runs.metrics(thief, window=timedelta(days=366)),
@@ -236,8 +239,8 @@ async def test_an_id_of_another_tenant_is_taken_and_the_error_names_no_tenant(sc
 
 async def test_a_cursor_of_another_tenants_page_is_refused(scene: Scene) -> None:
     """It is bound to its own query and tenant."""
-    page = await scene.runs.list(scene.held.tenant_id, limit=2)
+    page = await scene.runs.list(scene.held.tenant_id, PolicyRunQuery(limit=2))
     assert page.next_cursor is not None
     with pytest.raises(InvalidJob) as caught:
-        await scene.runs.list(scene.thief, limit=2, cursor=page.next_cursor)
+        await scene.runs.list(scene.thief, PolicyRunQuery(limit=2, cursor=page.next_cursor))
     assert "cursor" == caught.value.field

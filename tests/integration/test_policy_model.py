@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from graphjobs import IllegalTransition, InvalidJob, PolicyRunInputs, PolicyRunJob, PolicyRunRequest, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseResult
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
 
@@ -89,9 +90,8 @@ def graphjobs_loop_runner(shared_settings: Any) -> Any:
                 continue
             assert run.stored(updated_at=inserted.updated_at, available_at=inserted.available_at) == inserted
             assert inserted == await storage.policy_runs.get_by_run_id(run.tenant_id, run.run_id)
-            assert (
-                inserted in (await storage.policy_runs.list(run.tenant_id, run.policy_id, run.mode, limit=1_000)).runs
-            )
+            query = PolicyRunQuery(policy_id=run.policy_id, mode=run.mode, limit=1_000)
+            assert inserted in (await storage.policy_runs.list(run.tenant_id, query)).runs
 
     yield lambda requests: loop.run_until_complete(stored(requests))
     loop.run_until_complete(opened.__aexit__(None, None, None))
@@ -226,11 +226,11 @@ class _Model:
 
     async def require_agreement(self) -> None:
         """Rows, pages, counts and logs are those of the model."""
-        page = await self.runs.list(self.tenant, limit=1_000)
+        page = await self.runs.list(self.tenant, PolicyRunQuery(limit=1_000))
         assert {run.run_id: run for run in page.runs} == self.now
         for status in PolicyRunStatus:
             expected = len([run for run in self.now.values() if run.status is status])
-            assert expected == (await self.runs.count(self.tenant, statuses=status)).value
+            assert expected == (await self.runs.count(self.tenant, PolicyRunQuery(statuses=(status,)))).value
         for run in self.now.values():
             assert self.events[run.run_id] == [event.status for event in await self.runs.events(self.tenant, run.id)]
 

@@ -28,6 +28,7 @@ from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
 from graphjobs.policy_runs import repository as repository_room
 from graphjobs.policy_runs.attempt_results import LeaseResult
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
@@ -366,13 +367,13 @@ async def test_pages_are_newest_first_and_hold_each_run_once(runs: PolicyRunRepo
     pages = 0
     while pages == 0 or cursor is not None:
         pages += 1
-        page = await runs.list(tenant, limit=3, cursor=cursor)
+        page = await runs.list(tenant, PolicyRunQuery(limit=3, cursor=cursor))
         found += page.runs
         cursor = page.next_cursor
     assert expected == found
     assert 4 == pages
-    assert expected == list((await runs.list(tenant, limit=10)).runs)
-    assert None is (await runs.list(tenant, limit=10)).next_cursor
+    assert expected == list((await runs.list(tenant, PolicyRunQuery(limit=10))).runs)
+    assert None is (await runs.list(tenant, PolicyRunQuery(limit=10))).next_cursor
 
 
 async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
@@ -393,7 +394,10 @@ async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
         stored.append(await runs.insert(run))
     newest = stored[::-1]
     for policy, mode, statuses, after in itertools.product(
-        (None, "P-1"), (None, "simulate"), ((), ("pending",), ("canceled", "failed")), (None, later(7))
+        (None, "P-1"),
+        (None, PolicyRunMode.SIMULATE),
+        ((), (Status.PENDING,), (Status.CANCELED, Status.FAILED)),
+        (None, later(7)),
     ):
         expected = [
             run
@@ -403,9 +407,9 @@ async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
             and (not statuses or run.status in statuses)
             and (after is None or run.queued_at > after)
         ]
-        page = await runs.list(tenant, policy, mode, statuses, after, 100)
-        assert expected == list(page.runs)
-        assert len(expected) == (await runs.count(tenant, policy, mode, statuses, after)).value
+        query = PolicyRunQuery(policy_id=policy, mode=mode, statuses=statuses, queued_after=after, limit=100)
+        assert expected == list((await runs.list(tenant, query)).runs)
+        assert len(expected) == (await runs.count(tenant, query)).value
 
 
 async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, tenant: str) -> None:
@@ -413,15 +417,15 @@ async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, t
     for _ in range(3):
         await runs.insert(policy_run(tenant))
         await runs.insert(policy_run(f"{tenant}-other"))
-    cursor = (await runs.list(tenant, limit=1)).next_cursor
-    assert 2 == len((await runs.list(tenant, cursor=cursor, limit=500)).runs)
+    cursor = (await runs.list(tenant, PolicyRunQuery(limit=1))).next_cursor
+    assert 2 == len((await runs.list(tenant, PolicyRunQuery(cursor=cursor, limit=500))).runs)
     for call in (
-        runs.list(tenant, mode="full", cursor=cursor),
-        runs.list(tenant, "P-7", cursor=cursor),
-        runs.list(tenant, statuses="pending", cursor=cursor),
-        runs.list(tenant, queued_after=AT, cursor=cursor),
-        runs.list(f"{tenant}-other", cursor=cursor),
-        runs.list(tenant, cursor="bogus"),
+        runs.list(tenant, PolicyRunQuery(mode=PolicyRunMode.FULL, cursor=cursor)),
+        runs.list(tenant, PolicyRunQuery(policy_id="P-7", cursor=cursor)),
+        runs.list(tenant, PolicyRunQuery(statuses=(Status.PENDING,), cursor=cursor)),
+        runs.list(tenant, PolicyRunQuery(queued_after=AT, cursor=cursor)),
+        runs.list(f"{tenant}-other", PolicyRunQuery(cursor=cursor)),
+        runs.list(tenant, PolicyRunQuery(cursor="bogus")),
     ):
         with pytest.raises(InvalidJob, match=r"^cursor ") as caught:
             await call
@@ -505,15 +509,15 @@ async def test_metrics_have_depth_age_and_latency(runs: PolicyRunRepository, ten
         (lambda runs: runs.replace(None, None), "job"),
         (lambda runs: runs.replace(policy_run(), "x" * 10_000), "expected_lease_owner"),
         (lambda runs: runs.replace(policy_run(), None, transition_id="7"), "transition_id"),
-        (lambda runs: runs.list("acme", limit=0), "limit"),
-        (lambda runs: runs.list("acme", limit=1_001), "limit"),
-        (lambda runs: runs.list("acme", limit=True), "limit"),
-        (lambda runs: runs.list("acme", mode="partial"), "mode"),
-        (lambda runs: runs.list("acme", statuses=("queued",)), "statuses.0"),
-        (lambda runs: runs.list("acme", policy_id="a\0b"), "policy_id"),
-        (lambda runs: runs.list("acme", queued_after=datetime(2026, 1, 1)), "queued_after"),  # noqa: DTZ001
+        (lambda runs: runs.list("acme", PolicyRunQuery(limit=0)), "limit"),
+        (lambda runs: runs.list("acme", PolicyRunQuery(limit=1_001)), "limit"),
+        (lambda runs: runs.list("acme", PolicyRunQuery(limit=True)), "limit"),
+        (lambda runs: runs.list("acme", PolicyRunQuery(mode="partial")), "mode"),  # type: ignore[arg-type]
+        (lambda runs: runs.list("acme", PolicyRunQuery(statuses=("queued",))), "statuses.0"),  # type: ignore[arg-type]
+        (lambda runs: runs.list("acme", PolicyRunQuery(policy_id="a\0b")), "policy_id"),
+        (lambda runs: runs.list("acme", PolicyRunQuery(queued_after=datetime(2026, 1, 1))), "queued_after"),  # noqa: DTZ001
         (lambda runs: runs.list("acme\n"), "tenant_id"),
-        (lambda runs: runs.count("acme", mode=0), "mode"),
+        (lambda runs: runs.count("acme", "full"), "query"),
         (lambda runs: runs.events("acme", uuid.uuid4(), after=-1), "after"),
         (lambda runs: runs.events("acme", uuid.uuid4(), limit=0), "limit"),
         (lambda runs: runs.metrics("acme", window=timedelta(0)), "window"),

@@ -19,6 +19,7 @@ from graphjobs import (
     PolicyRunStatus,
 )
 from graphjobs.policy_runs.attempt_results import LeaseResult
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 
@@ -239,7 +240,7 @@ async def test_a_simulation_counts_for_nothing_whatever_was_asked_for(service: P
     """Its mode says so."""
     run = await service.simulate(run_request(tenant, mode="full", priority="high"))
     assert (PolicyRunMode.SIMULATE, "high") == (run.mode, run.priority)
-    assert [run] == list((await service.list(tenant, mode="simulate")).runs)
+    assert [run] == list((await service.list(tenant, PolicyRunQuery(mode=PolicyRunMode.SIMULATE))).runs)
     metrics = await service.metrics(tenant)
     assert 1 == metrics.queue[run.mode, run.priority].count.value
 

@@ -32,9 +32,11 @@ from graphjobs.core.results import StalledItem
 from graphjobs.database.engine import connect
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.requests import PolicyRunCompletion
 from graphjobs.policy_runs.service import PolicyRunService
+from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.settings import Settings
 from graphjobs.worker import JobContext
 from pytest_graphjobs import run
@@ -297,13 +299,15 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         asyncio.get_running_loop().call_later(0.01, cancelled.cancel)
         await asyncio.gather(*(dispatcher(runs, f"dispatcher {number}") for number in range(5)))
         await asyncio.wait([cancelled])
-        abandoned = (await beside.policy_runs.list(tenant, statuses=["dispatching"], limit=100)).runs
+        dispatching = PolicyRunQuery(statuses=(PolicyRunStatus.DISPATCHING,), limit=100)
+        abandoned = (await beside.policy_runs.list(tenant, dispatching)).runs
         stalled = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in abandoned]
         soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
         rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=soon)
         await dispatcher(runs, "the last")
-        page = await runs.list(tenant, statuses=["submitted"], limit=20)
-        rest = await runs.list(tenant, statuses=["submitted"], limit=20, cursor=page.next_cursor)
+        submitted = PolicyRunQuery(statuses=(PolicyRunStatus.SUBMITTED,), limit=20)
+        page = await runs.list(tenant, submitted)
+        rest = await runs.list(tenant, submitted.replace(cursor=page.next_cursor))
 
         assert stopped.id in rescued.requeued
         assert {run.id for run in abandoned} == set(rescued.requeued)

@@ -13,6 +13,7 @@ from typing_extensions import override
 from graphjobs import GraphJobQuery
 from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.policy_runs.attempt_results import RetryBackoff
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, DispatcherOptions, GraphJobWorker, PolicyRunDispatcher, WorkerOptions
 from tests.builders import build_job, policy_run
@@ -208,7 +209,8 @@ class RunTwin(Twin):
 
     @override
     async def count(self, tenant: str, statuses: Iterable[str]) -> int:
-        return (await self.storage.policy_runs.count(tenant, statuses=tuple(statuses))).value
+        query = PolicyRunQuery(statuses=tuple(statuses))  # type: ignore[arg-type]
+        return (await self.storage.policy_runs.count(tenant, query)).value
 
     @override
     async def claim_without_worker(self, attempts_max: int = 5) -> None:

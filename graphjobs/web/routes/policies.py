@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from graphjobs.core.fields import ErrorText, FrozenModel, Name, Reason, UtcTime
 from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 from graphjobs.errors import JobNotFound
+from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec
 from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
@@ -109,11 +110,12 @@ class PolicyRunListParams(CamelModel):
     limit: int = Field(PAGE_DEFAULT, ge=1, le=PAGE_MAX)
     cursor: str | None = Field(None, max_length=CURSOR_LENGTH_MAX, description="nextCursor of the previous page.")
 
-    def to_filters(self) -> dict[str, Any]:
-        """Return the arguments of `PolicyRunRepository.list`."""
+    def to_query(self) -> PolicyRunQuery:
+        """Return the query of the service."""
         filters = self.__dict__.copy()
         requested = filters.pop("status")
-        return {**filters, "statuses": [status for status in PolicyRunStatus if status.public_status in requested]}
+        statuses = tuple(status for status in PolicyRunStatus if status.public_status in requested)
+        return PolicyRunQuery(statuses=statuses, **filters)
 
 
 class PolicyRunView(PolicyRunSpec):
@@ -200,7 +202,7 @@ async def list_runs(
     caller: ReadCaller, params: Annotated[PolicyRunListParams, Query()], service: RunService
 ) -> Response:
     """List one page of the runs of the tenant."""
-    page = await service.list(caller.tenant_id, **params.to_filters())
+    page = await service.list(caller.tenant_id, params.to_query())
     return list_response("runs", map(PolicyRunView.of, page.runs), page.unreadable, nextCursor=page.next_cursor)
 
 
