@@ -122,18 +122,31 @@ async def test_a_leased_run_is_canceled_by_its_holder(
     assert (Status.CANCELED, first.cancellation_requested_at) == (canceled.status, canceled.cancellation_requested_at)
 
 
+@pytest.mark.parametrize("is_submitted", [True, False], ids=["submitted", "leased"])
 @pytest.mark.parametrize(("status", "error"), [("completed", None), ("failed", "no such policy"), ("canceled", None)])
-async def test_a_completion_ends_a_submitted_run(
-    service: PolicyRunService, runs: PolicyRunRepository, tenant: str, status: str, error: str | None
+async def test_a_completion_ends_a_submitted_or_leased_run(
+    service: PolicyRunService,
+    runs: PolicyRunRepository,
+    tenant: str,
+    status: str,
+    error: str | None,
+    is_submitted: bool,
 ) -> None:
-    """The answer to a later completion is the final run."""
-    run = await add_submitted(runs, policy_run(tenant))
+    """A completion proves that the engine has the run; later completions and lease results change nothing."""
+    run = await add_leased(runs, policy_run(tenant))
+    if is_submitted:
+        await queue_of(runs).end([LeaseResult.submitted(run)])
     done = await service.complete(tenant, completion(run.run_id, status, error), actor="engine")
     late = await service.complete(tenant, completion(run.run_id))
-    assert (status, error) == (done.status, done.last_error)
-    assert done == late
-    (*_, event) = await runs.events(tenant, run.id)
-    assert ("submitted", status, "engine") == tuple(event.payload[name] for name in ("from", "to", "actor"))
+    late_result = await queue_of(runs).end([LeaseResult.submitted(run)])
+
+    assert (status, error, None) == (done.status, done.last_error, done.lease_owner)
+    assert done.submitted_at is not None
+    assert done == late == await runs.get(tenant, run.id)
+    assert {run.id} == set(late_result.lost)
+    events = await runs.events(tenant, run.id)
+    assert ["pending", "dispatching", "submitted", status] == [event.payload["to"] for event in events]
+    assert ("submitted", "engine") == (events[-1].payload["from"], events[-1].payload["actor"])
 
 
 async def test_a_completion_of_a_pending_run_is_a_conflict(
@@ -145,22 +158,6 @@ async def test_a_completion_of_a_pending_run_is_a_conflict(
     with pytest.raises(JobConflict, match="the run is pending: complete it after it is submitted") as caught:
         await service.complete(tenant, completion(run.run_id))
     assert ("pending", run.id) == (caught.value.status, caught.value.job_id)
-
-
-@pytest.mark.parametrize(("status", "error"), [("completed", None), ("failed", "broken"), ("canceled", None)])
-async def test_a_completion_before_the_result_of_the_lease_also_submits_the_run(
-    service: PolicyRunService, runs: PolicyRunRepository, tenant: str, status: str, error: str | None
-) -> None:
-    """A completion proves that the engine has the run; the late result of the dispatcher is lost."""
-    run = await add_leased(runs, policy_run(tenant))
-    done = await service.complete(tenant, completion(run.run_id, status, error), actor="engine")
-    assert (status, None) == (done.status, done.lease_owner)
-    assert done.submitted_at is not None
-    transitions = [event.payload["to"] for event in await runs.events(tenant, run.id)]
-    assert ["pending", "dispatching", "submitted", status] == transitions
-    late = await queue_of(runs).end([LeaseResult.submitted(run)])
-    assert {run.id} == set(late.lost)
-    assert done == await runs.get(tenant, run.id)
 
 
 async def test_a_cancellation_of_a_submitted_run_is_a_request(

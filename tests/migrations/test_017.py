@@ -14,29 +14,24 @@ VALUES (gen_random_uuid(), 'graph_jobs', 'graph_jobs.bson, entry 1', 'status', '
 """
 
 
-@pytest.fixture
-async def at_016(empty_settings: Settings) -> Settings:
-    """Settings of a database at the revision before."""
-    assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
-    return empty_settings
-
-
-async def test_downgrade_drops_no_pending_documents_without_the_option(at_016: Settings, empty_url: str) -> None:
+async def test_downgrade_drops_no_pending_documents_without_the_option(
+    empty_settings: Settings, empty_url: str
+) -> None:
     """The error names their number and how to keep them, and changes nothing; with the option it succeeds."""
-    await commands.upgrade(at_016)
+    await commands.upgrade(empty_settings)
     ask(empty_url, _INSERT)
     with pytest.raises(
         GraphJobsError, match=r"1 pending rows of scheduler\.backfill_quarantine.*graphjobs quarantine write"
     ):
-        await commands.downgrade(at_016, revision="-1")
+        await commands.downgrade(empty_settings, revision="-1")
     assert ask(empty_url, "SELECT count(*) FROM scheduler.backfill_quarantine") == "1"
-    await commands.downgrade(at_016, revision=_BEFORE, drop_data=True)
-    assert await commands.current(at_016) == _BEFORE
+    await commands.downgrade(empty_settings, revision=_BEFORE, drop_data=True)
+    assert await commands.current(empty_settings) == _BEFORE
 
 
 @pytest.mark.parametrize("content", ["'{}', 'x'", "NULL, NULL"])
-async def test_an_entry_has_a_document_or_bytes(at_016: Settings, empty_url: str, content: str) -> None:
+async def test_an_entry_has_a_document_or_bytes(empty_settings: Settings, empty_url: str, content: str) -> None:
     """Never both, and never neither."""
-    await commands.upgrade(at_016)
+    await commands.upgrade(empty_settings)
     sql = _INSERT.replace("document)", "document, raw)").replace("'{}')", f"{content})")
     assert "backfill_quarantine_content_check" in psql(empty_url, sql).stderr
