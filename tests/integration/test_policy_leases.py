@@ -59,7 +59,7 @@ async def test_a_lease_equals_the_transition_of_the_model_except_for_times(runs:
 async def test_runs_are_leased_by_priority_then_by_availability(
     runs: PolicyRunRepository, tenant_id: str | None
 ) -> None:
-    """Emergencies, high, normal, in whatever order they were added."""
+    """Emergencies precede high and normal runs, in whatever order the runs were added."""
     recent = ago(seconds=30)
     added = await add(runs, "acme", "normal", "high", "emergency", "normal", "high", "emergency", available_at=recent)
     found: list[PolicyRunJob] = []
@@ -69,7 +69,7 @@ async def test_runs_are_leased_by_priority_then_by_availability(
 
 
 async def test_one_lease_has_the_order_of_many_leases(runs: PolicyRunRepository) -> None:
-    """Also if its limit is less than the number of runs."""
+    """The order also holds for a limit below the number of runs."""
     recent = ago(seconds=30)
     added = await add(runs, "acme", "normal", "high", "normal", "high", "high", available_at=recent)
     assert [added[place].id for place in (1, 3, 4, 0)] == ids((await lease(runs, limit=4)).runs)
@@ -174,7 +174,7 @@ async def test_many_high_runs_do_not_starve_an_overdue_run(runs: PolicyRunReposi
 
 
 async def test_leases_of_one_run_do_not_starve_an_overdue_run(runs: PolicyRunRepository) -> None:
-    """One of eight leases of one run takes it: the chance that all 200 miss it is below 1 in 10^11."""
+    """One of eight leases takes the overdue run: the chance that all 200 miss the run is below 1 in 10^11."""
     (overdue,) = await add(runs, "acme", "normal", available_at=ago(minutes=20))
     await add(runs, "acme", *["high"] * 8, available_at=ago(minutes=5))
     for _ in range(200):
@@ -212,7 +212,7 @@ async def test_a_run_is_not_leased_before_it_is_available(runs: PolicyRunReposit
 
 
 async def test_a_heartbeat_only_extends_the_lease(runs: PolicyRunRepository) -> None:
-    """It begins now, by the clock of the database; the owner also renews an expired lease."""
+    """The lease then begins now, by the clock of the database; an expired lease can be renewed by its owner."""
     (run,) = await add(runs, "acme", "normal")
     (leased,) = (await lease(runs, duration=MICROSECOND)).runs
     (renewed,) = (await queue_of(runs).renew([leased], timedelta(hours=1))).runs
@@ -290,7 +290,7 @@ async def test_a_run_fails_after_its_final_attempt(runs: PolicyRunRepository) ->
 
 
 async def test_an_expired_lease_is_listed_and_its_run_is_rescued(runs: PolicyRunRepository) -> None:
-    """It waits for the back-off, its attempt counts, and its former owner has lost it; a renewed run is skipped."""
+    """The run waits for the back-off, the attempt counts, and a late result is lost; a renewed run is skipped."""
     stalled, renewed = await add(runs, "acme", "normal", "normal")
     leased = {run.id: run for run in (await lease(runs, duration=MICROSECOND, limit=2)).runs}
     expired = await queue_of(runs).expired()
@@ -313,7 +313,7 @@ async def test_an_expired_lease_is_listed_and_its_run_is_rescued(runs: PolicyRun
 
 
 async def test_expired_leases_of_one_tenant_are_listed(runs: PolicyRunRepository) -> None:
-    """In the order in which they expired, as those of all tenants."""
+    """Lists of one tenant and of all tenants have the order in which the leases expired."""
     for tenant in ("a", "b"):
         await add(runs, tenant, "normal")
     (first,) = (await lease(runs, "a", duration=MICROSECOND)).runs

@@ -70,7 +70,7 @@ _FULL = {
 
 
 async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -> None:
-    """By id, by the text of the id and by run id, with all fields; the database sets the version."""
+    """A read by id, text of the id or run id returns all fields; the database sets the version."""
     run = policy_run(tenant, run_id="nightly/7 \N{SNOWMAN}", **_FULL)
 
     stored = await runs.insert(run, actor="ci")
@@ -118,7 +118,7 @@ async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tena
 
 
 async def test_a_second_insert_of_a_run_id_returns_the_first_run(runs: PolicyRunRepository, tenant: str) -> None:
-    """Also after a transition, and without a second row or event; another tenant may use the run id."""
+    """The second insert adds no row and no event; another tenant may use the run id."""
     first = await add_leased(runs, policy_run(tenant, run_id="nightly"))
 
     again = await runs.insert(policy_run(tenant, run_id="nightly", priority="high"))
@@ -142,7 +142,7 @@ async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant
 
 
 async def test_get_of_an_unknown_run_returns_none(runs: PolicyRunRepository, tenant: str) -> None:
-    """Also for text that is not a UUID."""
+    """Text that is not a UUID has the same answer as an unknown UUID."""
     assert None is await runs.get(tenant, uuid.uuid4())
     assert None is await runs.get(tenant, "no id")
     assert None is await runs.get_by_run_id(tenant, "nobody's")
@@ -215,7 +215,7 @@ async def test_only_the_lease_owner_updates_a_dispatching_run(
 
 
 async def test_an_update_that_keeps_the_status_compares_the_version(runs: PolicyRunRepository, tenant: str) -> None:
-    """Otherwise it would overwrite a heartbeat."""
+    """Without the comparison an update would overwrite a heartbeat."""
     run = await add_leased(runs, policy_run(tenant))
     (renewed,) = (await queue_of(runs).renew([run], timedelta(hours=1))).runs
     stale = await runs.replace(run.request_cancellation(at=AT), OWNER)
@@ -274,7 +274,7 @@ async def test_an_illegal_update_has_both_statuses_in_its_reason(runs: PolicyRun
 
 
 async def test_the_transition_id_of_another_update_is_refused(runs: PolicyRunRepository, tenant: str) -> None:
-    """It would make the answer of the other update wrong."""
+    """A second use of the id would make the answer of the first update wrong."""
     run, transition_id = await add_leased(runs, policy_run(tenant)), uuid.uuid4()
     submitted = applied(await runs.replace(run.submit(at=AT), OWNER, transition_id=transition_id))
     with pytest.raises(InvalidJob, match="belongs to another transition") as caught:
@@ -335,7 +335,7 @@ async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
 
 
 async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, tenant: str) -> None:
-    """With another filter or tenant it is refused."""
+    """A cursor with another filter or tenant is refused."""
     for _ in range(3):
         await runs.insert(policy_run(tenant))
     cursor = (await runs.list(tenant, PolicyRunQuery(limit=1))).next_cursor
@@ -356,7 +356,7 @@ async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, t
 async def test_a_count_is_exact_up_to_its_cap(
     runs: PolicyRunRepository, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the cap the text says that there are more."""
+    """The text of a larger count says that there are more."""
     for _ in range(6):
         await runs.insert(policy_run(tenant))
     assert "6" == str(await runs.count(tenant))
@@ -445,7 +445,7 @@ async def test_a_rolled_back_transaction_changes_nothing(storage: Storage, tenan
 
 
 async def test_pending_runs_send_a_notification(graphjobs_settings: Settings) -> None:
-    """With the setting, after an insertion and after a release without a delay."""
+    """The setting `notify` sends one after an insertion and after a release without a delay."""
     notified = asyncio.Event()
 
     async def is_notified() -> bool:

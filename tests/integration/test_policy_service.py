@@ -42,7 +42,7 @@ def completion(run_id: str, status: Any = "completed", error: str | None = None)
 
 
 async def test_a_repeated_request_returns_the_same_run(service: PolicyRunService, tenant: str) -> None:
-    """Also a request of another actor, and after a transition of the run."""
+    """Another actor and a later transition of the run change nothing."""
     fields: dict[str, Any] = {"run_id": "nightly", "metadata": {"a": "b"}, "inputs": PolicyRunInputs(sbom_set=("a",))}
     first = await service.enqueue(run_request(tenant, requested_by="ci", **fields), actor="ci")
     again = await service.enqueue(run_request(tenant, requested_by="ops", **fields))
@@ -54,7 +54,7 @@ async def test_a_repeated_request_returns_the_same_run(service: PolicyRunService
 
 
 async def test_each_request_without_a_run_id_is_a_new_run(service: PolicyRunService, tenant: str) -> None:
-    """Its run id has its id."""
+    """The run id contains the id."""
     first, second = [await service.enqueue(run_request(tenant)) for _ in range(2)]
     assert [f"run:{run.id}" for run in (first, second)] == [first.run_id, second.run_id]
     assert first.id != second.id
@@ -152,7 +152,7 @@ async def test_a_completion_ends_a_submitted_or_leased_run(
 async def test_a_completion_of_a_pending_run_is_a_conflict(
     service: PolicyRunService, runs: PolicyRunRepository, tenant: str
 ) -> None:
-    """Also after a release."""
+    """A released run is pending, too."""
     run = await add_leased(runs, policy_run(tenant))
     await queue_of(runs).end([LeaseResult.released(run)])
     with pytest.raises(JobConflict, match="the run is pending: complete it after it is submitted") as caught:
@@ -176,7 +176,7 @@ async def test_a_cancellation_of_a_submitted_run_is_a_request(
 async def test_a_retry_is_a_new_run_with_the_run_id_of_the_old(
     service: PolicyRunService, runs: PolicyRunRepository, tenant: str
 ) -> None:
-    """It has the same request and no attempts; a repeated retry with a run id is one run."""
+    """The new run has the same request and no attempts; a repeated retry with a run id is one run."""
     fields: dict[str, Any] = {"metadata": {"a": "b"}, "correlation_id": "c", "policy_version": 3}
     run = await add_submitted(runs, policy_run(tenant, run_id="nightly", priority="high", **fields))
     with pytest.raises(JobConflict, match="the run is submitted: only a final run can be retried"):
@@ -194,7 +194,7 @@ async def test_a_retry_is_a_new_run_with_the_run_id_of_the_old(
 
 
 async def test_a_simulation_has_the_mode_simulate(service: PolicyRunService, tenant: str) -> None:
-    """Whatever the mode of the request."""
+    """The mode of the request is ignored."""
     run = await service.simulate(run_request(tenant, mode="full", priority="high"))
     assert (PolicyRunMode.SIMULATE, "high") == (run.mode, run.priority)
     assert [run] == list((await service.list(tenant, PolicyRunQuery(mode=PolicyRunMode.SIMULATE))).runs)
@@ -211,7 +211,7 @@ async def test_a_simulation_has_the_mode_simulate(service: PolicyRunService, ten
     ],
 )
 async def test_an_invalid_argument_is_named(service: PolicyRunService, call: Any, field: str) -> None:
-    """tests/faults/test_policy_hostile.py has the other arguments."""
+    """The other arguments are in tests/faults/test_policy_hostile.py."""
     with pytest.raises(InvalidJob) as caught:
         await call(service)
     assert field == caught.value.field

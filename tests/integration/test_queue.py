@@ -38,7 +38,7 @@ async def claim(access: Access, tenant: str, limit: int = 10) -> list[Any]:
 
 
 async def test_a_claim_starts_the_oldest_first(access: Access, tenant: str) -> None:
-    """In whatever order they were added, and not more than the limit."""
+    """Each claim takes at most the limit, in whatever order the jobs were added."""
     added = [await access.store.add(build_job(tenant, created_at=later(step))) for step in (3, 1, 4, 0, 2)]
     by_age = [added[place].id for place in (3, 1, 4, 0, 2)]
     claims = [ids(await claim(access, tenant, limit=2)) for _ in range(4)]
@@ -72,7 +72,7 @@ async def test_a_claim_of_one_type_does_not_take_the_other(access: Access, tenan
 
 
 async def test_a_claim_takes_only_queued_jobs_of_its_tenant(access: Access, tenant: str) -> None:
-    """No running or final job, and no job of another tenant."""
+    """Running and final jobs, and jobs of another tenant, stay unchanged."""
     other = build_job(f"{tenant}-other")
     await access.store.add(other)
     running = await access.claimed(build_job(tenant))
@@ -124,7 +124,7 @@ async def test_the_shares_of_many_tenants_are_within_the_limit(access: Access, t
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001, True, "5", None, 2.0])
 async def test_an_invalid_limit_is_named(autocommit: Access, tenant: str, limit: Any) -> None:
-    """With its bounds."""
+    """The error has the bounds."""
     with pytest.raises(InvalidJob, match="limit must be between 1 and 1,000") as caught:
         await autocommit.queue.claim(tenant, _BUILD, limit=limit)
     assert "limit" == caught.value.field
@@ -161,7 +161,7 @@ async def test_an_invalid_limit_is_named(autocommit: Access, tenant: str, limit:
     ],
 )
 async def test_bad_input_is_named(autocommit: Access, call: Callable[[Any], Awaitable[object]], field: str) -> None:
-    """Before any SQL."""
+    """The error has the name of the argument."""
     with pytest.raises(InvalidJob) as caught:
         await call(autocommit.queue)
     assert field == caught.value.field
@@ -376,7 +376,7 @@ async def test_a_result_of_an_earlier_attempt_is_reported_as_lost(access: Access
 
 
 async def test_a_result_of_a_canceled_or_deleted_job_is_reported_as_lost(access: Access, tenant: str) -> None:
-    """Each with its own reason."""
+    """Each of the results has a reason."""
     canceled, gone = await access.claimed(build_job(tenant)), await access.claimed(build_job(tenant))
     await access.store.update(canceled.cancel(at=AT), expected=Status.RUNNING)
     await access.sql("DELETE FROM scheduler.graph_jobs WHERE id = $1", gone.id)
@@ -389,7 +389,7 @@ async def test_a_result_of_a_canceled_or_deleted_job_is_reported_as_lost(access:
 
 
 async def test_no_call_changes_the_job_of_another_tenant(access: Access, tenant: str) -> None:
-    """Even with its id and its attempts."""
+    """Neither the id nor the attempts of the job help."""
     job = await access.claimed(build_job(tenant))
     forged = job.replace(tenant_id=f"{tenant}-thief")
 
@@ -406,7 +406,7 @@ async def test_no_call_changes_the_job_of_another_tenant(access: Access, tenant:
 
 
 async def test_a_repeated_result_with_its_transition_id_answers_the_same(access: Access, tenant: str) -> None:
-    """As after a lost answer: the second call does not report the jobs of the first as lost."""
+    """The second call does not report the jobs of the first as lost."""
     job, transition_id = await access.claimed(build_job(tenant)), uuid.uuid4()
     ending = AttemptResult.completed(job, graph_snapshot_id="graph")
 
@@ -451,7 +451,7 @@ async def test_a_followup_with_a_taken_id_is_left_out(access: Access, tenant: st
 
 
 def test_an_invalid_result_is_refused_when_it_is_built() -> None:
-    """With the field."""
+    """The error has the name of the field."""
     running = build_job().start(at=AT)
     laid = overlay_job().start(at=AT)
     for make, field in (
@@ -494,7 +494,7 @@ async def test_a_heartbeat_raises_the_version_and_nothing_else(access: Access, t
 
 
 async def test_a_heartbeat_reports_the_lost_jobs(access: Access, tenant: str) -> None:
-    """Released and claimed again, finished, or deleted; the other jobs are renewed."""
+    """A job that was claimed again, finished or deleted is lost; other jobs are renewed."""
     held, retaken, ended, gone = [await access.claimed(build_job(tenant)) for _ in range(4)]
     await access.queue.end([AttemptResult.released(retaken), AttemptResult.failed(ended, "over")])
     await access.queue.claim(tenant, _BUILD, limit=1)
@@ -510,7 +510,7 @@ async def test_a_heartbeat_reports_the_lost_jobs(access: Access, tenant: str) ->
 
 
 async def test_a_stalled_job_is_queued_again(access: Access, tenant: str) -> None:
-    """Its former worker can no longer finish it."""
+    """The result of the former worker is lost."""
     job = await access.claimed(build_job(tenant))
 
     seen, _ = await access.queue.stalled(tenant, _BUILD, lease=MICROSECOND)
@@ -527,7 +527,7 @@ async def test_a_stalled_job_is_queued_again(access: Access, tenant: str) -> Non
 
 
 async def test_a_job_that_stalls_at_its_last_attempt_fails_with_a_reason(access: Access, tenant: str) -> None:
-    """One sentence, in the job and in its log."""
+    """The job and the log have the same sentence."""
     job = await access.claimed(build_job(tenant))
     seen = StalledItem(job.id, tenant, job.updated_at, job.attempts)
 
@@ -561,7 +561,7 @@ async def test_released_attempts_do_not_count(autocommit: Access, tenant: str) -
 
 
 async def test_only_jobs_without_a_heartbeat_are_listed_as_stalled(autocommit: Access, tenant: str) -> None:
-    """By the clock of the database; also those with a version in its future, after the clock was set back."""
+    """A version in the future of the database is stalled, too: the clock was set back."""
     quiet, _, ahead = [await autocommit.claimed(build_job(tenant)) for _ in range(3)]
     for job, age in ((quiet, "- interval '2 minutes'"), (ahead, "+ interval '2 minutes'")):
         await autocommit.sql(f"UPDATE scheduler.graph_jobs SET updated_at = now() {age} WHERE id = $1", job.id)
@@ -572,7 +572,7 @@ async def test_only_jobs_without_a_heartbeat_are_listed_as_stalled(autocommit: A
 
 
 async def test_a_stalled_row_without_an_attempt_is_failed(autocommit: Access, tenant: str) -> None:
-    """It has no fence; the rescue of other rows continues."""
+    """A row without an attempt has no fence; the rescue of other rows continues."""
     unreadable, sound = await autocommit.claimed(build_job(tenant)), await autocommit.claimed(build_job(tenant))
     await autocommit.sql("UPDATE scheduler.graph_jobs SET payload = '[]' WHERE id = $1", unreadable.id)
     await asyncio.sleep(0.001)
@@ -599,7 +599,7 @@ async def test_a_clock_that_was_set_back_never_lowers_a_version(autocommit: Acce
 
 
 async def test_empty_lists_have_empty_answers(autocommit: Access) -> None:
-    """Of each method of the queue."""
+    """Each method of the queue accepts an empty list."""
     assert {} == (await autocommit.queue.end([])).versions
     assert {} == (await autocommit.queue.renew([])).versions
     assert () == (await autocommit.queue.rescue([], attempts_max=3)).requeued

@@ -73,7 +73,7 @@ def other(kind: Kind) -> Kind:
 
 
 async def test_an_inserted_job_is_read_with_all_fields(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """In any status, with the version that the database set."""
+    """Jobs of any status have the version that the database set."""
     queued = kind.make(tenant, correlation_id="c", metadata={"a": "tab\tline\n", "ü": "☃"})
     running = kind.make(tenant).start(at=AT)
     for job in (queued, running, kind.completed(running.replace(id=uuid.uuid4())), kind.make(tenant).cancel(at=AT)):
@@ -97,7 +97,7 @@ async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind,
 async def test_a_job_is_found_only_by_the_methods_of_its_type(
     jobs: Repository, kind: Kind, other: Kind, tenant: str
 ) -> None:
-    """Those of the other type neither get, list nor replace it."""
+    """The methods of the other type neither get, list nor replace the job."""
     job = await jobs.insert(kind.make(tenant))
     assert await other.get(jobs, tenant, job.id) is None
     assert await other.list(jobs, tenant) == ()
@@ -108,7 +108,7 @@ async def test_a_job_is_found_only_by_the_methods_of_its_type(
 
 
 async def test_a_tenant_has_no_access_to_jobs_of_another(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Neither by id, in a list, by an update nor in the log."""
+    """Reads, lists, updates and events of another tenant do not find the job."""
     job = await jobs.insert(kind.make(tenant))
     await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     thief = f"{tenant}-thief"
@@ -123,7 +123,7 @@ async def test_a_tenant_has_no_access_to_jobs_of_another(jobs: Repository, kind:
 
 
 async def test_tenants_are_compared_byte_by_byte(jobs: Repository, tenant: str) -> None:
-    """They differ in case, trailing blanks, composed and decomposed accents, and wildcards."""
+    """The names differ in case, trailing blanks, composed and decomposed accents, and wildcards."""
     names = [tenant, tenant.upper(), f"{tenant} ", f"{tenant}é", f"{tenant}e\u0301", f"{tenant}%", f"{tenant}_"]
     for name in names:
         await jobs.insert(build_job(name))
@@ -165,7 +165,7 @@ async def test_each_legal_transition_is_applied_and_others_are_refused(
 async def test_a_final_job_is_never_updated(
     jobs: Repository, kind: Kind, tenant: str, final: GraphJobStatus, target: GraphJobStatus
 ) -> None:
-    """Whether the caller expects the final status or a running job."""
+    """The caller expects either the final status or a running job."""
     started = kind.make(tenant).start(at=AT)
     values = {
         Status.QUEUED: lambda: started.requeue(at=AT),
@@ -183,7 +183,7 @@ async def test_a_final_job_is_never_updated(
 
 
 async def test_a_lost_update_returns_false_and_changes_nothing(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """With another status, attempt, version, id or creation time than that of the row."""
+    """The update differs from the row in status, attempts, version, id or creation time."""
     stored = await jobs.insert(kind.make(tenant))
     started = stored.start(at=AT)
     lost_updates = [
@@ -203,7 +203,7 @@ async def test_a_lost_update_returns_false_and_changes_nothing(jobs: Repository,
 
 
 async def test_an_edit_needs_a_version_that_was_read(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Without a version, an edit could overwrite another."""
+    """An edit without a version could overwrite another edit."""
     job = kind.make(tenant)
     await jobs.insert(job)
     with pytest.raises(InvalidJob, match="updated_at"):
@@ -211,7 +211,7 @@ async def test_an_edit_needs_a_version_that_was_read(jobs: Repository, kind: Kin
 
 
 async def test_each_update_increases_the_version(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Also within one transaction, in which now() does not change."""
+    """Versions also increase within one transaction, in which now() does not change."""
     job = await jobs.insert(kind.make(tenant))
     versions = [job.updated_at]
     for number in range(5):
@@ -222,7 +222,7 @@ async def test_each_update_increases_the_version(jobs: Repository, kind: Kind, t
 
 
 async def test_lists_are_newest_first_then_by_id(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Of one status and of all, in whatever order the jobs were inserted."""
+    """Lists of one status and of all have the same order, in whatever order the jobs were inserted."""
     made = [kind.make(tenant, created_at=AT + timedelta(seconds=number % 3)) for number in range(9)]
     made += [kind.make(tenant, created_at=AT + timedelta(seconds=1)).cancel(at=AT) for _ in range(4)]
     for job in sorted(made, key=lambda job: str(job.id)[::-1]):
@@ -294,7 +294,7 @@ _BAD_ARGUMENTS: dict[str, tuple[Callable[[Kind, Repository], Awaitable[object]],
 
 @pytest.mark.parametrize("name", list(_BAD_ARGUMENTS))
 async def test_an_invalid_argument_is_named(jobs: Repository, kind: Kind, name: str) -> None:
-    """By the field of the error, and in its text."""
+    """Both the field and the text of the error name the argument."""
     call, field = _BAD_ARGUMENTS[name]
     with pytest.raises(InvalidJob, match=field) as caught:
         await call(kind, jobs)
@@ -313,7 +313,7 @@ def autocommit(storage: Storage) -> Repository:
 async def test_a_job_and_rows_of_the_caller_are_one_transaction(
     storage: Storage, autocommit: Repository, tenant: str
 ) -> None:
-    """After a rollback none of them is stored, after a commit all are."""
+    """A rollback stores none of them, a commit all."""
     job = build_job(tenant)
     table = f"own_{uuid.uuid4().hex}"
     async with storage.session() as session, session.begin():
@@ -354,7 +354,7 @@ async def test_a_session_reads_the_update_of_another(storage: Storage, autocommi
 
 
 async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, storage: Storage, tenant: str) -> None:
-    """Of such an engine, of an engine with the option, and of a connection with the option; nothing is written."""
+    """Engine, option of the engine and option of the connection are refused; nothing is written."""
     url = shared_settings.database_url
     assert url is not None
 
@@ -381,7 +381,7 @@ async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, sto
 async def test_a_session_of_another_engine_is_accepted(
     graphjobs_database_url: str, storage: Storage, tenant: str
 ) -> None:
-    """Of any engine with asyncpg, whatever its JSON codecs."""
+    """Engines with other JSON codecs are accepted, too."""
     engine = create_async_engine(
         graphjobs_database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
         json_serializer=lambda _value: "broken",
@@ -402,14 +402,14 @@ async def test_a_session_of_another_engine_is_accepted(
 
 
 async def test_concurrent_callers_get_their_own_answers(autocommit: Repository, tenant: str) -> None:
-    """Also more callers than connections."""
+    """There are more callers than connections."""
     made = await asyncio.gather(*(autocommit.insert(build_job(tenant)) for _ in range(60)))
     found = await asyncio.gather(*(autocommit.get_build_job(tenant, job.id) for job in made))
     assert made == found
 
 
 async def test_answers_are_values_of_plain_types(autocommit: Repository, tenant: str) -> None:
-    """They are neither rows nor types of the driver."""
+    """Answers are neither rows nor types of the driver."""
     job = await autocommit.insert(build_job(tenant))
     event = await autocommit.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     found = await autocommit.get_build_job(tenant, job.id)

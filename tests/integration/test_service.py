@@ -64,7 +64,7 @@ async def test_a_request_without_a_key_adds_a_new_job(service: GraphJobService, 
 async def test_a_repeated_request_with_its_key_returns_the_same_job(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """Also after a transition; the same key of another tenant is another job."""
+    """A transition of the job changes nothing; the same key of another tenant is another job."""
     first = await service.request_build(tenant, _build(), key="k")
     started = applied(await storage.graph_jobs.update(first.start(at=AT), expected=QUEUED))
     again = await service.request_build(tenant, _build(), key="k")
@@ -77,7 +77,7 @@ async def test_a_repeated_request_with_its_key_returns_the_same_job(
 async def test_another_request_with_the_same_key_is_refused(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """Of either job type; no job is added."""
+    """The other request may have either job type; no job is added."""
     await service.request_build(tenant, _build(), key="k")
     others = [
         service.request_build(tenant, _build(sbom_id="other"), key="k"),
@@ -139,7 +139,7 @@ async def test_a_completion_finishes_a_job_once(service: GraphJobService, storag
 async def test_a_completion_of_a_job_that_cannot_finish_is_an_error(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """Of a queued job, of an earlier attempt, of a missing job, and of a build job without its graph."""
+    """Queued, missing and restarted jobs cannot finish, and neither can a build job without its graph."""
     queued = await storage.graph_jobs.add(build_job(tenant))
     running = await _running(storage, build_job(tenant))
     requeued = applied(await storage.graph_jobs.update(running.requeue(at=AT), expected=RUNNING))
@@ -258,7 +258,7 @@ async def test_an_observer_that_fails_or_hangs_does_not_affect_the_job(
 
 
 async def test_a_cancelled_call_that_finished_the_job_still_calls_observers(storage: Storage, tenant: str) -> None:
-    """After a cancellation at any await, the job is finished and observers are called, or neither."""
+    """A cancellation at any await leaves a finished job with called observers, or neither."""
     notified: list[UUID] = []
 
     async def observer(job: AnyJob) -> None:
@@ -282,7 +282,7 @@ async def test_a_cancelled_call_that_finished_the_job_still_calls_observers(stor
 
 
 async def test_observers_need_a_store_in_autocommit(storage: Storage) -> None:
-    """In a session the service does not see the commit; without observers a session is accepted."""
+    """The service does not see the commit of a session; without observers a session is accepted."""
 
     async def observer(_job: AnyJob) -> None: ...
 
