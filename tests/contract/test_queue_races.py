@@ -11,16 +11,13 @@ from graphjobs import DatabaseUnavailable
 from graphjobs.core.results import RescueResult
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.storage import Storage
+from tests.contract.calls import params
 from tests.contract.domains import DOMAINS, Domain, Heartbeat
 from tests.faults.backend_monitor import Watch
 
 NOT_RESCUED: Final = RescueResult((), ())
-RESULTS: Final = [
-    pytest.param(domain, name, id=f"{domain.table}-{name}") for domain in DOMAINS for name in domain.results
-]
-UPDATES: Final = [
-    pytest.param(domain, name, id=f"{domain.table}-{name}") for domain in DOMAINS for name in domain.updates
-]
+RESULTS: Final = params((domain, name) for domain in DOMAINS for name in domain.results)
+UPDATES: Final = params((domain, name) for domain in DOMAINS for name in domain.updates)
 SCOPES: Final = pytest.mark.parametrize("all_tenants", [False, True], ids=["one tenant", "all tenants"])
 FAST_SECONDS: Final = 5
 """A call that takes longer has waited for a lock."""
