@@ -118,10 +118,6 @@ class Domain(ABC):
         """Store an item."""
 
     @abstractmethod
-    async def get(self, item: Any) -> Any:
-        """Read an item; None if it is not stored."""
-
-    @abstractmethod
     async def start(
         self, *, limit: int = 1, owner: str = OWNER, all_tenants: bool = False, cursor: Any = None
     ) -> Batch:
@@ -179,6 +175,10 @@ class Domain(ABC):
         result = await self.update(item, item.cancel(at=AT))
         assert result.applied
         return result.job
+
+    async def get(self, item: Any) -> Any:
+        """Read an item; None if it is not stored."""
+        return await self.store.get(item.tenant_id, item.id)
 
     async def read(self, item: Any) -> Any:
         """Read an item that must be stored."""
@@ -348,10 +348,6 @@ class PolicyRuns(Domain):
     @override
     async def insert(self, item: Any, transition_id: UUID) -> Any:
         return await self.store.insert(item)
-
-    @override
-    async def get(self, item: Any) -> Any:
-        return await self.store.get(item.tenant_id, item.id)
 
     @override
     async def start(

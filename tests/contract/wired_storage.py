@@ -47,19 +47,13 @@ def changes_nothing(wire: Wire, fault: Fault = Fault.DROP_REPLY) -> Iterator[Non
         yield
 
 
-async def cut_while_it_waits(
-    call: Coroutine[Any, Any, Any], wire: Wire, watch: Watch
-) -> tuple["asyncio.Task[Any]", list[int]]:
-    """Start a call that waits for a lock, and cut its connection until a statement looks for its result.
-
-    Returns:
-        The task, which is not done, and the process ids of the backends that wait for the lock.
-    """
+async def cut_while_it_waits(call: Coroutine[Any, Any, Any], wire: Wire, watch: Watch) -> "asyncio.Task[Any]":
+    """Start a call that waits for a lock, and cut its connection; return when a statement looks for its result."""
     task = asyncio.create_task(call)
-    backends = await watch.until_waiting()
+    await watch.until_waiting()
     await _cut_until_looked_up(wire, watch)
     assert not task.done()
-    return task, backends
+    return task
 
 
 async def _cut_until_looked_up(wire: Wire, watch: Watch) -> None:

@@ -72,7 +72,7 @@ async def test_a_waiting_insertion_that_lost_its_connection_and_then_its_run_id_
     item = policy_run(runs.tenant, run_id="nightly")
     async with runs.transaction() as inside:
         other = await inside.store.insert(runs.rival(item))
-        waiting, _ = await cut_while_it_waits(wired.store.insert(item), wire, shared_watch)
+        waiting = await cut_while_it_waits(wired.store.insert(item), wire, shared_watch)
     assert (other,) == (await runs.store.list(runs.tenant)).runs
     assert other == await waiting
     assert ["pending"] == await runs.log(other)

@@ -46,7 +46,7 @@ async def test_a_waiting_addition_that_lost_its_connection_and_then_its_id_chang
     job = overlay_job(tenant)
     async with storage.session() as session, session.begin():
         await storage.graph_jobs.using(session).add(job)
-        waiting, _ = await cut_while_it_waits(wired.graph_jobs.add(job), wire, shared_watch)
+        waiting = await cut_while_it_waits(wired.graph_jobs.add(job), wire, shared_watch)
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
         await waiting
 
@@ -87,6 +87,6 @@ async def test_the_event_of_another_update_with_the_same_id_is_not_taken_for_a_l
     completed = started.job.complete(at=AT, graph_snapshot_id="graph")
     async with shared_watch.holding(queued.id):
         call = wired.graph_jobs.update(completed, expected=GraphJobStatus.RUNNING, transition_id=shared)
-        waiting, _ = await cut_while_it_waits(call, wire, shared_watch)
+        waiting = await cut_while_it_waits(call, wire, shared_watch)
     result = await waiting
     assert (UpdateOutcome.APPLIED, completed) == (result.outcome, result.job)
