@@ -1,42 +1,18 @@
 """Concurrent swaps by the repository of graph jobs: exactly one wins, and the others change nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, open_storage
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, open_storage
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 from tests.faults.backend_monitor import Watch, with_settings
-
-QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
-
-
-@asynccontextmanager
-async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """Open a transaction that commits at the end."""
-    async with storage.session() as session, session.begin():
-        yield GraphJobRepository(storage.database.using(session))
-
-
-async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
-    """Swap in autocommit, or in a transaction."""
-    if not in_session:
-        return await storage.graph_job_repository.try_replace(job, expected)
-    async with transaction(storage) as jobs:
-        return await jobs.try_replace(job, expected)
-
-
-async def stored(storage: Storage, job: GraphBuildJob) -> GraphBuildJob:
-    """Read a job."""
-    found = await storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
-    assert found is not None
-    return found
+from tests.faults.swaps import QUEUED, RUNNING, stored, swapped, transaction
 
 
 def at(step: int) -> timedelta:
@@ -94,12 +70,12 @@ async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenan
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
-    assert await storage.graph_job_repository.try_replace(first, QUEUED)
+    assert await swapped(storage, first, QUEUED)
     assert not await storage.graph_job_repository.try_replace(second, QUEUED)
 
     now = await stored(storage, queued)
     assert first == now
-    assert await storage.graph_job_repository.try_replace(now.edit(correlation_id="third"), QUEUED)
+    assert await swapped(storage, now.edit(correlation_id="third"), QUEUED)
 
 
 @pytest.mark.parametrize("racer", [edit, start, end])
@@ -155,7 +131,7 @@ async def test_a_finish_that_waits_while_the_job_is_rescued_is_refused(
 ) -> None:
     """The finish by A waits for the transaction that rescues and restarts the job, and changes nothing."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
-    assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
+    assert await swapped(storage, queued.start(at=AT), QUEUED)
     of_a = await stored(storage, queued)
 
     async with transaction(storage) as jobs:
@@ -196,7 +172,7 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, t
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         jobs = GraphJobRepository(storage.database.using(session))
         assert queued == await jobs.get_build_job(tenant, queued.id)
-        assert await storage.graph_job_repository.try_replace(started, QUEUED)
+        assert await swapped(storage, started, QUEUED)
         with pytest.raises(DatabaseUnavailable) as caught:
             await jobs.try_replace(queued.cancel(at=AT), QUEUED)
 
@@ -220,7 +196,7 @@ async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_se
             await jobs.get_build_job(tenant, queued.id)
         async with transaction(storage) as in_next:
             assert queued == await in_next.get_build_job(tenant, queued.id)
-            assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
+            assert await swapped(storage, queued.start(at=AT), QUEUED)
             assert not await in_next.try_replace(queued.cancel(at=AT), QUEUED)
 
 
@@ -291,9 +267,9 @@ async def test_an_event_waits_for_the_transitions_of_its_job(
     """It gets its id under the lock of the job, so that ids are in the order of the transitions."""
     job = await storage.graph_job_repository.insert(build_job(tenant))
     started = job.start(at=AT)
-    late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=GraphJobStatus.RUNNING, payload={"n": 2})
+    late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=RUNNING, payload={"n": 2})
     async with transaction(storage) as jobs:
-        assert await jobs.try_replace(started, GraphJobStatus.QUEUED)
+        assert await jobs.try_replace(started, QUEUED)
         waiting = asyncio.create_task(storage.graph_job_repository.append_event(late))
         await shared_watch.until_waiting()
         first = await jobs.append_event(late.replace(payload={"n": 1}))
