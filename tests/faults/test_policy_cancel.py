@@ -18,10 +18,9 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
+from tests.contract.domains import MINUTE
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.cancel_at_await import Cancel, cancel_twice, cancelled_at_each_await
-
-MINUTE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)

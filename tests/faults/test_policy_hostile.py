@@ -24,10 +24,10 @@ from graphjobs.policy_runs.requests import PolicyRunCompletion
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of, run_request
+from tests.contract.domains import MINUTE, PolicyRuns
 
 Status = PolicyRunStatus
 
-MINUTE: Final = timedelta(minutes=1)
 LONG: Final = "x" * 10_000
 
 
@@ -374,12 +374,6 @@ NAIVE: Final = AT.replace(tzinfo=None)
 STALLED: Final = StalledItem(LEASED.id, LEASED.tenant_id, AT, 1)
 SUBMITTED: Final = LeaseResult.submitted(LEASED)
 WITHOUT_LEASE: Final = [PENDING, LEASED.submit(at=AT), LEASED.fail(at=AT, error="x"), PENDING.cancel(at=AT)]
-RESULTS: Final[list[Callable[[PolicyRunJob], LeaseResult]]] = [
-    LeaseResult.submitted,
-    LeaseResult.released,
-    LeaseResult.canceled,
-    lambda run: LeaseResult.failed(run, "x"),
-]
 
 
 class Invalid(NamedTuple):
@@ -630,7 +624,7 @@ def test_an_invalid_result_or_backoff_is_refused_when_it_is_built(make: Callable
     assert field == caught.value.field
 
 
-@pytest.mark.parametrize("make", RESULTS)
+@pytest.mark.parametrize("make", PolicyRuns.results.values(), ids=PolicyRuns.results)
 @pytest.mark.parametrize("run", WITHOUT_LEASE, ids=lambda run: run.status.value)
 def test_a_result_of_a_run_without_a_lease_is_refused_when_it_is_built(
     run: PolicyRunJob, make: Callable[[PolicyRunJob], LeaseResult]

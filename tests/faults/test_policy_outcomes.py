@@ -12,7 +12,6 @@ from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult
 from graphjobs.policy_runs.requests import PolicyRunCompletion
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
-from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 from tests.contract.domains import MINUTE, OWNER, PolicyRuns
 from tests.contract.wired_storage import cut_while_it_waits, injected, open_wired
@@ -20,12 +19,6 @@ from tests.faults.backend_monitor import Watch
 from tests.faults.faulty_proxy import Fault, Wire
 
 Status = PolicyRunStatus
-
-
-@pytest.fixture
-def runs(storage: Storage, tenant: str) -> PolicyRuns:
-    """Policy runs on the shared database."""
-    return PolicyRuns(storage, tenant)
 
 
 @pytest_asyncio.fixture

@@ -22,12 +22,6 @@ REASON: Final = "not wanted"
 
 
 @pytest.fixture
-def runs(storage: Storage, tenant: str) -> PolicyRuns:
-    """Policy runs on the shared database."""
-    return PolicyRuns(storage, tenant)
-
-
-@pytest.fixture
 def own(graphjobs_storage: Storage) -> PolicyRuns:
     """Policy runs on a database of this test, for leases of all tenants."""
     return PolicyRuns(graphjobs_storage, "acme")
