@@ -247,13 +247,21 @@ async def test_a_rescue_that_never_reached_the_server_changed_nothing(
 
 
 @each_call_that_waits
-async def test_a_waiting_call_that_lost_its_connection_answers_after_the_lock(
-    wired: Domain, wire: Wire, domain: Domain, shared_watch: Watch, call: Call
+@pytest.mark.parametrize("backend_ends", [False, True], ids=["lock ends", "backend ends"])
+async def test_a_waiting_call_that_lost_its_connection_is_applied_unless_its_backend_ends(
+    wired: Domain, wire: Wire, domain: Domain, shared_watch: Watch, call: Call, backend_ends: bool
 ) -> None:
-    """It is not in the event log yet, which is neither a conflict nor proof that nothing changes."""
+    """While the call waits, its absence from the event log proves nothing; an ended backend applies nothing."""
     async with call.blocked(domain, shared_watch):
         waiting = await cut_while_it_waits(call.run(wired), wire, shared_watch)
-    await call.assert_applied_once(domain, await waiting)
+        if backend_ends:
+            await shared_watch.end(await shared_watch.until_waiting())
+            with pytest.raises(DatabaseUnavailable, match=NOTHING_CHANGED):
+                await waiting
+    if backend_ends:
+        await call.assert_not_applied(domain)
+    else:
+        await call.assert_applied_once(domain, await waiting)
 
 
 @each_update
@@ -268,19 +276,6 @@ async def test_a_waiting_update_that_lost_its_connection_and_then_the_race_chang
         await waiting
     again = await call.run(wired)
     assert (UpdateOutcome.CONFLICT, canceled) == (again.outcome, again.job)
-
-
-@each_call_that_waits
-async def test_a_waiting_call_without_its_server_process_changed_nothing(
-    wired: Domain, wire: Wire, domain: Domain, shared_watch: Watch, call: Call
-) -> None:
-    """An ended process applies nothing, although the lock is still held."""
-    async with call.blocked(domain, shared_watch):
-        waiting = await cut_while_it_waits(call.run(wired), wire, shared_watch)
-        await shared_watch.end(await shared_watch.until_waiting())
-        with pytest.raises(DatabaseUnavailable, match=NOTHING_CHANGED):
-            await waiting
-    await call.assert_not_applied(domain)
 
 
 @each_call_that_waits
