@@ -27,49 +27,52 @@ from tests.faults.cancel_at_await import Cancel, cancel_twice, cancelled_at_each
 class Scene:
     """The runs of one tenant: a pending, an exhausted and a leased one, and one that is not stored."""
 
-    waiting: PolicyRunJob
-    spent: PolicyRunJob
-    held: PolicyRunJob
+    pending: PolicyRunJob
+    exhausted: PolicyRunJob
+    leased: PolicyRunJob
     new: PolicyRunJob
 
     @property
     def tenant(self) -> str:
         """The tenant of the runs."""
-        return self.held.tenant_id
+        return self.leased.tenant_id
 
 
 Call = Callable[[PolicyRunRepository, Scene], Coroutine[Any, Any, object]]
 # Each call, and the states it may leave runs in: of a run's status and the length of its log, before and after.
-BEFORE: Final = {"waiting": ("pending", 1), "spent": ("pending", 1), "held": ("dispatching", 2), "new": None}
+BEFORE: Final = {"pending": ("pending", 1), "exhausted": ("pending", 1), "leased": ("dispatching", 2), "new": None}
 CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
     "insert": (lambda runs, scene: runs.insert(scene.new), {"new": ("pending", 1)}),
-    "get": (lambda runs, scene: runs.get(scene.tenant, scene.held.id), {}),
+    "get": (lambda runs, scene: runs.get(scene.tenant, scene.leased.id), {}),
     "list": (lambda runs, scene: runs.list(scene.tenant), {}),
     "lease": (
         lambda runs, scene: queue_of(runs).lease("B", MINUTE, attempts_max=3, limit=9, tenant_id=scene.tenant),
-        {"waiting": ("dispatching", 2), "spent": ("failed", 3)},
+        {"pending": ("dispatching", 2), "exhausted": ("failed", 3)},
     ),
-    "renew": (lambda runs, scene: queue_of(runs).renew([scene.held], timedelta(hours=1)), {}),
-    "end": (lambda runs, scene: queue_of(runs).end([LeaseResult.submitted(scene.held)]), {"held": ("submitted", 3)}),
+    "renew": (lambda runs, scene: queue_of(runs).renew([scene.leased], timedelta(hours=1)), {}),
+    "end": (
+        lambda runs, scene: queue_of(runs).end([LeaseResult.submitted(scene.leased)]),
+        {"leased": ("submitted", 3)},
+    ),
     "replace": (
-        lambda runs, scene: runs.replace(scene.held.fail(at=AT, error="no engine"), "A"),
-        {"held": ("failed", 3)},
+        lambda runs, scene: runs.replace(scene.leased.fail(at=AT, error="no engine"), "A"),
+        {"leased": ("failed", 3)},
     ),
     "expired": (lambda runs, scene: queue_of(runs).expired(tenant_id=scene.tenant), {}),
     "rescue": (
         lambda runs, scene: queue_of(runs).rescue(
-            [StalledItem(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
+            [StalledItem(scene.leased.id, scene.tenant, scene.leased.updated_at, 1)], attempts_max=3
         ),
-        {"held": ("pending", 3)},
+        {"leased": ("pending", 3)},
     ),
     "metrics": (lambda runs, scene: runs.metrics(scene.tenant), {}),
     "request cancellation": (
-        lambda runs, scene: PolicyRunService(runs).request_cancellation(scene.tenant, scene.held.run_id),
-        {"held": ("dispatching", 3)},
+        lambda runs, scene: PolicyRunService(runs).request_cancellation(scene.tenant, scene.leased.run_id),
+        {"leased": ("dispatching", 3)},
     ),
 }
 # A lease that fails an exhausted run needs two statements: the log may have only the first.
-BETWEEN: Final = {("lease", "spent"): ("dispatching", 2)}
+BETWEEN: Final = {("lease", "exhausted"): ("dispatching", 2)}
 
 
 async def alone(storage: Storage, call: Call, scene: Scene) -> None:
@@ -92,9 +95,9 @@ async def set_scene(storage: Storage, tenant: str) -> Scene:
     """Store the runs."""
     runs = storage.policy_runs
     await runs.insert(policy_run(tenant))
-    (held,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
-    waiting, spent = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
-    return Scene(waiting, spent, held, policy_run(tenant))
+    (leased,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
+    pending, exhausted = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
+    return Scene(pending, exhausted, leased, policy_run(tenant))
 
 
 async def states(storage: Storage, scene: Scene) -> dict[str, Any]:
@@ -141,13 +144,15 @@ async def test_a_call_may_be_cancelled_at_any_await(
             if name in after:
                 legal = [after[name], BEFORE[name], BETWEEN.get((verb, name))] if is_cancelled else [after[name]]
             assert state in legal, (name, legal)
-        held = await small.policy_runs.get(scene.tenant, scene.held.id)
-        assert held is not None
+        run = await small.policy_runs.get(scene.tenant, scene.leased.id)
+        assert run is not None
         if verb == "renew":
             # The end of the lease and the version, both or neither.
-            assert (held.updated_at == scene.held.updated_at) == (held.lease_expires_at == scene.held.lease_expires_at)
+            assert (run.updated_at == scene.leased.updated_at) == (
+                run.lease_expires_at == scene.leased.lease_expires_at
+            )
         async with small.session() as session, session.begin():
-            assert held == await small.policy_runs.using(session).get(scene.tenant, scene.held.id)
+            assert run == await small.policy_runs.using(session).get(scene.tenant, scene.leased.id)
         assert (0, 0) == checked_out(small)
 
     runs = await cancelled_at_each_await(begin, how, check)
@@ -163,7 +168,7 @@ async def test_an_update_that_is_cancelled_while_it_waits_ends_at_the_server_too
     """It must not stay at the server, where it would hold locks or be applied after the lock."""
     scene = await set_scene(storage, tenant)
     async with open_storage(with_settings(shared_settings, pool_size=8)) as small:
-        async with shared_watch.holding(scene.held.id, table="policy_runs"):
+        async with shared_watch.holding(scene.leased.id, table="policy_runs"):
             tasks = [asyncio.create_task(WAYS[way](small, CALLS[verb][0], scene)) for _ in range(8)]
             await shared_watch.until_waiting(8)
             await cancel_twice(tasks)
