@@ -134,14 +134,7 @@ class PolicyRunRepository(Protocol):
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[PolicyRunEvent]:
-        """List a run's log, oldest first; empty where the tenant has no such run.
-
-        Args:
-            tenant_id: the tenant.
-            job_id: the run's `id`.
-            after: the id of the event to continue after.
-            limit: the most events, 1 to 1,000.
-        """
+        """List up to `limit` (1 to 1,000) events of a run after id `after`, oldest first; none of an unknown run."""
         ...
 
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
