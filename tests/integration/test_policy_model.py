@@ -15,6 +15,7 @@ from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
+from tests.strategies import json_values
 
 Status = PolicyRunStatus
 
@@ -22,15 +23,7 @@ _MINUTE = timedelta(minutes=1)
 _STEPS = 150
 _TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
 _LINES = st.text(st.characters(exclude_categories=["Cc", "Cs"], include_characters="\t\n"), min_size=1, max_size=300)
-_JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63) + 1, 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
-    max_leaves=12,
-)
+_JSON = json_values(_TEXT, text_size_max=50, items_max=3)
 _TIMES = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29), timezones=st.just(UTC))  # noqa: DTZ001
 
 

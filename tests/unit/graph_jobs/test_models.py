@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob
 from tests.builders import AT, build_job, overlay_job
+from tests.strategies import json_values
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -248,15 +249,7 @@ _TIMES = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11))]),
 )
 _METADATA = st.dictionaries(_NAMES, _LINES, max_size=5)
-_JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63) + 1, 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_NAMES, inner, max_size=4),
-    max_leaves=12,
-)
+_JSON = json_values(_NAMES, text_size_max=20, items_max=4)
 
 
 @st.composite
