@@ -116,7 +116,6 @@ async def test_progress_is_reported(generated: list[GeneratedDocument], tmp_path
 def test_the_command_exits_1_if_a_document_would_be_rejected(
     graphjobs: Command, generated: list[GeneratedDocument], tmp_path: Path
 ) -> None:
-    """It prints how many, in one sentence. The JSON lines add up, and the tables show the same numbers."""
     dumps.write_files(tmp_path, generated, "bson.gz")
     done = graphjobs("backfill", str(tmp_path), "--dry-run", "--json")
     first, *others = records(done)
@@ -158,7 +157,6 @@ def test_the_command_exits_0_if_all_documents_would_be_imported(graphjobs: Comma
     ],
 )
 def test_an_unreadable_source_is_one_sentence(graphjobs: Command, arguments: list[str], code: int, words: str) -> None:
-    """With an exit code."""
     done = graphjobs("backfill", *arguments)
     assert (code, "") == (done.returncode, done.stdout)
     assert words in " ".join(done.stderr.split())

@@ -83,7 +83,6 @@ async def test_two_jobs_under_one_id(
 
 
 async def test_two_runs_under_one_id(tmp_path: Path) -> None:
-    """As for jobs. A job and a run may have the same id."""
     runs = [run(), run(runId="run-2"), run(tenantId="other"), run(_id=ID.upper(), createdAt=LATER)]
     report = await dry_run_of(tmp_path, graph_jobs=[build()], policy_runs=runs)
     assert (2, 0, 3) == numbers(report)
@@ -253,7 +252,6 @@ def test_a_key_is_found_among_very_many(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The index leaves no file."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(index_module, "_OPEN", f"PRAGMA max_page_count = 9; {index_module._OPEN}")
     with DuplicateIndex() as index:
@@ -269,7 +267,6 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 async def test_a_temporary_folder_that_is_not_writable_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
-    """Before any document is read. The index leaves no file."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none" if fault == "no folder" else tmp_path))
     if fault == "no file":
         monkeypatch.setattr(index_module, "_OPEN", "ATTACH '/nowhere/at/all' AS other")

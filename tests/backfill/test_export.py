@@ -127,7 +127,6 @@ async def test_documents_from_mongodb_are_exported_under_their_legacy_ids(storag
 
 
 async def test_empty_tables_give_empty_files(storage: Storage, tmp_path: Path) -> None:
-    """In a folder that the export creates."""
     folder = tmp_path / "new" / "folder"
     exported = await export(storage, folder)
     assert {*exported.documents.values()} == {0}
@@ -200,7 +199,6 @@ async def test_a_file_that_appears_meanwhile_is_not_overwritten(storage: Storage
 
 
 async def test_a_file_in_place_of_the_folder_is_one_sentence(storage: Storage, tmp_path: Path) -> None:
-    """With the reason of the operating system."""
     place = tmp_path / "file"
     place.write_text("")
     with pytest.raises(ConfigurationError, match=r"are not writable: .*file: File exists; name another folder"):
@@ -348,7 +346,6 @@ async def test_a_backfill_imports_all_that_the_command_writes(
 
 
 async def test_a_terminal_shows_bars(storage: Storage, url: str, tmp_path: Path) -> None:
-    """For an export and a backfill: table, number, rate and remaining time; then the report."""
     await _fill(storage)
     env = environment(GRAPHJOBS_DATABASE_URL=url)
     program = beside_python("graphjobs")
@@ -365,7 +362,6 @@ async def test_a_terminal_shows_bars(storage: Storage, url: str, tmp_path: Path)
 async def test_the_command_exits_1_if_a_row_is_unreadable(
     graphjobs: Command, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    """And prints the file of the row."""
     await _damage(storage, url)
     done = graphjobs("export", str(tmp_path), "--json", url=url)
     assert 1 == done.returncode
@@ -374,7 +370,6 @@ async def test_the_command_exits_1_if_a_row_is_unreadable(
 
 
 async def test_the_command_rejects_existing_files(graphjobs: Command, url: str, tmp_path: Path) -> None:
-    """In one sentence."""
     (tmp_path / "graph_jobs.json").write_text("other")
     done = graphjobs("export", str(tmp_path), url=url)
     assert (3, "") == (done.returncode, done.stdout)

@@ -115,7 +115,6 @@ async def test_a_recreated_collection_has_another_fingerprint(address: str) -> N
 
 
 async def test_a_wrong_password_and_an_empty_database_raise(address: str) -> None:
-    """Both are errors of the configuration, because a retry changes nothing."""
     with pytest.raises(ConfigurationError, match="holds none of the collections"):
         await read_records(address)
     scheme, _, rest = address.partition("://")

@@ -289,7 +289,6 @@ def test_the_files_are_written_even_if_the_output_fails(
 
 
 def test_a_misspelt_collection_is_reported(graphjobs: Command, tmp_path: Path) -> None:
-    """It would be ignored beside others. Collections of other applications are not reported."""
     dump = write_dumps(tmp_path / "dump", policy_runs=[], graphjobs=[build()], users=[build()])
     done = graphjobs("backfill", str(dump), "--dry-run")
     assert (0, 1) == (done.returncode, len(done.stderr.splitlines()))
@@ -297,7 +296,6 @@ def test_a_misspelt_collection_is_reported(graphjobs: Command, tmp_path: Path) -
 
 
 def test_a_folder_that_is_not_writable_is_reported_first(graphjobs: Command, url: str, tmp_path: Path) -> None:
-    """Before the backfill, not at its end."""
     (tmp_path / "file").touch()
     dump = write_dumps(tmp_path / "dump", graph_jobs=[build(status="sleeping")])
     done = graphjobs("backfill", str(dump), "--quarantine", str(tmp_path / "file"), url=url)

@@ -185,7 +185,6 @@ async def test_a_start_with_a_lost_answer_returns_the_items_that_it_took(
 
 
 async def test_a_start_that_never_reached_the_server_changed_nothing(wired: Domain, wire: Wire, domain: Domain) -> None:
-    """The caller can try again."""
     item = await domain.add()
     with changes_nothing(wire, Fault.DROP_REQUEST):
         await wired.start()
@@ -234,7 +233,6 @@ async def test_a_rescue_with_a_lost_answer_reports_what_it_did(wired: Domain, wi
 async def test_a_rescue_that_never_reached_the_server_changed_nothing(
     wired: Domain, wire: Wire, domain: Domain
 ) -> None:
-    """The caller can try again."""
     item = await domain.add_started()
     with changes_nothing(wire, Fault.DROP_REQUEST):
         await wired.rescue(item)

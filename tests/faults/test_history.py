@@ -105,7 +105,6 @@ async def cancel_is_false(storage: Storage, swap: Swap) -> bool:
 
 @pytest.mark.parametrize("mistake", [read_then_write, event_in_a_second_transaction, cancel_is_false])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Swapper) -> None:
-    """The check can fail."""
     found = problems(await record_amid_faults(graphjobs_settings, watch, mistake))
 
     assert found != []

@@ -444,7 +444,6 @@ async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bo
 
 @pytest.mark.parametrize("mistake", [EventInASecondStatement, LeaseThatReadsAndThenWrites, CancelIsLost])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: MakeQueue) -> None:
-    """The check can fail."""
     assert await noticed(graphjobs_settings, watch, mistake)
 
 

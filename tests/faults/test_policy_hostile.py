@@ -594,7 +594,6 @@ async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str
 
 @pytest.mark.parametrize("statuses", [["busy"], "busy", 5, [0], ["pending"] * 7], ids=repr)
 def test_invalid_statuses_are_named(statuses: Any) -> None:
-    """The error has the field `statuses`."""
     with pytest.raises(InvalidJob) as caught:
         PolicyRunQuery(statuses=statuses)
     assert "statuses" == caught.value.field.split(".")[0]
@@ -618,7 +617,6 @@ def test_invalid_statuses_are_named(statuses: Any) -> None:
     ],
 )
 def test_an_invalid_result_or_backoff_is_refused_when_it_is_built(make: Callable[[], object], field: str) -> None:
-    """The error has the field."""
     with pytest.raises(InvalidJob) as caught:
         make()
     assert field == caught.value.field
@@ -629,7 +627,6 @@ def test_an_invalid_result_or_backoff_is_refused_when_it_is_built(make: Callable
 def test_a_result_of_a_run_without_a_lease_is_refused_when_it_is_built(
     run: PolicyRunJob, make: Callable[[PolicyRunJob], LeaseResult]
 ) -> None:
-    """Each kind of result, for a run of each status other than dispatching."""
     with pytest.raises(IllegalTransition):
         make(run)
 
@@ -654,7 +651,6 @@ async def test_any_text_is_accepted_as_the_error_of_a_failed_run(storage: Storag
 
 
 async def test_empty_lists_and_ids_that_are_no_uuid_need_no_statement() -> None:
-    """Empty lists have empty answers, and text that is no UUID finds nothing."""
     assert ({}, {}) == ((await QUEUE.end([])).versions, (await queue_of(RUNS).end(())).lost)
     assert () == (await QUEUE.renew([], MINUTE)).runs
     assert () == (await QUEUE.rescue([], attempts_max=3)).requeued

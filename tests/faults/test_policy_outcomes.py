@@ -112,7 +112,6 @@ async def test_a_lease_with_a_lost_answer_does_not_count_released_attempts(
 
 
 async def test_a_lease_with_a_lost_answer_fails_exhausted_runs(wired: PolicyRuns, wire: Wire, runs: PolicyRuns) -> None:
-    """As with an answer, it reports them."""
     exhausted, fresh = [await runs.add() for _ in range(2)]
     async with runs.storage.session() as session, session.begin():
         connection = await session.connection()

@@ -135,7 +135,6 @@ async def test_the_run_of_another_tenant_is_answered_as_one_that_is_not_stored(s
 
 
 async def test_the_lease_of_another_tenant_can_neither_be_renewed_nor_finished(scene: Scene) -> None:
-    """Even with its id, attempts, owner and version."""
     before = await scene.rows()
     run = scene.leased.replace(tenant_id=scene.other)
     for make in PolicyRuns.results.values():
@@ -173,7 +172,6 @@ async def test_no_update_changes_the_run_of_another_tenant(scene: Scene) -> None
 
 
 async def test_a_run_with_a_wrong_tenant_does_not_affect_the_other_runs_of_a_call(scene: Scene) -> None:
-    """The run with the wrong tenant is lost; no run of the other tenant changes."""
     await scene.runs.insert(policy_run(scene.other))
     (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.other)).runs
     wrong = scene.leased.replace(tenant_id=scene.other)
@@ -192,7 +190,6 @@ async def test_a_run_with_a_wrong_tenant_does_not_affect_the_other_runs_of_a_cal
 
 
 async def test_two_results_of_one_statement_with_swapped_tenants_change_nothing(scene: Scene) -> None:
-    """The call has both tenants and both runs, and each run is lost because of its tenant."""
     await scene.runs.insert(policy_run(scene.other))
     (own,) = (await queue_of(scene.runs).lease("A", MINUTE, attempts_max=9, tenant_id=scene.other)).runs
     before = await scene.rows()
@@ -234,7 +231,6 @@ async def test_an_insertion_with_the_id_of_another_tenants_run_is_refused(scene:
 
 
 async def test_a_cursor_of_another_tenants_page_is_refused(scene: Scene) -> None:
-    """A cursor is bound to its query and its tenant."""
     page = await scene.runs.list(scene.leased.tenant_id, PolicyRunQuery(limit=2))
     assert page.next_cursor is not None
     with pytest.raises(InvalidJob) as caught:

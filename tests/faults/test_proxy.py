@@ -98,7 +98,6 @@ async def test_an_applied_insert_with_a_lost_answer_has_an_unknown_outcome(
 async def test_a_lost_read_can_be_tried_again(
     wired: Storage, queued: GraphBuildJob, proxy: FaultProxy, fault: Fault
 ) -> None:
-    """A read changes nothing, whether the request or the answer was lost."""
     proxy.fault = fault
     with pytest.raises(DatabaseUnavailable):
         await stored(wired, queued)

@@ -44,7 +44,6 @@ def edit(queued: GraphBuildJob, step: int) -> GraphBuildJob:
 async def test_of_fifty_swaps_of_one_queued_job_one_wins(
     storage: Storage, tenant: str, racer: Racer, in_session: bool
 ) -> None:
-    """One swap returns True, and the row has its value."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     targets = [racer(queued, step) for step in range(50)]
 
@@ -55,7 +54,6 @@ async def test_of_fifty_swaps_of_one_queued_job_one_wins(
 
 
 async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, tenant: str) -> None:
-    """Swaps of overlay jobs are as exclusive as those of build jobs."""
     queued = await storage.graph_job_repository.insert(overlay_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 

@@ -25,7 +25,6 @@ def _assert_failed(done: Done, *, code: int, words: str) -> None:
 
 
 def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty_url: str) -> None:
-    """Each command prints one line and exits 0."""
     steps = {
         "none\n": ["current"],
         f"the database is at revision {REVISION}\n": ["upgrade"],
@@ -40,7 +39,6 @@ def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty
 
 
 def test_history_and_sql_need_no_database(graphjobs: Command) -> None:
-    """Without a URL, they do not start the embedded server."""
     history, up = graphjobs("db", "history"), graphjobs("db", "sql")
     down = graphjobs("db", "sql", "--down", f"{REVISION}:base")
     assert (0, "") == (history.returncode, history.stderr)
@@ -52,7 +50,6 @@ def test_history_and_sql_need_no_database(graphjobs: Command) -> None:
 def test_a_downgrade_that_would_drop_rows_exits_1_without_drop_data(
     graphjobs: Command, graphjobs_database_url: str
 ) -> None:
-    """The error has the number of rows, and the option that continues."""
     ask(graphjobs_database_url, _ROW)
     before = dump(graphjobs_database_url)
     refused = graphjobs("db", "downgrade", "base", url=graphjobs_database_url)
@@ -78,14 +75,12 @@ def test_printed_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphj
 
 
 def test_a_drift_exits_1(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """The error names the difference."""
     ask(graphjobs_database_url, "DROP INDEX scheduler.idx_graph_job_events_job")
     done = graphjobs("db", "check", url=graphjobs_database_url)
     _assert_failed(done, code=1, words="idx_graph_job_events_job")
 
 
 def test_a_missing_or_outdated_schema_exits_5(graphjobs: Command, empty_url: str) -> None:
-    """The error names the command to run."""
     _assert_failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
     ask(
         empty_url,
@@ -202,7 +197,6 @@ async def _connect_once(url: str) -> None:
 
 
 def test_a_wrong_password_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """The correct password of the role is accepted."""
     accepted = graphjobs("db", "current", url=_as_alice(guarded_url, _PASSWORD))
     assert (0, "none\n", "") == (accepted.returncode, accepted.stdout, accepted.stderr)
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD + "x"))
@@ -210,7 +204,6 @@ def test_a_wrong_password_exits_3(graphjobs: Command, guarded_url: str) -> None:
 
 
 def test_a_missing_database_or_role_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """Both are errors of the configuration; the command creates neither."""
     nowhere = guarded_url.replace("/postgres?", "/nowhere?")
     done = graphjobs("db", "upgrade", url=_as_alice(nowhere, _PASSWORD))
     _assert_failed(done, code=3, words="the database does not exist on the server")
@@ -219,6 +212,5 @@ def test_a_missing_database_or_role_exits_3(graphjobs: Command, guarded_url: str
 
 
 def test_a_role_without_privileges_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """It can log in, but not create or use the schema."""
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD))
     _assert_failed(done, code=3, words="the database role lacks a privilege")

@@ -95,7 +95,6 @@ async def test_a_run_is_submitted_with_all_options(policy: Command, storage: Sto
 
 
 def test_a_run_is_by_default_full_with_normal_priority(policy: Command) -> None:
-    """The text output is one line that begins with the run id."""
     text = _text(policy("submit", "P-7"))
     assert re.fullmatch(r"run:[0-9a-f-]{36} is queued\n", text)
     (run,) = _lines(policy("list", "--json"))
@@ -103,7 +102,6 @@ def test_a_run_is_by_default_full_with_normal_priority(policy: Command) -> None:
 
 
 def test_the_environment_may_be_a_file(policy: Command, tmp_path: Path) -> None:
-    """An @ marks its path."""
     file = tmp_path / "environment.json"
     file.write_text('{"from": "a file"}')
     (run,) = _lines(policy("submit", "P-7", "--environment", f"@{file}", "--json"))
@@ -140,13 +138,11 @@ def test_the_environment_may_be_a_file(policy: Command, tmp_path: Path) -> None:
 async def test_an_invalid_option_is_one_sentence_with_its_name(
     policy: Command, storage: Storage, tenant: str, options: tuple[str, ...], words: list[str]
 ) -> None:
-    """Nothing is stored."""
     assert_failed(policy("submit", "P-7", *options), *words)
     assert () == (await storage.policy_runs.list(tenant)).runs
 
 
 def test_an_invalid_argument_is_named_by_its_metavar(policy: Command) -> None:
-    """The error does not name an option."""
     assert_failed(policy("submit", ""), "POLICY_ID must be text")
     for verb in ("show", "cancel", "retry"):
         assert_failed(policy(verb, "x" * 257), "RUN_ID must be text")
@@ -155,7 +151,6 @@ def test_an_invalid_argument_is_named_by_its_metavar(policy: Command) -> None:
 
 
 async def test_runs_are_listed_by_public_status(policy: Command, storage: Storage, tenant: str) -> None:
-    """Filters can be combined; two stored statuses are running."""
     for status in PolicyRunStatus:
         await _stored(storage, tenant, status, f"{status}")
 
@@ -201,7 +196,6 @@ def test_a_piped_table_wraps_no_cell(policy: Command) -> None:
 
 
 async def test_a_run_is_shown_with_its_events(policy: Command, storage: Storage, tenant: str) -> None:
-    """As two tables or as JSON lines; events have stored statuses."""
     run = await storage.policy_runs.insert(policy_run(tenant, run_id="a/b"), actor="ada")
     leased = await storage.policy_runs.replace(run.lease(at=AT, owner="the owner", until=AT), None, actor="the owner")
     assert leased.job is not None
@@ -263,7 +257,6 @@ async def test_a_final_run_is_retried(policy: Command, storage: Storage, tenant:
 
 
 def test_another_tenants_run_is_not_listed(policy: Command) -> None:
-    """By all commands."""
     _text(policy("submit", "P-7", "--run-id", "theirs"))
     for verb in ("show", "cancel", "retry"):
         assert_failed(policy(verb, "theirs", tenant="stranger"), "tenant 'stranger' has no policy run theirs")
@@ -302,7 +295,6 @@ def test_an_unreadable_row_is_reported(graphjobs: Command, graphjobs_database_ur
 
 
 def test_an_unavailable_database_exits_4(graphjobs: Command) -> None:
-    """By all commands."""
     unavailable = "postgresql://nobody@127.0.0.1:1/none"
     for call in (("submit", "P"), ("list",), ("show", "x"), ("cancel", "x"), ("retry", "x")):
         assert_failed(graphjobs("policy", *call, "--tenant", "t", url=unavailable), "no PostgreSQL answers", code=4)

@@ -89,7 +89,6 @@ def test_a_signal_immediately_after_the_start_is_an_orderly_shutdown(graphjobs_d
     ],
 )
 def test_an_invalid_token_is_one_sentence(tmp_path: Path, change: tuple[str, ...], word: str) -> None:
-    """No file is created."""
     file = tmp_path / "tokens"
     done = graphjobs("tokens", "add", "--tenant", "acme", "--file", file, *change)
     assert done.returncode in (1, 3)

@@ -42,7 +42,6 @@ async def test_each_sbom_of_the_package_is_built_and_overlaid_once(graphjobs_sto
 
 
 async def test_the_report_equals_the_stored_jobs(graphjobs_storage: Storage) -> None:
-    """The jobs of the report are values of the rows."""
     report = await _run(graphjobs_storage, list(shipped_sboms())[:2])
     stored: set[Job] = set()
     for tenant in TENANTS:
@@ -120,7 +119,6 @@ def test_the_command_prints_a_table_of_jobs_and_the_events_of_one(graphjobs_data
 
 
 def test_the_command_exits_1_if_a_job_failed(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """The table has the error of the job."""
     invalid = tmp_path / "[bold]bad.json"
     invalid.write_text("no json")
     done = _demo(graphjobs_database_url, invalid)
@@ -131,7 +129,6 @@ def test_the_command_exits_1_if_a_job_failed(graphjobs_database_url: str, tmp_pa
 
 @pytest.mark.parametrize("content", ["", "[]", '{"name": "x", "forbiden_licences": []}', None])
 def test_an_invalid_policy_is_one_sentence(graphjobs_database_url: str, tmp_path: Path, content: str | None) -> None:
-    """The command exits 3 before a job is added."""
     policy = tmp_path / "policy.json"
     if content is not None:
         policy.write_text(content)
@@ -142,7 +139,6 @@ def test_an_invalid_policy_is_one_sentence(graphjobs_database_url: str, tmp_path
 
 
 def test_the_policy_option_selects_the_policy(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """A policy that forbids everything has a finding for each component."""
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"name": "nothing at all", "forbidden_packages": ["pkg:*"]}))
     sbom = shipped_sboms()[0]

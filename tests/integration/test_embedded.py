@@ -181,7 +181,6 @@ class TestStartStopStatus:
     """Start, stop and status, the base of `graphjobs db start | stop | status`."""
 
     def test_a_cluster_is_created_started_inspected_and_stopped(self, home: Path) -> None:
-        """The status is correct before, during and after a run."""
         cluster = embedded_cluster(home / "data")
         before = cluster.status()
         cluster.start()
@@ -200,7 +199,6 @@ class TestStartStopStatus:
         assert not alive(running.pid)
 
     def test_a_second_start_does_nothing(self, cluster: Cluster) -> None:
-        """The postmaster stays the same."""
         cluster.start()
         pid = cluster.status().pid
         cluster.start()
@@ -208,13 +206,11 @@ class TestStartStopStatus:
         assert cluster.status().pid == pid
 
     def test_a_stop_of_a_cluster_without_data_does_nothing(self, home: Path) -> None:
-        """It creates neither data nor a lock file."""
         embedded_cluster(home / "data").stop()
 
         assert list(home.iterdir()) == []
 
     def test_the_data_survive_a_stop_and_a_start(self, cluster: Cluster) -> None:
-        """The second run reads the rows of the first."""
         cluster.start()
         ask(cluster.url(), "CREATE TABLE stored AS SELECT 42 AS answer")
         cluster.stop()
@@ -223,7 +219,6 @@ class TestStartStopStatus:
         assert ask(cluster.url(), "SELECT answer FROM stored") == 42
 
     def test_stop_ends_the_connections_of_clients(self, cluster: Cluster) -> None:
-        """An open session does not keep the server running."""
         cluster.start()
 
         async def stop_while_connected() -> bool:
@@ -287,7 +282,6 @@ class TestDatabases:
         assert ask(ensure_running(home / "data"), "SELECT 1") == 1
 
     def test_a_stopped_cluster_creates_no_database(self, home: Path) -> None:
-        """The error is DatabaseUnavailable, which is safe to retry."""
         cluster = embedded_cluster(home / "data")
         with pytest.raises(DatabaseUnavailable):
             cluster.create_database_if_missing("graphjobs")
@@ -330,7 +324,6 @@ class TestSharing:
             assert ask(ensure_running(data_dir), "SELECT 1") == 1
 
     def test_the_wait_for_a_lock_ends(self, home: Path) -> None:
-        """After the limit the error names the lock file."""
         with (
             locked(home / "lock"),
             pytest.raises(DatabaseUnavailable, match="another process has held"),
@@ -426,7 +419,6 @@ class TestFolders:
         assert (cluster.data_dir / "PG_VERSION").read_text() == "16\n"
 
     def test_a_folder_with_other_files_is_refused(self, home: Path) -> None:
-        """No file is written beside the existing ones."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         (cluster.data_dir / "thesis.txt").touch()
@@ -438,7 +430,6 @@ class TestFolders:
         assert [path.name for path in cluster.data_dir.iterdir()] == ["thesis.txt"]
 
     def test_an_existing_empty_private_folder_is_used(self, home: Path) -> None:
-        """The folder may exist, if the server's user owns it and no other user can open it."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         if cluster.os_user is not None:
@@ -523,7 +514,6 @@ class TestThrowaways:
     """Temporary clusters for tests."""
 
     def test_a_temporary_cluster_runs_and_is_removed(self) -> None:
-        """Its server is stopped, and its folders and its lock file are removed."""
         with throwaway_cluster(options={"max_connections": "17"}) as cluster:
             pid = cluster.status().pid
             answers = [ask(cluster.url(), f"SHOW {name}") for name in ("fsync", "max_connections")]
@@ -534,7 +524,6 @@ class TestThrowaways:
         assert not list(parent.glob(f"{cluster.data_dir.parent.name}*"))
 
     def test_a_temporary_cluster_is_removed_when_its_test_fails(self) -> None:
-        """The caller gets the error of the test."""
         with pytest.raises(ZeroDivisionError), throwaway_cluster() as cluster:
             _ = 1 / 0
 

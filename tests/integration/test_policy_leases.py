@@ -140,7 +140,6 @@ async def test_leases_rotate_over_tenants(runs: PolicyRunRepository) -> None:
 
 
 async def test_all_tenants_that_fit_get_equal_shares(runs: PolicyRunRepository) -> None:
-    """The remainder goes to another tenant with each lease."""
     for tenant in ("a", "b", "c"):
         await add(runs, tenant, *["normal"] * 30)
     shares = [Counter(tenants) for tenants in await rotate(runs, 6, limit=10)]
@@ -194,7 +193,6 @@ async def test_emergencies_are_leased_before_overdue_runs(runs: PolicyRunReposit
 
 
 async def test_a_lease_of_one_tenant_returns_only_its_runs(runs: PolicyRunRepository) -> None:
-    """An emergency of another tenant is not leased."""
     await add(runs, "a", "emergency")
     (own,) = await add(runs, "b", "normal")
     assert [own.id] == ids((await lease(runs, "b", limit=10)).runs)

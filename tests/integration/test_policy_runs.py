@@ -101,7 +101,6 @@ async def test_numbers_that_the_database_reformats_are_read_as_stored(
 
 
 async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tenant: str) -> None:
-    """A migration stores such runs."""
     held = policy_run(tenant).lease(at=AT, owner=OWNER, until=later(60))
     for run in (
         held,
@@ -486,7 +485,6 @@ class _Counting:
 
 
 async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> None:
-    """Only late calls need a second statement."""
     counting = _Counting(storage.database)
     runs, queue = PostgresPolicyRunRepository(counting), PolicyRunQueue(counting)
     run = policy_run(tenant)

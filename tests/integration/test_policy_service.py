@@ -78,7 +78,6 @@ async def test_each_request_without_a_run_id_is_a_new_run(service: PolicyRunServ
 async def test_the_run_id_of_another_request_is_refused(
     service: PolicyRunService, tenant: str, other: dict[str, Any]
 ) -> None:
-    """The stored run does not change."""
     first = await service.enqueue(run_request(tenant, run_id="nightly", queued_at=AT))
     with pytest.raises(IdempotencyConflict, match="'nightly' was used for another request"):
         await service.enqueue(run_request(tenant, **{"run_id": "nightly", "queued_at": AT, **other}))
@@ -89,7 +88,6 @@ async def test_the_run_id_of_another_request_is_refused(
 async def test_a_retry_of_a_run_with_full_metadata_is_refused_with_the_reason(
     service: PolicyRunService, tenant: str
 ) -> None:
-    """A retry adds an entry with the run id of the old run."""
     await service.enqueue(run_request(tenant, run_id="full", metadata={f"k{n}": "v" for n in range(64)}))
     await service.request_cancellation(tenant, "full")
     with pytest.raises(JobConflict, match="the run has 64 metadata entries, and a retry adds one"):
@@ -97,7 +95,6 @@ async def test_a_retry_of_a_run_with_full_metadata_is_refused_with_the_reason(
 
 
 async def test_a_pending_run_is_canceled_at_once(service: PolicyRunService, tenant: str) -> None:
-    """A repeated request returns the canceled run with the first reason."""
     await service.enqueue(run_request(tenant, run_id="nightly"))
     first = await service.request_cancellation(tenant, "nightly", reason="not needed", actor="ci")
     again = await service.request_cancellation(tenant, "nightly", reason="really")
@@ -194,7 +191,6 @@ async def test_a_retry_is_a_new_run_with_the_run_id_of_the_old(
 
 
 async def test_a_simulation_has_the_mode_simulate(service: PolicyRunService, tenant: str) -> None:
-    """The mode of the request is ignored."""
     run = await service.simulate(run_request(tenant, mode="full", priority="high"))
     assert (PolicyRunMode.SIMULATE, "high") == (run.mode, run.priority)
     assert [run] == list((await service.list(tenant, PolicyRunQuery(mode=PolicyRunMode.SIMULATE))).runs)
@@ -227,6 +223,5 @@ async def test_an_invalid_argument_is_named(service: PolicyRunService, call: Any
     ],
 )
 def test_an_invalid_completion_is_refused(fields: dict[str, Any]) -> None:
-    """A failed run needs an error, and no other takes one."""
     with pytest.raises(InvalidJob):
         PolicyRunCompletion(run_id="nightly", **fields)

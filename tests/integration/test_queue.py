@@ -65,7 +65,6 @@ async def test_a_claimed_job_equals_the_result_of_start_but_for_the_clock(access
 
 
 async def test_a_claim_of_one_type_does_not_take_the_other(access: Access, tenant: str) -> None:
-    """Each type has its own workers."""
     build, overlay = await access.store.add(build_job(tenant)), await access.store.add(overlay_job(tenant))
     assert [overlay.id] == ids((await access.queue.claim(tenant, _OVERLAY, limit=10)).jobs)
     assert [build.id] == ids(await claim(access, tenant))
@@ -111,7 +110,6 @@ async def test_several_tenants_get_equal_shares(access: Access, tenant: str) -> 
 
 
 async def test_the_shares_of_many_tenants_are_within_the_limit(access: Access, tenant: str) -> None:
-    """Seven tenants get one job each."""
     tenants = [f"{tenant}-{number:02}" for number in range(7)]
     for tenant_id in tenants:
         for _ in range(3):
@@ -124,7 +122,6 @@ async def test_the_shares_of_many_tenants_are_within_the_limit(access: Access, t
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001, True, "5", None, 2.0])
 async def test_an_invalid_limit_is_named(autocommit: Access, tenant: str, limit: Any) -> None:
-    """The error has the bounds."""
     with pytest.raises(InvalidJob, match="limit must be between 1 and 1,000") as caught:
         await autocommit.queue.claim(tenant, _BUILD, limit=limit)
     assert "limit" == caught.value.field
@@ -161,7 +158,6 @@ async def test_an_invalid_limit_is_named(autocommit: Access, tenant: str, limit:
     ],
 )
 async def test_bad_input_is_named(autocommit: Access, call: Callable[[Any], Awaitable[object]], field: str) -> None:
-    """The error has the name of the argument."""
     with pytest.raises(InvalidJob) as caught:
         await call(autocommit.queue)
     assert field == caught.value.field
@@ -189,7 +185,6 @@ async def test_bad_input_is_named(autocommit: Access, call: Callable[[Any], Awai
 async def test_a_claim_fails_an_unreadable_row_and_takes_the_others(
     autocommit: Access, tenant: str, spoiled: str
 ) -> None:
-    """The row is reported, and the next claim does not find it."""
     unreadable = await autocommit.store.add(build_job(tenant, created_at=later(0)))
     sound = await autocommit.store.add(build_job(tenant, created_at=later(1)))
     await autocommit.sql(f"UPDATE scheduler.graph_jobs SET {spoiled} WHERE id = $1", unreadable.id)
@@ -323,7 +318,6 @@ async def test_claims_of_all_tenants_reach_each_tenant_in_a_bounded_number_of_cl
 
 
 async def test_one_statement_stores_many_results(access: Access, tenant: str) -> None:
-    """Completed, failed and released jobs of two tenants and both types."""
     other = f"{tenant}-other"
     built, failed = await access.claimed(build_job(tenant)), await access.claimed(build_job(tenant))
     laid, returned = await access.claimed(overlay_job(other)), await access.claimed(build_job(other))
@@ -376,7 +370,6 @@ async def test_a_result_of_an_earlier_attempt_is_reported_as_lost(access: Access
 
 
 async def test_a_result_of_a_canceled_or_deleted_job_is_reported_as_lost(access: Access, tenant: str) -> None:
-    """Each of the results has a reason."""
     canceled, gone = await access.claimed(build_job(tenant)), await access.claimed(build_job(tenant))
     await access.store.update(canceled.cancel(at=AT), expected=Status.RUNNING)
     await access.sql("DELETE FROM scheduler.graph_jobs WHERE id = $1", gone.id)
@@ -389,7 +382,6 @@ async def test_a_result_of_a_canceled_or_deleted_job_is_reported_as_lost(access:
 
 
 async def test_no_call_changes_the_job_of_another_tenant(access: Access, tenant: str) -> None:
-    """Neither the id nor the attempts of the job help."""
     job = await access.claimed(build_job(tenant))
     forged = job.replace(tenant_id=f"{tenant}-thief")
 
@@ -451,7 +443,6 @@ async def test_a_followup_with_a_taken_id_is_left_out(access: Access, tenant: st
 
 
 def test_an_invalid_result_is_refused_when_it_is_built() -> None:
-    """The error has the name of the field."""
     running = build_job().start(at=AT)
     laid = overlay_job().start(at=AT)
     for make, field in (
@@ -494,7 +485,6 @@ async def test_a_heartbeat_raises_the_version_and_nothing_else(access: Access, t
 
 
 async def test_a_heartbeat_reports_the_lost_jobs(access: Access, tenant: str) -> None:
-    """A job that was claimed again, finished or deleted is lost; other jobs are renewed."""
     held, retaken, ended, gone = [await access.claimed(build_job(tenant)) for _ in range(4)]
     await access.queue.end([AttemptResult.released(retaken), AttemptResult.failed(ended, "over")])
     await access.queue.claim(tenant, _BUILD, limit=1)
@@ -510,7 +500,6 @@ async def test_a_heartbeat_reports_the_lost_jobs(access: Access, tenant: str) ->
 
 
 async def test_a_stalled_job_is_queued_again(access: Access, tenant: str) -> None:
-    """The result of the former worker is lost."""
     job = await access.claimed(build_job(tenant))
 
     seen, _ = await access.queue.stalled(tenant, _BUILD, lease=MICROSECOND)
@@ -527,7 +516,6 @@ async def test_a_stalled_job_is_queued_again(access: Access, tenant: str) -> Non
 
 
 async def test_a_job_that_stalls_at_its_last_attempt_fails_with_a_reason(access: Access, tenant: str) -> None:
-    """The job and the log have the same sentence."""
     job = await access.claimed(build_job(tenant))
     seen = StalledItem(job.id, tenant, job.updated_at, job.attempts)
 
@@ -599,7 +587,6 @@ async def test_a_clock_that_was_set_back_never_lowers_a_version(autocommit: Acce
 
 
 async def test_empty_lists_have_empty_answers(autocommit: Access) -> None:
-    """Each method of the queue accepts an empty list."""
     assert {} == (await autocommit.queue.end([])).versions
     assert {} == (await autocommit.queue.renew([])).versions
     assert () == (await autocommit.queue.rescue([], attempts_max=3)).requeued

@@ -97,7 +97,6 @@ async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind,
 async def test_a_job_is_found_only_by_the_methods_of_its_type(
     jobs: Repository, kind: Kind, other: Kind, tenant: str
 ) -> None:
-    """The methods of the other type neither get, list nor replace the job."""
     job = await jobs.insert(kind.make(tenant))
     assert await other.get(jobs, tenant, job.id) is None
     assert await other.list(jobs, tenant) == ()
@@ -108,7 +107,6 @@ async def test_a_job_is_found_only_by_the_methods_of_its_type(
 
 
 async def test_a_tenant_has_no_access_to_jobs_of_another(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Reads, lists, updates and events of another tenant do not find the job."""
     job = await jobs.insert(kind.make(tenant))
     await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     thief = f"{tenant}-thief"
@@ -165,7 +163,6 @@ async def test_each_legal_transition_is_applied_and_others_are_refused(
 async def test_a_final_job_is_never_updated(
     jobs: Repository, kind: Kind, tenant: str, final: GraphJobStatus, target: GraphJobStatus
 ) -> None:
-    """The caller expects either the final status or a running job."""
     started = kind.make(tenant).start(at=AT)
     values = {
         Status.QUEUED: lambda: started.requeue(at=AT),
@@ -183,7 +180,6 @@ async def test_a_final_job_is_never_updated(
 
 
 async def test_a_lost_update_returns_false_and_changes_nothing(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """The update differs from the row in status, attempts, version, id or creation time."""
     stored = await jobs.insert(kind.make(tenant))
     started = stored.start(at=AT)
     lost_updates = [
@@ -222,7 +218,6 @@ async def test_each_update_increases_the_version(jobs: Repository, kind: Kind, t
 
 
 async def test_lists_are_newest_first_then_by_id(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Lists of one status and of all have the same order, in whatever order the jobs were inserted."""
     made = [kind.make(tenant, created_at=AT + timedelta(seconds=number % 3)) for number in range(9)]
     made += [kind.make(tenant, created_at=AT + timedelta(seconds=1)).cancel(at=AT) for _ in range(4)]
     for job in sorted(made, key=lambda job: str(job.id)[::-1]):
@@ -258,7 +253,6 @@ async def test_a_log_is_read_in_pages_by_event_id(jobs: Repository, kind: Kind, 
 
 
 async def test_text_that_is_not_a_uuid_is_not_found(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """The answer is empty, as for the UUID of a missing job."""
     braces = "{12345678-1234-5678-1234-567812345678}"
     for job_id in ("", "42", "x" * 10_000, braces, "\0", "\ud800", str(uuid.uuid4())):
         assert await kind.get(jobs, tenant, job_id) is None
@@ -294,7 +288,6 @@ _BAD_ARGUMENTS: dict[str, tuple[Callable[[Kind, Repository], Awaitable[object]],
 
 @pytest.mark.parametrize("name", list(_BAD_ARGUMENTS))
 async def test_an_invalid_argument_is_named(jobs: Repository, kind: Kind, name: str) -> None:
-    """Both the field and the text of the error name the argument."""
     call, field = _BAD_ARGUMENTS[name]
     with pytest.raises(InvalidJob, match=field) as caught:
         await call(kind, jobs)
@@ -313,7 +306,6 @@ def autocommit(storage: Storage) -> Repository:
 async def test_a_job_and_rows_of_the_caller_are_one_transaction(
     storage: Storage, autocommit: Repository, tenant: str
 ) -> None:
-    """A rollback stores none of them, a commit all."""
     job = build_job(tenant)
     table = f"own_{uuid.uuid4().hex}"
     async with storage.session() as session, session.begin():
@@ -333,7 +325,6 @@ async def test_a_job_and_rows_of_the_caller_are_one_transaction(
 
 
 async def test_a_savepoint_rolls_back_an_update(storage: Storage, autocommit: Repository, tenant: str) -> None:
-    """The transaction of the caller continues."""
     job = await autocommit.insert(build_job(tenant))
     async with storage.session() as session, session.begin():
         inside = Repository(storage.database.using(session))
@@ -402,14 +393,12 @@ async def test_a_session_of_another_engine_is_accepted(
 
 
 async def test_concurrent_callers_get_their_own_answers(autocommit: Repository, tenant: str) -> None:
-    """There are more callers than connections."""
     made = await asyncio.gather(*(autocommit.insert(build_job(tenant)) for _ in range(60)))
     found = await asyncio.gather(*(autocommit.get_build_job(tenant, job.id) for job in made))
     assert made == found
 
 
 async def test_answers_are_values_of_plain_types(autocommit: Repository, tenant: str) -> None:
-    """Answers are neither rows nor types of the driver."""
     job = await autocommit.insert(build_job(tenant))
     event = await autocommit.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     found = await autocommit.get_build_job(tenant, job.id)

@@ -51,7 +51,6 @@ async def _running(storage: Storage, job: Job) -> Job:
 
 
 async def test_a_request_without_a_key_adds_a_new_job(service: GraphJobService, tenant: str) -> None:
-    """The job is queued and has all fields of the request."""
     request = _build(trigger="backfill", correlation_id="c", metadata={"a": "b"})
     first, second = [await service.request_build(tenant, request, actor="me") for _ in range(2)]
     overlay = await service.request_overlay(tenant, _overlay(subjects=["b", "a"], build_job_id=first.id))
@@ -77,7 +76,6 @@ async def test_a_repeated_request_with_its_key_returns_the_same_job(
 async def test_another_request_with_the_same_key_is_refused(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """The other request may have either job type; no job is added."""
     await service.request_build(tenant, _build(), key="k")
     others = [
         service.request_build(tenant, _build(sbom_id="other"), key="k"),
@@ -161,7 +159,6 @@ async def test_a_completion_of_a_job_that_cannot_finish_is_an_error(
 
 @pytest.mark.parametrize(("status", "error"), [("completed", "x"), ("failed", None), ("canceled", None)])
 def test_an_invalid_completion_is_refused(status: str, error: str | None) -> None:
-    """A failed job needs an error, a completed job has no error, and a builder does not cancel."""
     with pytest.raises(InvalidJob):
         GraphJobCompletion(job_id=uuid4(), status=status, error=error)  # type: ignore[arg-type]
 
@@ -196,7 +193,6 @@ async def test_a_concurrent_change_of_metadata_is_not_lost(storage: Storage, ten
 
 
 async def test_queued_and_running_jobs_are_canceled(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """A repeated cancellation changes nothing; a completed job is a conflict; other ids are not found."""
     queued = await storage.graph_jobs.add(build_job(tenant))
     running = await _running(storage, overlay_job(tenant))
     for job_id in (queued.id, str(running.id)):
@@ -296,7 +292,6 @@ async def test_observers_need_a_store_in_autocommit(storage: Storage) -> None:
 
 
 async def test_an_invalid_request_is_refused(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """No job is added."""
     calls: list[Any] = [
         service.request_build(tenant, _overlay()),  # type: ignore[arg-type]
         service.request_overlay(tenant, {}),  # type: ignore[arg-type]

@@ -36,7 +36,6 @@ def _same(one: GraphJobUpdateResult[Any], other: GraphJobUpdateResult[Any]) -> b
 async def test_an_added_job_is_returned_by_every_read(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """With the version of the answer, and by its own type only."""
     started = make(tenant).start(at=AT)
     for job in (make(tenant, correlation_id="c", metadata={"a": "☃"}), started, make(tenant).cancel(at=AT)):
         added = await store.add(job)
@@ -242,7 +241,6 @@ async def test_an_update_that_keeps_the_status_can_name_the_version(store: Graph
 async def test_an_update_of_a_missing_job_is_not_found(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """A job of another tenant or type has the same answer as one that never existed."""
     added = await store.add(make(tenant))
     other = overlay_job if make is build_job else build_job
     for stranger in (
@@ -379,7 +377,6 @@ async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tena
 
 
 async def test_the_log_is_read_after_an_event(store: GraphJobStore, tenant: str) -> None:
-    """Oldest first, page by page."""
     job = await store.add(build_job(tenant))
     for number in range(6):
         job = applied(await store.update(job.edit(metadata={"n": str(number)}), expected=_QUEUED))

@@ -117,7 +117,6 @@ def test_an_upgrade_is_awaited_in_a_running_loop(installed: Installed, empty_url
 
 
 def test_every_command_works(installed: Installed, empty_url: str) -> None:
-    """Upgrade, current, check and downgrade succeed; `sql` renders the same text as in the repository."""
     outputs = {
         ("upgrade",): f"the database is at revision {REVISION}\n",
         ("current",): f"{REVISION}\n",
@@ -134,7 +133,6 @@ def test_every_command_works(installed: Installed, empty_url: str) -> None:
 
 
 def test_the_installed_command_has_an_exit_code_for_scripts(installed: Installed, empty_url: str) -> None:
-    """Success is 0; a failure is one sentence and an exit code."""
     done = installed.run("graphjobs", "db", "upgrade", url=empty_url)
     assert (0, f"the database is at revision {REVISION}\n", "") == (done.returncode, done.stdout, done.stderr)
     failed = installed.run("graphjobs", "db", "upgrade", url="postgresql://alice:hunter2@127.0.0.1:1/graphjobs")

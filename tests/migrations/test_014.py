@@ -84,7 +84,6 @@ async def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(
 
 
 def test_the_code_needs_the_newest_revision() -> None:
-    """The constant of the code is the only head of the scripts."""
     config = Config()
     config.set_main_option("script_location", str(REPOSITORY / "alembic"))
     assert [REVISION] == ScriptDirectory.from_config(config).get_heads()
@@ -112,7 +111,6 @@ def test_a_revision_follows_the_rules(script: Path) -> None:
 
 
 def test_the_rules_are_checked_on_014() -> None:
-    """The list of scripts is not empty."""
     assert "014_graph_jobs" in [script.stem for script in _SCRIPTS]
 
 
@@ -158,7 +156,6 @@ async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Setting
 async def test_check_reports_manual_changes(
     graphjobs_settings: Settings, graphjobs_database_url: str, drift: str
 ) -> None:
-    """The error names each difference."""
     statement, word = _DRIFT[drift]
     ask(graphjobs_database_url, statement)
     with pytest.raises(GraphJobsError, match=word) as caught:
@@ -167,7 +164,6 @@ async def test_check_reports_manual_changes(
 
 
 async def test_check_reports_missing_tables_and_changes_nothing(empty_settings: Settings, empty_url: str) -> None:
-    """The check creates no table, with or without the host's schema."""
     for host in ("SELECT 1", "CREATE SCHEMA scheduler"):
         ask(empty_url, host)
         before = dump(empty_url)

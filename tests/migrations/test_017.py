@@ -31,7 +31,6 @@ async def test_downgrade_drops_no_pending_documents_without_the_option(
 
 @pytest.mark.parametrize("content", ["'{}', 'x'", "NULL, NULL"])
 async def test_an_entry_has_a_document_or_bytes(empty_settings: Settings, empty_url: str, content: str) -> None:
-    """Never both, and never neither."""
     await commands.upgrade(empty_settings)
     sql = _INSERT.replace("document)", "document, raw)").replace("'{}')", f"{content})")
     assert "backfill_quarantine_content_check" in psql(empty_url, sql).stderr

@@ -52,7 +52,6 @@ async def test_a_downgrade_of_tables_with_rows_is_refused(
 
 
 async def test_a_downgrade_with_drop_data_drops_rows(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
-    """Afterwards the database has no revision."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     assert await commands.downgrade(graphjobs_settings, revision="base", drop_data=True) is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
@@ -62,7 +61,6 @@ async def test_a_downgrade_with_drop_data_drops_rows(graphjobs_settings: Setting
 async def test_a_downgrade_of_empty_tables_needs_no_option(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
-    """No row would be lost."""
     assert await commands.downgrade(graphjobs_settings, revision="base") is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
@@ -100,7 +98,6 @@ def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url:
 
 
 def test_the_rendered_downgrade_with_drop_data_drops_rows(graphjobs_database_url: str) -> None:
-    """The rendered SQL has no guard."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True, drop_data=True))
     assert (0, "") == (done.returncode, done.stderr)

@@ -116,7 +116,6 @@ async def _version_table_locked(url: str) -> AsyncIterator[Session]:
 
 
 async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
-    """The lock time-out ends each wait, and the upgrade succeeds after the lock is released."""
     settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
     async with _version_table_locked(empty_url) as holder, session(empty_url) as watcher:
         ended = asyncio.ensure_future(upgrade(settings))
@@ -127,7 +126,6 @@ async def test_an_upgrade_behind_a_lock_is_tried_again(empty_url: str) -> None:
 
 
 async def test_an_upgrade_behind_a_permanent_lock_fails(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends in a bounded time with a retryable error, and changes nothing."""
     monkeypatch.setattr(commands, "_RETRIES_MAX", 2)
     settings = Settings.load(database_url=empty_url, lock_timeout="0.1")
     async with _version_table_locked(empty_url):
@@ -246,7 +244,6 @@ async def test_a_missing_privilege_is_a_one_line_error(empty_url: str, role: str
 
 @pytest.mark.parametrize("revision", ["999_nowhere", "head:head", "098", "", "@", "head-98"])
 async def test_an_unknown_revision_is_a_one_line_error(empty_settings: Settings, empty_url: str, revision: str) -> None:
-    """No table is created."""
     with pytest.raises(ConfigurationError) as caught:
         await upgrade(empty_settings, revision=revision)
     assert "\n" not in str(caught.value)
@@ -301,7 +298,6 @@ async def test_storage_refuses_a_database_that_was_never_migrated(empty_settings
 async def test_storage_refuses_an_earlier_revision(
     graphjobs_settings: Settings, graphjobs_database_url: str, found: str | None
 ) -> None:
-    """The error has the revision of the database and the required one."""
     change = f"UPDATE scheduler.graphjobs_schema_version SET version_num = '{found}'"
     ask(graphjobs_database_url, change if found else "DELETE FROM scheduler.graphjobs_schema_version")
     with pytest.raises(SchemaOutOfDate) as caught:

@@ -68,7 +68,6 @@ def test_a_graph_has_all_components_the_root_and_the_edges_sorted() -> None:
 
 
 def test_the_graph_of_an_empty_sbom_is_empty() -> None:
-    """An SBOM may have no components."""
     graph = build_graph(sbom_of(()))
 
     assert (graph.nodes, graph.edges, graph.depth) == ((), (), 0)

@@ -39,7 +39,6 @@ def policy_file(directory: Path, fields: object) -> Path:
 
 
 def test_all_fields_of_a_policy_are_read(tmp_path: Path) -> None:
-    """Name, patterns and digest."""
     fields = {"name": "rules", "forbidden_licences": ["GPL-*"], "forbidden_packages": ["pkg:npm/@angular/*"]}
 
     policy = read_policy(policy_file(tmp_path, fields))
@@ -49,7 +48,6 @@ def test_all_fields_of_a_policy_are_read(tmp_path: Path) -> None:
 
 
 def test_a_policy_may_forbid_nothing(tmp_path: Path) -> None:
-    """Both lists are optional."""
     policy = read_policy(policy_file(tmp_path, {"name": "anything goes"}))
 
     assert findings_of(policy, sbom_of(component("a", "GPL-3.0-only", purl="pkg:pypi/a@1"))) == ()

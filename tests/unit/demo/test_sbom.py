@@ -40,7 +40,6 @@ def error_of(path: Path) -> str:
 
 
 def test_all_parts_of_an_sbom_are_read(tmp_path: Path) -> None:
-    """Subject, components, dependencies, and the fields of the file."""
     sbom = read(
         tmp_path,
         serialNumber="urn:uuid:3e671687-395b-41f5-a30f-a58921a69b79",
@@ -70,7 +69,6 @@ def test_all_parts_of_an_sbom_are_read(tmp_path: Path) -> None:
 
 
 def test_an_sbom_may_be_empty(tmp_path: Path) -> None:
-    """Only bomFormat is required; other fields have defaults."""
     sbom = read(tmp_path)
 
     assert Sbom("service.cdx.json", sbom.digest, None, 1, (), (), None) == sbom
@@ -119,7 +117,6 @@ def test_deeply_nested_components_are_read_without_recursion(tmp_path: Path) -> 
 
 
 def test_a_component_without_a_ref_gets_a_unique_one(tmp_path: Path) -> None:
-    """bom-ref is optional in CycloneDX; a generated ref never equals a bom-ref of the file."""
     sbom = read(
         tmp_path,
         components=[
@@ -261,7 +258,6 @@ def test_an_spdx_document_has_its_own_error(fields: dict[str, Any], tmp_path: Pa
 
 
 def test_other_json_is_refused(tmp_path: Path) -> None:
-    """For instance a package.json."""
     path = tmp_path / "package.json"
     path.write_text('{"name": "x", "version": "1", "@context": [[]]}')
 
@@ -269,7 +265,6 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    """The error of the file follows the name of the file."""
     content = sbom_file(tmp_path, components=[{"name": "a"}]).read_bytes()
     truncated = tmp_path / "truncated.json"
     truncated.write_bytes(content[:-2])
@@ -288,7 +283,6 @@ def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None
 
 
 def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file at the limit is read."""
     assert components_module.COMPONENTS_MAX == 100_000
     monkeypatch.setattr(components_module, "COMPONENTS_MAX", 3)
 

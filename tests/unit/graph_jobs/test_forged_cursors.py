@@ -54,12 +54,10 @@ def test_a_forged_cursor_with_a_valid_digest_is_rejected(name: str) -> None:
     ).map(lambda value: json.dumps(value).encode())
 )
 def test_any_other_encoded_content_is_rejected(content: bytes) -> None:
-    """The content is other JSON, or no JSON."""
     assert "cursor" == _rejected_field(_encoded(content))
 
 
 @given(st.data())
 def test_a_truncated_cursor_is_rejected(data: st.DataObject) -> None:
-    """The cut may be at any character."""
     cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
     assert "cursor" == _rejected_field(cursor[: data.draw(st.integers(1, len(cursor) - 1))])

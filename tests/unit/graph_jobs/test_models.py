@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob
 from tests.builders import AT, build_job, overlay_job
-from tests.strategies import json_values
+from tests.unit.backfill.values import JSON
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -249,7 +249,6 @@ _TIMES = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11))]),
 )
 _METADATA = st.dictionaries(_NAMES, _LINES, max_size=5)
-_JSON = json_values(_NAMES, text_size_max=20, items_max=4)
 
 
 @st.composite
@@ -305,7 +304,7 @@ def test_a_job_survives_json_pickle_and_copy(job: GraphBuildJob | GraphOverlayJo
     assert not any("_" in key for key in json.loads(text))
 
 
-@given(st.dictionaries(_NAMES, _JSON, max_size=4), _TIMES)
+@given(st.dictionaries(_NAMES, JSON, max_size=4), _TIMES)
 def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime) -> None:
     """Any storable JSON is read unchanged, also nested values."""
     event = GraphJobEvent(
@@ -322,7 +321,6 @@ def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime
 
 @given(st.text(max_size=300) | st.binary(max_size=300))
 def test_reading_any_text_gives_a_job_or_invalid_job(text: str | bytes) -> None:
-    """No other exception is raised."""
     try:
         job = GraphBuildJob.from_json(text)
     except InvalidJob:
@@ -363,6 +361,5 @@ def test_a_number_equals_the_number_in_the_database(number: float, expected: flo
 
 @pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**400, -(2**64)])
 def test_an_integer_of_more_than_64_bits_is_rejected(number: int) -> None:
-    """Reading it would return another number, or fail."""
     with pytest.raises(InvalidJob, match="a JSON integer must fit 64 bits"):
         GraphJobEvent(job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload={"n": number})

@@ -17,7 +17,6 @@ from tests.builders import AT
     st.uuids(),
 )
 def test_a_cursor_keeps_its_position(time: datetime, job_id: UUID) -> None:
-    """The time is exact to the microsecond."""
     queued, running = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
     query = GraphJobQuery(statuses=(running, queued))
     cursor = query.cursor_after("acme", PageKey(time, job_id))
@@ -27,14 +26,12 @@ def test_a_cursor_keeps_its_position(time: datetime, job_id: UUID) -> None:
 
 @given(st.text(min_size=1, max_size=256))
 def test_any_other_text_is_an_invalid_cursor(cursor: str) -> None:
-    """No other exception is raised."""
     with pytest.raises(InvalidJob) as caught:
         GraphJobQuery(cursor=cursor).page_key("acme")
     assert caught.value.field == "cursor"
 
 
 def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
-    """A query with another limit accepts the cursor."""
     cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
     assert (AT, UUID(int=1)) == GraphJobQuery(limit=3, cursor=cursor).page_key("acme")
     changed = [
@@ -67,18 +64,15 @@ def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
     ],
 )
 def test_an_invalid_filter_is_rejected_with_its_field(fields: dict[str, object], field: str, reason: str) -> None:
-    """The error text contains the reason."""
     with pytest.raises(InvalidJob, match=reason) as caught:
         GraphJobQuery(**fields)  # type: ignore[arg-type]
     assert field == caught.value.field
 
 
 def test_a_range_excludes_its_end() -> None:
-    """The first page starts at the last microsecond before the end."""
     start = GraphJobQuery(created_to=AT).page_key("acme")
     assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.at, start.id.int)
 
 
 def test_the_text_of_a_count_shows_if_it_is_exact() -> None:
-    """Exceeding the limit reads as more than it."""
     assert ["7", "more than 7"] == [str(BoundedCount(7)), str(BoundedCount(7, exact=False))]

@@ -8,7 +8,6 @@ Status = GraphJobStatus
 
 
 def test_completed_failed_and_canceled_are_final() -> None:
-    """No other status is final."""
     assert {Status.COMPLETED, Status.FAILED, Status.CANCELED} == {
         status for status in GraphJobStatus if status.is_final
     }
@@ -28,20 +27,17 @@ def test_codes_are_those_of_migration_014() -> None:
 
 @pytest.mark.parametrize("code", [-1, 5, 99])
 def test_an_unknown_code_is_rejected(code: int) -> None:
-    """Codes outside 0 to 4 belong to no status."""
     with pytest.raises(ValueError, match=str(code)):
         Status.from_code(code)
 
 
 @pytest.mark.parametrize("word", ["pending", "QUEUED", "", 0, None, True, b"queued"])
 def test_an_unknown_word_is_rejected(word: object) -> None:
-    """Old words, other cases and codes are rejected."""
     with pytest.raises(ValueError, match="GraphJobStatus"):
         Status.parse(word)
 
 
 def test_a_status_is_parsed_from_its_word_and_code() -> None:
-    """A status also parses to itself."""
     for status in GraphJobStatus:
         assert status is Status.parse(status.value)
         assert status is Status.parse(status)

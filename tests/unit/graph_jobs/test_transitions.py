@@ -61,7 +61,6 @@ _TRANSITIONS: dict[str, tuple[Transition, set[GraphJobStatus], GraphJobStatus | 
 def test_each_transition_starts_from_its_legal_statuses(
     name: str, status: GraphJobStatus, make: Callable[[], GraphBuildJob | GraphOverlayJob]
 ) -> None:
-    """A transition from another status raises IllegalTransition."""
     transition, sources, target = _TRANSITIONS[name]
     job = _in_status(make(), status)
     if status not in sources:
@@ -74,7 +73,6 @@ def test_each_transition_starts_from_its_legal_statuses(
 
 
 def test_a_transition_does_not_change_its_source() -> None:
-    """Jobs are frozen: a transition returns another job."""
     job = build_job()
     before = job.to_json()
     job.start(at=AT)
@@ -91,7 +89,6 @@ def test_each_start_adds_one_attempt() -> None:
 
 
 def test_attempts_have_a_limit() -> None:
-    """A job that was started 99,999 times is not started again."""
     job = build_job(attempts=ATTEMPTS_MAX)
     with pytest.raises(InvalidJob, match="attempts"):
         job.start(at=AT)
@@ -111,7 +108,6 @@ def test_only_a_new_status_clears_the_version() -> None:
 
 
 def test_an_edit_keeps_other_fields() -> None:
-    """Omitted fields are unchanged."""
     job = overlay_job(correlation_id="c", subjects=["b", "a"], metadata={"a": "b"})
     edited = job.edit(subjects=["z", "y", "z"])
     assert (edited.correlation_id, edited.subjects, edited.metadata) == ("c", ("y", "z"), {"a": "b"})

@@ -123,7 +123,6 @@ def test_cancellation_is_requested_once() -> None:
 
 
 def test_a_run_has_the_fields_of_its_request() -> None:
-    """A request without a run id gets a new one."""
     inputs = PolicyRunInputs(sbom_set=("b", "a", "b"), environment={"sealed": True})
     asked = request(mode="incremental", priority="emergency", inputs=inputs, run_id="nightly-7", metadata={"by": "ci"})
     run = asked.to_run()
@@ -171,7 +170,6 @@ def _deep(levels: int) -> dict[str, Any]:
     ],
 )
 def test_an_invalid_value_is_rejected_with_its_field(make: Callable[[], object], field: str) -> None:
-    """The constructor or transition raises InvalidJob."""
     with pytest.raises(InvalidJob) as caught:
         make()
     assert field == caught.value.field.split(".")[0]
