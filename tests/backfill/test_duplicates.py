@@ -110,7 +110,6 @@ async def test_the_same_legacy_id_of_two_tenants_becomes_two_ids(tmp_path: Path)
 async def test_a_copy_is_imported_once(
     tmp_path: Path, collection: str, one: dict[str, Any], copy: dict[str, Any], between: int
 ) -> None:
-    """An equal copy and one from another time: neither is rejected, and their changes are not counted."""
     alone = await dry_run_of(tmp_path / "alone", **{collection: [one]})
     others = [queued(number) for number in range(between)] if collection == JOBS else []
     report = await dry_run_of(tmp_path, **{collection: [one, *others, copy, one]})
@@ -162,7 +161,6 @@ async def test_the_first_rejection_of_a_field_is_the_first_in_the_source(tmp_pat
 async def test_an_event_without_its_job_is_rejected(
     tmp_path: Path, owners: str, events: str, owner: dict[str, Any], why: str
 ) -> None:
-    """Tenant and id are compared together, and a rejected job does not count."""
     log = [
         event(_id=number, jobId=job, tenantId=tenant, status="completed")
         for number, (job, tenant) in enumerate(

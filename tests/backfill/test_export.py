@@ -65,7 +65,6 @@ def _count(url: str) -> dict[str, int]:
 async def test_the_files_equal_the_tables(
     storage: Storage, url: str, tmp_path: Path, page_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each row once, in the order of its key, with its version and its number; a page at a time."""
     monkeypatch.setattr(exports, "_PAGE_ROWS", page_rows)
     await _fill(storage)
     for end in _ENDS:
@@ -174,7 +173,6 @@ async def test_unreadable_rows_are_in_a_separate_file(storage: Storage, url: str
 @pytest.mark.parametrize("name", [*_FILES, "unreadable.json", "graph_jobs.json.part", "policy_run_events.json.part"])
 @pytest.mark.parametrize("dangling", [False, True])
 async def test_an_existing_file_is_not_overwritten(storage: Storage, tmp_path: Path, name: str, dangling: bool) -> None:
-    """The export writes no other file either, and does not remove files of another export."""
     existing = tmp_path / name
     if dangling:
         existing.symlink_to("nowhere")
@@ -328,7 +326,6 @@ async def test_the_connection_is_reset_afterwards(graphjobs_settings: Settings, 
 async def test_a_backfill_imports_all_that_the_command_writes(
     graphjobs: Command, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    """The command prints the counts as a table and as JSON."""
     await _fill(storage)
     folder = tmp_path / "dump"
     done = graphjobs("export", str(folder), "--json", url=url)

@@ -101,7 +101,6 @@ async def test_a_call_with_a_swallowed_answer_is_found_to_be_applied(
 async def test_a_lost_update_with_a_lost_answer_changed_nothing(
     wired: Domain, wire: Wire, domain: Domain, call: Call
 ) -> None:
-    """The event log does not have it; a repeated call reports the conflict."""
     canceled = await domain.cancel(call.item)
     with changes_nothing(wire):
         await call.run(wired)
@@ -138,7 +137,6 @@ async def test_a_late_update_with_a_lost_answer_is_never_reported_as_applied(
 async def test_an_insertion_of_a_taken_id_with_a_lost_answer_changed_nothing(
     wired: Domain, wire: Wire, domain: Domain
 ) -> None:
-    """A repeated call reports that the id is taken."""
     item = domain.new()
     await domain.insert(domain.new(id=item.id, tenant_id=f"{domain.tenant}-other"), uuid.uuid4())
     with changes_nothing(wire):

@@ -132,7 +132,6 @@ async def test_a_call_may_be_cancelled_at_any_await(
 async def test_a_storage_may_be_cancelled_while_it_opens_and_closes(
     graphjobs_settings: Settings, watch: Watch, how: Cancel
 ) -> None:
-    """No connection remains open."""
     settings = with_settings(graphjobs_settings, pool_size=2)
 
     async def open_and_close() -> None:

@@ -115,7 +115,6 @@ async def test_a_session_in_a_killed_backend_can_be_tried_again(graphjobs_storag
 
 
 async def test_every_connection_of_both_engines_has_the_settings(graphjobs_settings: Settings) -> None:
-    """The server reports them, on each connection that the pools can hold."""
     settings = with_settings(graphjobs_settings, pool_size=2, statement_timeout=1.234, lock_timeout=0.567)
     expected = {
         "application_name": "graphjobs",

@@ -450,6 +450,5 @@ async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: 
 async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Results are stored for each owner and attempt."""
     monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._LEASE, finish._same_run))
     assert await noticed(graphjobs_settings, watch, correct_queue)

@@ -581,7 +581,6 @@ async def test_an_invalid_argument_is_named_with_its_limit_before_any_sql(what: 
 
 
 async def test_an_endless_iterable_is_not_followed(storage: Storage, tenant: str) -> None:
-    """Each call that takes a list stops reading after the limit."""
     leased = (LEASED.replace(id=uuid.uuid4(), tenant_id=tenant) for _ in itertools.count())
     for call in (
         storage.policy_run_queue.renew(leased, MINUTE),

@@ -34,7 +34,6 @@ def own(graphjobs_storage: Storage) -> PolicyRuns:
 async def test_a_lease_takes_normal_runs_while_all_emergencies_are_locked(
     own: PolicyRuns, watch: Watch, all_tenants: bool
 ) -> None:
-    """After the lock the emergencies come first."""
     normal = [await own.add(number) for number in range(3)]
     urgent = [await own.add(number, priority="emergency") for number in range(2)]
     async with watch.holding(*(run.id for run in urgent), table=RUNS), asyncio.timeout(5):
@@ -70,7 +69,6 @@ async def test_a_locked_emergency_does_not_hide_that_of_another_tenant(own: Poli
 
 @pytest.mark.parametrize("owner", ["A", "B"], ids=["same owner", "other owner"])
 async def test_the_holder_of_a_former_lease_can_change_nothing(runs: PolicyRuns, owner: str) -> None:
-    """After a new lease, also of an owner with the same name, the first attempt cannot finish, renew or update."""
     first = await runs.add_started()
     await runs.release(first)
     (second,) = (await runs.start(owner=owner)).items
@@ -99,7 +97,6 @@ async def test_the_holder_of_a_former_lease_can_change_nothing(runs: PolicyRuns,
 
 
 async def test_another_owner_can_change_nothing_of_a_lease(runs: PolicyRuns) -> None:
-    """Even with the right attempt and version."""
     run = await runs.add_started()
     forged = run.replace(lease_owner="B")
 
@@ -206,7 +203,6 @@ async def test_a_cancellation_that_waits_for_a_lease_asks_its_holder(runs: Polic
 
 
 async def test_a_lease_skips_a_run_with_a_cancellation_in_progress(runs: PolicyRuns) -> None:
-    """No later lease takes it."""
     run = await runs.add()
     async with runs.transaction() as service:
         canceled = await request_cancellation(service, run)

@@ -125,7 +125,6 @@ VERBS: Final[dict[str, Verb]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_the_run_of_another_tenant_is_answered_as_one_that_is_not_stored(scene: Scene, verb: str) -> None:
-    """In each status the answer is that for a missing run, and no row or event changes."""
     before = await scene.rows()
     for run in scene.all:
         missing = run.replace(id=uuid.uuid4(), run_id=f"run:{uuid.uuid4()}")
@@ -147,7 +146,6 @@ async def test_the_lease_of_another_tenant_can_neither_be_renewed_nor_finished(s
 
 
 async def test_no_update_changes_the_run_of_another_tenant(scene: Scene) -> None:
-    """From each status and with each transition id; the answer does not show the status of the run."""
     before = await scene.rows()
     leased, pending, submitted = [
         run.replace(tenant_id=scene.other) for run in (scene.leased, scene.pending, scene.submitted)
@@ -222,7 +220,6 @@ async def test_two_tenants_may_use_the_same_run_id(scene: Scene) -> None:
 
 
 async def test_an_insertion_with_the_id_of_another_tenants_run_is_refused(scene: Scene) -> None:
-    """The error does not name the tenant of the run."""
     before = await scene.rows()
     with pytest.raises(JobAlreadyExists) as caught:
         await scene.runs.insert(policy_run(scene.other, id=scene.leased.id))

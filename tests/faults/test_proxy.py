@@ -221,7 +221,6 @@ async def test_a_lost_commit_raises_the_same_error_whether_applied_or_not(
 
 
 async def test_a_late_answer_is_an_answer(wired: Storage, queued: GraphBuildJob, proxy: FaultProxy) -> None:
-    """Latency below the time-outs changes no outcome."""
     proxy.latency = 0.05
     won = await asyncio.gather(*(wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
 

@@ -64,7 +64,6 @@ async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, ten
 
 
 async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenant: str) -> None:
-    """Both edits read one version: the later changes nothing, and an edit of the new version wins."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
@@ -185,7 +184,6 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, t
 
 
 async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_settings: Settings, tenant: str) -> None:
-    """The pool has one connection, which both sessions use."""
     async with open_storage(with_settings(shared_settings, pool_size=1)) as storage:
         queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with storage.session() as session:
@@ -199,7 +197,6 @@ async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_se
 
 
 async def test_a_deadlock_fails_one_transaction_only(storage: Storage, shared_watch: Watch, tenant: str) -> None:
-    """Two transactions swap two jobs in opposite orders: one fails and changes nothing, one commits both."""
     one, two = [await storage.graph_job_repository.insert(build_job(tenant)) for _ in range(2)]
     second_may_begin, both_hold_one = asyncio.Event(), asyncio.Event()
 
@@ -276,7 +273,6 @@ async def test_an_event_waits_for_the_transitions_of_its_job(
 
 
 async def test_a_claim_skips_a_queued_job_with_an_edit_in_progress(storage: Storage, tenant: str) -> None:
-    """The next claim takes the job as it was committed, not as its snapshot saw it."""
     job = await storage.graph_jobs.add(build_job(tenant))
     async with storage.session() as session, session.begin():
         edited = job.edit(metadata={"branch": "main"})

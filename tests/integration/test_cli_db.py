@@ -67,7 +67,6 @@ def test_a_downgrade_that_would_drop_rows_exits_1_without_drop_data(
 
 
 def test_printed_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """`graphjobs db sql --down -x drop-data=yes | psql` is a downgrade without Python."""
     ask(graphjobs_database_url, _ROW)
     done = graphjobs("db", "sql", "--down", f"{REVISION}:base", "-x", "drop-data=yes")
     assert psql(graphjobs_database_url, done.stdout).returncode == 0
@@ -160,7 +159,6 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
 
 @pytest.mark.parametrize("setting", list(_SETTINGS))
 def test_an_invalid_setting_exits_with_its_code(graphjobs: Command, setting: str) -> None:
-    """3 is an invalid configuration; 4 is an unavailable server, which a retry may reach."""
     command, settings, code, words = _SETTINGS[setting]
     _assert_failed(graphjobs("db", command, **settings), code=code, words=words)
 

@@ -58,7 +58,6 @@ async def _stored(storage: Storage, tenant: str, status: PolicyRunStatus, run_id
 
 
 async def test_a_run_is_submitted_with_all_options(policy: Command, storage: Storage, tenant: str) -> None:
-    """All options are stored, with the actor "cli"; a repeated call returns the same run."""
     options = (
         *("P-7", "--mode", "incremental", "--priority", "emergency", "--policy-version", "3", "--run-id", "nightly"),
         *("--sbom", "b", "--sbom", "a", "--environment", '{"stage": ["prod", null]}', "--metadata", "a=b=c"),
@@ -170,7 +169,6 @@ async def test_runs_are_listed_by_public_status(policy: Command, storage: Storag
 
 
 def test_a_list_continues_by_its_cursor(policy: Command) -> None:
-    """The cursor is the last JSON line; with a table it is on standard error."""
     submitted = [_lines(policy("submit", "P-7", "--run-id", f"r{number}", "--json"))[0] for number in range(3)]
     *page, more = _lines(policy("list", "--limit", "2", "--json"))
     rest = _lines(policy("list", "--cursor", more["nextCursor"], "--json"))
@@ -217,7 +215,6 @@ async def test_a_run_is_shown_with_its_events(policy: Command, storage: Storage,
 async def test_all_events_of_a_run_are_shown(
     policy: Command, storage: Storage, tenant: str, shared_settings: Settings
 ) -> None:
-    """One page has at most 1,000 events."""
     run = await storage.policy_runs.insert(policy_run(tenant, run_id="busy"))
     assert shared_settings.database_url is not None
     ask(
@@ -232,7 +229,6 @@ async def test_all_events_of_a_run_are_shown(
 async def test_a_run_is_canceled_or_its_cancellation_is_requested(
     policy: Command, storage: Storage, tenant: str
 ) -> None:
-    """A queued run is canceled, for a running run it is requested, and for a final run it is an error."""
     for status in (Status.PENDING, Status.SUBMITTED, Status.COMPLETED):
         await _stored(storage, tenant, status, status)
     assert "pending is canceled\n" == _text(policy("cancel", "pending", "--reason", "not needed"))
@@ -264,7 +260,6 @@ def test_another_tenants_run_is_not_listed(policy: Command) -> None:
 
 
 def test_an_invalid_filter_is_an_error_with_the_option(policy: Command) -> None:
-    """A time is one sentence; an unknown word is a usage error."""
     for time in ("yesterday", "2026-01-02T03:04:05", "20", ""):
         assert_failed(policy("list", "--queued-after", time), "--queued-after", "offset")
         for option in ("--queued-at", "--advisory-cursor", "--vex-cursor"):

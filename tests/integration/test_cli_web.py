@@ -49,7 +49,6 @@ def _serving(url: str, *arguments: str | Path) -> Iterator[tuple[str, "subproces
 
 
 def test_a_token_is_printed_and_stored_as_a_hash(tmp_path: Path) -> None:
-    """The file has one line per token, and only its owner can read it."""
     file = tmp_path / "tokens"
     first, second = _token(file), _token(file, "globex", "--scope", "graph:write", "--name", "ci")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -98,7 +97,6 @@ def test_an_invalid_token_is_one_sentence(tmp_path: Path, change: tuple[str, ...
 
 
 def test_without_a_token_file_the_service_starts_with_a_message(graphjobs_database_url: str) -> None:
-    """Health needs no token; other routes answer 401; SIGTERM exits 0."""
     with _serving(graphjobs_database_url) as (address, process, lines):
         with httpx.Client(base_url=address) as client:
             codes = [client.get(path).status_code for path in ("/healthz", "/readyz", "/graphs/jobs")]

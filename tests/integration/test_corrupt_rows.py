@@ -45,7 +45,6 @@ async def _damage(storage: Storage, table: str, assignment: str, row_id: object)
 async def test_an_unreadable_job_is_reported_and_the_others_stay_readable(
     storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
-    """A read raises CorruptRow, a list reports the row beside the jobs, and an update does not raise."""
     before, broken, after = [await jobs.insert(build_job(tenant)) for _ in range(3)]
     await _damage(storage, "graph_jobs", _DAMAGE[damage], broken.id)
     with pytest.raises(CorruptRow, match=str(broken.id)) as caught:
@@ -83,7 +82,6 @@ _EVENT_DAMAGE = {
 async def test_an_unreadable_event_is_reported_and_the_rest_of_the_log_stays_readable(
     storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
-    """The events before and after it are returned."""
     job = await jobs.insert(build_job(tenant))
     events = [
         await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED)) for _ in range(3)

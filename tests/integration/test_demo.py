@@ -22,7 +22,6 @@ async def _run(storage: Storage, paths: list[Path], workers: int = 4) -> Report:
 
 
 async def test_each_sbom_of_the_package_is_built_and_overlaid_once(graphjobs_storage: Storage) -> None:
-    """With several workers, each job has one attempt and three events, and is completed."""
     report = await _run(graphjobs_storage, list(shipped_sboms()), workers=6)
     builds = [job for job in report.jobs if isinstance(job, GraphBuildJob)]
     overlays = [job for job in report.jobs if isinstance(job, GraphOverlayJob)]

@@ -258,7 +258,6 @@ class TestDatabases:
     """URLs, and their databases."""
 
     def test_ensure_running_returns_a_url_that_answers(self, home: Path) -> None:
-        """The database `graphjobs` exists after the first call and after the next."""
         first = ensure_running(home / "data")
         second = ensure_running(home / "data")
 
@@ -267,7 +266,6 @@ class TestDatabases:
 
     @pytest.mark.parametrize("name", ["plain", 'it\'s "odd"; DROP --', "50 % / ü?&host=x", ":'name'"])
     def test_a_database_of_any_name_is_created_once(self, shared: Cluster, name: str) -> None:
-        """Names are quoted, in SQL and in the URL."""
         shared.create_database_if_missing(name)
         shared.create_database_if_missing(name)
 
@@ -291,7 +289,6 @@ class TestSharing:
     """Several processes, and their deaths."""
 
     def test_concurrent_starts_share_one_server(self, home: Path) -> None:
-        """All processes get the same URL, and the server answers."""
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(ENSURE_RUNNING, home / "data", 0)) for _ in range(3)]
             urls = {process.communicate(timeout=60)[0].strip() for process in clients}
@@ -394,7 +391,6 @@ class TestFolders:
 
     @pytest.mark.parametrize("name", ["x" * 120, 'it\'s $HOME, "50 %" `ü` +&?#;\\'])
     def test_a_data_path_of_any_length_and_letters_works(self, home: Path, name: str) -> None:
-        """A path that does not fit into a socket's path or a URL has its socket in /tmp."""
         url = ensure_running(home / name / "data")
 
         assert ask(url, "SELECT 1") == 1
@@ -555,7 +551,6 @@ class TestThrowaways:
 
     @pytest.mark.parametrize("bin_dir", sorted(Path("/usr/lib/postgresql").glob("*/bin")), ids=str)
     def test_a_temporary_cluster_runs_on_the_systems_postgresql(self, bin_dir: Path) -> None:
-        """Every installed version from 15 on works."""
         with throwaway_cluster(bin_dir=bin_dir) as cluster:
             version = ask(cluster.url(), "SHOW server_version_num")
 

@@ -59,7 +59,6 @@ async def test_a_lease_equals_the_transition_of_the_model_except_for_times(runs:
 async def test_runs_are_leased_by_priority_then_by_availability(
     runs: PolicyRunRepository, tenant_id: str | None
 ) -> None:
-    """Emergencies precede high and normal runs, in whatever order the runs were added."""
     recent = ago(seconds=30)
     added = await add(runs, "acme", "normal", "high", "emergency", "normal", "high", "emergency", available_at=recent)
     found: list[PolicyRunJob] = []
@@ -69,14 +68,12 @@ async def test_runs_are_leased_by_priority_then_by_availability(
 
 
 async def test_one_lease_has_the_order_of_many_leases(runs: PolicyRunRepository) -> None:
-    """The order also holds for a limit below the number of runs."""
     recent = ago(seconds=30)
     added = await add(runs, "acme", "normal", "high", "normal", "high", "high", available_at=recent)
     assert [added[place].id for place in (1, 3, 4, 0)] == ids((await lease(runs, limit=4)).runs)
 
 
 async def test_emergencies_of_all_tenants_come_first(runs: PolicyRunRepository) -> None:
-    """Other runs follow after the last emergency."""
     await add(runs, "a", *["high"] * 5)
     await add(runs, "b", *["normal"] * 5)
     urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
@@ -111,7 +108,6 @@ async def test_emergencies_do_not_change_the_tenant_rotation(runs: PolicyRunRepo
 
 
 async def test_more_emergencies_than_the_limit_fill_the_lease(runs: PolicyRunRepository) -> None:
-    """Each tenant with emergencies gets an equal share."""
     await add(runs, "a", *["emergency"] * 9, "high")
     await add(runs, "b", *["emergency"] * 9)
     leased = (await lease(runs, limit=6)).runs
@@ -185,7 +181,6 @@ async def test_leases_of_one_run_do_not_starve_an_overdue_run(runs: PolicyRunRep
 
 
 async def test_emergencies_are_leased_before_overdue_runs(runs: PolicyRunRepository) -> None:
-    """No overdue run is leased while emergencies fill the lease."""
     await add(runs, "acme", *["normal"] * 3, available_at=ago(hours=20))
     await add(runs, "acme", *["emergency"] * 16, available_at=ago(seconds=1))
     for tenant_id in (None, "acme"):
@@ -199,7 +194,6 @@ async def test_a_lease_of_one_tenant_returns_only_its_runs(runs: PolicyRunReposi
 
 
 async def test_a_run_is_not_leased_before_it_is_available(runs: PolicyRunRepository) -> None:
-    """A tenant without available runs has no place in the rotation."""
     await add(runs, "a", "normal", "high", "emergency", available_at=ago(hours=-1))
     (other,) = await add(runs, "b", "normal")
     assert [other.id] == ids((await lease(runs)).runs)
@@ -311,7 +305,6 @@ async def test_an_expired_lease_is_listed_and_its_run_is_rescued(runs: PolicyRun
 
 
 async def test_expired_leases_of_one_tenant_are_listed(runs: PolicyRunRepository) -> None:
-    """Lists of one tenant and of all tenants have the order in which the leases expired."""
     for tenant in ("a", "b"):
         await add(runs, tenant, "normal")
     (first,) = (await lease(runs, "a", duration=MICROSECOND)).runs

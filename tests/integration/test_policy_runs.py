@@ -70,7 +70,6 @@ _FULL = {
 
 
 async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -> None:
-    """A read by id, text of the id or run id returns all fields; the database sets the version."""
     run = policy_run(tenant, run_id="nightly/7 \N{SNOWMAN}", **_FULL)
 
     stored = await runs.insert(run, actor="ci")
@@ -130,7 +129,6 @@ async def test_a_second_insert_of_a_run_id_returns_the_first_run(runs: PolicyRun
 
 
 async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant: str) -> None:
-    """The error does not name the tenant of the stored run, and a session stays usable."""
     first = await runs.insert(policy_run(tenant))
     for tenant_id in (tenant, f"{tenant}-other"):
         with pytest.raises(JobAlreadyExists, match=f"a policy run with the id {first.id} already exists") as caught:

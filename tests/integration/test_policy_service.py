@@ -54,7 +54,6 @@ async def test_a_repeated_request_returns_the_same_run(service: PolicyRunService
 
 
 async def test_each_request_without_a_run_id_is_a_new_run(service: PolicyRunService, tenant: str) -> None:
-    """The run id contains the id."""
     first, second = [await service.enqueue(run_request(tenant)) for _ in range(2)]
     assert [f"run:{run.id}" for run in (first, second)] == [first.run_id, second.run_id]
     assert first.id != second.id
@@ -173,7 +172,6 @@ async def test_a_cancellation_of_a_submitted_run_is_a_request(
 async def test_a_retry_is_a_new_run_with_the_run_id_of_the_old(
     service: PolicyRunService, runs: PolicyRunRepository, tenant: str
 ) -> None:
-    """The new run has the same request and no attempts; a repeated retry with a run id is one run."""
     fields: dict[str, Any] = {"metadata": {"a": "b"}, "correlation_id": "c", "policy_version": 3}
     run = await add_submitted(runs, policy_run(tenant, run_id="nightly", priority="high", **fields))
     with pytest.raises(JobConflict, match="the run is submitted: only a final run can be retried"):

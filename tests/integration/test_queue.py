@@ -38,7 +38,6 @@ async def claim(access: Access, tenant: str, limit: int = 10) -> list[Any]:
 
 
 async def test_a_claim_starts_the_oldest_first(access: Access, tenant: str) -> None:
-    """Each claim takes at most the limit, in whatever order the jobs were added."""
     added = [await access.store.add(build_job(tenant, created_at=later(step))) for step in (3, 1, 4, 0, 2)]
     by_age = [added[place].id for place in (3, 1, 4, 0, 2)]
     claims = [ids(await claim(access, tenant, limit=2)) for _ in range(4)]
@@ -46,7 +45,6 @@ async def test_a_claim_starts_the_oldest_first(access: Access, tenant: str) -> N
 
 
 async def test_a_claimed_job_equals_the_result_of_start_but_for_the_clock(access: Access, tenant: str) -> None:
-    """The clock of the database sets the times; the log has one event more."""
     queued = build_job(tenant, metadata={"branch": "main"}, correlation_id="upload")
     before: Any = await access.store.add(queued)
 
@@ -71,7 +69,6 @@ async def test_a_claim_of_one_type_does_not_take_the_other(access: Access, tenan
 
 
 async def test_a_claim_takes_only_queued_jobs_of_its_tenant(access: Access, tenant: str) -> None:
-    """Running and final jobs, and jobs of another tenant, stay unchanged."""
     other = build_job(f"{tenant}-other")
     await access.store.add(other)
     running = await access.claimed(build_job(tenant))
@@ -98,7 +95,6 @@ async def test_a_second_attempt_forgets_the_error_of_the_first(access: Access, t
 
 
 async def test_several_tenants_get_equal_shares(access: Access, tenant: str) -> None:
-    """The first tenants get the remainder; a share without jobs stays unused."""
     tenants = [f"{tenant}-{letter}" for letter in "abc"]
     for tenant_id, number in zip(tenants, (20, 20, 1), strict=True):
         for step in range(number):
@@ -272,7 +268,6 @@ async def test_a_claim_fails_the_jobs_of_an_invalid_tenant(graphjobs_storage: St
 
 
 async def test_tenants_with_work_are_listed_in_rotation(access: Access, tenant: str) -> None:
-    """The list begins after a tenant and ends with it, without tenants that have no such jobs."""
     names = [f"{tenant}-{letter}" for letter in "abcd"]
     for name in names:
         await access.store.add(build_job(name))
@@ -348,7 +343,6 @@ async def test_one_statement_stores_many_results(access: Access, tenant: str) ->
 
 
 async def test_a_result_of_an_earlier_attempt_is_reported_as_lost(access: Access, tenant: str) -> None:
-    """The attempt fences it; the other results of the batch are stored."""
     first = await access.claimed(build_job(tenant))
     await access.queue.end([AttemptResult.released(first)])
     (second,) = await claim(access, tenant)
@@ -398,7 +392,6 @@ async def test_no_call_changes_the_job_of_another_tenant(access: Access, tenant:
 
 
 async def test_a_repeated_result_with_its_transition_id_answers_the_same(access: Access, tenant: str) -> None:
-    """The second call does not report the jobs of the first as lost."""
     job, transition_id = await access.claimed(build_job(tenant)), uuid.uuid4()
     ending = AttemptResult.completed(job, graph_snapshot_id="graph")
 
@@ -470,7 +463,6 @@ def test_an_invalid_result_is_refused_when_it_is_built() -> None:
 
 
 async def test_a_heartbeat_raises_the_version_and_nothing_else(access: Access, tenant: str) -> None:
-    """Neither the payload nor the log changes."""
     jobs = [await access.claimed(build_job(tenant)) for _ in range(3)]
     logs = [await log(access, job) for job in jobs]
 

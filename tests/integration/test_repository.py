@@ -73,7 +73,6 @@ def other(kind: Kind) -> Kind:
 
 
 async def test_an_inserted_job_is_read_with_all_fields(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Jobs of any status have the version that the database set."""
     queued = kind.make(tenant, correlation_id="c", metadata={"a": "tab\tline\n", "ü": "☃"})
     running = kind.make(tenant).start(at=AT)
     for job in (queued, running, kind.completed(running.replace(id=uuid.uuid4())), kind.make(tenant).cancel(at=AT)):
@@ -84,7 +83,6 @@ async def test_an_inserted_job_is_read_with_all_fields(jobs: Repository, kind: K
 
 
 async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind, tenant: str) -> None:
-    """An id taken by any type and tenant is reported; the first job stays, and the transaction stays usable."""
     job = kind.make(tenant)
     await jobs.insert(job)
     for again in (job, job.replace(metadata={"a": "b"}), other.make(tenant, id=job.id), kind.make("other", id=job.id)):
@@ -121,7 +119,6 @@ async def test_a_tenant_has_no_access_to_jobs_of_another(jobs: Repository, kind:
 
 
 async def test_tenants_are_compared_byte_by_byte(jobs: Repository, tenant: str) -> None:
-    """The names differ in case, trailing blanks, composed and decomposed accents, and wildcards."""
     names = [tenant, tenant.upper(), f"{tenant} ", f"{tenant}é", f"{tenant}e\u0301", f"{tenant}%", f"{tenant}_"]
     for name in names:
         await jobs.insert(build_job(name))
@@ -207,7 +204,6 @@ async def test_an_edit_needs_a_version_that_was_read(jobs: Repository, kind: Kin
 
 
 async def test_each_update_increases_the_version(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Versions also increase within one transaction, in which now() does not change."""
     job = await jobs.insert(kind.make(tenant))
     versions = [job.updated_at]
     for number in range(5):
@@ -231,7 +227,6 @@ async def test_lists_are_newest_first_then_by_id(jobs: Repository, kind: Kind, t
 
 
 async def test_a_log_is_read_in_pages_by_event_id(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """The times of the events do not affect the order."""
     job = await jobs.insert(kind.make(tenant))
     written = [
         await jobs.append_event(
@@ -335,7 +330,6 @@ async def test_a_savepoint_rolls_back_an_update(storage: Storage, autocommit: Re
 
 
 async def test_a_session_reads_the_update_of_another(storage: Storage, autocommit: Repository, tenant: str) -> None:
-    """The session has no identity map."""
     job = await autocommit.insert(build_job(tenant))
     async with storage.session() as session:
         inside = Repository(storage.database.using(session))
@@ -345,7 +339,6 @@ async def test_a_session_reads_the_update_of_another(storage: Storage, autocommi
 
 
 async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, storage: Storage, tenant: str) -> None:
-    """Engine, option of the engine and option of the connection are refused; nothing is written."""
     url = shared_settings.database_url
     assert url is not None
 
@@ -372,7 +365,6 @@ async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, sto
 async def test_a_session_of_another_engine_is_accepted(
     graphjobs_database_url: str, storage: Storage, tenant: str
 ) -> None:
-    """Engines with other JSON codecs are accepted, too."""
     engine = create_async_engine(
         graphjobs_database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
         json_serializer=lambda _value: "broken",

@@ -92,7 +92,6 @@ async def test_another_request_with_the_same_key_is_refused(
 async def test_concurrent_requests_of_two_services_with_one_key_add_one_job(
     shared_settings: Settings, storage: Storage, tenant: str
 ) -> None:
-    """Each service has its own storage, as in two processes."""
     async with open_storage(shared_settings) as other:
         services = [GraphJobService(store) for store in (storage.graph_jobs, other.graph_jobs)] * 4
         for number in range(40):
@@ -104,7 +103,6 @@ async def test_concurrent_requests_of_two_services_with_one_key_add_one_job(
 
 
 async def test_one_of_two_concurrent_requests_with_one_key_is_refused(service: GraphJobService, tenant: str) -> None:
-    """The requests differ; the later one is refused."""
     for number in range(20):
         requests = [service.request_build(tenant, _build(sbom_id=name), key=f"k{number}") for name in ("a", "b")]
         first, second = await asyncio.gather(*requests, return_exceptions=True)
@@ -112,7 +110,6 @@ async def test_one_of_two_concurrent_requests_with_one_key_is_refused(service: G
 
 
 async def test_a_completion_finishes_a_job_once(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """The answer to a repeated, late or different completion is the final job."""
     build, overlay, failing = [
         await _running(storage, build_job(tenant)),
         await _running(storage, overlay_job(tenant)),
@@ -137,7 +134,6 @@ async def test_a_completion_finishes_a_job_once(service: GraphJobService, storag
 async def test_a_completion_of_a_job_that_cannot_finish_is_an_error(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """Queued, missing and restarted jobs cannot finish, and neither can a build job without its graph."""
     queued = await storage.graph_jobs.add(build_job(tenant))
     running = await _running(storage, build_job(tenant))
     requeued = applied(await storage.graph_jobs.update(running.requeue(at=AT), expected=RUNNING))
@@ -180,7 +176,6 @@ class _UpdatedAfterTheRead(PostgresGraphJobStore):
 
 @pytest.mark.parametrize("method", ["complete", "cancel"])
 async def test_a_concurrent_change_of_metadata_is_not_lost(storage: Storage, tenant: str, method: str) -> None:
-    """The service reads the job again, and finishes it with the new metadata."""
     job = await _running(storage, build_job(tenant))
     service = GraphJobService(_UpdatedAfterTheRead(storage.database))
     if method == "complete":

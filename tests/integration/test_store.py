@@ -50,7 +50,6 @@ async def test_an_added_job_is_returned_by_every_read(
 async def test_an_addition_is_logged_with_the_jobs_version(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """The first event has the status, the transition id and the actor."""
     transition = uuid.uuid4()
     added = await store.add(
         make(tenant).start(at=AT).fail(at=AT, error="broken"), transition_id=transition, actor="ann"
@@ -63,7 +62,6 @@ async def test_an_addition_is_logged_with_the_jobs_version(
 async def test_a_repeated_addition_returns_the_job_as_it_is_now(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """It adds no row and no event, also after a transition of the job."""
     transition, job = uuid.uuid4(), make(tenant)
     added = await store.add(job, transition_id=transition)
     again = await store.add(job, transition_id=transition)
@@ -77,7 +75,6 @@ async def test_a_repeated_addition_returns_the_job_as_it_is_now(
 async def test_a_taken_id_is_refused_and_the_transaction_stays_usable(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """By any tenant and type, also with another transition id; the log does not grow."""
     added = await store.add(make(tenant), transition_id=uuid.uuid4())
     for again in (
         added,
@@ -137,7 +134,6 @@ async def test_many_of_every_status_are_added_as_they_are(store: GraphJobStore, 
 async def test_an_update_is_applied_with_a_new_version_and_its_event(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """The answer, the row and the log agree after each transition."""
     job = await store.add(make(tenant))
     steps: list[tuple[Callable[[Any], Any], GraphJobStatus]] = [
         (lambda job: job.edit(correlation_id="c"), _QUEUED),
@@ -192,7 +188,6 @@ async def test_a_repeated_update_answers_the_same_also_after_later_transitions(
 async def test_a_lost_update_returns_the_job_as_it_is_now(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """Lost by status, by attempts or by version, it changes and logs nothing."""
     queued = await store.add(make(tenant))
     edited = applied(await store.update(queued.edit(correlation_id="c"), expected=_QUEUED))
     by_version = await store.update(queued.edit(correlation_id="d"), expected=_QUEUED)
@@ -231,7 +226,6 @@ async def test_an_update_of_an_old_version_is_lost(store: GraphJobStore, tenant:
 
 
 async def test_an_update_that_keeps_the_status_can_name_the_version(store: GraphJobStore, tenant: str) -> None:
-    """A job that was not read can be updated by its version."""
     added = await store.add(build_job(tenant))
     unread = added.stored(updated_at=None).edit(correlation_id="c")
     assert (await store.update(unread, expected=_QUEUED, expected_version=added.updated_at)).applied
@@ -310,7 +304,6 @@ async def test_the_store_says_whether_it_is_autocommit(access: Access) -> None:
 
 
 async def test_a_rollback_leaves_neither_job_nor_event(storage: Storage, tenant: str) -> None:
-    """Of an addition, a batch and an update: other connections see them after the commit only."""
     autocommit, stored = storage.graph_jobs, await storage.graph_jobs.add(build_job(tenant))
     added, many = build_job(tenant), [overlay_job(tenant) for _ in range(3)]
     for ending in ("rollback", "commit"):
@@ -343,7 +336,6 @@ async def test_a_conflict_and_a_taken_id_leave_the_transaction_usable(storage: S
 
 
 async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tenant: str) -> None:
-    """Even with the id, the version, the correlation and the transition id of a job."""
     thief, transition = f"{tenant}-thief", uuid.uuid4()
     mine = [
         await store.add(make(tenant, correlation_id="c"), transition_id=transition) for make in (build_job, overlay_job)

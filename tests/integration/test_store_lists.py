@@ -147,7 +147,6 @@ async def test_a_cursor_continues_with_another_limit(store: GraphJobStore, tenan
 
 
 async def test_a_cursor_of_another_tenant_or_query_is_refused(store: GraphJobStore, tenant: str) -> None:
-    """Also a cursor that was cut or changed."""
     await store.add_many([build_job(tenant) for _ in range(3)])
     query = GraphJobQuery(statuses=(_QUEUED,), limit=1)
     cursor = (await store.get_jobs(tenant, query)).next_cursor
@@ -189,7 +188,6 @@ _MID_DAMAGE = {
 async def test_unreadable_rows_are_reported_and_the_pages_continue(
     access: Access, tenant: str, damage: str, limit: int
 ) -> None:
-    """Each is reported once, on its page; a page of unreadable rows still has a cursor."""
     added = _newest_first(
         await access.store.add_many([build_job(tenant, created_at=AT + timedelta(minutes=n // 2)) for n in range(12)])
     )

@@ -115,7 +115,6 @@ def test_the_rules_are_checked_on_014() -> None:
 
 
 async def test_an_upgrade_after_a_downgrade_leads_to_the_same_schema(empty_settings: Settings, empty_url: str) -> None:
-    """The downgrade keeps only the version table."""
     assert await commands.upgrade(empty_settings) == REVISION
     first = dump(empty_url)
     assert await commands.downgrade(empty_settings, revision="base") is None
@@ -129,7 +128,6 @@ async def test_an_upgrade_after_a_downgrade_leads_to_the_same_schema(empty_setti
 
 
 async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings: Settings, empty_url: str) -> None:
-    """Neither the upgrade nor the downgrade changes the host's tables or their rows."""
     ask(
         empty_url,
         "CREATE SCHEMA scheduler; CREATE TABLE scheduler.runs (id INT PRIMARY KEY);"
@@ -146,7 +144,6 @@ async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings:
 
 
 async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
-    """The declared tables equal those of the revisions, and the check changes nothing."""
     before = dump(graphjobs_database_url)
     await commands.check(graphjobs_settings)
     assert before == dump(graphjobs_database_url)

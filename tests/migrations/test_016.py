@@ -56,7 +56,6 @@ async def test_existing_jobs_stay_and_older_schemas_are_refused(at_015: Settings
 
 @pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
 async def test_a_downgrade_refuses_to_drop_runs(at_015: Settings, empty_url: str, revision: str) -> None:
-    """The error has the count and how to keep the rows, and nothing changes; `drop_data` drops them."""
     await commands.upgrade(at_015)
     ask(empty_url, _INSERT)
     before = dump(empty_url)

@@ -105,7 +105,6 @@ def test_the_rendered_downgrade_with_drop_data_drops_rows(graphjobs_database_url
 
 
 def test_the_rendered_downgrade_of_empty_tables_needs_no_option(graphjobs_database_url: str) -> None:
-    """The rendered upgrade then leads to the same schema."""
     before = dump(graphjobs_database_url)
     down = psql(graphjobs_database_url, commands.sql(_DOWN, down=True))
     gone = ask(graphjobs_database_url, _TABLES_ARE_GONE)

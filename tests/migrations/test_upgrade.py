@@ -66,7 +66,6 @@ async def _start_together(url: str, *, waiting: int) -> AsyncIterator[None]:
 async def test_two_concurrent_upgrades_both_succeed(
     empty_url: str, two_at_once: Callable[[str], Awaitable[list[object]]]
 ) -> None:
-    """The later one has nothing to do, and returns the same revision."""
     async with _start_together(empty_url, waiting=2):
         both = asyncio.ensure_future(two_at_once(empty_url))
     assert [REVISION, REVISION] == await asyncio.wait_for(both, 30)
@@ -208,7 +207,6 @@ def owned_schema(empty_url: str, role: str, url_of_role: str) -> str:
 
 
 async def test_the_owner_of_the_schema_upgrades_online(owned_schema: str, graphjobs_database_url: str) -> None:
-    """Upgrade, downgrade and upgrade give the same tables for a role that may create no schema."""
     settings = Settings.load(database_url=owned_schema)
     assert await upgrade(settings) == REVISION
     await commands.check(settings)
@@ -219,7 +217,6 @@ async def test_the_owner_of_the_schema_upgrades_online(owned_schema: str, graphj
 
 
 def test_the_owner_of_the_schema_upgrades_by_rendered_sql(owned_schema: str, graphjobs_database_url: str) -> None:
-    """The rendered SQL works for a role that may create no schema."""
     done = psql(owned_schema, commands.sql())
     assert (0, "") == (done.returncode, done.stderr)
     assert _without_owner(dump(graphjobs_database_url)) == _without_owner(dump(owned_schema))
@@ -260,7 +257,6 @@ def test_alembic_and_graphjobs_render_the_same_sql(empty_url: str) -> None:
 
 
 async def test_the_rendered_sql_leads_to_the_same_database(graphjobs_database_url: str, empty_url: str) -> None:
-    """It creates the schema, the version and the tables, and `check` finds no difference."""
     rendered = commands.sql()
     done = psql(empty_url, rendered)
     assert (0, "") == (done.returncode, done.stderr)
@@ -279,7 +275,6 @@ def test_a_second_run_of_the_rendered_sql_changes_nothing(graphjobs_database_url
 
 
 def test_rendered_sql_sets_the_lock_time_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upgrade and downgrade start with the milliseconds of the setting."""
     monkeypatch.setenv("GRAPHJOBS_LOCK_TIMEOUT", "2.5")
     for rendered in (commands.sql(), commands.sql(f"{REVISION}:base", down=True)):
         assert "SET lock_timeout = 2500;" in rendered

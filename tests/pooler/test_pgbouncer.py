@@ -126,7 +126,6 @@ async def _call_each_verb(jobs: GraphJobRepository, tenant: str) -> None:
 
 
 async def test_many_clients_share_three_connections(pooled: Settings, tenant: str) -> None:
-    """60 concurrent callers, in autocommit and in sessions, over 3 server connections get their own results."""
     async with open_storage(pooled) as storage:
 
         async def in_session(number: int) -> None:
@@ -185,7 +184,6 @@ async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct:
 
 
 async def test_the_store_adds_updates_pages_and_counts(pooled: Settings, direct: Settings) -> None:
-    """A transition and its event are one statement behind a pooler too; a repeated call returns the same result."""
     async with open_storage(pooled) as storage, open_storage(direct) as beside:
         jobs = storage.graph_jobs
         job = await jobs.add(build_job("store", correlation_id="c"), actor="me")

@@ -168,7 +168,6 @@ async def test_queued_jobs_are_processed_with_json_lines_on_stderr(
 async def test_handlers_are_opened_before_the_work_and_closed_after_it(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
 ) -> None:
-    """The handlers come from a context manager, or from a function."""
     await graphjobs_storage.graph_jobs.add(build_job())
     process = _run(graphjobs_settings, folder, "shop_handlers:opened", "--until-empty")
     assert (0, "opened\nclosed\n") == (process.returncode, process.stdout)
@@ -198,7 +197,6 @@ async def test_sigterm_starts_the_grace_period_and_releases_the_rest(
 async def test_a_second_signal_ends_the_grace_period(
     graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path, signals: list[signal.Signals]
 ) -> None:
-    """The grace period is an hour."""
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
     with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "3600") as process:
@@ -286,7 +284,6 @@ async def test_a_terminal_shows_a_live_line(
 def test_an_invalid_argument_is_reported_in_one_line(
     graphjobs_settings: Settings, folder: Path, arguments: list[str], sentence: str
 ) -> None:
-    """The exit code is 3."""
     process = _run(graphjobs_settings, folder, *arguments)
     assert 3 == process.returncode
     assert sentence in process.stderr

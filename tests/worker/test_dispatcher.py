@@ -55,7 +55,6 @@ async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwi
 
 
 async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, tenant: str) -> None:
-    """The clock of the database decides."""
     run = await twin.add()
     backoff = RetryBackoff(first=timedelta(minutes=10), cap=timedelta(hours=1))
 
@@ -70,7 +69,6 @@ async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, tenant: st
 
 
 async def test_a_rejected_run_fails_at_once(twin: RunTwin) -> None:
-    """Another attempt would not help."""
     run = await twin.add()
 
     async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
@@ -266,7 +264,6 @@ async def test_a_lost_run_is_not_submitted(twin: RunTwin, caplog: pytest.LogCapt
 
 
 async def test_emergencies_are_dispatched_first(twin: RunTwin, storage: Storage, tenant: str) -> None:
-    """They were added last."""
     recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
         await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))

@@ -147,7 +147,6 @@ _LEGACY: dict[str, tuple[str, dict[str, Any], Any]] = {
 def test_legacy_ids_are_restored_in_their_fields(
     collection: str, document: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    """Ids in two forms and references are restored, and the preserved entries are removed."""
     mapped = map_document(collection, document)
     assert isinstance(mapped, Mapped)
     back = _require_same(collection, mapped.value)

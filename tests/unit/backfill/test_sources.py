@@ -228,7 +228,6 @@ async def test_the_event_loop_continues_during_a_read(tmp_path: Path) -> None:
 
 
 async def test_at_most_two_batches_are_read_ahead(tmp_path: Path) -> None:
-    """A caller that pauses also pauses the read."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 20_000, "bson"))
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:

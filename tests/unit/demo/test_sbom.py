@@ -75,7 +75,6 @@ def test_an_sbom_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_licences_are_read_in_every_form(tmp_path: Path) -> None:
-    """CycloneDX has ids, names and expressions."""
     licences = [
         {"license": {"id": "MIT", "acknowledgement": "declared"}},
         {"license": {"name": "License :: OSI Approved :: BSD License"}},
@@ -92,7 +91,6 @@ def test_licences_are_read_in_every_form(tmp_path: Path) -> None:
 
 
 def test_nested_components_and_services_are_flattened(tmp_path: Path) -> None:
-    """A dependency may refer to any of them."""
     sbom = read(
         tmp_path,
         metadata={"component": {"name": "app", "components": [{"bom-ref": "module", "name": "module"}]}},
@@ -238,7 +236,6 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_sbom_is_refused_with_its_defect(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    """The error names the path and the defect: a wrong type, a missing name, a duplicate or unknown ref."""
     assert error_of(sbom_file(tmp_path, **fields)).startswith(sentence)
 
 
@@ -274,7 +271,6 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
-    """The default limit is 16 MiB; a sparse file takes no disk space."""
     path = tmp_path / "huge.json"
     path.touch()
     os.truncate(path, 16 * 1024 * 1024 + 1)
@@ -292,7 +288,6 @@ def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypa
 
 
 def test_too_many_dependencies_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated dependencies count, because they take time."""
     assert sbom_module.DEPENDENCIES_MAX == 1_000_000
     monkeypatch.setattr(sbom_module, "DEPENDENCIES_MAX", 3)
     components = [{"bom-ref": "a", "name": "a"}]
@@ -362,7 +357,6 @@ def test_any_bytes_are_refused_and_have_a_fingerprint(content: bytes, tmp_path_f
 
 
 def test_the_fingerprint_of_an_sbom_is_its_digest(tmp_path: Path) -> None:
-    """The digest of a job equals the one that its worker reads."""
     path = sbom_file(tmp_path, components=[{"name": "a"}])
 
     assert read_sbom(path).digest == fingerprint(path)

@@ -68,7 +68,6 @@ _BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", list(_BAD_FIELDS))
 def test_an_invalid_value_is_rejected_with_its_field(name: str) -> None:
-    """Values are not coerced, and the error text names the field without the value."""
     fields, field = _BAD_FIELDS[name]
     with pytest.raises(InvalidJob, match=f"GraphBuildJob.{field}") as caught:
         build_job(**{"tenant_id": "acme", **fields})
@@ -96,7 +95,6 @@ _BROKEN_INVARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("rule", list(_BROKEN_INVARIANTS))
 @pytest.mark.parametrize("make", [build_job, overlay_job])
 def test_a_broken_invariant_is_rejected(rule: str, make: Callable[..., object]) -> None:
-    """The fields of a job must not contradict its status."""
     with pytest.raises(InvalidJob, match=rule):
         make(**_BROKEN_INVARIANTS[rule])
 
@@ -178,7 +176,6 @@ def test_invalid_subjects_are_rejected() -> None:
 
 
 def test_a_value_is_immutable() -> None:
-    """Neither fields nor nested values can be changed."""
     job = build_job(metadata={"a": "b"})
     with pytest.raises(ValueError, match="frozen"):
         job.tenant_id = "other"  # type: ignore[misc]
@@ -207,7 +204,6 @@ def test_the_version_is_not_part_of_the_payload() -> None:
 
 
 def test_jobs_of_different_types_are_never_equal() -> None:
-    """An overlay job may have the id of a build job."""
     job = build_job()
     assert job != overlay_job(id=job.id)
 
@@ -294,7 +290,6 @@ _OVERLAY_JOBS = st.builds(
 
 @given(_BUILD_JOBS | _OVERLAY_JOBS)
 def test_a_job_survives_json_pickle_and_copy(job: GraphBuildJob | GraphOverlayJob) -> None:
-    """The payload loses nothing, microseconds included, and its keys are camelCase."""
     text = job.to_json()
     back = type(job).from_json(text)
     assert job == back
@@ -306,7 +301,6 @@ def test_a_job_survives_json_pickle_and_copy(job: GraphBuildJob | GraphOverlayJo
 
 @given(st.dictionaries(_NAMES, JSON, max_size=4), _TIMES)
 def test_an_event_survives_json_and_pickle(payload: dict[str, Any], at: datetime) -> None:
-    """Any storable JSON is read unchanged, also nested values."""
     event = GraphJobEvent(
         id=7, job_id=build_job().id, tenant_id="a", status=GraphJobStatus.QUEUED, payload=payload, created_at=at
     )
