@@ -564,7 +564,7 @@ BAD: Final[dict[str, tuple[Call, Sequence[object], str, str]]] = {
     ),
     "list queued_after": (
         lambda bad: NOWHERE.list("a", PolicyRunQuery(queued_after=bad)),
-        [datetime(2026, 1, 1), "2026-01-01T00:00:00Z", 5, True],  # noqa: DTZ001  # naive it should be
+        [datetime(2026, 1, 1), "2026-01-01T00:00:00", 5, True],  # noqa: DTZ001  # naive it should be
         "queued_after",
         "",
     ),

@@ -11,11 +11,11 @@ from graphjobs import (
     ConfigurationError,
     GraphJobService,
     GraphJobStatus,
-    GraphJobUpdateResult,
     IdempotencyConflict,
     InvalidJob,
     JobConflict,
     JobNotFound,
+    UpdateResult,
     open_storage,
 )
 from graphjobs.graph_jobs import service as service_module
@@ -179,7 +179,7 @@ class _NotedBefore(PostgresGraphJobStore):
     noted = False
 
     @override
-    async def update(self, job: Job, **given: Any) -> GraphJobUpdateResult[Job]:
+    async def update(self, job: Job, **given: Any) -> UpdateResult[Job]:
         if not self.noted:
             self.noted = True
             now = await self.get_build_job(job.tenant_id, job.id)
