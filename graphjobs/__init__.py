@@ -60,6 +60,9 @@ from graphjobs.worker import (
 if TYPE_CHECKING:
     from graphjobs.database.migrations.commands import upgrade
 
+    __version__: str
+    """The version of the installed package."""
+
 __all__ = [
     "AnyJob",
     "AppliedUpdate",
@@ -127,15 +130,20 @@ __all__ = [
     "UpdateOutcome",
     "UpdateResult",
     "WorkerOptions",
+    "__version__",
     "open_storage",
     "upgrade",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "upgrade":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Alembic takes 0.2 s to import, which no command but a migration needs.
-    from graphjobs.database.migrations.commands import upgrade
+    if name == "__version__":
+        from importlib.metadata import version
 
-    return upgrade
+        return version("graphjobs")
+    if name == "upgrade":
+        # Alembic takes 0.2 s to import, which no command but a migration needs.
+        from graphjobs.database.migrations.commands import upgrade
+
+        return upgrade
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
