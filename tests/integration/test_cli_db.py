@@ -2,19 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
 
-import pytest_graphjobs
 from graphjobs.database.embedded.server import throwaway_cluster
 from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
-from tests.migrations.cli_tools import Done, ask, dump, many_graphjobs, psql
-
-Command: TypeAlias = Callable[..., Done]
+from tests.migrations.cli_tools import Command, Done, ask, assert_failed, dump, psql
 
 _PASSWORD = "hunter2-is-secret"
 _ROW = """
@@ -23,28 +19,9 @@ INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) VALUES (
 
 
 def _assert_failed(done: Done, *, code: int, words: str) -> None:
-    """Check the exit code, and that the output is one sentence with the words and without the password."""
-    assert code == done.returncode, done.stderr
-    assert "" == done.stdout
-    assert words in done.stderr
-    assert done.stderr.startswith("graphjobs: ")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    """Assert that the output is one sentence with the words and without the password."""
+    assert_failed(done, words, code=code)
     assert _PASSWORD not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def graphjobs() -> Iterator[Command]:
-    """The command."""
-    with many_graphjobs() as command:
-        yield command
-
-
-@pytest.fixture
-def empty_url(graphjobs_server_url: str) -> Iterator[str]:
-    """The URL of a database without a schema."""
-    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
-        yield url
 
 
 def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty_url: str) -> None:

@@ -1,12 +1,10 @@
 """The output and exit codes of `graphjobs serve` and `graphjobs tokens`."""
 
 import json
-import os
 import re
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,19 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-_PROGRAM = Path(sys.executable).with_name("graphjobs")
+from tests.migrations.cli_tools import beside_python, environment, graphjobs
+
 _SECONDS = 30
 
 
-def _graphjobs(*arguments: str | Path, url: str = "") -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "GRAPHJOBS_DATABASE_URL": url, "COLUMNS": "160"}
-    return subprocess.run(
-        [_PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
-    )
-
-
 def _token(file: Path, tenant: str = "acme", *options: str) -> str:
-    done = _graphjobs("tokens", "add", "--tenant", tenant, "--file", file, "--scope", "graph:read", *options)
+    done = graphjobs("tokens", "add", "--tenant", tenant, "--file", file, "--scope", "graph:read", *options)
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout.strip()
 
@@ -35,8 +27,8 @@ def _token(file: Path, tenant: str = "acme", *options: str) -> str:
 def _serving(url: str, *arguments: str | Path) -> Iterator[tuple[str, "subprocess.Popen[str]", list[str]]]:
     """Run the service on a free port; return its address, its process, and the lines that it printed."""
     process = subprocess.Popen(
-        [_PROGRAM, "serve", "--port", "0", *arguments],
-        env={**os.environ, "GRAPHJOBS_DATABASE_URL": url},
+        [beside_python("graphjobs"), "serve", "--port", "0", *arguments],
+        env=environment(GRAPHJOBS_DATABASE_URL=url),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -99,7 +91,7 @@ def test_a_signal_immediately_after_the_start_is_an_orderly_shutdown(graphjobs_d
 def test_an_invalid_token_is_one_sentence(tmp_path: Path, change: tuple[str, ...], word: str) -> None:
     """No file is created."""
     file = tmp_path / "tokens"
-    done = _graphjobs("tokens", "add", "--tenant", "acme", "--file", file, *change)
+    done = graphjobs("tokens", "add", "--tenant", "acme", "--file", file, *change)
     assert done.returncode in (1, 3)
     assert word in done.stderr
     assert 1 == done.stderr.count("\n")
@@ -143,11 +135,11 @@ def test_a_failed_start_is_one_sentence_with_an_exit_code(graphjobs_database_url
         port = str(used.getsockname()[1])
         unavailable = "postgresql://nobody@127.0.0.1:1/none"
         results = [
-            _graphjobs("serve", "--tokens", invalid, url=graphjobs_database_url),
-            _graphjobs("serve", "--tokens", tmp_path / "missing", url=graphjobs_database_url),
-            _graphjobs("serve", "--tokens", "/dev/null", "--port", port, url=graphjobs_database_url),
-            _graphjobs("serve", "--tokens", "/dev/null", "--host", "no such host", url=graphjobs_database_url),
-            _graphjobs("serve", "--tokens", "/dev/null", url=unavailable),
+            graphjobs("serve", "--tokens", invalid, url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", tmp_path / "missing", url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", "/dev/null", "--port", port, url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", "/dev/null", "--host", "no such host", url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", "/dev/null", url=unavailable),
         ]
     assert [3, 3, 3, 3, 4] == [done.returncode for done in results], [done.stderr for done in results]
     for done, word in zip(results, ("line 1", "missing", port, "no such host", ""), strict=True):

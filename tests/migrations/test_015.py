@@ -9,7 +9,7 @@ from graphjobs.database.migrations import commands
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
 from tests.migrations.blocking_sessions import session, until_waiting
-from tests.migrations.cli_tools import ask, dump
+from tests.migrations.cli_tools import ask
 
 _BEFORE = "014_graph_jobs"
 _INSERT = """
@@ -26,19 +26,6 @@ async def at_014(empty_settings: Settings) -> Settings:
     """Settings of a database at the previous revision."""
     assert await commands.upgrade(empty_settings, revision=_BEFORE) == _BEFORE
     return empty_settings
-
-
-async def test_it_adds_and_removes_its_index(at_014: Settings, empty_url: str) -> None:
-    """The rows stay, and the schema after the downgrade is that before the upgrade."""
-    ask(empty_url, _INSERT)
-    before = dump(empty_url)
-    await commands.upgrade(at_014, revision="015_correlation_index")
-    valid = ask(empty_url, _VALID)
-    await commands.downgrade(at_014, revision=_BEFORE)
-
-    assert valid == "t"
-    assert before == dump(empty_url)
-    assert ask(empty_url, "SELECT count(*) FROM scheduler.graph_jobs") == "1"
 
 
 async def test_writers_continue_during_the_build(at_014: Settings, empty_url: str) -> None:

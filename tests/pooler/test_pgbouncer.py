@@ -24,7 +24,6 @@ from graphjobs import (
     GraphJobStatus,
     GraphJobWorker,
     GraphOverlayJob,
-    PolicyRunJob,
     WorkerOptions,
     open_storage,
 )
@@ -41,10 +40,12 @@ from graphjobs.settings import Settings
 from graphjobs.worker import JobContext
 from pytest_graphjobs import run
 from tests.builders import AT, build_job, overlay_job, policy_run, queue_of
+from tests.integration.states import MICROSECOND, MINUTE, applied, read
 
 Status = GraphJobStatus
 
 _SERVER_CONNECTIONS = 3
+_NO_BACKOFF = RetryBackoff(first=MICROSECOND, cap=MICROSECOND)
 
 
 def _free_port() -> int:
@@ -234,21 +235,18 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
 async def _call_each_run_verb(runs: PolicyRunRepository, tenant: str) -> None:
     """Call each verb of policy runs once, and repeated and late calls."""
     run = policy_run(tenant, run_id="nightly").replace(queued_at=datetime.now(UTC))
-    transition_id, minute = uuid4(), timedelta(minutes=1)
+    transition_id = uuid4()
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
-    (first,) = (await queue_of(runs).lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
-    (renewed,) = (await queue_of(runs).renew([first], minute)).runs
+    (first,) = (await queue_of(runs).lease("A", MINUTE, attempts_max=3, limit=9, tenant_id=tenant)).runs
+    (renewed,) = (await queue_of(runs).renew([first], MINUTE)).runs
     assert () == await queue_of(runs).expired(tenant_id=tenant)
     stalled = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
-    soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-    assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=soon)).requeued
-    assert {run.id} == (await queue_of(runs).renew([first], minute)).lost
+    assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=_NO_BACKOFF)).requeued
+    assert {run.id} == (await queue_of(runs).renew([first], MINUTE)).lost
     # now() stands still in the transaction of a session, and advances in autocommit.
     await runs.replace(first.submit(at=AT), "A")
-    again: PolicyRunJob | None = await runs.get(tenant, run.id)
-    assert again is not None
-    leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
-    assert leased is not None
+    again = await read(runs, run)
+    leased = applied(await runs.replace(again.lease(at=AT, owner="B", until=AT), None))
     ended = await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
     assert {run.id} == set(ended.versions)
     assert ended == await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
@@ -278,13 +276,13 @@ async def test_policy_runs_of_many_clients_share_three_connections(pooled: Setti
 
 async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, direct: Settings, tenant: str) -> None:
     """Six concurrent dispatchers share three connections; one is cancelled, and its runs are rescued."""
-    minute, added, ended = timedelta(minutes=1), [policy_run(tenant) for _ in range(30)], list[object]()
+    added, ended = [policy_run(tenant) for _ in range(30)], list[object]()
 
     async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
         while leased := (
-            await storage.policy_run_queue.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)
+            await storage.policy_run_queue.lease(owner, MINUTE, attempts_max=9, limit=3, tenant_id=tenant)
         ).runs:
-            await storage.policy_run_queue.renew(leased, minute)
+            await storage.policy_run_queue.renew(leased, MINUTE)
             answer = await storage.policy_run_queue.end([LeaseResult.submitted(run) for run in leased])
             ended.extend(answer.versions)
             assert (0, 0) == (len(answer.lost), len(answer.busy))
@@ -302,8 +300,7 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         dispatching = PolicyRunQuery(statuses=(PolicyRunStatus.DISPATCHING,), limit=100)
         abandoned = (await beside.policy_runs.list(tenant, dispatching)).runs
         stalled = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in abandoned]
-        soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-        rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=soon)
+        rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=_NO_BACKOFF)
         await dispatcher(runs, "the last")
         submitted = PolicyRunQuery(statuses=(PolicyRunStatus.SUBMITTED,), limit=20)
         page = await runs.list(tenant, submitted)
@@ -322,17 +319,16 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
     pooled: Settings, direct: Settings, tenant: str
 ) -> None:
     """A replace that waits for a lock times out without a change; batches skip locked rows and do not wait."""
-    minute = timedelta(minutes=1)
     async with open_storage(pooled) as storage, open_storage(direct) as other:
         runs = storage.policy_runs
         await runs.insert(policy_run(tenant))
-        (run,) = (await storage.policy_run_queue.lease("A", minute, attempts_max=3, tenant_id=tenant)).runs
+        (run,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=3, tenant_id=tenant)).runs
         async with other.session() as holder, holder.begin():
             await holder.execute(text("SELECT 1 FROM scheduler.policy_runs WHERE id = :id FOR UPDATE"), {"id": run.id})
             with pytest.raises(DatabaseUnavailable) as caught:
                 await runs.replace(run.submit(at=AT), "A")
             renewed, ended = (
-                await storage.policy_run_queue.renew([run], minute),
+                await storage.policy_run_queue.renew([run], MINUTE),
                 await storage.policy_run_queue.end([LeaseResult.submitted(run)]),
             )
         assert "55P03" == caught.value.sqlstate
