@@ -66,7 +66,8 @@ def worker(
             **({"name": name} if name is not None else {}),
         )
     except ConfigurationError as error:
-        raise typer.BadParameter(str(error)) from None
+        typer.echo(f"graphjobs: {error}", err=True)
+        raise typer.Exit(Exit.USAGE) from None
     loaded = load_handlers(handlers)
     console = Console(stderr=True)
     with _logging(console, verbose=verbose):
