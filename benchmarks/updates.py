@@ -24,7 +24,6 @@ from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.row_mapping import swap_params
 from graphjobs.graph_jobs.sql import single
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.graph_jobs.store import GraphJobUpdateResult
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
@@ -132,7 +131,7 @@ class _Update(Operation[Updater]):
 
     @override
     def is_done(self, answer: object) -> bool:
-        return answer.applied if isinstance(answer, GraphJobUpdateResult) else bool(answer)
+        return bool(answer)
 
     @override
     async def verify(self, connection: Connection) -> bool:

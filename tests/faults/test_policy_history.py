@@ -31,7 +31,7 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.core.results import FinishResult, StalledItem
-from graphjobs.core.transitions import UpdateResult
+from graphjobs.core.transitions import AppliedUpdate, RefusedUpdate
 from graphjobs.database.executor import wait_ignoring_cancel
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseHeartbeatResult, LeaseResult, RetryBackoff
 from graphjobs.policy_runs.filters import PolicyRunQuery
@@ -186,7 +186,7 @@ class Worker:
             self._runs.replace(target, owner, transition_id=transition_id, actor=self._owner)
         )
         if answer is not None:
-            assert isinstance(answer, UpdateResult)
+            assert isinstance(answer, AppliedUpdate | RefusedUpdate)
             outcome = Outcome.APPLIED if answer.applied else Outcome.LOST
         self._history.outcomes[str(transition_id), target.id] = outcome
 

@@ -517,7 +517,7 @@ INVALID_ARGUMENTS: Final[dict[str, tuple[Call, str, Invalid]]] = {
     "list queued_after": (
         lambda value: query(queued_after=value),
         "queued_after",
-        Invalid([NAIVE, "2026-01-01T00:00:00Z", 5, True], ""),
+        Invalid([NAIVE, "2026-01-01T00:00:00", 5, True], ""),
     ),
     "list limit": (lambda value: query(limit=value), "limit", Invalid([0, -1, 1_001, True, "5", None, 2.0], "")),
     "list cursor": (lambda value: query(cursor=value), "cursor", Invalid(["", LONG, "x", "e30", "a\0b", 5], "")),

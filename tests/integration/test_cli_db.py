@@ -89,11 +89,11 @@ def test_a_missing_or_outdated_schema_exits_5(graphjobs: Command, empty_url: str
 
 
 def test_an_invalid_argument_exits_2_or_3(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """2 is a usage error; 3 is an unknown revision or option."""
+    """2 is a usage error; 3 is an unknown revision."""
     calls = {
         ("nonsense",): 2,
         ("downgrade",): 2,
-        ("downgrade", "base", "-x", "drop_data"): 3,
+        ("downgrade", "base", "-x", "drop_data"): 2,
         ("upgrade", "999_nowhere"): 3,
         ("upgrade", ""): 3,
         ("downgrade", "999_nowhere"): 3,

@@ -137,16 +137,16 @@ def test_the_environment_may_be_a_file(policy: Command, tmp_path: Path) -> None:
 async def test_an_invalid_option_is_one_sentence_with_its_name(
     policy: Command, storage: Storage, tenant: str, options: tuple[str, ...], words: list[str]
 ) -> None:
-    assert_failed(policy("submit", "P-7", *options), *words)
+    assert_failed(policy("submit", "P-7", *options), *words, code=2)
     assert () == (await storage.policy_runs.list(tenant)).runs
 
 
 def test_an_invalid_argument_is_named_by_its_metavar(policy: Command) -> None:
-    assert_failed(policy("submit", ""), "POLICY_ID must be text")
+    assert_failed(policy("submit", ""), "POLICY_ID must be text", code=2)
     for verb in ("show", "cancel", "retry"):
-        assert_failed(policy(verb, "x" * 257), "RUN_ID must be text")
-    assert_failed(policy("retry", "x", "--run-id", ""), "--run-id must be text")
-    assert_failed(policy("cancel", "x", "--tenant", "\x07"), "--tenant must be text")
+        assert_failed(policy(verb, "x" * 257), "RUN_ID must be text", code=2)
+    assert_failed(policy("retry", "x", "--run-id", ""), "--run-id must be text", code=2)
+    assert_failed(policy("cancel", "x", "--tenant", "\x07"), "--tenant must be text", code=2)
 
 
 async def test_runs_are_listed_by_public_status(policy: Command, storage: Storage, tenant: str) -> None:
@@ -261,11 +261,11 @@ def test_another_tenants_run_is_not_listed(policy: Command) -> None:
 
 def test_an_invalid_filter_is_an_error_with_the_option(policy: Command) -> None:
     for time in ("yesterday", "2026-01-02T03:04:05", "20", ""):
-        assert_failed(policy("list", "--queued-after", time), "--queued-after", "offset")
+        assert_failed(policy("list", "--queued-after", time), "--queued-after", "offset", code=2)
         for option in ("--queued-at", "--advisory-cursor", "--vex-cursor"):
-            assert_failed(policy("submit", "P-7", option, time), option, "offset")
-    assert_failed(policy("list", "--cursor", "bogus"), "--cursor")
-    assert_failed(policy("list", "--policy", ""), "--policy")
+            assert_failed(policy("submit", "P-7", option, time), option, "offset", code=2)
+    assert_failed(policy("list", "--cursor", "bogus"), "--cursor", code=2)
+    assert_failed(policy("list", "--policy", ""), "--policy", code=2)
     for options in (("--status", "pending"), ("--mode", "slow"), ("--limit", "0"), ("--limit", "1001")):
         done = policy("list", *options)
         assert (2, "") == (done.returncode, done.stdout)

@@ -11,11 +11,11 @@ from graphjobs import (
     ConfigurationError,
     GraphJobService,
     GraphJobStatus,
-    GraphJobUpdateResult,
     IdempotencyConflict,
     InvalidJob,
     JobConflict,
     JobNotFound,
+    UpdateResult,
     open_storage,
 )
 from graphjobs.graph_jobs import service as service_module
@@ -165,7 +165,7 @@ class _UpdatedAfterTheRead(PostgresGraphJobStore):
     changed = False
 
     @override
-    async def update(self, job: Job, **arguments: Any) -> GraphJobUpdateResult[Job]:
+    async def update(self, job: Job, **arguments: Any) -> UpdateResult[Job]:
         if not self.changed:
             self.changed = True
             now = await self.get_build_job(job.tenant_id, job.id)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
+from graphjobs import GraphJobStatus, InvalidJob, JobAlreadyExists, UpdateResult
 from graphjobs.core.pagination import BoundedCount
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.errors import CorruptRow
@@ -25,7 +25,7 @@ _QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 _APPLIED, _CONFLICT, _NOT_FOUND, _ILLEGAL = UpdateOutcome
 
 
-def _same(one: GraphJobUpdateResult[Any], other: GraphJobUpdateResult[Any]) -> bool:
+def _same(one: UpdateResult[Any], other: UpdateResult[Any]) -> bool:
     """Return whether two answers are equal, also in the version, which the equality of jobs ignores."""
     return one == other and applied(one).updated_at == applied(other).updated_at
 

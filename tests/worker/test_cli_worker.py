@@ -276,15 +276,30 @@ async def test_a_terminal_shows_a_live_line(
         (["shop_handlers:coroutine"], "an `async def` function is not supported"),
         (["shop_handlers:away"], "could not open the handlers shop_handlers:away: ConnectionError: no server"),
         (["shop_handlers:nothing"], "must be graphjobs.worker.Handlers or a function that returns them, not int"),
+    ],
+)
+def test_invalid_handlers_are_reported_in_one_line(
+    graphjobs_settings: Settings, folder: Path, arguments: list[str], sentence: str
+) -> None:
+    """The exit code is 3."""
+    _assert_one_line(_run(graphjobs_settings, folder, *arguments), sentence, code=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
         (["shop_handlers:handlers", "--concurrency", "0"], "concurrency must be an integer between 1 and 10,000"),
         (["shop_handlers:handlers", "--lease", "0.5"], "lease must be a timedelta between 0:00:01 and"),
         (["shop_handlers:handlers", "--tenant", ""], "tenant must "),
     ],
 )
-def test_an_invalid_argument_is_reported_in_one_line(
+def test_an_invalid_option_is_reported_in_one_line(
     graphjobs_settings: Settings, folder: Path, arguments: list[str], sentence: str
 ) -> None:
-    process = _run(graphjobs_settings, folder, *arguments)
-    assert 3 == process.returncode
-    assert sentence in process.stderr
-    assert 1 == process.stderr.count("\n")
+    _assert_one_line(_run(graphjobs_settings, folder, *arguments), sentence, code=2)
+
+
+def _assert_one_line(done: "subprocess.CompletedProcess[str]", sentence: str, *, code: int) -> None:
+    assert code == done.returncode
+    assert sentence in done.stderr
+    assert 1 == done.stderr.count("\n")
