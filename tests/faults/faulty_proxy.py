@@ -59,8 +59,20 @@ class FaultProxy:
     async def running(self) -> AsyncIterator["FaultProxy"]:
         """Listen until the context ends."""
         listener = await asyncio.start_unix_server(self._accept, self._folder / f".s.PGSQL.{_PORT}")
-        try:
+        async with self._until_closed(listener):
             yield self
+
+    @asynccontextmanager
+    async def running_on_tcp(self) -> AsyncIterator[int]:
+        """Listen on a port of the loopback interface, and yield it."""
+        listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        async with self._until_closed(listener):
+            yield listener.sockets[0].getsockname()[1]
+
+    @asynccontextmanager
+    async def _until_closed(self, listener: asyncio.Server) -> AsyncIterator[None]:
+        try:
+            yield
         finally:
             listener.close()
             for pump in self._pumps:

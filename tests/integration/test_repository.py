@@ -318,7 +318,7 @@ async def test_a_job_and_the_callers_own_rows_vanish_together(storage: Storage, 
     """Rolled back, neither is there; committed, both are."""
     alone = Repository(storage.database)
     job = build_job(tenant)
-    table = f"own_{uuid.uuid4().hex}"
+    table = f"public.own_{uuid.uuid4().hex}"
     async with storage.session() as session, session.begin():
         await session.execute(text(f"CREATE TABLE {table} (id uuid)"))
     for ending in ("rollback", "commit"):
