@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from graphjobs import (
