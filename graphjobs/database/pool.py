@@ -8,8 +8,15 @@ from typing import Any, Final, Self
 
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool, Pool
-from sqlalchemy.util.concurrency import await_, in_greenlet
+from sqlalchemy.pool import (
+    AsyncAdaptedQueuePool,
+    ConnectionPoolEntry,
+    NullPool,
+    Pool,
+    PoolProxiedConnection,
+    QueuePool,
+)
+from sqlalchemy.util.concurrency import await_
 from typing_extensions import override
 
 from graphjobs.database.error_translation import ends_connection
@@ -110,17 +117,38 @@ class _GatedPool(Pool):
 
     gate: FairGate
     health: PoolHealth
+    _has_entered = False
+    _takes_idle = False
+
+    async def check_out(self, engine: AsyncEngine) -> PoolProxiedConnection:
+        """Check out a connection of this engine's pool, and wait without a greenlet: 20 us, not 60."""
+        if not self.gate.try_enter():
+            await self.gate.enter()
+        # No other task runs until the flag is read.
+        if isinstance(self, QueuePool) and self.checkedin():
+            self._takes_idle = True
+            try:
+                return self.connect()
+            except exc.MissingGreenlet:  # the connection must be reopened; the pool has it back
+                pass
+            except BaseException:
+                self.gate.leave()
+                raise
+            finally:
+                self._takes_idle = False
+        self._has_entered = True
+        return await engine.raw_connection()
 
     @override
     def _do_get(self) -> ConnectionPoolEntry:
-        if not self.gate.try_enter():
-            if not in_greenlet():
-                raise exc.MissingGreenlet("waiting for a connection needs a greenlet")
+        if self._has_entered:
+            self._has_entered = False
+        elif not self._takes_idle and not self.gate.try_enter():
             await_(self.gate.enter())
         try:
             return super()._do_get()
         except BaseException:
-            self.gate.leave()
+            self._leave()
             raise
 
     @override
@@ -128,6 +156,10 @@ class _GatedPool(Pool):
         try:
             super()._do_return_conn(record)
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._takes_idle:  # otherwise the caller keeps its place and opens a connection
             self.gate.leave()
 
     @override

@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -173,7 +175,7 @@ async def test_old_connections_are_replaced(graphjobs_settings: Settings) -> Non
 
 
 async def test_a_silent_database_ends_each_call_within_the_documented_sum(
-    graphjobs_settings: Settings, tmp_path: Any
+    graphjobs_settings: Settings, tmp_path: Path
 ) -> None:
     """Pool, opening, statement and its margin of 5 s: no wait is without a limit, alone and in sessions."""
     proxy = FaultProxy(url_of(graphjobs_settings), tmp_path)
@@ -200,27 +202,35 @@ async def test_a_silent_database_ends_each_call_within_the_documented_sum(
     assert slowest < 2 * (1 + 1 + 6)
 
 
-async def test_cancelled_connects_leave_nothing_behind(graphjobs_settings: Settings, watch: Watch) -> None:
+@pytest.mark.parametrize("over_tcp", [False, True])
+async def test_cancelled_connects_leave_nothing_behind(
+    graphjobs_settings: Settings, watch: Watch, tmp_path: Path, over_tcp: bool
+) -> None:
     """Cancelled at each of their first suspensions: no error is lost, no socket and no place in the pool."""
     lost: list[dict[str, Any]] = []
     gc.collect()  # what earlier tests left
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: lost.append(context))
+    proxy = FaultProxy(url_of(graphjobs_settings), tmp_path)
     try:
-        async with open_storage(with_settings(graphjobs_settings, pool_size=2)) as storage:
-            for ticks in range(60):
-                for engine in engines(storage):
-                    await engine.dispose()
-                calls = [asyncio.ensure_future(read(storage)) for read in (_read, _read_in_session) * 2]
-                for _ in range(ticks):
-                    await asyncio.sleep(0)
-                for call in calls:
-                    call.cancel()
-                await asyncio.gather(*calls, return_exceptions=True)
-            await asyncio.gather(*(_read(storage) for _ in range(4)))
-            gc.collect()
-            await asyncio.sleep(0)
-        await watch.until_gone()
+        async with proxy.running_on_tcp() as port:
+            url = url_of(graphjobs_settings)
+            if over_tcp:  # asks for TLS first, and goes on without it
+                url = re.sub(r"@[^/]*(/[^?]*).*", rf"@127.0.0.1:{port}\1", url)
+            async with open_storage(with_settings(graphjobs_settings, database_url=url, pool_size=2)) as storage:
+                for ticks in range(60):
+                    for engine in engines(storage):
+                        await engine.dispose()
+                    calls = [asyncio.ensure_future(read(storage)) for read in (_read, _read_in_session) * 2]
+                    for _ in range(ticks):
+                        await asyncio.sleep(0)
+                    for call in calls:
+                        call.cancel()
+                    await asyncio.gather(*calls, return_exceptions=True)
+                await asyncio.gather(*(_read(storage) for _ in range(4)))
+                gc.collect()
+                await asyncio.sleep(0)
+            await watch.until_gone()
     finally:
         loop.set_exception_handler(None)
     assert [] == lost
