@@ -302,7 +302,7 @@ async def test_a_job_and_rows_of_the_caller_are_one_transaction(
     storage: Storage, autocommit: Repository, tenant: str
 ) -> None:
     job = build_job(tenant)
-    table = f"own_{uuid.uuid4().hex}"
+    table = f"public.own_{uuid.uuid4().hex}"
     async with storage.session() as session, session.begin():
         await session.execute(text(f"CREATE TABLE {table} (id uuid)"))
     for ending in ("rollback", "commit"):

@@ -194,10 +194,10 @@ async def test_a_downgrade_behind_a_lock_is_tried_again(graphjobs_database_url: 
 @pytest.mark.parametrize(
     ("create", "named"),
     [
-        ("CREATE VIEW public.open_jobs AS SELECT id FROM scheduler.graph_jobs", "the view open_jobs"),
+        ("CREATE VIEW public.open_jobs AS SELECT id FROM scheduler.graph_jobs", "the view public.open_jobs"),
         (
             "CREATE TABLE public.orders (job uuid REFERENCES scheduler.graph_jobs)",
-            "the foreign key orders_job_fkey of orders",
+            "the foreign key orders_job_fkey of public.orders",
         ),
     ],
     ids=["view", "foreign key"],

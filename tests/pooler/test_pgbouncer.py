@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -61,14 +63,14 @@ def direct(graphjobs_new_database: Callable[[], str]) -> Settings:
     return Settings.load(database_url=graphjobs_new_database())
 
 
-@pytest.fixture(scope="module")
-def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """The same database behind pgbouncer, on a port of the loopback interface."""
+@contextmanager
+def _pgbouncer(direct: Settings, folder: Path, mode: str, **settings: Any) -> Iterator[Settings]:
+    """Run pgbouncer in front of a database, on a port of the loopback interface."""
     assert direct.database_url is not None
     url = urlsplit(direct.database_url.get_secret_value())
     query = parse_qs(url.query)
     host, server_port = (query["host"][0], query["port"][0]) if "host" in query else (url.hostname, url.port)
-    folder, port = tmp_path_factory.mktemp("pgbouncer"), _free_port()
+    port = _free_port()
     configuration = folder / "pgbouncer.ini"
     lines = [
         "[databases]",
@@ -78,7 +80,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"listen_port = {port}",
         "unix_socket_dir =",
         "auth_type = any",
-        "pool_mode = transaction",
+        f"pool_mode = {mode}",
         f"default_pool_size = {_SERVER_CONNECTIONS}",
         "max_client_conn = 500",
     ]
@@ -89,8 +91,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     pooled = Settings.load(
         database_url=urlunsplit(url._replace(netloc=f"{url.username}@127.0.0.1:{port}", query="")),
         pooler="transaction",
-        statement_timeout=timedelta(seconds=13),
-        lock_timeout=timedelta(milliseconds=300),
+        **settings,
     )
     try:
         run(_wait_until_reachable(pooled))
@@ -98,6 +99,14 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The same database behind pgbouncer in transaction mode."""
+    waits = {"statement_timeout": timedelta(seconds=13), "lock_timeout": timedelta(milliseconds=300)}
+    with _pgbouncer(direct, tmp_path_factory.mktemp("pgbouncer"), "transaction", **waits) as pooled:
+        yield pooled
 
 
 async def _wait_until_reachable(settings: Settings) -> None:
@@ -333,3 +342,43 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
         assert [frozenset({run.id})] * 2 == [renewed.busy, ended.busy]
         assert run == await runs.get(tenant, run.id)
         assert {run.id} == set((await storage.policy_run_queue.end([LeaseResult.submitted(run)])).versions)
+
+
+async def test_a_pooler_that_refuses_settings_is_told_apart_from_a_missing_server(
+    direct: Settings, tmp_path: Path, tenant: str
+) -> None:
+    """In session mode too: the error says which setting helps, and with it all verbs work."""
+    with _pgbouncer(direct, tmp_path, "session") as pooled:
+        assert pooled.database_url is not None
+        with pytest.raises(
+            ConfigurationError, match=r"refuses the setting .* set GRAPHJOBS_POOLER=transaction"
+        ) as caught:
+            async with open_storage(Settings.load(database_url=pooled.database_url.get_secret_value())):
+                pass
+        assert "08P01" == caught.value.sqlstate
+        async with open_storage(pooled) as storage:
+            await _call_each_verb(GraphJobRepository(storage.database), tenant)
+
+
+async def test_the_settings_of_the_database_do_not_reach_through_the_pooler(
+    graphjobs_settings: Settings, tmp_path: Path
+) -> None:
+    """A lost race is a conflict and not an error, and only `pg_catalog` is searched, in sessions and alone."""
+    assert graphjobs_settings.database_url is not None
+    connection = await connect(graphjobs_settings.database_url.get_secret_value(), graphjobs_settings)
+    name = await connection.fetchval("SELECT current_database()")
+    for setting in ("default_transaction_isolation = 'repeatable read'", "search_path = public"):
+        await connection.execute(f"ALTER DATABASE {name} SET {setting}")
+    await connection.close()
+    with _pgbouncer(graphjobs_settings, tmp_path, "transaction") as pooled:
+        async with open_storage(pooled) as storage:
+            shown = text("SELECT current_setting('transaction_isolation'), current_setting('search_path')")
+            async with storage.session() as session:
+                assert ("read committed", "pg_catalog") == tuple((await session.execute(shown)).one())
+            assert ("read committed", "pg_catalog") == tuple((await storage.database.fetch_all(shown, {}))[0])
+            job = await storage.graph_jobs.add(build_job("acme"))
+            async with storage.session() as winner, winner.begin():
+                await storage.graph_jobs.using(winner).update(job.cancel(at=AT), expected=Status.QUEUED)
+                losing = asyncio.create_task(storage.graph_jobs.update(job.start(at=AT), expected=Status.QUEUED))
+                await asyncio.sleep(0.2)
+            assert "conflict" == (await losing).outcome

@@ -143,6 +143,8 @@ def _render(metadata: MetaData) -> None:
     )
     with context.begin_transaction():
         context.execute(f"SET lock_timeout = {milliseconds(Settings.load().lock_timeout)}")
+        # Otherwise a function of another schema could become the default of a column.
+        context.execute("SET search_path = pg_catalog")
         # Otherwise a guard that waited for its lock would count with its old snapshot, and newer rows would be lost.
         context.execute("SET default_transaction_isolation = 'read committed'")
         # DROP ... IF EXISTS would print notices.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from graphjobs.database.engine import connect
+from graphjobs.database.url import ServerUrl
 from graphjobs.errors import DatabaseUnavailable
 from graphjobs.settings import Settings
 
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def named_blockers(url: str, settings: Settings, backend: int) -> AsyncIterator[None]:
+async def named_blockers(url: ServerUrl, settings: Settings, backend: int) -> AsyncIterator[None]:
     """Log whom a backend waits for, every half minute, and name them in the error where its wait ends without a lock.
 
     Args:
@@ -51,7 +52,7 @@ async def named_blockers(url: str, settings: Settings, backend: int) -> AsyncIte
         raise failure
 
 
-async def _watch(url: str, settings: Settings, backend: int, seen: list[str]) -> None:
+async def _watch(url: ServerUrl, settings: Settings, backend: int, seen: list[str]) -> None:
     await asyncio.sleep(_EVERY_SECONDS)  # most migrations end before
     connection = await connect(url, settings)
     try:
