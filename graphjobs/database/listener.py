@@ -1,6 +1,7 @@
 """Listen for notifications on a separate connection. A notification is a hint and may be lost."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,7 @@ from graphjobs.settings import Settings
 _PROBE_EVERY_SECONDS: Final = 10.0
 _RECONNECT_SECONDS: Final = 1.0
 _RECONNECT_SECONDS_MAX: Final = 5.0
-_IS_STANDBY: Final = "SELECT pg_catalog.pg_is_in_recovery()"
+_IS_READ_ONLY: Final = "SELECT pg_catalog.current_setting('transaction_read_only')"
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ async def listen(url: ServerUrl, settings: Settings, channel: str, on_notify: Ca
     """Call `on_notify` at each notification on a channel, and after each connect, when some may have been missed.
 
     Runs until it is cancelled, and reconnects whenever the connection ends. A probe every 10 seconds detects a
-    connection that has ended silently, or leads to a server that has become a standby.
+    connection that has ended silently, or leads to a server that has become read-only.
 
     Raises:
         ConfigurationError: `settings.pooler` is "transaction", or a reconnect was refused for the URL or the role.
@@ -36,14 +37,17 @@ async def listen(url: ServerUrl, settings: Settings, channel: str, on_notify: Ca
         try:
             connection = await connect(url, settings)
             try:
+                ended = asyncio.Event()
+                connection.add_termination_listener(lambda _, ended=ended: ended.set())
                 await connection.add_listener(channel, lambda *_: on_notify())
                 on_notify()
                 wait = _RECONNECT_SECONDS
                 while True:
-                    await asyncio.sleep(_PROBE_EVERY_SECONDS)
-                    # A demoted primary keeps its connections, and sends no more notifications.
-                    if await connection.fetchval(_IS_STANDBY, timeout=_PROBE_EVERY_SECONDS):
-                        raise DatabaseUnavailable("the server has become a standby")
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), _PROBE_EVERY_SECONDS)
+                    # A server that is fenced off keeps its connections, and the notifications come from another one.
+                    if await connection.fetchval(_IS_READ_ONLY, timeout=_PROBE_EVERY_SECONDS) == "on":
+                        raise DatabaseUnavailable("the server has become read-only")
             finally:
                 connection.terminate()
         except ConfigurationError:

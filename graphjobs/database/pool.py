@@ -1,6 +1,7 @@
 """Pools with fair, bounded waiting, which replace connections that are old or lead to a server that was lost."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from datetime import timedelta
@@ -175,6 +176,11 @@ class GatedQueuePool(_GatedPool, AsyncAdaptedQueuePool):
 
 class GatedNullPool(_GatedPool, NullPool):
     """No pool, for a pooler in between: each use opens a connection, and only so many are open."""
+
+
+for _pool in (GatedQueuePool, GatedNullPool):
+    # As SQLAlchemy does for its own pools, which are named after their module too.
+    logging.getLogger(f"{_pool.__module__}.{_pool.__name__}").setLevel(logging.WARNING)
 
 
 def guard(engine: AsyncEngine, gate: FairGate, health: PoolHealth) -> None:

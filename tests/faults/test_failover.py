@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -10,10 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from graphjobs import (
     BuildResult,
+    ConfigurationError,
+    DatabaseUnavailable,
     GraphBuildJob,
     GraphJobsError,
     GraphJobStatus,
@@ -23,18 +27,22 @@ from graphjobs import (
     open_storage,
     upgrade,
 )
+from graphjobs.database import listener
 from graphjobs.database.embedded.cluster import Cluster, socket_dir_for
 from graphjobs.database.embedded.private_dirs import make_private
 from graphjobs.database.embedded.server import throwaway_cluster
 from graphjobs.database.engine import connect
+from graphjobs.database.url import parse_url
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import JobContext
 from tests.builders import build_job
+from tests.faults.backend_monitor import Watch, url_of
 from tests.faults.faulty_proxy import FaultProxy
 
 TENANT = "acme"
 RECOVERY_SECONDS = 30.0
+_SYNCHRONOUS = ("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
 
 
 async def _until(condition: Callable[[], Awaitable[bool] | bool], what: str) -> None:
@@ -180,10 +188,11 @@ async def test_everything_recovers_from_two_failovers(tmp_path: Path) -> None:
     with _pair() as (first, second):
         await upgrade(Settings.load(database_url=first.url()))
         # Only now: without the standby no commit would end.
-        await _sql(first, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        await _sql(first, *_SYNCHRONOUS)
         proxy = FaultProxy(first.url(), tmp_path)
         both = first.url().replace("host=", f"host={second.socket_dir},").replace("port=5432", "port=5432,5432")
-        waits = {"connect_timeout": timedelta(seconds=3), "statement_timeout": timedelta(seconds=5)}
+        # A statement that times out while it waits for the standby is committed, and acknowledged, on one server only.
+        waits = {"connect_timeout": timedelta(seconds=3), "statement_timeout": timedelta(seconds=20)}
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(proxy.running())
             loads = []
@@ -198,6 +207,8 @@ async def test_everything_recovers_from_two_failovers(tmp_path: Path) -> None:
             await _pg_ctl(second, "promote")
             _follow(first, second)
             await asyncio.to_thread(first.start)
+            # Not before the standby runs, without which no commit would end. ALTER SYSTEM is not replicated.
+            await _sql(second, *_SYNCHRONOUS)
             await _until(
                 lambda: any(_is_read_only(error) for error in loads[0].errors), "no write met the read-only server"
             )
@@ -226,3 +237,54 @@ async def test_everything_recovers_from_two_failovers(tmp_path: Path) -> None:
 
 def _is_read_only(error: BaseException) -> bool:
     return "25006" in (getattr(error, "sqlstate", None), getattr(getattr(error, "orig", None), "sqlstate", None))
+
+
+async def test_a_server_that_is_fenced_off_is_left_by_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connections stay open, and answer that they are read-only; the listener looks by itself."""
+    monkeypatch.setattr(listener, "_PROBE_EVERY_SECONDS", 0.1)
+    fenced = "ALTER SYSTEM SET default_transaction_read_only = {}"
+    with throwaway_cluster() as cluster:
+        settings = Settings.load(database_url=cluster.url(), pool_size=2, notify=True)
+        await upgrade(settings)
+        async with open_storage(settings) as storage:
+            load = Load(storage)
+            listening = asyncio.create_task(storage.listen(load.heard))
+            await _until(lambda: load.notified > 0, "it does not listen")
+            await _sql(cluster, fenced.format("on"), "SELECT pg_reload_conf()")
+            await _until(lambda: "the server has become read-only" in caplog.text, "the listener stayed")
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await storage.graph_jobs.add(build_job(TENANT))
+            assert _is_read_only(caught.value)
+            await _sql(cluster, fenced.format("off"), "SELECT pg_reload_conf()")
+            await _until(lambda: _is_added(storage), "no write was acknowledged")
+            heard = load.notified
+            await _until(lambda: load.notified > heard, "the listener heard nothing")
+            listening.cancel()
+
+
+async def _is_added(storage: Storage) -> bool:
+    try:
+        return await storage.graph_jobs.add(build_job(TENANT)) is not None
+    except DatabaseUnavailable:
+        return False
+
+
+async def test_a_listener_ends_where_no_retry_can_help(graphjobs_settings: Settings, watch: Watch) -> None:
+    """Its role may no longer log in; a lost connection alone does not end it."""
+    role, heard = f"listener_{secrets.token_hex(4)}", list[None]()
+    await watch.connection.execute(f"CREATE ROLE {role} LOGIN")
+    backends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1"
+    url = parse_url(f"{url_of(graphjobs_settings)}{'&' if '?' in url_of(graphjobs_settings) else '?'}user={role}")
+    try:
+        listening = asyncio.create_task(listener.listen(url, graphjobs_settings, "c", lambda: heard.append(None)))
+        await _until(lambda: len(heard) == 1, "it does not listen")
+        await watch.connection.fetchval(backends, role)
+        await _until(lambda: len(heard) == 2, "it does not listen again")
+        await watch.connection.execute(f"ALTER ROLE {role} NOLOGIN")
+        await watch.connection.fetchval(backends, role)
+        with pytest.raises(ConfigurationError, match="refused the login"):
+            await asyncio.wait_for(listening, RECOVERY_SECONDS)
+    finally:
+        await watch.connection.execute(f"DROP ROLE {role}")

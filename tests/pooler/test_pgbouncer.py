@@ -344,7 +344,7 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
         assert {run.id} == set((await storage.policy_run_queue.end([LeaseResult.submitted(run)])).versions)
 
 
-async def test_a_pooler_that_refuses_settings_has_its_own_error(
+async def test_a_pooler_that_refuses_settings_is_not_a_missing_server(
     direct: Settings, tmp_path: Path, tenant: str
 ) -> None:
     """In session mode too: the error says which setting helps, and with it all verbs work."""
