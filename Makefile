@@ -71,7 +71,7 @@ revision: $(READY) ## a new Alembic revision: make revision name="018_something"
 
 snapshots: $(READY) ## regenerate the committed snapshots: SQL, OpenAPI, public names, keys of JSON output
 	$(BIN)/python -m tests.snapshots
-	GRAPHJOBS_WRITE_SNAPSHOTS=1 $(BIN)/python -m pytest --quiet tests/snapshots/test_cli_json_keys.py
+	GRAPHJOBS_TEST_WRITE_SNAPSHOTS=1 $(BIN)/python -m pytest --quiet tests/snapshots/test_cli_json_keys.py
 
 lock: $(READY) ## update the pinned development dependencies
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra mongo --extra web --group dev --no-header --no-annotate \

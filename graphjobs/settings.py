@@ -1,23 +1,37 @@
 """The settings of graphjobs, from environment variables that start with `GRAPHJOBS_` and from no other source."""
 
+import difflib
+import os
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from graphjobs.errors import ConfigurationError
 
-_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+EMBEDDED: Final = "embedded"
+"""The value of `database_url` for the embedded server."""
+
+_PREFIX: Final = "GRAPHJOBS_"
+_SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
+_OF_OTHERS: Final = re.compile(
+    r"GRAPHJOBS_(TEST|BENCH)_\w+"  # read by the pytest plugin, the tests and the benchmarks
+    # Kubernetes sets these in each container for a service with a name that starts with "graphjobs".
+    r"|GRAPHJOBS_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
 
 
 def _check_url(secret: SecretStr) -> SecretStr:
     """Check the scheme of a URL; the error text does not repeat the URL, which may hold a password."""
+    if secret.get_secret_value() == EMBEDDED:
+        return secret
     scheme, separator, rest = secret.get_secret_value().partition("://")
     if not separator or scheme not in _SCHEMES:
-        raise ValueError("it must start with postgresql://")
+        raise ValueError("it must start with postgresql://, or be the word embedded")
     return SecretStr(f"postgresql://{rest}")
 
 
@@ -52,8 +66,8 @@ class Settings(BaseSettings):
     argument takes precedence. Durations in the environment are seconds.
 
     Attributes:
-        database_url: a libpq URL, `postgresql://` (with `?host=`, `?sslmode=` and so on). None means the embedded
-            server, which the extra `embedded` installs.
+        database_url: a libpq URL, `postgresql://` (with `?host=`, `?sslmode=` and so on); or "embedded" for a private
+            server on this machine, which the extra `embedded` installs.
         data_dir: the data folder of the embedded server. None means the user's data folder, or for root the
             system's state folder.
         pool_size: the maximum number of connections in each of the two pools (single statements; sessions), 1 to 1000.
@@ -69,7 +83,7 @@ class Settings(BaseSettings):
             it, workers find queued jobs at their next poll.
     """
 
-    model_config = SettingsConfigDict(env_prefix="GRAPHJOBS_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     database_url: Url | None = None
     data_dir: Path | None = None
@@ -82,18 +96,35 @@ class Settings(BaseSettings):
     search_path: Annotated[str, AfterValidator(_check_search_path)] = ""
     notify: bool = False
 
+    @property
+    def is_embedded(self) -> bool:
+        """True where the database is the embedded server."""
+        return self.database_url is not None and self.database_url.get_secret_value() == EMBEDDED
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; `overrides` take precedence.
 
         Raises:
-            ConfigurationError: a value is invalid; the message names the variable and does not repeat the value.
+            ConfigurationError: a value is invalid, or a variable is unknown; the message names the variable and does
+                not repeat the value.
         """
+        _check_names(os.environ, [name.upper() for name in cls.model_fields])
         try:
             return cls(**overrides)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            name = "GRAPHJOBS_" + "_".join(str(part) for part in first["loc"]).upper()
+            name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
             reason = first["msg"].removeprefix("Value error, ").replace("Input should", "it must")
             message = f"{name} is invalid: {reason}"
         raise ConfigurationError(message)
+
+
+def _check_names(names: Iterable[str], known: list[str]) -> None:
+    """Refuse unknown variables: a misspelt one would leave its setting at the default, without a word."""
+    for name in sorted(names):
+        own = name.removeprefix(_PREFIX)
+        if own != name and own not in known and not _OF_OTHERS.fullmatch(name):
+            nearest = difflib.get_close_matches(own, known, n=1)
+            hint = f"did you mean {_PREFIX}{nearest[0]}?" if nearest else f"known are {_PREFIX}{', '.join(known)}"
+            raise ConfigurationError(f"{name} is not a setting of graphjobs: {hint}")

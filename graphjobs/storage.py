@@ -77,8 +77,8 @@ class Storage:
 async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storage]:
     """Open the data layer, and close it at the end.
 
-    Without a URL, start the embedded server unless it runs, and upgrade its schema. A database with a URL is never
-    migrated automatically.
+    With the setting "embedded", start the embedded server unless it runs, and upgrade its schema. Any other database is
+    never migrated automatically.
 
     Args:
         settings: the database and the time-outs; None means the settings of the environment.
@@ -98,7 +98,7 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
         try:
             await require_revision(database)
         except SchemaOutOfDate:
-            if settings.database_url is not None:
+            if not settings.is_embedded:
                 raise
             # Imported here because alembic takes 0.2 s to import and is rarely needed.
             from graphjobs.database.migrations.commands import upgrade

@@ -10,7 +10,7 @@ import pytest
 
 from graphjobs.database.embedded.server import throwaway_cluster
 
-_BIN = Path(os.environ.get("GRAPHJOBS_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
+_BIN = Path(os.environ.get("GRAPHJOBS_TEST_OLDEST_BIN", "/usr/lib/postgresql/15/bin"))
 _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _SKIPPED: Final = (
     # These start their own servers, so one run is enough.
@@ -29,7 +29,7 @@ _SKIPPED: Final = (
 def main() -> int:
     """Start the server, run the tests on it, and stop it."""
     if not (_BIN / "postgres").is_file():
-        sys.exit(f"no PostgreSQL in {_BIN}: install postgresql-15, or set GRAPHJOBS_OLDEST_BIN")
+        sys.exit(f"no PostgreSQL in {_BIN}: install postgresql-15, or set GRAPHJOBS_TEST_OLDEST_BIN")
     if _PGBOUNCER is None:
         sys.exit("no pgbouncer on the PATH: install pgbouncer")
     # All test processes share this server.

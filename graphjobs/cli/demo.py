@@ -20,7 +20,7 @@ from graphjobs.errors import ConfigurationError
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.settings import Settings
+from graphjobs.settings import EMBEDDED, Settings
 from graphjobs.storage import Storage, open_storage
 
 _COLOURS = {GraphJobStatus.COMPLETED: "green", GraphJobStatus.FAILED: "red", GraphJobStatus.CANCELED: "yellow"}
@@ -52,8 +52,9 @@ def demo(
 async def _run(console: Console, paths: list[Path], policy: Policy, workers: int) -> Report:
     settings = Settings.load()
     if settings.database_url is None:
+        settings = Settings.load(database_url=EMBEDDED)
         console.print(
-            "[dim]GRAPHJOBS_DATABASE_URL is not set: this uses the embedded PostgreSQL, which keeps its data[/]"
+            "[dim]GRAPHJOBS_DATABASE_URL is not set: the demo uses the embedded PostgreSQL, which keeps its data[/]"
         )
     async with open_storage(settings) as storage:
         bar = Progress(
@@ -131,6 +132,6 @@ async def _summary(storage: Storage, report: Report, policy: Policy, settings: S
         f"Jobs per worker: {per_worker}.",
         f"Jobs of earlier runs: {earlier}{or_more}.",
     ]
-    if settings.database_url is None:
+    if settings.is_embedded:
         lines.append("The embedded server is still running: stop it with `graphjobs db stop`.")
     return "\n".join(lines)

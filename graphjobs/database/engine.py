@@ -14,6 +14,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from graphjobs.database.connection import DriverConnection, open_connection
 from graphjobs.database.pool import FairGate, GatedNullPool, GatedQueuePool, PoolHealth, guard
 from graphjobs.database.url import ServerUrl, parse_url
+from graphjobs.errors import ConfigurationError
 from graphjobs.settings import Settings
 
 COMMAND_TIMEOUT_MARGIN: Final = timedelta(seconds=5)
@@ -60,9 +61,14 @@ async def resolve_url(settings: Settings) -> ServerUrl:
     """Parse the configured URL, or return the URL of the embedded server, which is started if it does not run.
 
     Raises:
-        ConfigurationError: the URL is invalid, or none is set, and the extra `embedded` is not installed.
+        ConfigurationError: the URL is invalid or not set, or the extra `embedded` is not installed.
     """
-    if settings.database_url is not None:
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "GRAPHJOBS_DATABASE_URL is not set: set it to a postgresql:// URL, or to embedded for a private server on "
+            "this machine"
+        )
+    if not settings.is_embedded:
         return parse_url(settings.database_url)
     from graphjobs.database.embedded import server  # needs Unix file locks, which a system with a URL may not have
 

@@ -68,6 +68,6 @@ async def test_the_keys_of_every_command_are_the_committed_ones(
     found["policy list"] = _records(policy("list", "--limit", "3"), codes=(0,))
     found["export"] = _records(graphjobs("export", str(tmp_path / "export"), "--json", url=url))
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
-    if os.environ.get("GRAPHJOBS_WRITE_SNAPSHOTS"):
+    if os.environ.get("GRAPHJOBS_TEST_WRITE_SNAPSHOTS"):
         CLI_KEYS.write_text(text, encoding="utf-8")
     assert CLI_KEYS.read_text(encoding="utf-8") == text, "run `make snapshots`, and read what `git diff` then shows"
