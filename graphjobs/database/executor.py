@@ -19,8 +19,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
+from graphjobs.database.backends import backend_state
 from graphjobs.database.error_translation import translate_error
-from graphjobs.errors import ConfigurationError, OutcomeUnknown
+from graphjobs.errors import UNREPLICATED, ConfigurationError, OutcomeUnknown
 from graphjobs.settings import Settings
 
 Params: TypeAlias = Mapping[str, object]
@@ -46,7 +47,8 @@ class Executor(Protocol):
 
         Raises:
             DatabaseUnavailable: nothing was changed; safe to try again.
-            OutcomeUnknown: a write was sent in autocommit, and the connection ended before the answer.
+            OutcomeUnknown: a write was sent in autocommit, and the connection ended before the answer, or the server
+                stopped waiting for a synchronous standby.
             SchemaOutOfDate: a table or a column is missing.
         """
         ...
@@ -105,8 +107,14 @@ class AutocommitExecutor:
             pooled = self._idle_connection() or await self._engine.raw_connection()
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
-                sent, backend = True, driver.get_server_pid()
-                return await driver.fetch(query.sql, *[params[name] for name in query.binds])
+                state = backend_state(driver)
+                if query.writes:
+                    await state.identify(driver)
+                sent, backend = True, state.backend
+                rows = await driver.fetch(query.sql, *[params[name] for name in query.binds])
+                if state.take_unreplicated():
+                    raise OutcomeUnknown(UNREPLICATED)
+                return rows
             except asyncio.CancelledError:
                 await run_to_completion(_drain_cancelled(driver))
                 raise
@@ -146,7 +154,11 @@ class AutocommitExecutor:
     async def _fetch_all_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
         """Run one statement in an explicit transaction, the unit for which a pooler assigns a server connection."""
         async with self._engine.begin() as connection:
-            return (await connection.execute(statement, params)).all()
+            state = backend_state(connection.sync_connection.connection.driver_connection)  # type: ignore[union-attr, arg-type]
+            rows = (await connection.execute(statement, params)).all()
+        if state.take_unreplicated():
+            raise OutcomeUnknown(UNREPLICATED)
+        return rows
 
     def using(self, session: AsyncSession) -> "SessionExecutor":
         """Return the executor of a session; see `Executor.using`."""

@@ -17,7 +17,7 @@ from graphjobs.core.pagination import (
     PartialList,
     read_page,
 )
-from graphjobs.core.recovery import resolve_outcome
+from graphjobs.core.recovery import Found, confirm_replicated, resolve_outcome
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import Applied, UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration, check_query
@@ -182,16 +182,19 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         try:
             rows = await self._executor.fetch_all(single.INSERT_RUN, params)
         except OutcomeUnknown as unknown:
-            return await resolve_outcome(unknown, self._executor, lambda: self.get_by_run_id(job.tenant_id, job.run_id))
+            return await resolve_outcome(unknown, self._executor, lambda: self._find_inserted(job))
         if not rows:
             # A run of this name that was committed while the statement waited: only a later read sees it.
-            first = await self.get_by_run_id(job.tenant_id, job.run_id)
-            if first is None:
+            found = await self._find_inserted(job)
+            if found.value is None:
                 raise JobAlreadyExists(job.id, what="policy run")
-            return first
+            await confirm_replicated(self._executor, found.server)
+            return found.value
         *columns, is_new = rows[0]
         if not is_new:
-            return run_from_row(columns)
+            first = run_from_row(columns)
+            await confirm_replicated(self._executor)
+            return first
         await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
         stored = row_columns(columns)
         return job.stored(updated_at=stored["updated_at"], available_at=stored["available_at"])
@@ -273,6 +276,11 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         *_, p50, p95, p99, completed = rows[0]
         queue = {bucket: depths[bucket] for bucket in lists.METRIC_BUCKETS}
         return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
+
+    async def _find_inserted(self, job: PolicyRunJob) -> Found[PolicyRunJob]:
+        params = {"p_tenant_id": job.tenant_id, "p_run_id": job.run_id}
+        rows = await self._executor.fetch_all(single.FIND_RUN_BY_RUN_ID, params)
+        return Found.of(rows, lambda found: next(map(run_from_row, found), None))
 
     async def _conflict_result(
         self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, transition_id: UUID

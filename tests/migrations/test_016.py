@@ -85,7 +85,7 @@ async def test_existing_jobs_stay_and_older_schemas_are_refused(at_015: Settings
         assert () == (await storage.policy_runs.list("acme")).runs
 
 
-@pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
+@pytest.mark.parametrize("revision", ["base", _BEFORE, "-3"])
 async def test_a_downgrade_refuses_to_drop_runs(at_015: Settings, empty_url: str, revision: str) -> None:
     """The error has the count and how to keep the rows, and nothing changes; `drop_data` drops them."""
     await commands.upgrade(at_015)

@@ -58,7 +58,7 @@ async def test_downgrade_drops_no_pending_documents_without_the_option(at_016: S
     with pytest.raises(
         GraphJobsError, match=r"1 pending rows of scheduler\.backfill_quarantine.*graphjobs quarantine write"
     ):
-        await commands.downgrade(at_016, revision="-1")
+        await commands.downgrade(at_016, revision="-2")
     assert ask(empty_url, "SELECT count(*) FROM scheduler.backfill_quarantine") == "1"
     await commands.downgrade(at_016, revision=_BEFORE, drop_data=True)
     assert await commands.current(at_016) == _BEFORE

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from graphjobs.core.event_log import find_transition, insert_events, list_events
+from graphjobs.core.recovery import on_server
 from graphjobs.database.sql_expressions import jsonb_merge, next_version, utc_text
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
@@ -102,6 +103,9 @@ GET_RUN: Final = run_columns(RUNS).where(_by_key())
 
 GET_RUN_BY_RUN_ID: Final = run_columns(RUNS).where(_by_run_id)
 """Reads one run by its run id."""
+
+FIND_RUN_BY_RUN_ID: Final = on_server(GET_RUN_BY_RUN_ID)
+"""Does what `GET_RUN_BY_RUN_ID` does, after a lost answer."""
 
 _swap: Final = (
     sa.update(RUNS)
