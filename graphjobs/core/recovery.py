@@ -124,8 +124,10 @@ async def confirm_replicated(executor: Executor, server: Server | None = None) -
         OutcomeUnknown: no standby has confirmed the write yet.
     """
     try:
-        ((in_recovery, started_at, _),) = await executor.fetch_all(_AWAIT_STANDBY, {})
-    except (DatabaseUnavailable, OutcomeUnknown):
+        # The server itself never ends this wait: its time-outs do not count for a commit.
+        async with asyncio.timeout(_RESOLVE_SECONDS):
+            ((in_recovery, started_at, _),) = await executor.fetch_all(_AWAIT_STANDBY, {})
+    except (DatabaseUnavailable, OutcomeUnknown, TimeoutError):
         pass
     else:
         if not in_recovery and (server is None or server == Server(in_recovery, started_at)):

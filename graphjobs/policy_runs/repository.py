@@ -93,6 +93,7 @@ class PolicyRunRepository(Protocol):
         job: PolicyRunJob,
         expected_lease_owner: str | None,
         *,
+        through: PolicyRunJob | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
@@ -109,6 +110,8 @@ class PolicyRunRepository(Protocol):
         Args:
             job: the run after the transition, made by one of its methods.
             expected_lease_owner: the owner of the lease, for a transition of a dispatching run; None for any other.
+            through: the run between two transitions, as after its submission and before its completion. Both are
+                applied in one statement, each with its event: both or neither.
             transition_id: identifies this transition; None means a new id.
             actor: who changes the run, for the event.
 
@@ -219,18 +222,26 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         job: PolicyRunJob,
         expected_lease_owner: str | None,
         *,
+        through: PolicyRunJob | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
         own_id, actor = ensure_transition_id(transition_id), check_actor(actor)
         owner = None if expected_lease_owner is None else check_name(expected_lease_owner, "expected_lease_owner")
         try:
-            source = infer_source_status(check_run(job), owner)
+            source = infer_source_status(check_run(job if through is None else through), owner)
+            if through is not None:
+                through.status.require_transition(check_run(job).status)
         except IllegalTransition as error:
             return UpdateResult(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
         swap = swap_params(job, source, owner)
-        transition = Transition.for_update(job, source, job.to_json(), own_id, actor)
         statement = single.TRANSITION_RUN_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_RUN
+        last_source = source
+        if through is not None:
+            statement, last_source = single.TRANSITION_RUN_THROUGH, through.status
+            first = Transition.for_update(through, source, through.to_json(), own_id, actor)
+            swap |= {"p_through_status": through.status.code, "p_through_event_payload": first.event_payload}
+        transition = Transition.for_update(job, last_source, job.to_json(), own_id, actor)
         applied = await self._flow.apply(statement, swap, job, transition)
         if applied is None:
             return await self._conflict_result(job, source, owner, own_id)

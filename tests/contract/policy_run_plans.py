@@ -48,6 +48,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "GET_RUN_BY_RUN_ID": PlanCase("GET_RUN_BY_RUN_ID", {_NAME}),
     "TRANSITION_RUN": PlanCase("TRANSITION_RUN", {KEY}),
     "TRANSITION_RUN_AT_VERSION": PlanCase("TRANSITION_RUN_AT_VERSION", {KEY}),
+    "TRANSITION_RUN_THROUGH": PlanCase("TRANSITION_RUN_THROUGH", {KEY}),
     "FIND_RUN_BY_RUN_ID": PlanCase("FIND_RUN_BY_RUN_ID", {_NAME}),
     "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
@@ -165,7 +166,8 @@ class PolicyRunPlans(Plans):
         leased = [uuid.UUID(int=oldest_leased - 6 * number) for number in range(LIMIT)]
         values: dict[str, object] = {
             **run_params(policy_run(tenant)),
-            "p_event_payload": "{}",
+            **dict.fromkeys(("p_event_payload", "p_through_event_payload"), "{}"),
+            "p_through_status": 2,
             "p_expected_status": 0,
             "p_expected_lease_owner": None,
             "p_expected_attempts": 0,
