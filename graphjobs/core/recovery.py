@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import (
+    ColumnElement,
     DateTime,
     Integer,
     Select,
@@ -32,7 +33,16 @@ T = TypeVar("T")
 _RESOLVE_SECONDS: Final = 15.0
 _PROBE_EVERY_SECONDS: Final = 0.1
 
-_server: Final = (func.pg_is_in_recovery().label("in_recovery"), func.pg_postmaster_start_time().label("started_at"))
+HAS_STANDBYS: Final[ColumnElement[bool]] = func.current_setting(
+    literal_column("'synchronous_standby_names'")
+) != literal_column("''")
+"""Whether commits wait for standbys."""
+
+_server: Final = (
+    func.pg_is_in_recovery().label("in_recovery"),
+    func.pg_postmaster_start_time().label("started_at"),
+    HAS_STANDBYS.label("has_standbys"),
+)
 
 _FIND_BACKEND: Final[Select[Any]] = select(
     *_server,
@@ -53,8 +63,7 @@ _AWAIT_STANDBY: Final[Select[Any]] = select(
     *_server,
     case(
         (
-            ~func.pg_is_in_recovery()
-            & (func.current_setting(literal_column("'synchronous_standby_names'")) != literal_column("''")),
+            ~func.pg_is_in_recovery() & HAS_STANDBYS,
             func.pg_logical_emit_message(
                 true(), literal_column("'graphjobs'"), cast(literal_column("''"), Text), type_=None
             ),
@@ -69,10 +78,11 @@ It writes nothing where there are none, and changes no table.
 
 
 class Server(NamedTuple):
-    """The server that answered a statement: a standby or not, and when it was started."""
+    """The server that answered: whether it is a standby, when it was started, and whether commits wait for standbys."""
 
     in_recovery: bool
     started_at: datetime
+    has_standbys: bool
 
     def is_primary_of(self, backend: Backend | None) -> bool:
         """Return whether this is the server of a backend, as a primary. A primary becomes a standby by a restart."""
@@ -86,9 +96,7 @@ def on_server(find: Select[Any]) -> Select[Any]:
         find: its first column is never NULL.
     """
     server, found = select(*_server).cte("server"), find.cte("found")
-    return select(server.c.in_recovery, server.c.started_at, *found.c).select_from(
-        server.outerjoin(found, literal_column("true"))
-    )
+    return select(*server.c, *found.c).select_from(server.outerjoin(found, literal_column("true")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,8 @@ class Found(Generic[T]):
     @classmethod
     def of(cls, rows: Sequence[Row], read: Callable[[Iterable[Sequence[Any]]], T | None]) -> "Found[T]":
         """Read the rows of a statement of `on_server`; `read` gets its own columns, and no row where it has none."""
-        in_recovery, started_at, *_ = rows[0]
-        return cls(Server(in_recovery, started_at), read(tuple(row)[2:] for row in rows if row[2] is not None))
+        width = len(_server)
+        return cls(Server(*tuple(rows[0])[:width]), read(tuple(row)[width:] for row in rows if row[width] is not None))
 
 
 async def confirm_replicated(executor: Executor, server: Server | None = None) -> None:
@@ -123,16 +131,21 @@ async def confirm_replicated(executor: Executor, server: Server | None = None) -
     Raises:
         OutcomeUnknown: no standby has confirmed the write yet.
     """
+    if server is not None and not server.has_standbys:
+        return
+    problem = UNREPLICATED
     try:
         # The server itself never ends this wait: its time-outs do not count for a commit.
         async with asyncio.timeout(_RESOLVE_SECONDS):
-            ((in_recovery, started_at, _),) = await executor.fetch_all(_AWAIT_STANDBY, {})
-    except (DatabaseUnavailable, OutcomeUnknown, TimeoutError):
-        pass
-    else:
-        if not in_recovery and (server is None or server == Server(in_recovery, started_at)):
+            ((*columns, _),) = await executor.fetch_all(_AWAIT_STANDBY, {})
+        asked = Server(*columns)
+        if not asked.has_standbys or (not asked.in_recovery and server in (None, asked)):
             return
-    raise OutcomeUnknown(UNREPLICATED)
+    except DatabaseUnavailable as error:
+        problem = f"the write is committed, and whether a synchronous standby has it could not be read: {error}"
+    except (OutcomeUnknown, TimeoutError):
+        pass
+    raise OutcomeUnknown(problem)
 
 
 async def resolve_outcome(unknown: OutcomeUnknown, executor: Executor, look_up: Callable[[], Awaitable[Found[T]]]) -> T:
@@ -163,7 +176,8 @@ async def resolve_outcome(unknown: OutcomeUnknown, executor: Executor, look_up: 
                 has_ended = await _has_ended(unknown.backend, executor)
                 found = await look_up()
                 if found.value is not None:
-                    failure = OutcomeUnknown(UNREPLICATED, backend=unknown.backend)
+                    if found.server.has_standbys:
+                        failure = OutcomeUnknown(UNREPLICATED, backend=unknown.backend)
                     await confirm_replicated(executor, found.server)
                     return found.value
                 is_absent = has_ended and found.server.is_primary_of(unknown.backend)
@@ -180,5 +194,5 @@ async def _has_ended(backend: Backend | None, executor: Executor) -> bool:
     if backend is None:
         return False
     params = {"p_backend_pid": backend.pid, "p_backend_start": backend.started_at}
-    ((in_recovery, started_at, is_running),) = await executor.fetch_all(_FIND_BACKEND, params)
-    return Server(in_recovery, started_at).is_primary_of(backend) and not is_running
+    ((*columns, is_running),) = await executor.fetch_all(_FIND_BACKEND, params)
+    return Server(*columns).is_primary_of(backend) and not is_running

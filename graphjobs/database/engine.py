@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import Connection, event, exc, func, literal_column, select
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import in_greenlet
@@ -171,10 +172,22 @@ def autocommit_engine(url: str, settings: Settings) -> AsyncEngine:
 
 
 def transactional_engine(url: str, settings: Settings) -> AsyncEngine:
-    """Create the engine for the sessions of callers."""
-    if settings.pooler == "transaction":
-        return _engine_behind_pooler(url, settings)
-    return _pooled_engine(url, settings)
+    """Create the engine for the sessions of callers. Its errors are those of SQLAlchemy."""
+    is_pooled = settings.pooler == "transaction"
+    engine = _engine_behind_pooler(url, settings) if is_pooled else _pooled_engine(url, settings)
+    event.listen(engine.sync_engine, "handle_error", _as_sqlalchemy_error)
+    return engine
+
+
+def _as_sqlalchemy_error(context: ExceptionContext) -> Exception | None:
+    """Wrap an error of a lost connection that the adapter of the driver passes on as it is, such as `TimeoutError`."""
+    error = context.original_exception
+    if isinstance(error, exc.SQLAlchemyError) or context.sqlalchemy_exception is not None:
+        return None
+    if not isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return None
+    context.is_disconnect = True  # it must not return to the pool
+    return exc.OperationalError(context.statement, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 def _engine_behind_pooler(url: str, settings: Settings) -> AsyncEngine:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Protocol, Self
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
@@ -193,10 +193,11 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
                 raise JobAlreadyExists(job.id, what="policy run")
             await confirm_replicated(self._executor, found.server)
             return found.value
-        *columns, is_new = rows[0]
+        *columns, is_new, has_standbys = rows[0]
         if not is_new:
             first = run_from_row(columns)
-            await confirm_replicated(self._executor)
+            if has_standbys:
+                await confirm_replicated(self._executor)
             return first
         await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
         stored = row_columns(columns)
@@ -239,7 +240,8 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         last_source = source
         if through is not None:
             statement, last_source = single.TRANSITION_RUN_THROUGH, through.status
-            first = Transition.for_update(through, source, through.to_json(), own_id, actor)
+            first_id = uuid5(own_id, through.status)  # each transition has its own, the same for a repeated call
+            first = Transition.for_update(through, source, through.to_json(), first_id, actor)
             swap |= {"p_through_status": through.status.code, "p_through_event_payload": first.event_payload}
         transition = Transition.for_update(job, last_source, job.to_json(), own_id, actor)
         applied = await self._flow.apply(statement, swap, job, transition)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from graphjobs.core.event_log import find_transition, insert_events, list_events
-from graphjobs.core.recovery import on_server
+from graphjobs.core.recovery import HAS_STANDBYS, on_server
 from graphjobs.database.sql_expressions import jsonb_merge, next_version, utc_text
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
@@ -93,10 +93,12 @@ _new_log: Final = insert_events(
     EVENTS, sa.select(_new.c.id, _new.c.tenant_id, _new.c.status, _EVENT_PAYLOAD, _new.c.updated_at), "logged"
 )
 INSERT_RUN: Final = sa.union_all(
-    run_columns(_new).add_columns(sa.true()),
-    run_columns(RUNS).add_columns(sa.false()).where(_by_run_id, ~sa.exists(sa.select(_new.c.id))),
+    run_columns(_new).add_columns(sa.true(), sa.false()),
+    run_columns(RUNS).add_columns(sa.false(), HAS_STANDBYS).where(_by_run_id, ~sa.exists(sa.select(_new.c.id))),
 ).add_cte(_new_log)
 """Inserts a run and its first event; returns the run and true, or the earlier run of this run id and false.
+
+Of an earlier run the last column tells whether it has to be confirmed by a standby.
 
 No row where the id is taken, or where a run of this run id was committed meanwhile; a later read finds that run.
 """

@@ -3,7 +3,7 @@
 --   $2 p_tenant_ids TEXT[]
 PREPARE graph_jobs_find_claimed_jobs AS
 WITH server AS
-(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at),
+(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at, current_setting('synchronous_standby_names') != '' AS has_standbys),
 recorded AS MATERIALIZED
 (SELECT scheduler.graph_job_events.id AS id, scheduler.graph_job_events.job_id AS job_id, scheduler.graph_job_events.tenant_id AS tenant_id, scheduler.graph_job_events.created_at AS created_at, scheduler.graph_job_events.payload -> 'attempts' AS attempts, scheduler.graph_job_events.payload AS payload
 FROM scheduler.graph_job_events
@@ -24,7 +24,7 @@ FROM recorded
 LEFT OUTER JOIN held ON held.id = recorded.job_id
 AND held.tenant_id = recorded.tenant_id
 AND coalesce(held.payload -> 'attempts', CAST('null' AS JSONB)) = recorded.attempts)
-SELECT server.in_recovery, server.started_at, found.job_id, found.held_id, found.held_tenant_id, found.held_type, found.held_status, found.held_created_at, found.held_correlation_id, found.held_updated_at, found.held_payload
+SELECT server.in_recovery, server.started_at, server.has_standbys, found.job_id, found.held_id, found.held_tenant_id, found.held_type, found.held_status, found.held_created_at, found.held_correlation_id, found.held_updated_at, found.held_payload
 FROM server
 LEFT OUTER JOIN found ON true
 ORDER BY found.held_created_at, found.job_id;

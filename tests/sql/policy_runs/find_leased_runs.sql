@@ -4,7 +4,7 @@
 --   $3 p_lease_owner TEXT
 PREPARE policy_runs_find_leased_runs AS
 WITH server AS
-(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at),
+(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at, current_setting('synchronous_standby_names') != '' AS has_standbys),
 recorded AS MATERIALIZED
 (SELECT scheduler.policy_run_events.id AS id, scheduler.policy_run_events.job_id AS job_id, scheduler.policy_run_events.tenant_id AS tenant_id, scheduler.policy_run_events.created_at AS created_at, scheduler.policy_run_events.payload -> 'attempts' AS attempts, scheduler.policy_run_events.payload AS payload
 FROM scheduler.policy_run_events
@@ -29,7 +29,7 @@ FROM recorded
 LEFT OUTER JOIN held ON held.id = recorded.job_id
 AND held.tenant_id = recorded.tenant_id
 AND to_jsonb(held.attempts) = recorded.attempts)
-SELECT server.in_recovery, server.started_at, found.job_id, found.held_id, found.held_tenant_id, found.held_run_id, found.held_policy_id, found.held_mode, found.held_priority, found.held_status, found.held_attempts, found.held_queued_at, found.held_available_at, found.held_last_attempt_at, found.held_last_error, found.held_submitted_at, found.held_completed_at, found.held_lease_owner, found.held_lease_expires_at, found.held_cancellation_requested_at, found.held_cancellation_reason, found.held_canceled_at, found.held_payload, found.held_created_at, found.held_updated_at, found.counted_attempts, found.cursor_0, found.cursor_1
+SELECT server.in_recovery, server.started_at, server.has_standbys, found.job_id, found.held_id, found.held_tenant_id, found.held_run_id, found.held_policy_id, found.held_mode, found.held_priority, found.held_status, found.held_attempts, found.held_queued_at, found.held_available_at, found.held_last_attempt_at, found.held_last_error, found.held_submitted_at, found.held_completed_at, found.held_lease_owner, found.held_lease_expires_at, found.held_cancellation_requested_at, found.held_cancellation_reason, found.held_canceled_at, found.held_payload, found.held_created_at, found.held_updated_at, found.counted_attempts, found.cursor_0, found.cursor_1
 FROM server
 LEFT OUTER JOIN found ON true
 ORDER BY found.held_priority DESC, found.held_available_at, found.job_id;

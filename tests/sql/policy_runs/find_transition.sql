@@ -4,7 +4,7 @@
 --   $3 p_job_id UUID
 PREPARE policy_runs_find_transition AS
 WITH server AS
-(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at),
+(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at, current_setting('synchronous_standby_names') != '' AS has_standbys),
 recorded AS MATERIALIZED
 (SELECT scheduler.policy_run_events.id AS id, scheduler.policy_run_events.job_id AS job_id, scheduler.policy_run_events.tenant_id AS tenant_id, scheduler.policy_run_events.created_at AS created_at, scheduler.policy_run_events.payload -> 'attempts' AS attempts, scheduler.policy_run_events.payload AS payload
 FROM scheduler.policy_run_events
@@ -17,7 +17,7 @@ FROM recorded
 WHERE recorded.job_id = $3::UUID
 ORDER BY recorded.id DESC
 LIMIT 100)
-SELECT server.in_recovery, server.started_at, found.id, found.payload, found.version
+SELECT server.in_recovery, server.started_at, server.has_standbys, found.id, found.payload, found.version
 FROM server
 LEFT OUTER JOIN found ON true
 ORDER BY found.id DESC;
