@@ -1,6 +1,6 @@
 """Create the indexes that find the events of one transition id.
 
-Why: a call whose answer was lost looks for its transition id; without the indexes it would read the log of a whole job,
+Why: a call with a lost answer looks for its transition id; without the indexes it would read the log of a whole job,
 or all that runs.
 When: before the deploy.
 Revision: 018_transition_index, after 017_backfill

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Executable, Select
 
 from graphjobs.core.fields import as_uuid
-from graphjobs.core.recovery import Found, confirm_replicated, resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.results import FinishResult, RescueResult, StalledItem
 from graphjobs.core.update_flow import Identified
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
@@ -82,9 +82,9 @@ class QueueFlow(Generic[J]):
             OutcomeUnknown: the connection was lost, and it is unknown what was taken. A rescue will release it.
         """
 
-        async def find() -> Found[list[Sequence[Any]]]:
+        async def find() -> LookupResult[list[Sequence[Any]]]:
             found = {**params, "p_transition_id": str(transition_id)}
-            return Found.of(await self.executor.fetch_all(find_acquired, found), lambda rows: list(rows) or None)
+            return LookupResult.of(await self.executor.fetch_all(find_acquired, found), lambda rows: list(rows) or None)
 
         try:
             return [tuple(row) for row in await self.executor.fetch_all(statement, params)], ()
@@ -165,6 +165,6 @@ class QueueFlow(Generic[J]):
             await confirm_replicated(self.executor, found.server)
         return found.value or {}
 
-    async def _find_written(self, params: Params, transition_id: UUID) -> Found[dict[UUID, datetime]]:
+    async def _find_written(self, params: Params, transition_id: UUID) -> LookupResult[dict[UUID, datetime]]:
         rows = await self.executor.fetch_all(self.find_transitioned, {**params, "p_transition_id": str(transition_id)})
-        return Found.of(rows, lambda written: {as_uuid(job_id): version for job_id, version in written} or None)
+        return LookupResult.of(rows, lambda written: {as_uuid(job_id): version for job_id, version in written} or None)

@@ -36,7 +36,7 @@ _PROBE_EVERY_SECONDS: Final = 0.1
 HAS_STANDBYS: Final[ColumnElement[bool]] = func.current_setting(
     literal_column("'synchronous_standby_names'")
 ) != literal_column("''")
-"""Whether commits wait for standbys."""
+"""True where commits wait for standbys."""
 
 _server: Final = (
     func.pg_is_in_recovery().label("in_recovery"),
@@ -90,7 +90,7 @@ class Server(NamedTuple):
 
 
 def on_server(find: Select[Any]) -> Select[Any]:
-    """Build a statement that also tells on which server it looked; read its rows by `Found.of`, and order them outside.
+    """Build a statement that also reads on which server it looked; it has no order. Read its rows by `LookupResult.of`.
 
     Args:
         find: its first column is never NULL.
@@ -100,8 +100,8 @@ def on_server(find: Select[Any]) -> Select[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """What a look-up found, and where.
+class LookupResult(Generic[T]):
+    """The result of a look-up, and the server that was asked.
 
     Attributes:
         server: the server that was asked.
@@ -112,7 +112,7 @@ class Found(Generic[T]):
     value: T | None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], read: Callable[[Iterable[Sequence[Any]]], T | None]) -> "Found[T]":
+    def of(cls, rows: Sequence[Row], read: Callable[[Iterable[Sequence[Any]]], T | None]) -> "LookupResult[T]":
         """Read the rows of a statement of `on_server`; `read` gets its own columns, and no row where it has none."""
         width = len(_server)
         return cls(Server(*tuple(rows[0])[:width]), read(tuple(row)[width:] for row in rows if row[width] is not None))
@@ -148,7 +148,9 @@ async def confirm_replicated(executor: Executor, server: Server | None = None) -
     raise OutcomeUnknown(problem)
 
 
-async def resolve_outcome(unknown: OutcomeUnknown, executor: Executor, look_up: Callable[[], Awaitable[Found[T]]]) -> T:
+async def resolve_outcome(
+    unknown: OutcomeUnknown, executor: Executor, look_up: Callable[[], Awaitable[LookupResult[T]]]
+) -> T:
     """Find out whether a write with a lost answer was applied.
 
     While the backend of the lost connection runs, the write may still wait there for a lock or for its turn. Once that

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Select
 
-from graphjobs.core.recovery import Found, confirm_replicated, resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.transitions import RecordedTransition, Transition
 from graphjobs.database.executor import Executor, Params, Row
 from graphjobs.errors import InvalidJob, OutcomeUnknown
@@ -86,15 +86,15 @@ class UpdateFlow:
         await confirm_replicated(self.executor, found.server)
         return Applied(found.value, is_repeat=True)
 
-    async def _find_own(self, job: Identified, transition: Transition) -> Found[RecordedTransition]:
+    async def _find_own(self, job: Identified, transition: Transition) -> LookupResult[RecordedTransition]:
         rows = await self._find_rows(job, transition)
         try:
-            return Found.of(rows, lambda events: _match(events, transition))
+            return LookupResult.of(rows, lambda events: _match(events, transition))
         except InvalidJob:  # another transition under the same id does not show that this one will not be applied yet
-            return Found.of(rows, lambda _: None)
+            return LookupResult.of(rows, lambda _: None)
 
-    async def _find(self, job: Identified, transition: Transition) -> Found[RecordedTransition]:
-        return Found.of(await self._find_rows(job, transition), lambda events: _match(events, transition))
+    async def _find(self, job: Identified, transition: Transition) -> LookupResult[RecordedTransition]:
+        return LookupResult.of(await self._find_rows(job, transition), lambda events: _match(events, transition))
 
     async def _find_rows(self, job: Identified, transition: Transition) -> Sequence[Row]:
         return await self.executor.fetch_all(

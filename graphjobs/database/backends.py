@@ -1,4 +1,4 @@
-"""What is known of the server process behind a connection: who it is, and whether it gave up waiting for a standby."""
+"""Identify the server process behind a connection, and watch whether it stopped waiting for a standby."""
 
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary

@@ -111,7 +111,7 @@ class ClaimResult:
         jobs: the claimed jobs, now running, oldest first.
         unreadable: unreadable rows that were taken; they are failed, with the reason as their error.
         cursor: the tenant to continue after, for a claim over all tenants.
-        lost: the ids of jobs that were taken and no longer run at that attempt. A claim whose answer was lost looks up
+        lost: the ids of jobs that were taken and no longer run at that attempt. A claim with a lost answer looks up
             what it took, and some may have been rescued, canceled or finished by others meanwhile.
     """
 

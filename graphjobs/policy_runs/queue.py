@@ -178,6 +178,8 @@ class PolicyRunQueue:
     async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
         """List leases that have expired by the database's clock, the earliest leased first.
 
+        A lease from when that clock was ahead by more than the lease counts as expired, too.
+
         That alone does not show that a holder has died: no holder can renew while the database is away. List them, wait
         for longer than a heartbeat, and pass them to `rescue`, which takes those that have not changed.
 

@@ -17,7 +17,7 @@ from graphjobs.core.pagination import (
     PartialList,
     read_page,
 )
-from graphjobs.core.recovery import Found, confirm_replicated, resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import Applied, UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration, check_query
@@ -290,10 +290,10 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         queue = {bucket: depths[bucket] for bucket in lists.METRIC_BUCKETS}
         return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
 
-    async def _find_inserted(self, job: PolicyRunJob) -> Found[PolicyRunJob]:
+    async def _find_inserted(self, job: PolicyRunJob) -> LookupResult[PolicyRunJob]:
         params = {"p_tenant_id": job.tenant_id, "p_run_id": job.run_id}
         rows = await self._executor.fetch_all(single.FIND_RUN_BY_RUN_ID, params)
-        return Found.of(rows, lambda found: next(map(run_from_row, found), None))
+        return LookupResult.of(rows, lambda found: next(map(run_from_row, found), None))
 
     async def _conflict_result(
         self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, transition_id: UUID

@@ -317,11 +317,14 @@ _expired: Final = (
     sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
     .where(
         RUNS.c.status == _DISPATCHING,
-        # A version that is ahead of the clock by more than its lease, too: after the clock was set back, the end of the
-        # lease is as far ahead.
         sa.or_(
             RUNS.c.lease_expires_at < sa.func.now(),
-            RUNS.c.updated_at - sa.func.now() > RUNS.c.lease_expires_at - RUNS.c.updated_at,
+            # A version that is ahead of the clock by more than its lease: after the clock was set back, the end of the
+            # lease is as far ahead. A heartbeat since then has set an end before the version.
+            sa.and_(
+                RUNS.c.lease_expires_at > RUNS.c.updated_at,
+                RUNS.c.updated_at - sa.func.now() > RUNS.c.lease_expires_at - RUNS.c.updated_at,
+            ),
         ),
         sa.or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
     )
