@@ -65,8 +65,8 @@ $(READY_TO_BENCH): $(READY) requirements-bench.txt
 bench: $(READY_TO_BENCH) ## benchmarks beside the bare driver, an ORM session and other queues
 	$(BIN)/python -m benchmarks
 
-revision: $(READY) ## a new Alembic revision: make revision name="018_something"
-	@test -n "$(name)" || { echo 'name the revision: make revision name="018_something"'; exit 2; }
+revision: $(READY) ## a new Alembic revision: make revision name="019_something"
+	@test -n "$(name)" || { echo 'name the revision: make revision name="019_something"'; exit 2; }
 	$(BIN)/alembic revision --rev-id "$(name)" --message "$(name)"
 
 snapshots: $(READY) ## regenerate the committed snapshots: SQL, OpenAPI, public names, keys of JSON output

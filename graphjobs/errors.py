@@ -20,6 +20,8 @@ a constraint, never a payload and never a password, so that they are safe to log
 """
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 
@@ -154,17 +156,38 @@ class CorruptRow(GraphJobsError):
         self.reason = reason
 
 
+UNREPLICATED: Final = (
+    "the write is committed, and no synchronous standby has confirmed it yet: a failover could lose it; make the same "
+    "call again, with the same transition id if it takes one"
+)
+
+
+class Backend(NamedTuple):
+    """The server process of a connection. A process id alone can belong to another process, or to another server.
+
+    Attributes:
+        pid: its process id.
+        started_at: when it was started.
+        server_started_at: when its server was started.
+    """
+
+    pid: int
+    started_at: datetime
+    server_started_at: datetime
+
+
 class OutcomeUnknown(GraphJobsError):
     """A write was sent, and the connection ended before the answer: it may be applied now, later or never.
 
-    Do not repeat it blindly: read the job first, or call the store again with the same transition id.
+    It is raised, too, for a write that is committed while no synchronous standby has confirmed it: a failover could
+    lose it. Do not repeat the write blindly: read the job first, or call the store again with the same transition id.
 
     Attributes:
-        backend: the process id of the connection's backend, or None behind a pooler. While it runs, the write may still
-            be applied.
+        backend: the backend of the connection, or None where it is not certain, as behind a pooler. While it runs, the
+            write may still be applied.
     """
 
-    def __init__(self, message: str, *, backend: int | None = None, sqlstate: str | None = None) -> None:
+    def __init__(self, message: str, *, backend: Backend | None = None, sqlstate: str | None = None) -> None:
         super().__init__(message, sqlstate=sqlstate)
         self.backend = backend
 

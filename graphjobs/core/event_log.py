@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from immutabledict import immutabledict
 from pydantic import Field
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from graphjobs.core.fields import (
     FrozenModel,
@@ -24,9 +24,10 @@ from graphjobs.core.fields import (
 )
 from graphjobs.core.json_values import read_json, to_plain_json
 from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
+from graphjobs.core.recovery import on_server
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.database.executor import Executor, Row
-from graphjobs.database.sql_expressions import ONE, null_if_unrepresentable
+from graphjobs.database.sql_expressions import null_if_unrepresentable
 from graphjobs.errors import CorruptRow
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
@@ -111,41 +112,46 @@ def insert_events(events: sa.Table, rows: sa.Select[Any], name: str) -> sa.CTE:
     return insert(events).from_select(LOG_COLUMNS, rows).returning(events.c.id).cte(name)
 
 
-def _transition_id(events: sa.Table) -> sa.ColumnElement[str]:
-    return events.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'"))
+def recorded(events: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.CTE:
+    """Find the events of one transition id, by its index: event id, job id, tenant, version, attempts, payload.
 
-
-def _has_transition_id(events: sa.Table) -> sa.ColumnElement[bool]:
-    return _transition_id(events) == sa.bindparam("p_transition_id", type_=sa.Text)
-
-
-def newest_transition_id(
-    events: sa.Table, items: sa.Table, *conditions: sa.ColumnElement[bool]
-) -> sa.ScalarSelect[str]:
-    """Select the transition id of the newest event of an item, among the events that satisfy the conditions."""
-    # A scalar per item: with EXISTS, the planner may begin with the log of all items.
+    Materialized, so that no other index serves it: on a table without statistics the planner would take that of one
+    job's log, and read all of a long one.
+    """
+    payload: sa.ColumnElement[Any] = events.c.payload
+    transition_id = payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'"))
     return (
-        sa.select(_transition_id(events))
-        .where(events.c.job_id == items.c.id, events.c.tenant_id == items.c.tenant_id, *conditions)
-        .order_by(events.c.created_at.desc())
-        .limit(ONE)
-        .scalar_subquery()
+        sa.select(
+            events.c.id,
+            events.c.job_id,
+            events.c.tenant_id,
+            events.c.created_at,
+            payload.op("->", return_type=JSONB)(sa.literal_column("'attempts'")).label("attempts"),
+            payload.label("payload"),
+        )
+        .where(
+            transition_id == sa.bindparam("p_transition_id", type_=sa.Text),
+            sa.func.length(transition_id) == sa.literal_column("36"),  # the index has no others
+            *conditions,
+        )
+        .cte("recorded")
+        .prefix_with("MATERIALIZED")
     )
 
 
 def find_transition(events: sa.Table) -> sa.Select[Any]:
-    """Find the events of one job by a transition id; returns id, payload, and the version that each left."""
-    return (
-        sa.select(events.c.id, sa.cast(events.c.payload, sa.Text), null_if_unrepresentable(events.c.created_at))
-        .where(
-            events.c.job_id == sa.bindparam("p_job_id", type_=sa.Uuid),
-            events.c.tenant_id == sa.bindparam("p_tenant_id", type_=sa.Text),
-            _has_transition_id(events),
+    """Find the events of one job by a transition id, newest first; returns id, payload, and the version of each."""
+    log = recorded(events, events.c.tenant_id == sa.bindparam("p_tenant_id", type_=sa.Text))
+    return on_server(
+        sa.select(
+            log.c.id,
+            sa.cast(log.c.payload, sa.Text).label("payload"),
+            null_if_unrepresentable(log.c.created_at).label("version"),
         )
-        # In the order of the job's index: ordered by id, the planner walks the log of all jobs for a missing event.
-        .order_by(events.c.created_at.desc())
+        .where(log.c.job_id == sa.bindparam("p_job_id", type_=sa.Uuid))
+        .order_by(log.c.id.desc())
         .limit(sa.literal_column("100"))
-    )
+    ).order_by(sa.desc("id"))
 
 
 def event_columns(events: sa.Table) -> sa.Select[Any]:
@@ -178,8 +184,10 @@ def list_events(events: sa.Table) -> sa.Select[Any]:
 
 def find_transitioned(events: sa.Table) -> sa.Select[Any]:
     """Find the events of one transition id in the logs of many jobs; returns job id and version."""
-    return sa.select(events.c.job_id, null_if_unrepresentable(events.c.created_at)).where(
-        events.c.job_id == sa.func.any(sa.bindparam("p_job_ids", type_=ARRAY(sa.Uuid))),
-        events.c.tenant_id == sa.func.any(sa.bindparam("p_distinct_tenant_ids", type_=ARRAY(sa.Text))),
-        _has_transition_id(events),
+    tenants = sa.bindparam("p_distinct_tenant_ids", type_=ARRAY(sa.Text))
+    log = recorded(events, events.c.tenant_id == sa.func.any(tenants))
+    return on_server(
+        sa.select(log.c.job_id, null_if_unrepresentable(log.c.created_at).label("version")).where(
+            log.c.job_id == sa.func.any(sa.bindparam("p_job_ids", type_=ARRAY(sa.Uuid)))
+        )
     )

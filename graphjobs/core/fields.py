@@ -73,9 +73,7 @@ class BoundedText:
     multiline: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        pattern, spared = (
-            (r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", " but tab and newline") if self.multiline else (_NO_CONTROL, "")
-        )
+        pattern, spared = (_LINES, " but tab and newline") if self.multiline else (_NO_CONTROL, "")
         return core_schema.custom_error_schema(
             core_schema.str_schema(min_length=1, max_length=self.length_max, pattern=pattern, strict=True),
             custom_error_type="text",

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from graphjobs.core.fields import as_uuid
-from graphjobs.core.recovery import resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.results import FinishResult, RescueResult, StalledItem
 from graphjobs.core.update_flow import Identified
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
@@ -75,21 +75,27 @@ class QueueFlow(Generic[J]):
 
     async def acquire(
         self, statement: sa.Executable, find_acquired: sa.Executable, params: Params, transition_id: UUID
-    ) -> Sequence[Row]:
-        """Run a claim or a lease, and return the rows that it took.
+    ) -> tuple[Sequence[Sequence[Any]], tuple[UUID, ...]]:
+        """Run a claim or a lease; return the rows that it took, and the ids of those that were lost since.
+
+        Only a look-up after a lost answer finds lost ones: the log has all that the statement took, whatever became of
+        them since. `find_acquired` returns the id of each first, and then its row, or NULLs where it is lost.
 
         Raises:
+            DatabaseUnavailable: nothing was taken.
             OutcomeUnknown: the connection was lost, and it is unknown what was taken. A rescue will release it.
         """
 
-        async def find() -> Sequence[Row] | None:
+        async def find() -> LookupResult[list[Sequence[Any]]]:
             found = {**params, "p_transition_id": str(transition_id)}
-            return await self.executor.fetch_all(find_acquired, found) or None
+            return LookupResult.of(await self.executor.fetch_all(find_acquired, found), lambda rows: list(rows) or None)
 
         try:
-            return await self.executor.fetch_all(statement, params)
+            return [tuple(row) for row in await self.executor.fetch_all(statement, params)], ()
         except OutcomeUnknown as unknown:
-            return await resolve_outcome(unknown, self.executor, find)
+            rows = await resolve_outcome(unknown, self.executor, find)
+        held = [columns for _, *columns in rows if columns[0] is not None]
+        return held, tuple(as_uuid(job_id) for job_id, first, *_ in rows if first is None)
 
     async def write(self, statement: sa.Executable, params: Params, transition_id: UUID) -> dict[UUID, datetime]:
         """Run a statement that writes many items under one transition id, and return their versions.
@@ -121,11 +127,10 @@ class QueueFlow(Generic[J]):
         if not missing:
             return FinishResult(versions, {})
         try:
-            earlier = await self._find_written(params, transition_id) if transition_id is not None else None
-            finished = {**versions, **(earlier or {})}
+            finished = {**versions, **await self._find_earlier(params, transition_id)}
             rows = await self.executor.fetch_all(self.get_states, key_params(missing))
         except DatabaseUnavailable as error:
-            # Not DatabaseUnavailable, which would say that nothing was changed.
+            # Not raised again: it would say that nothing was changed.
             problem = f"some attempts were finished, and the state of the others could not be read: {error}"
         else:
             states = {(as_uuid(job_id), tenant_id): tuple(state) for job_id, tenant_id, *state in rows}
@@ -155,6 +160,15 @@ class QueueFlow(Generic[J]):
             # What can be run must not be lost for it; a rescue will fail these.
             _log.warning("%s %s were acquired and could not be failed yet", number, what)
 
-    async def _find_written(self, params: Params, transition_id: UUID) -> dict[UUID, datetime] | None:
+    async def _find_earlier(self, params: Params, transition_id: UUID | None) -> dict[UUID, datetime]:
+        """Return the versions of what an earlier call with the caller's transition id wrote."""
+        if transition_id is None:
+            return {}
+        found = await self._find_written(params, transition_id)
+        if found.value:
+            await confirm_replicated(self.executor, found.server)
+        return found.value or {}
+
+    async def _find_written(self, params: Params, transition_id: UUID) -> LookupResult[dict[UUID, datetime]]:
         rows = await self.executor.fetch_all(self.find_transitioned, {**params, "p_transition_id": str(transition_id)})
-        return versions_by_id(rows) or None
+        return LookupResult.of(rows, lambda written: {as_uuid(job_id): version for job_id, version in written} or None)

@@ -1,12 +1,13 @@
 """The flow of one update: run the statement, resolve an unknown outcome, match the recorded transition."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import Executable, Select
 
-from graphjobs.core.recovery import resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.transitions import RecordedTransition, Transition
 from graphjobs.database.executor import Executor, Params, Row
 from graphjobs.errors import InvalidJob, OutcomeUnknown
@@ -69,7 +70,8 @@ class UpdateFlow:
         Raises:
             InvalidJob: the update lost, and its transition id names another transition of this job.
             DatabaseUnavailable: nothing was changed.
-            OutcomeUnknown: the connection was lost, and it is unknown whether the update was applied.
+            OutcomeUnknown: the connection was lost, and it is unknown whether the update was applied; or it is, and no
+                synchronous standby has confirmed it.
         """
         try:
             rows = await self.executor.fetch_all(statement, {**params, "p_event_payload": transition.event_payload})
@@ -78,21 +80,30 @@ class UpdateFlow:
         if rows:
             version, event_id, *_ = rows[0]
             return Applied(RecordedTransition(version, event_id), rows[0])
-        recorded = await self._find(job, transition)
-        return None if recorded is None else Applied(recorded, is_repeat=True)
-
-    async def _find_own(self, job: Identified, transition: Transition) -> RecordedTransition | None:
-        # Another transition under the same id does not show that this one will not be applied yet.
-        try:
-            return await self._find(job, transition)
-        except InvalidJob:
+        found = await self._find(job, transition)
+        if found.value is None:
             return None
+        await confirm_replicated(self.executor, found.server)
+        return Applied(found.value, is_repeat=True)
 
-    async def _find(self, job: Identified, transition: Transition) -> RecordedTransition | None:
-        rows = await self.executor.fetch_all(
+    async def _find_own(self, job: Identified, transition: Transition) -> LookupResult[RecordedTransition]:
+        rows = await self._find_rows(job, transition)
+        try:
+            return LookupResult.of(rows, lambda events: _match(events, transition))
+        except InvalidJob:  # another transition under the same id does not show that this one will not be applied yet
+            return LookupResult.of(rows, lambda _: None)
+
+    async def _find(self, job: Identified, transition: Transition) -> LookupResult[RecordedTransition]:
+        return LookupResult.of(await self._find_rows(job, transition), lambda events: _match(events, transition))
+
+    async def _find_rows(self, job: Identified, transition: Transition) -> Sequence[Row]:
+        return await self.executor.fetch_all(
             self.find_transition,
             {"p_tenant_id": job.tenant_id, "p_job_id": job.id, "p_transition_id": str(transition.transition_id)},
         )
-        return transition.match_recorded(
-            (payload, RecordedTransition(version, event_id)) for event_id, payload, version in rows
-        )
+
+
+def _match(events: Iterable[Sequence[Any]], transition: Transition) -> RecordedTransition | None:
+    return transition.match_recorded(
+        (payload, RecordedTransition(version, event_id)) for event_id, payload, version in events
+    )

@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
+import asyncpg
 from sqlalchemy import Connection, event, exc, func, literal_column, select
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -149,13 +151,26 @@ def create_engines(url: ServerUrl, settings: Settings) -> Engines:
         guard(engine, FairGate(size, settings.connect_timeout), health)
         return engine
 
+    transactional = create(settings.pool_size, session_path, isolation_level="READ COMMITTED")
+    event.listen(transactional.sync_engine, "handle_error", _as_sqlalchemy_error)
     # No reset on release: such an engine never begins a transaction.
     alone = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     return Engines(
         autocommit=create(settings.pool_size, SEARCH_PATH, **alone),
         reserve=create(RESERVE_SIZE, SEARCH_PATH, **alone),
-        transactional=create(settings.pool_size, session_path, isolation_level="READ COMMITTED"),
+        transactional=transactional,
     )
+
+
+def _as_sqlalchemy_error(context: ExceptionContext) -> Exception | None:
+    """Wrap an error of a lost connection that the adapter of the driver passes on as it is, such as `TimeoutError`."""
+    error = context.original_exception
+    if isinstance(error, exc.SQLAlchemyError) or context.sqlalchemy_exception is not None:
+        return None
+    if not isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return None
+    context.is_disconnect = True  # it must not return to the pool
+    return exc.OperationalError(context.statement, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 def _engine(url: ServerUrl, settings: Settings, search_path: str, **arguments: Any) -> AsyncEngine:

@@ -18,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
+from graphjobs.database.backends import backend_state
 from graphjobs.database.error_translation import ends_connection, translate_error
 from graphjobs.database.pool import gated_pool
 from graphjobs.errors import ConfigurationError, OutcomeUnknown
@@ -46,7 +47,8 @@ class Executor(Protocol):
 
         Raises:
             DatabaseUnavailable: nothing was changed; safe to try again.
-            OutcomeUnknown: a write was sent in autocommit, and the connection ended before the answer.
+            OutcomeUnknown: a write was sent in autocommit, and the connection ended before the answer, or the server
+                stopped waiting for a synchronous standby.
             SchemaOutOfDate: a table or a column is missing.
         """
         ...
@@ -114,8 +116,13 @@ class AutocommitExecutor:
             pooled = await gated_pool(engine).check_out(engine)
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
-                sent, backend = True, driver.get_server_pid()
-                return await driver.fetch(query.sql, *[params[name] for name in query.binds])
+                state = backend_state(driver)
+                if query.writes:
+                    await state.identify(driver)
+                sent, backend = True, state.backend
+                rows = await driver.fetch(query.sql, *[params[name] for name in query.binds])
+                state.require_replicated()
+                return rows
             except asyncio.CancelledError:
                 await run_to_completion(_drain_cancelled(driver))
                 raise
@@ -150,7 +157,10 @@ class AutocommitExecutor:
 async def _fetch_all_through_pooler(engine: AsyncEngine, statement: Executable, params: Params) -> Sequence[Row]:
     """Run one statement in an explicit transaction, the unit for which a pooler assigns a server connection."""
     async with engine.begin() as connection:
-        return (await connection.execute(statement, params)).all()
+        state = backend_state(connection.sync_connection.connection.driver_connection)  # type: ignore[union-attr, arg-type]
+        rows = (await connection.execute(statement, params)).all()
+    state.require_replicated()
+    return rows
 
 
 class SessionExecutor:

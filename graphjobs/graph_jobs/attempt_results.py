@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
+from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -110,11 +111,14 @@ class ClaimResult:
         jobs: the claimed jobs, now running, oldest first.
         unreadable: unreadable rows that were taken; they are failed, with the reason as their error.
         cursor: the tenant to continue after, for a claim over all tenants.
+        lost: the ids of jobs that were taken and no longer run at that attempt. A claim with a lost answer looks up
+            what it took, and some may have been rescued, canceled or finished by others meanwhile.
     """
 
     jobs: tuple[AnyJob, ...]
     unreadable: tuple[CorruptRow, ...] = ()
     cursor: str = ""
+    lost: tuple[UUID, ...] = ()
 
 
 def _check_metadata(metadata: object) -> dict[str, str]:

@@ -113,6 +113,7 @@ class GraphJobQueue:
             actor: who claims.
 
         Raises:
+            DatabaseUnavailable: nothing was taken.
             OutcomeUnknown: the connection was lost, and it is unknown what was taken. A rescue will release it.
         """
         code, limit, actor = (
@@ -132,11 +133,11 @@ class GraphJobQueue:
             "p_type": code,
             "p_event_payload": event_payload(Status.QUEUED, Status.RUNNING, transition_id, actor),
         }
-        rows = await self._flow.acquire(acquire.CLAIM_JOBS, acquire.FIND_CLAIMED_JOBS, params, transition_id)
+        rows, lost = await self._flow.acquire(acquire.CLAIM_JOBS, acquire.FIND_CLAIMED_JOBS, params, transition_id)
         jobs, rejected = _split_unreadable(rows)
         if rejected:
             await self._fail_unreadable(rejected, actor)
-        return ClaimResult(tuple(jobs), tuple(error for _, error in rejected), served[-1])
+        return ClaimResult(tuple(jobs), tuple(error for _, error in rejected), served[-1], lost)
 
     async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
         """Send the heartbeat of up to 1,000 running jobs: it raises their versions, and writes nothing else."""

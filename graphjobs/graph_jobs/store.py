@@ -12,6 +12,7 @@ from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PartialList, read_page
 from graphjobs.core.queue_flow import versions_by_id
+from graphjobs.core.recovery import confirm_replicated
 from graphjobs.core.transitions import RefusedUpdate, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_duration, check_query, parse_member
@@ -222,6 +223,8 @@ class PostgresGraphJobStore(GraphJobStore):
         }
         versions = versions_by_id(await self._executor.fetch_all(single.INSERT_JOBS_WITH_EVENTS, params))
         await self._notify_queued(*(job.status for job in added))
+        if len(versions) < len(added):  # perhaps by an earlier call of the same jobs
+            await confirm_replicated(self._executor)
         return tuple(job.stored(updated_at=versions[job.id]) for job in added if job.id in versions)
 
     @override

@@ -50,4 +50,12 @@ class GraphJobEventRow(Base):
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
-    __table_args__ = (sa.Index("idx_graph_job_events_job", "job_id", created_at.desc()),)
+    __table_args__ = (
+        sa.Index("idx_graph_job_events_job", "job_id", created_at.desc()),
+        sa.Index(
+            "idx_graph_job_events_transition",
+            sa.text("(payload ->> 'transitionId')"),
+            # An entry has a bounded size, whatever a host appends.
+            postgresql_where=sa.text("length(payload ->> 'transitionId') = 36"),
+        ),
+    )

@@ -131,6 +131,8 @@ class LeaseBatch:
         exhausted: the ids of runs that had no attempt left; they are failed, or a rescue will fail them.
         unreadable: unreadable rows that were taken; they are failed in the same way.
         cursors: the tenants that were served, for the next lease.
+        lost: the ids of runs that were leased and are no longer held at that attempt. A lease with a lost answer
+            looks up what it took, and some may have been rescued or ended by others meanwhile.
     """
 
     runs: tuple[PolicyRunJob, ...]
@@ -138,6 +140,7 @@ class LeaseBatch:
     exhausted: tuple[UUID, ...] = ()
     unreadable: tuple[CorruptRow, ...] = ()
     cursors: TenantCursors = TenantCursors()
+    lost: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The queue of policy runs: leases, heartbeats, ends and rescues, many runs in one statement each."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Self
 from uuid import UUID
@@ -98,6 +99,7 @@ class PolicyRunQueue:
             after: the `cursors` of the lease before, for leases over all tenants; None begins with the first tenant.
 
         Raises:
+            DatabaseUnavailable: nothing was taken.
             OutcomeUnknown: the connection was lost, and it is unknown what was taken. Such leases expire.
         """
         transition_id = uuid7()
@@ -116,8 +118,8 @@ class PolicyRunQueue:
         if tenant_id is not None:
             params["p_tenant_id"] = check_name(tenant_id, "tenant_id")
             statement = acquire.LEASE_RUNS_OF_TENANT
-        rows = await self._flow.acquire(statement, acquire.FIND_LEASED_RUNS, params, transition_id)
-        return await self._classify_leased(rows, attempts_max, owner, cursors)
+        rows, lost = await self._flow.acquire(statement, acquire.FIND_LEASED_RUNS, params, transition_id)
+        return replace(await self._classify_leased(rows, attempts_max, owner, cursors), lost=lost)
 
     async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
         """Extend the leases of up to 1,000 runs from now on, also of one that has expired and was not taken.
@@ -175,6 +177,8 @@ class PolicyRunQueue:
 
     async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
         """List leases that have expired by the database's clock, the earliest leased first.
+
+        A lease from when that clock was ahead by more than the lease counts as expired, too.
 
         That alone does not show that a holder has died: no holder can renew while the database is away. List them, wait
         for longer than a heartbeat, and pass them to `rescue`, which takes those that have not changed.

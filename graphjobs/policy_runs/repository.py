@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Protocol, Self
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
@@ -17,7 +17,7 @@ from graphjobs.core.pagination import (
     PartialList,
     read_page,
 )
-from graphjobs.core.recovery import resolve_outcome
+from graphjobs.core.recovery import LookupResult, confirm_replicated, resolve_outcome
 from graphjobs.core.transitions import RefusedUpdate, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import Applied, UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration, check_query
@@ -93,6 +93,7 @@ class PolicyRunRepository(Protocol):
         job: PolicyRunJob,
         expected_lease_owner: str | None,
         *,
+        through: PolicyRunJob | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
@@ -109,6 +110,8 @@ class PolicyRunRepository(Protocol):
         Args:
             job: the run after the transition, made by one of its methods.
             expected_lease_owner: the owner of the lease, for a transition of a dispatching run; None for any other.
+            through: the run between two transitions, as after its submission and before its completion. Both are
+                applied in one statement, each with its event: both or neither.
             transition_id: identifies this transition; None means a new id.
             actor: who changes the run, for the event.
 
@@ -175,16 +178,20 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         try:
             rows = await self._executor.fetch_all(single.INSERT_RUN, params)
         except OutcomeUnknown as unknown:
-            return await resolve_outcome(unknown, self._executor, lambda: self.get_by_run_id(job.tenant_id, job.run_id))
+            return await resolve_outcome(unknown, self._executor, lambda: self._find_inserted(job))
         if not rows:
             # A run of this name that was committed while the statement waited: only a later read sees it.
-            first = await self.get_by_run_id(job.tenant_id, job.run_id)
-            if first is None:
+            found = await self._find_inserted(job)
+            if found.value is None:
                 raise JobAlreadyExists(job.id, what="policy run")
-            return first
-        *columns, is_new = rows[0]
+            await confirm_replicated(self._executor, found.server)
+            return found.value
+        *columns, is_new, has_standbys = rows[0]
         if not is_new:
-            return run_from_row(columns)
+            first = run_from_row(columns)
+            if has_standbys:
+                await confirm_replicated(self._executor)
+            return first
         await notify_queued(self._executor, enabled=self._notify and job.status is Status.PENDING)
         stored = row_columns(columns)
         return job.stored(updated_at=stored["updated_at"], available_at=stored["available_at"])
@@ -209,18 +216,27 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         job: PolicyRunJob,
         expected_lease_owner: str | None,
         *,
+        through: PolicyRunJob | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
     ) -> UpdateResult[PolicyRunJob]:
         own_id, actor = ensure_transition_id(transition_id), check_actor(actor)
         owner = None if expected_lease_owner is None else check_name(expected_lease_owner, "expected_lease_owner")
         try:
-            source = infer_source_status(check_run(job), owner)
+            source = infer_source_status(check_run(job if through is None else through), owner)
+            if through is not None:
+                through.status.require_transition(check_run(job).status)
         except IllegalTransition as error:
             return RefusedUpdate(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
         swap = swap_params(job, source, owner)
-        transition = Transition.for_update(job, source, job.to_json(), own_id, actor)
         statement = single.TRANSITION_RUN_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_RUN
+        last_source = source
+        if through is not None:
+            statement, last_source = single.TRANSITION_RUN_THROUGH, through.status
+            first_id = uuid5(own_id, through.status)  # each transition has its own, the same for a repeated call
+            first = Transition.for_update(through, source, through.to_json(), first_id, actor)
+            swap |= {"p_through_status": through.status.code, "p_through_event_payload": first.event_payload}
+        transition = Transition.for_update(job, last_source, job.to_json(), own_id, actor)
         applied = await self._flow.apply(statement, swap, job, transition)
         if applied is None:
             return await self._conflict_result(job, source, owner, own_id)
@@ -266,6 +282,11 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         *_, p50, p95, p99, completed = rows[0]
         queue = {bucket: depths[bucket] for bucket in lists.METRIC_BUCKETS}
         return PolicyRunMetrics(queue, p50, p95, p99, completed, window)
+
+    async def _find_inserted(self, job: PolicyRunJob) -> LookupResult[PolicyRunJob]:
+        params = {"p_tenant_id": job.tenant_id, "p_run_id": job.run_id}
+        rows = await self._executor.fetch_all(single.FIND_RUN_BY_RUN_ID, params)
+        return LookupResult.of(rows, lambda found: next(map(run_from_row, found), None))
 
     async def _conflict_result(
         self, job: PolicyRunJob, source: PolicyRunStatus, owner: str | None, transition_id: UUID

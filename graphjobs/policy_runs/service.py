@@ -110,7 +110,8 @@ class PolicyRunService:
     ) -> PolicyRunJob:
         """Finish a submitted run, as the hook of a policy engine. Repeated, late and early calls are harmless.
 
-        An early call arrives before the dispatcher has recorded the submission: it submits the run and finishes it.
+        An early call arrives before the dispatcher has recorded the submission: it submits the run and finishes it,
+        both or neither.
 
         Returns:
             The finished run. A run that was final before is returned unchanged, whatever the completion says.
@@ -126,10 +127,9 @@ class PolicyRunService:
                 return run
             if run.status is Status.PENDING:
                 raise conflict(run, "the run is pending: complete it after it is submitted")
-            if run.status is Status.DISPATCHING:
-                await self._replace(run, run.submit(at=self._now()), actor)
-                return None
-            return await self._replace(run, completion.apply_to(run, at=self._now()), actor)
+            now = self._now()
+            submitted = run.submit(at=now) if run.status is Status.DISPATCHING else None
+            return await self._replace(run, completion.apply_to(submitted or run, at=now), actor, through=submitted)
 
         return await update_until_applied(lambda: self._read(tenant_id, completion.run_id), complete)
 
@@ -174,9 +174,11 @@ class PolicyRunService:
             raise JobNotFound(tenant_id, run_id, what="policy run")
         return run
 
-    async def _replace(self, run: PolicyRunJob, changed: PolicyRunJob, actor: str | None) -> PolicyRunJob | None:
+    async def _replace(
+        self, run: PolicyRunJob, changed: PolicyRunJob, actor: str | None, *, through: PolicyRunJob | None = None
+    ) -> PolicyRunJob | None:
         """Apply a transition to a run as it was read; return None where the run changed since."""
-        result = await self._runs.replace(changed, run.lease_owner, actor=actor)
+        result = await self._runs.replace(changed, run.lease_owner, through=through, actor=actor)
         return result.job if result.applied else None
 
 

@@ -129,4 +129,12 @@ class PolicyRunEventRow(Base):
         sa.DateTime(timezone=True), server_default=sa.func.now(), comment="the version its move gave the run"
     )
 
-    __table_args__ = (sa.Index("idx_policy_run_events_job", "job_id", created_at.desc()),)
+    __table_args__ = (
+        sa.Index("idx_policy_run_events_job", "job_id", created_at.desc()),
+        sa.Index(
+            "idx_policy_run_events_transition",
+            sa.text("(payload ->> 'transitionId')"),
+            # An entry has a bounded size, whatever a host appends.
+            postgresql_where=sa.text("length(payload ->> 'transitionId') = 36"),
+        ),
+    )

@@ -239,6 +239,12 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
         self._stats.lost += 1
         _log.warning("%s is lost: %s", self.describe(job), reason, extra=log_fields(job))
 
+    def _count_lost_claims(self, job_ids: Collection[UUID]) -> None:
+        self._stats.lost += len(job_ids)
+        for job_id in job_ids:
+            message = "%s was claimed, and lost before the answer of the claim was known"
+            _log.warning(message, job_id, extra={"job": str(job_id)})
+
     # Shutdown
 
     async def _shutdown(self) -> None:

@@ -113,7 +113,7 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
             if not tenants:
                 return 0
             result = await self._queue.claim(tenants, job_type, limit=limit, actor=options.name)
-            number = len(result.jobs) + len(result.unreadable)
+            number = len(result.jobs) + len(result.unreadable) + len(result.lost)
             if number < limit:
                 rotation.invalidate()
             # If a cached list of tenants yields no job, other tenants may wait by now: read the list again.
@@ -121,6 +121,7 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
                 break
         self._stats.claimed += number
         self._stats.unreadable += len(result.unreadable)
+        self._count_lost_claims(result.lost)
         for error in result.unreadable:
             _log.error("a claimed job is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
         for job in result.jobs:

@@ -154,10 +154,11 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
             after=self._cursors,
         )
         self._cursors = batch.cursors
-        number = len(batch.runs) + len(batch.exhausted) + len(batch.unreadable)
+        number = len(batch.runs) + len(batch.exhausted) + len(batch.unreadable) + len(batch.lost)
         self._stats.leased += number
         self._stats.exhausted += len(batch.exhausted)
         self._stats.unreadable += len(batch.unreadable)
+        self._count_lost_claims(batch.lost)
         for error in batch.unreadable:
             _log.error("a leased run is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
         for run in batch.runs:

@@ -10,7 +10,8 @@ class BaseStats:
     Attributes:
         failed: stored as failed, for any reason.
         released: returned to the queue, because the worker stopped.
-        lost: no longer owned by the worker at the end of the attempt; the new owner finishes them.
+        lost: no longer owned by the worker at the end of the attempt, or when the lost answer of a claim was found; the
+            new owner finishes them.
         unreadable: claimed, and failed because their rows are unreadable.
         rescued: stalled, and queued again.
         rescue_failed: stalled at the last attempt, and failed.

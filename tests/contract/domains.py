@@ -26,10 +26,11 @@ _NO_BACKOFF: Final = RetryBackoff(first=_MICROSECOND, cap=_MICROSECOND)
 
 
 class Batch(NamedTuple):
-    """The items of one claim or lease, and the cursor for the next one of all tenants."""
+    """The items of one claim or lease, the cursor for the next one of all tenants, and the lost items."""
 
     items: list[Any]
     cursor: Any
+    lost: tuple[UUID, ...]
 
 
 class Heartbeat(NamedTuple):
@@ -267,7 +268,7 @@ class GraphJobs(Domain):
         tenants = None if all_tenants else self.tenant
         claim = await self.queue.claim(tenants, "build", limit=limit, after=cursor or "", actor=owner)
         assert () == claim.unreadable
-        return Batch(list(claim.jobs), claim.cursor)
+        return Batch(list(claim.jobs), claim.cursor, claim.lost)
 
     @override
     async def renew(self, *items: Any) -> Heartbeat:
@@ -357,7 +358,7 @@ class PolicyRuns(Domain):
         lease = await self.queue.lease(owner, MINUTE, attempts_max=9, limit=limit, tenant_id=tenant_id, after=cursor)
         assert {owner} >= {run.lease_owner for run in lease.runs}
         assert () == lease.unreadable == lease.exhausted
-        return Batch(list(lease.runs), lease.cursors)
+        return Batch(list(lease.runs), lease.cursors, lease.lost)
 
     @override
     async def renew(self, *items: Any) -> Heartbeat:

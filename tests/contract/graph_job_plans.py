@@ -20,6 +20,7 @@ BUSY_JOB: Final = uuid.UUID(int=1)
 """A job that was renewed a few thousand times."""
 KEY: Final = "graph_jobs_pkey"
 LOG: Final = "idx_graph_job_events_job"
+TRANSITION: Final = "idx_graph_job_events_transition"
 _BY_STATUS: Final = "idx_graph_jobs_tenant_status"
 _BY_TYPE: Final = "idx_graph_jobs_tenant_type_status"
 _BY_CORRELATION: Final = "idx_graph_jobs_tenant_correlation"
@@ -47,17 +48,14 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "GET_ANY_JOB": PlanCase("GET_ANY_JOB", {KEY}),
     "APPEND_EVENT": PlanCase("APPEND_EVENT", {KEY}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
-    "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {LOG}),
+    "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
     "LIST_JOBS": PlanCase("LIST_JOBS", {_BY_TYPE}),
     "LIST_JOBS_BY_STATUS": PlanCase("LIST_JOBS_BY_STATUS", {_BY_TYPE}),
     "OVERLAY_LAG": PlanCase("OVERLAY_LAG", {_BY_TYPE}),
     "NOTIFY_QUEUED": PlanCase("NOTIFY_QUEUED", set()),
     "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}),
     "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY}),
-    # All running jobs of the type: it runs once, after a lost answer.
-    "FIND_CLAIMED_JOBS": PlanCase(
-        "FIND_CLAIMED_JOBS", {_BY_TYPE, LOG}, extra_rows=ROWS // 5, pages_per_row=_PAGES_PER_KEY
-    ),
+    "FIND_CLAIMED_JOBS": _many_rows("FIND_CLAIMED_JOBS", {TRANSITION, KEY}, {"p_transition_id": "of a claim"}),
     **{
         name: _many_rows(name, {index}, _RUNNING)
         for name, index in {
@@ -65,7 +63,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
             "FINISH_JOBS_WITH_FOLLOWUPS": KEY,
             "TAKE_OVER_JOBS": KEY,
             "RENEW_JOBS": KEY,
-            "FIND_TRANSITIONED": LOG,
+            "FIND_TRANSITIONED": TRANSITION,
             "GET_STATES": KEY,
         }.items()
     },
@@ -141,7 +139,8 @@ class GraphJobPlans(Plans):
         await connection.execute(
             """
             INSERT INTO scheduler.graph_job_events (job_id, tenant_id, status, payload)
-            SELECT id, tenant_id, 0, '{}' FROM scheduler.graph_jobs WHERE tenant_id = $1
+            SELECT id, tenant_id, status, jsonb_build_object('transitionId', id, 'attempts', 0)
+            FROM scheduler.graph_jobs WHERE tenant_id = $1
             """,
             tenant,
         )
@@ -202,6 +201,7 @@ class GraphJobPlans(Plans):
             "middle": {"p_after_created_at": time, "p_after_id": job, "p_created_from": time - timedelta(days=1)},
             "running": {"p_job_ids": running},
             "tenant of each job": {"p_tenant_ids": [tenant] * LIMIT},
+            "of a claim": {"p_transition_id": str(running[0])},
         }
         return {
             **values,

@@ -17,6 +17,7 @@ from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection,
 
 KEY: Final = "policy_runs_pkey"
 LOG: Final = "idx_policy_run_events_job"
+TRANSITION: Final = "idx_policy_run_events_transition"
 _NAME: Final = "idx_policy_runs_run_id"
 _PENDING: Final = "idx_policy_runs_pending"
 _DEPTH: Final = "idx_policy_runs_depth"
@@ -47,16 +48,17 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "GET_RUN_BY_RUN_ID": PlanCase("GET_RUN_BY_RUN_ID", {_NAME}),
     "TRANSITION_RUN": PlanCase("TRANSITION_RUN", {KEY}),
     "TRANSITION_RUN_AT_VERSION": PlanCase("TRANSITION_RUN_AT_VERSION", {KEY}),
-    "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {LOG}),
+    "TRANSITION_RUN_THROUGH": PlanCase("TRANSITION_RUN_THROUGH", {KEY}),
+    "FIND_RUN_BY_RUN_ID": PlanCase("FIND_RUN_BY_RUN_ID", {_NAME}),
+    "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
     "RUN_METRICS": PlanCase("RUN_METRICS", {_DEPTH, _BY_STATUS}, extra_rows=10_000),
     # An event is read only for runs that may have no attempt left.
     "LEASE_RUNS": _many_rows("LEASE_RUNS", {_PENDING, KEY, LOG}),
     "LEASE_RUNS, last attempt": _many_rows("LEASE_RUNS", {_PENDING, KEY, LOG}, {"p_attempts_max": 1}),
     "LEASE_RUNS_OF_TENANT": _many_rows("LEASE_RUNS_OF_TENANT", {_PENDING, KEY, LOG}),
-    # All leased runs: it runs once, after a lost answer.
-    "FIND_LEASED_RUNS": _many_rows("FIND_LEASED_RUNS", {_LEASED, LOG}, extra_rows=2 * ROWS),
-    # All leased runs, too: each heartbeat would write an index on the ends of leases.
+    "FIND_LEASED_RUNS": _many_rows("FIND_LEASED_RUNS", {TRANSITION, KEY, LOG}, {"p_transition_id": "leased"}),
+    # All leased runs: each heartbeat would write an index on the ends of leases.
     "LIST_EXPIRED_RUNS": _many_rows("LIST_EXPIRED_RUNS", {_LEASED, LOG}, {"p_tenant_id": None}, extra_rows=2 * ROWS),
     **{
         name: _many_rows(name, {index})
@@ -64,7 +66,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
             "FINISH_RUNS": KEY,
             "TAKE_OVER_RUNS": KEY,
             "RENEW_RUNS": KEY,
-            "FIND_TRANSITIONED": LOG,
+            "FIND_TRANSITIONED": TRANSITION,
             "GET_STATES": KEY,
         }.items()
     },
@@ -148,10 +150,11 @@ class PolicyRunPlans(Plans):
         await connection.execute(
             """
             INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload)
-            SELECT id, tenant_id, 0, $2::text::jsonb FROM scheduler.policy_runs WHERE tenant_id = $1
+            SELECT id, tenant_id, status, $2::text::jsonb || jsonb_build_object('transitionId', id)
+            FROM scheduler.policy_runs WHERE tenant_id = $1
             """,
             tenant,
-            event_payload("pending", "dispatching", uuid.UUID(int=first), "dispatcher host-1/4711", attempts=1),
+            event_payload("pending", "dispatching", uuid.UUID(int=0), "dispatcher host-1/4711", attempts=1),
         )
 
     @override
@@ -163,7 +166,8 @@ class PolicyRunPlans(Plans):
         leased = [uuid.UUID(int=oldest_leased - 6 * number) for number in range(LIMIT)]
         values: dict[str, object] = {
             **run_params(policy_run(tenant)),
-            "p_event_payload": "{}",
+            **dict.fromkeys(("p_event_payload", "p_through_event_payload"), "{}"),
+            "p_through_status": 2,
             "p_expected_status": 0,
             "p_expected_lease_owner": None,
             "p_expected_attempts": 0,
@@ -203,5 +207,8 @@ class PolicyRunPlans(Plans):
         middles = {"p_after_queued_at": time, "p_after_id": middle, "p_queued_from": time - timedelta(hours=1)}
         return {
             **values,
-            **{name: middles[name] if value == "middle" else value for name, value in case.arguments.items()},
+            **{
+                name: middles[name] if value == "middle" else str(leased[0]) if value == "leased" else value
+                for name, value in case.arguments.items()
+            },
         }

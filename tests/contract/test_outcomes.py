@@ -4,16 +4,20 @@ import asyncio
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
 from graphjobs import DatabaseUnavailable, JobAlreadyExists, OutcomeUnknown
-from graphjobs.core import recovery
+from graphjobs.core import queue_flow, recovery
 from graphjobs.core.results import FinishResult, RescueResult
 from graphjobs.core.transitions import UpdateOutcome
+from graphjobs.database import backends
 from graphjobs.database import engine as engine_module
 from graphjobs.settings import Settings
+from tests.builders import AT
 from tests.contract.calls import INSERTIONS, RESULTS, UPDATES, Call, UpdateCall, make_call, params
 from tests.contract.domains import Domain
 from tests.contract.wired_storage import changes_nothing, cut_while_it_waits, injected, open_wired
@@ -182,6 +186,86 @@ async def test_a_start_with_a_lost_answer_returns_the_items_that_it_took(
     assert before == await domain.read(before)
 
 
+async def test_a_start_with_a_lost_answer_reports_each_item_as_held_or_lost(
+    wired: Domain, wire: Wire, domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever became of them before the look-up; an item that was only renewed is held, at its new version."""
+    held, renewed, finished, canceled, rescued, restarted = [await domain.add(number) for number in range(6)]
+    resolve_outcome = recovery.resolve_outcome
+
+    async def resolve_later(*arguments: Any) -> Any:
+        await domain.renew(await domain.read(renewed))
+        await domain.complete(await domain.read(finished))
+        await domain.cancel(await domain.read(canceled))
+        await domain.rescue(await domain.read(restarted))
+        await domain.start(limit=1, owner="B")
+        await domain.rescue(await domain.read(rescued))
+        return await resolve_outcome(*arguments)
+
+    monkeypatch.setattr(queue_flow, "resolve_outcome", resolve_later)
+    wire.fault = Fault.DROP_REPLY
+    batch = await wired.start(limit=6)
+    assert 1 == wire.hit
+    assert {item.id for item in (finished, canceled, rescued, restarted)} == set(batch.lost)
+    assert [await domain.read(held), await domain.read(renewed)] == batch.items
+    assert [1, 1] == [item.attempts for item in batch.items]
+    assert domain.started == (await domain.read(restarted)).status
+
+
+async def test_a_start_of_which_all_is_lost_is_not_said_to_have_changed_nothing(
+    wired: Domain, wire: Wire, domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller holds nothing, and the items were started and finished."""
+    item, resolve_outcome = await domain.add(), recovery.resolve_outcome
+
+    async def resolve_later(*arguments: Any) -> Any:
+        await domain.complete(await domain.read(item))
+        return await resolve_outcome(*arguments)
+
+    monkeypatch.setattr(queue_flow, "resolve_outcome", resolve_later)
+    wire.fault = Fault.DROP_REPLY
+    batch = await wired.start()
+    assert ([], (item.id,)) == (batch.items, batch.lost)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"server_started_at": AT}, id="another server"),
+        pytest.param(None, id="a pooler between"),
+    ],
+)
+@pytest.mark.parametrize("call", ["insert"], indirect=True)
+async def test_an_absence_is_not_believed_without_the_backend_that_ran_the_write(
+    wire: Wire,
+    shared_settings: Settings,
+    domain: Domain,
+    call: Call,
+    change: dict[str, Any] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A standby may lag behind, and a pooler's process id is that of no backend."""
+    identify = backends.BackendState.identify
+
+    async def identify_otherwise(self: backends.BackendState, driver: Any) -> None:
+        await identify(self, driver)
+        if change is not None and self.backend is not None:
+            self.backend = self.backend._replace(**change)
+
+    monkeypatch.setattr(backends.BackendState, "identify", identify_otherwise)
+    monkeypatch.setattr(recovery, "_RESOLVE_SECONDS", 0.5)
+    if change is None:
+        monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda _: 4_711)
+    async with open_wired(wire, shared_settings) as storage:
+        wired = domain.on(storage)
+        await wired.prepare()
+        wire.fault = Fault.DROP_REQUEST
+        with pytest.raises(OutcomeUnknown):
+            await call.run(wired)
+    assert 1 == wire.hit
+    await call.assert_not_applied(domain)
+
+
 async def test_a_start_that_never_reached_the_server_changed_nothing(wired: Domain, wire: Wire, domain: Domain) -> None:
     item = await domain.add()
     with changes_nothing(wire, Fault.DROP_REQUEST):
@@ -291,7 +375,8 @@ async def test_a_call_that_waits_past_the_bound_has_an_unknown_outcome(
         wire.cut()
         with pytest.raises(OutcomeUnknown) as caught:
             await waiting
-        assert caught.value.backend in await shared_watch.until_waiting()
+        assert caught.value.backend is not None
+        assert caught.value.backend.pid in await shared_watch.until_waiting()
         await call.assert_not_applied(domain)
     await shared_watch.until_settled()
     if isinstance(call, UpdateCall):

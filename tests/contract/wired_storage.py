@@ -63,8 +63,7 @@ async def _cut_until_looked_up(wire: Wire, watch: Watch) -> None:
     async def is_looked_up() -> bool:
         count: int = await watch.connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query_start > $1"
-            " AND application_name = 'graphjobs' AND query NOT LIKE '%INSERT%'"
-            " AND (query LIKE '%transitionId%' OR query LIKE '%policy_runs.run_id = %')",
+            " AND application_name = 'graphjobs' AND query LIKE 'WITH server AS%'",
             since,
         )
         return count > 0

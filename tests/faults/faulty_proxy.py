@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -38,6 +39,7 @@ class FaultProxy:
         server_url: the server of new connections; a test may move it.
         fault: the fault that is injected now.
         latency: the delay of each piece of the client's bytes, in seconds.
+        message_cut: ends the first connection that reaches it, once.
         hit: the number of injected faults.
     """
 
@@ -46,6 +48,7 @@ class FaultProxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self.fault = Fault.NONE
         self.latency = 0.0
+        self.message_cut: MessageCut | None = None
         self.hit = 0
 
     @property
@@ -112,6 +115,14 @@ class FaultProxy:
         """Forward bytes in one direction until an end or a fault; then close both directions."""
         try:
             while data := await source.read(1 << 16):
+                if self.message_cut is not None and self.message_cut.is_request == is_request:
+                    data, ends = self.message_cut.forwarded(data)
+                    sink.write(data)
+                    if ends:
+                        self.message_cut = None
+                        self.hit += 1
+                        return
+                    continue
                 if self.latency and is_request:
                     await asyncio.sleep(self.latency)
                 match self.fault:
@@ -136,6 +147,32 @@ class FaultProxy:
         finally:
             sink.close()
             back.close()
+
+
+@dataclass
+class MessageCut:
+    """Ends the connection after a number of messages in one direction; the rest of that direction is lost.
+
+    Armed on an idle connection, so that the next byte begins a message. Messages are a letter and a length.
+
+    Attributes:
+        is_request: whether the messages of the client are counted, or those of the server.
+        remaining: how many messages are still forwarded.
+    """
+
+    is_request: bool
+    remaining: int
+    _part: bytes = b""
+
+    def forwarded(self, data: bytes) -> tuple[bytes, bool]:
+        """Return the bytes to forward, and whether the connection ends after them."""
+        self._part, forwarded = self._part + data, b""
+        while self.remaining and len(self._part) >= 5:
+            size = 1 + int.from_bytes(self._part[1:5])
+            if len(self._part) < size:
+                return forwarded, False
+            forwarded, self._part, self.remaining = forwarded + self._part[:size], self._part[size:], self.remaining - 1
+        return forwarded, not self.remaining and bool(self._part)
 
 
 class Wire(FaultProxy):

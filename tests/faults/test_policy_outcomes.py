@@ -225,3 +225,27 @@ async def test_a_use_case_with_a_lost_write_answers_the_truth_and_can_be_repeate
     log = ["pending", "dispatching", "dispatching", "submitted", "completed"]
     assert log == await runs.log(pending)
     assert 2 == (await runs.store.count(runs.tenant)).value
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST], ids=lambda fault: fault.name.lower())
+async def test_a_completion_of_a_dispatching_run_writes_both_events_or_neither(
+    wired: PolicyRuns, wire: Wire, runs: PolicyRuns, fault: Fault
+) -> None:
+    """An early completion submits the run, too; no failure leaves it submitted only."""
+    repository: Any = FaultyRepository(wired.store, wire)
+    prepared, run = [await runs.add_started() for _ in range(2)]
+    completion = PolicyRunCompletion(run_id=prepared.run_id, status="failed", error="no disk")
+    await PolicyRunService(wired.store).complete(run.tenant_id, completion)
+    completion = completion.replace(run_id=run.run_id)
+    repository.fault = fault
+    if fault is Fault.DROP_REQUEST:
+        with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
+            await PolicyRunService(repository).complete(run.tenant_id, completion)
+        assert run == await runs.read(run)
+    answer = await PolicyRunService(repository).complete(run.tenant_id, completion)
+    assert 1 == wire.hit
+    assert answer == await PolicyRunService(repository).complete(run.tenant_id, completion) == await runs.read(run)
+    assert ["pending", "dispatching", "submitted", "failed"] == await runs.log(run)
+    *_, submitted, failed = await runs.events(run)
+    assert run.updated_at < submitted.created_at < failed.created_at == answer.updated_at
+    assert (submitted.payload["to"], failed.payload["from"]) == ("submitted", "submitted")

@@ -49,7 +49,7 @@ async def test_a_tenant_with_locked_runs_does_not_block_other_tenants(own: Polic
     cursor, leased = None, []
     async with watch.holding(locked.id, table=RUNS):
         for _ in range(2):
-            items, cursor = await own.start(all_tenants=True, cursor=cursor)
+            items, cursor, _ = await own.start(all_tenants=True, cursor=cursor)
             leased += items
     assert [free.id] == [run.id for run in leased]
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import DatabaseUnavailable, GraphBuildJob, OutcomeUnknown
 from graphjobs.database import engine as engine_module
@@ -225,3 +227,27 @@ async def test_a_late_answer_is_an_answer(wired: Storage, queued: GraphBuildJob,
     won = await asyncio.gather(*(wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
 
     assert sorted(won) == [False, False, False, True]
+
+
+async def _run_statement(session: AsyncSession) -> None:
+    await session.execute(text("SELECT 2"))
+
+
+@pytest.mark.parametrize("end", [_run_statement, AsyncSession.commit, AsyncSession.rollback, AsyncSession.close])
+async def test_a_session_on_a_silent_network_raises_only_errors_of_sqlalchemy(
+    wired: Storage, proxy: FaultProxy, end: Callable[[AsyncSession], Awaitable[None]]
+) -> None:
+    """The adapter of the driver passes on a bare `TimeoutError`, which a caller could take for its own."""
+    session = wired.session()
+    await session.execute(text("SELECT 1"))
+    proxy.fault = Fault.BLACKHOLE
+    async with asyncio.timeout(10):
+        with pytest.raises(DBAPIError) as caught:
+            await end(session)
+        await session.close()
+    assert isinstance(caught.value.orig, TimeoutError)
+    assert caught.value.connection_invalidated
+    assert (0, 0) == checked_out(wired)
+    proxy.fault = Fault.NONE
+    async with wired.session() as session, session.begin():
+        assert 3 == await session.scalar(text("SELECT 3"))

@@ -374,3 +374,23 @@ async def _updates(storage: Storage) -> tuple[int, int]:
             return now
         last = now
         await asyncio.sleep(1.1)
+
+
+async def test_a_lease_from_when_the_clock_was_ahead_is_listed_unless_it_was_renewed(
+    graphjobs_storage: Storage, runs: PolicyRunRepository
+) -> None:
+    """The lease would end a day late, for its clock was a day ahead. A live holder renews it by the right clock."""
+    stopped, alive, short = await add(runs, "acme", "normal", "normal", "normal")
+    held = {run.id: run for run in (await queue_of(runs).lease("gone", MINUTE, attempts_max=5, limit=3)).runs}
+    async with graphjobs_storage.session() as session, session.begin():
+        for run, ahead in ((stopped, "1 day"), (alive, "1 day"), (short, "10 seconds")):
+            await (await session.connection()).exec_driver_sql(
+                "UPDATE scheduler.policy_runs SET updated_at = updated_at + $2::text::interval,"
+                " lease_expires_at = lease_expires_at + $2::text::interval,"
+                " last_attempt_at = last_attempt_at + $2::text::interval WHERE id = $1",
+                (run.id, ahead),
+            )
+    await queue_of(runs).renew([held[alive.id]], MINUTE)
+    seen = await queue_of(runs).expired()
+    assert [stopped.id] == [item.job_id for item in seen]
+    assert (stopped.id,) == (await queue_of(runs).rescue(seen, attempts_max=5)).requeued

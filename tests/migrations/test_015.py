@@ -109,7 +109,7 @@ async def test_a_downgrade_is_refused_before_its_first_step(at_014: Settings, em
     """A refusal after a step would leave the database between revisions."""
     await commands.upgrade(at_014)
     ask(empty_url, _INSERT)
-    for revision in ("base", "-4"):
+    for revision in ("base", "-5"):
         with pytest.raises(GraphJobsError, match=r"1 rows of scheduler\.graph_jobs"):
             await commands.downgrade(at_014, revision=revision)
     assert ask(empty_url, _VALID) == "t"

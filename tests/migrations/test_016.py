@@ -54,7 +54,7 @@ async def test_existing_jobs_stay_and_older_schemas_are_refused(at_015: Settings
         assert () == (await storage.policy_runs.list("acme")).runs
 
 
-@pytest.mark.parametrize("revision", ["base", _BEFORE, "-2"])
+@pytest.mark.parametrize("revision", ["base", _BEFORE, "-3"])
 async def test_a_downgrade_refuses_to_drop_runs(at_015: Settings, empty_url: str, revision: str) -> None:
     await commands.upgrade(at_015)
     ask(empty_url, _INSERT)

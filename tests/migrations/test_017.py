@@ -23,7 +23,7 @@ async def test_downgrade_drops_no_pending_documents_without_the_option(
     with pytest.raises(
         GraphJobsError, match=r"1 pending rows of scheduler\.backfill_quarantine.*graphjobs quarantine write"
     ):
-        await commands.downgrade(empty_settings, revision="-1")
+        await commands.downgrade(empty_settings, revision="-2")
     assert ask(empty_url, "SELECT count(*) FROM scheduler.backfill_quarantine") == "1"
     await commands.downgrade(empty_settings, revision=_BEFORE, drop_data=True)
     assert await commands.current(empty_settings) == _BEFORE

@@ -10,7 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import insert_events, newest_transition_id
+from graphjobs.core.event_log import insert_events, recorded
+from graphjobs.core.recovery import on_server
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import (
@@ -24,7 +25,6 @@ from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
     RUNNING,
     TENANTS,
-    TRANSITION,
     attempts,
     db_now,
     is_object,
@@ -132,17 +132,35 @@ _claimed_log: Final = insert_events(
 CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
 """Starts the oldest queued jobs of one type, of each tenant at most its share, with an event each."""
 
-FIND_CLAIMED_JOBS: Final = (
-    job_columns(JOBS)
-    .where(
-        JOBS.c.tenant_id == sa.func.any(TENANTS),
-        JOBS.c.type == KIND,
-        JOBS.c.status == RUNNING,
-        newest_transition_id(EVENTS, JOBS, EVENTS.c.created_at == JOBS.c.updated_at) == TRANSITION,
+
+def _find_claimed() -> sa.Select[Any]:
+    log = recorded(EVENTS, EVENTS.c.tenant_id == sa.func.any(TENANTS), EVENTS.c.status == RUNNING)
+    ids = sa.func.array(sa.select(log.c.job_id).scalar_subquery(), type_=ARRAY(sa.Uuid))
+    # By the ids alone: joined to the log instead, the planner may overestimate its rows and read the whole table.
+    held = (
+        sa.select(JOBS)
+        .where(
+            JOBS.c.id == sa.func.any(ids),
+            JOBS.c.tenant_id.collate("C") == sa.func.any(TENANTS),
+            sa.cast(JOBS.c.status, sa.Integer) == RUNNING,
+        )
+        .cte("held")
+        .prefix_with("MATERIALIZED")
     )
-    .order_by(JOBS.c.created_at, JOBS.c.id)
-)
-"""Finds the jobs of a claim with a lost answer: those that run since, without a heartbeat."""
+    # As the log has them, JSON null for a payload without attempts.
+    no_attempts = sa.cast(sa.literal_column("'null'"), JSONB)
+    attempts = sa.func.coalesce(
+        held.c.payload.op("->", return_type=JSONB)(sa.literal_column("'attempts'")), no_attempts
+    )
+    is_held = (held.c.id == log.c.job_id) & (held.c.tenant_id == log.c.tenant_id) & (attempts == log.c.attempts)
+    names = ("id", "tenant_id", "type", "status", "created_at", "correlation_id", "updated_at", "payload")
+    columns = zip(names, job_columns(held).selected_columns, strict=True)
+    found = sa.select(log.c.job_id, *(column.label(f"held_{name}") for name, column in columns))
+    return on_server(found.select_from(log.outerjoin(held, is_held))).order_by("held_created_at", "job_id")
+
+
+FIND_CLAIMED_JOBS: Final = _find_claimed()
+"""Finds the jobs of a claim with a lost answer in the log: the id of each, and its row if it runs at that attempt."""
 
 _stalled: Final = (
     sa.select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)

@@ -12,7 +12,6 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 QUEUED: Final = sa.literal_column(str(GraphJobStatus.QUEUED.code), sa.SmallInteger)
 RUNNING: Final = sa.literal_column(str(GraphJobStatus.RUNNING.code), sa.SmallInteger)
 TENANTS: Final = sa.bindparam("p_tenant_ids", type_=ARRAY(sa.Text))
-TRANSITION: Final = sa.bindparam("p_transition_id", type_=sa.Text)
 # A version that Python cannot represent restarts at now(): infinity has no successor, so that a change would not
 # be detected.
 next_job_version: Final = sa.case(

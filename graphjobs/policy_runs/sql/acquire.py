@@ -10,9 +10,20 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import insert_events, newest_transition_id
+from graphjobs.core.event_log import insert_events, recorded
+from graphjobs.core.recovery import on_server
 from graphjobs.database.sql_expressions import AFTER_TENANT, ONE, jsonb_merge, next_version, rotating_tenants
-from graphjobs.policy_runs.sql.single import EVENTS, LEASE_DURATION, LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
+from graphjobs.policy_runs.sql.single import (
+    COLUMNS,
+    EVENTS,
+    LEASE_DURATION,
+    LIMIT,
+    RUNS,
+    TENANT,
+    TENANT_KEY,
+    code,
+    run_columns,
+)
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 
 Status = PolicyRunStatus
@@ -271,31 +282,50 @@ def _lease_tenant() -> sa.Select[Any]:
 LEASE_RUNS_OF_TENANT: Final = _lease_tenant()
 """Leases pending runs of one tenant; see `LEASE_RUNS`. The cursors are NULL."""
 
-FIND_LEASED_RUNS: Final = (
-    run_columns(RUNS)
-    .add_columns(_counted_attempts(RUNS), *_NO_CURSORS)
-    .where(
-        RUNS.c.status == _DISPATCHING,
-        RUNS.c.lease_owner == _OWNER,
-        # The newest lease; cancellation may have been requested since.
-        newest_transition_id(
-            EVENTS,
-            RUNS,
-            EVENTS.c.status == _DISPATCHING,
-            EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
-            == sa.literal_column(f"'{Status.PENDING}'"),
-        )
-        == sa.bindparam("p_transition_id", type_=sa.Text),
+
+def _find_leased() -> sa.Select[Any]:
+    log = recorded(EVENTS, EVENTS.c.status == _DISPATCHING)
+    # By the ids alone: joined to the log instead, the planner may overestimate its rows and read the whole table.
+    held = _materialized(
+        sa.select(RUNS).where(
+            RUNS.c.id == sa.func.any(sa.func.array(sa.select(log.c.job_id).scalar_subquery(), type_=_IDS)),
+            sa.cast(RUNS.c.status, sa.Integer) == _DISPATCHING,
+            RUNS.c.lease_owner == _OWNER,
+        ),
+        "held",
     )
-    .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)
-)
-"""Finds the runs of a lease with a lost answer: those that its owner still holds."""
+    is_attempt = sa.func.to_jsonb(held.c.attempts) == log.c.attempts
+    is_held = (held.c.id == log.c.job_id) & (held.c.tenant_id == log.c.tenant_id) & is_attempt
+    columns = zip(COLUMNS, run_columns(held).selected_columns, strict=True)
+    found = sa.select(
+        log.c.job_id,
+        *(column.label(f"held_{name}") for name, column in columns),
+        _counted_attempts(held).label("counted_attempts"),
+        *(cursor.label(f"cursor_{number}") for number, cursor in enumerate(_NO_CURSORS)),
+    )
+    located = on_server(found.select_from(log.outerjoin(held, is_held)))
+    return located.order_by(sa.desc("held_priority"), "held_available_at", "job_id")
+
+
+FIND_LEASED_RUNS: Final = _find_leased()
+"""Finds the runs of a lease with a lost answer in the log: the id of each, and its row if its owner still holds it.
+
+The row is as `LEASE_RUNS` returns it, without cursors.
+"""
 
 _expired: Final = (
     sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
     .where(
         RUNS.c.status == _DISPATCHING,
-        RUNS.c.lease_expires_at < sa.func.now(),
+        sa.or_(
+            RUNS.c.lease_expires_at < sa.func.now(),
+            # A version that is ahead of the clock by more than its lease: after the clock was set back, the end of the
+            # lease is as far ahead. A heartbeat since then has set an end before the version.
+            sa.and_(
+                RUNS.c.lease_expires_at > RUNS.c.updated_at,
+                RUNS.c.updated_at - sa.func.now() > RUNS.c.lease_expires_at - RUNS.c.updated_at,
+            ),
+        ),
         sa.or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
     )
     # The time of the lease, not of its end: no heartbeat changes it, so that only transitions write its index.

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from graphjobs.core.event_log import find_transition, insert_events, list_events
+from graphjobs.core.recovery import HAS_STANDBYS, on_server
 from graphjobs.database.sql_expressions import jsonb_merge, next_version, utc_text
 from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
@@ -32,6 +33,9 @@ _RUN: Final = sa.bindparam("p_job_id", type_=sa.Uuid)
 _RUN_ID: Final = sa.bindparam("p_run_id", type_=sa.Text)
 _TARGET: Final = sa.bindparam("p_status", type_=sa.SmallInteger)
 _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
+_THROUGH_TARGET: Final = sa.bindparam("p_through_status", type_=sa.SmallInteger)
+_THROUGH_EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_through_event_payload", type_=sa.Text), JSONB)
+_MICROSECOND: Final = sa.text("interval '1 microsecond'")
 
 
 def code(status: PolicyRunStatus) -> sa.ColumnElement[int]:
@@ -89,10 +93,12 @@ _new_log: Final = insert_events(
     EVENTS, sa.select(_new.c.id, _new.c.tenant_id, _new.c.status, _EVENT_PAYLOAD, _new.c.updated_at), "logged"
 )
 INSERT_RUN: Final = sa.union_all(
-    run_columns(_new).add_columns(sa.true()),
-    run_columns(RUNS).add_columns(sa.false()).where(_by_run_id, ~sa.exists(sa.select(_new.c.id))),
+    run_columns(_new).add_columns(sa.true(), sa.false()),
+    run_columns(RUNS).add_columns(sa.false(), HAS_STANDBYS).where(_by_run_id, ~sa.exists(sa.select(_new.c.id))),
 ).add_cte(_new_log)
 """Inserts a run and its first event; returns the run and true, or the earlier run of this run id and false.
+
+Of an earlier run the last column tells whether it has to be confirmed by a standby.
 
 No row where the id is taken, or where a run of this run id was committed meanwhile; a later read finds that run.
 """
@@ -102,6 +108,9 @@ GET_RUN: Final = run_columns(RUNS).where(_by_key())
 
 GET_RUN_BY_RUN_ID: Final = run_columns(RUNS).where(_by_run_id)
 """Reads one run by its run id."""
+
+FIND_RUN_BY_RUN_ID: Final = on_server(GET_RUN_BY_RUN_ID)
+"""Does what `GET_RUN_BY_RUN_ID` does, after a lost answer."""
 
 _swap: Final = (
     sa.update(RUNS)
@@ -141,7 +150,7 @@ CANCELLATION_REASON: Final = "cancellationReason"
 """Keys in the payload of an event: when and why cancellation was requested, if it was by then."""
 
 
-def _with_event(swap: Any) -> sa.Select[Any]:
+def _with_event(swap: Any, *, through: bool = False) -> sa.Select[Any]:
     written = swap.returning(
         RUNS.c.id,
         RUNS.c.tenant_id,
@@ -158,17 +167,19 @@ def _with_event(swap: Any) -> sa.Select[Any]:
             written.c.cancellation_reason,
         )
     )
-    columns = (
-        written.c.id,
-        written.c.tenant_id,
-        _TARGET,
-        jsonb_merge(_EVENT_PAYLOAD, cancellation),
-        written.c.updated_at,
-    )
-    logged = insert_events(EVENTS, sa.select(*columns), "logged")
+
+    def event(status: Any, payload: Any, version: Any) -> sa.Select[Any]:
+        merged = jsonb_merge(payload, cancellation)
+        return sa.select(written.c.id, written.c.tenant_id, status, merged, version.label("version"))
+
+    events: Any = event(_TARGET, _EVENT_PAYLOAD, written.c.updated_at)
+    if through:
+        first = event(_THROUGH_TARGET, _THROUGH_EVENT_PAYLOAD, written.c.updated_at - _MICROSECOND)
+        events = sa.union_all(first, events).order_by("version")
+    logged = insert_events(EVENTS, events, "logged")
     return sa.select(
         written.c.updated_at,
-        sa.select(logged.c.id).scalar_subquery(),
+        sa.select(sa.func.max(logged.c.id)).scalar_subquery(),
         written.c.cancellation_requested_at,
         written.c.cancellation_reason,
     ).select_from(written)
@@ -183,6 +194,14 @@ Returns the version, the event's id, and when and why cancellation was requested
 _EXPECTED_VERSION: Final = sa.bindparam("p_expected_version", type_=RUNS.c.updated_at.type)
 TRANSITION_RUN_AT_VERSION: Final = _with_event(_swap.where(RUNS.c.updated_at == _EXPECTED_VERSION))
 """Swaps a run that keeps its status: status, owner and attempts stay equal, so the version is compared, too."""
+
+TRANSITION_RUN_THROUGH: Final = _with_event(
+    _swap.values(updated_at=next_version(RUNS.c.updated_at) + _MICROSECOND), through=True
+)
+"""Swaps a run through a status between, with the events of both transitions in their order; else as `TRANSITION_RUN`.
+
+The version of the first is a microsecond before that of the second.
+"""
 
 FIND_TRANSITION: Final = find_transition(EVENTS)
 """Finds the events of one run by a transition id; returns event id, payload and version."""

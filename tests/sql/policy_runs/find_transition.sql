@@ -1,12 +1,23 @@
 -- graphjobs.policy_runs.sql.single.FIND_TRANSITION
---   $1 p_job_id UUID
+--   $1 p_transition_id TEXT
 --   $2 p_tenant_id TEXT
---   $3 p_transition_id TEXT
+--   $3 p_job_id UUID
 PREPARE policy_runs_find_transition AS
-SELECT scheduler.policy_run_events.id, CAST(scheduler.policy_run_events.payload AS TEXT) AS payload, CASE WHEN (scheduler.policy_run_events.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.policy_run_events.created_at END AS anon_1
+WITH server AS
+(SELECT pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS started_at, current_setting('synchronous_standby_names') != '' AS has_standbys),
+recorded AS MATERIALIZED
+(SELECT scheduler.policy_run_events.id AS id, scheduler.policy_run_events.job_id AS job_id, scheduler.policy_run_events.tenant_id AS tenant_id, scheduler.policy_run_events.created_at AS created_at, scheduler.policy_run_events.payload -> 'attempts' AS attempts, scheduler.policy_run_events.payload AS payload
 FROM scheduler.policy_run_events
-WHERE scheduler.policy_run_events.job_id = $1::UUID
-AND scheduler.policy_run_events.tenant_id = $2::VARCHAR
-AND (scheduler.policy_run_events.payload ->> 'transitionId') = $3::VARCHAR
-ORDER BY scheduler.policy_run_events.created_at DESC
-LIMIT 100;
+WHERE (scheduler.policy_run_events.payload ->> 'transitionId') = $1::VARCHAR
+AND length(scheduler.policy_run_events.payload ->> 'transitionId') = 36
+AND scheduler.policy_run_events.tenant_id = $2::VARCHAR),
+found AS
+(SELECT recorded.id AS id, CAST(recorded.payload AS TEXT) AS payload, CASE WHEN (recorded.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN recorded.created_at END AS version
+FROM recorded
+WHERE recorded.job_id = $3::UUID
+ORDER BY recorded.id DESC
+LIMIT 100)
+SELECT server.in_recovery, server.started_at, server.has_standbys, found.id, found.payload, found.version
+FROM server
+LEFT OUTER JOIN found ON true
+ORDER BY found.id DESC;

@@ -6,7 +6,8 @@ WITH expired AS MATERIALIZED
 (SELECT scheduler.policy_runs.id AS id, scheduler.policy_runs.tenant_id AS tenant_id, scheduler.policy_runs.updated_at AS updated_at, scheduler.policy_runs.attempts AS attempts
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 1
-AND scheduler.policy_runs.lease_expires_at < now()
+AND (scheduler.policy_runs.lease_expires_at < now() OR scheduler.policy_runs.lease_expires_at > scheduler.policy_runs.updated_at
+AND scheduler.policy_runs.updated_at - now() > scheduler.policy_runs.lease_expires_at - scheduler.policy_runs.updated_at)
 AND ($1::VARCHAR IS NULL OR scheduler.policy_runs.tenant_id = $1::VARCHAR)
 ORDER BY scheduler.policy_runs.last_attempt_at
 LIMIT $2::BIGINT

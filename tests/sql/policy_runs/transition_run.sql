@@ -45,9 +45,9 @@ AND ($1::SMALLINT != 0 OR scheduler.policy_runs.cancellation_requested_at IS NUL
 RETURNING scheduler.policy_runs.id, scheduler.policy_runs.tenant_id, scheduler.policy_runs.updated_at, scheduler.policy_runs.cancellation_requested_at, scheduler.policy_runs.cancellation_reason),
 logged AS
 (INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)
-SELECT written.id AS id, written.tenant_id AS tenant_id, $1::SMALLINT AS anon_2, CAST($2::VARCHAR AS JSONB) || jsonb_strip_nulls(jsonb_build_object('cancellationRequestedAt', to_char(timezone('utc', written.cancellation_requested_at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'cancellationReason', written.cancellation_reason)) AS anon_3, written.updated_at AS updated_at
+SELECT written.id AS id, written.tenant_id AS tenant_id, $1::SMALLINT AS anon_2, CAST($2::VARCHAR AS JSONB) || jsonb_strip_nulls(jsonb_build_object('cancellationRequestedAt', to_char(timezone('utc', written.cancellation_requested_at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'cancellationReason', written.cancellation_reason)) AS anon_3, written.updated_at AS version
 FROM written
 RETURNING scheduler.policy_run_events.id)
-SELECT written.updated_at, (SELECT logged.id
+SELECT written.updated_at, (SELECT max(logged.id) AS max_1
 FROM logged) AS anon_1, written.cancellation_requested_at, written.cancellation_reason
 FROM written;
