@@ -27,8 +27,8 @@ from graphjobs.backfill.load.comparison import RowState
 from graphjobs.backfill.load.staging import StagedRow, to_row
 from graphjobs.backfill.quarantine.entries import QuarantineEntry, UntaggedDocument, document_id_of, to_entry, untag
 from graphjobs.backfill.transform.diagnostics import FieldChange
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import Rejection, map_document
+from graphjobs.backfill.transform.uuids import LegacyUuids
 
 DOCUMENTS_MAX: Final = 1_000
 """The maximum number of records in a batch."""

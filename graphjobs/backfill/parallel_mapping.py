@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 from graphjobs.backfill.batches import Batch, is_full, read_batches
 from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.errors import GraphJobsError
 
 MAPPERS: Final = 2

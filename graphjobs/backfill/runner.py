@@ -24,7 +24,7 @@ from graphjobs.backfill.load.loader import write
 from graphjobs.backfill.quarantine import store
 from graphjobs.backfill.quarantine.entries import QuarantineEntry
 from graphjobs.backfill.transactions import transaction
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.database.executor import Executor, wait_ignoring_cancel
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 from graphjobs.storage import Storage

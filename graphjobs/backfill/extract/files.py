@@ -10,9 +10,9 @@ from typing import BinaryIO, Final, TypeVar
 
 from graphjobs.backfill.extract.bson_framing import bson_records
 from graphjobs.backfill.extract.decoding import Encoding, safe_excerpt
-from graphjobs.backfill.extract.json_framing import BLANK, BOM, json_records
+from graphjobs.backfill.extract.json_framing import BLANK, BOM, holds_too_many_values, json_records
 from graphjobs.backfill.extract.records import END_OFFSET, ReadOffset, SourceLocation, SourcePart, SourceRecord
-from graphjobs.backfill.extract.streams import ByteStream, is_gzip, open_stream
+from graphjobs.backfill.extract.streams import EXCERPT_SIZE_MAX, ByteStream, is_gzip, open_stream
 from graphjobs.errors import ConfigurationError
 
 BATCH_MAX: Final = 64
@@ -151,6 +151,9 @@ class _FileReader:
                 yield None
                 continue
             at, end, raw, problem = record
+            if encoding == "json" and problem is None and holds_too_many_values(raw):
+                raw = raw[:EXCERPT_SIZE_MAX]
+                problem = "it holds more values than a document of MongoDB; only its beginning is kept"
             next_offset = ReadOffset(ordinal, END_OFFSET if end is None else end)
             location = SourceLocation(self._part.name, ordinal, at, next_offset)
             yield SourceRecord(self._part.collection, location, encoding, raw, problem)

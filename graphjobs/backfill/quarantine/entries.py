@@ -21,6 +21,7 @@ from bson.objectid import ObjectId
 
 from graphjobs.backfill.extract.decoding import nests_deeper, parse_extended_json
 from graphjobs.backfill.extract.records import SourceRecord
+from graphjobs.backfill.extract.streams import BSON_SIZE_MAX
 from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
@@ -132,8 +133,10 @@ def to_entry(record: SourceRecord, untagged: UntaggedDocument, field: str, reaso
 def _text_or_bytes(document: dict[str, Any], record: SourceRecord) -> tuple[str | None, bytes | None]:
     """Return a document as text, or as bytes (its BSON, or as read) if the text would decode to another document."""
     encoded = _encode_bson(document)
+    if encoded is not None and len(encoded) > BSON_SIZE_MAX:  # JSON that MongoDB cannot store
+        encoded = None
     encoding, raw = (record.encoding, record.raw) if encoded is None else ("bson", encoded)
-    if (encoded is not None and len(encoded) > _TEXT_SIZE_MAX) or nests_deeper(encoding, raw, _TEXT_DEPTH_MAX):
+    if len(raw) > _TEXT_SIZE_MAX or nests_deeper(encoding, raw, _TEXT_DEPTH_MAX):
         return None, raw
     try:
         text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
