@@ -20,6 +20,12 @@ def _check_url(secret: SecretStr) -> SecretStr:
     return SecretStr(f"postgresql://{rest}")
 
 
+def _check_mongodb_url(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+        raise ValueError("it must start with mongodb:// or mongodb+srv://")
+    return secret
+
+
 def _parse_seconds(value: object) -> object:
     """Parse a number of seconds, the text form of a duration in the environment."""
     try:
@@ -55,6 +61,8 @@ class Settings(BaseSettings):
             transaction, and none is prepared. "direct" otherwise.
         notify: whether each write that queues jobs also notifies listening workers, with one more statement. Without
             it, workers find queued jobs at their next poll.
+        mongodb_url: the address of the MongoDB that `graphjobs backfill` reads if its command line names no source.
+        mongodb_url_file: a file with that address.
     """
 
     model_config = SettingsConfigDict(env_prefix="GRAPHJOBS_", frozen=True, extra="forbid", env_ignore_empty=True)
@@ -67,6 +75,8 @@ class Settings(BaseSettings):
     connect_timeout: Wait = timedelta(seconds=10)
     pooler: Literal["direct", "transaction"] = "direct"
     notify: bool = False
+    mongodb_url: Annotated[SecretStr, AfterValidator(_check_mongodb_url)] | None = None
+    mongodb_url_file: Path | None = None
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -13,7 +13,14 @@ from graphjobs.backfill.extract.decoding import Encoding, safe_excerpt
 from graphjobs.backfill.extract.dump_names import collection_of
 from graphjobs.backfill.extract.formats import require_format
 from graphjobs.backfill.extract.json_framing import holds_too_many_values, json_records
-from graphjobs.backfill.extract.records import END_OFFSET, ReadOffset, SourceLocation, SourcePart, SourceRecord
+from graphjobs.backfill.extract.records import (
+    END_OFFSET,
+    QUARANTINE_MARKER,
+    ReadOffset,
+    SourceLocation,
+    SourcePart,
+    SourceRecord,
+)
 from graphjobs.backfill.extract.streams import EXCERPT_SIZE_MAX, ByteStream, is_gzip, open_stream
 from graphjobs.errors import ConfigurationError
 
@@ -157,7 +164,9 @@ class _FileReader:
                 problem = "it holds more values than a document of MongoDB; only its beginning is kept"
             next_offset = ReadOffset(ordinal, END_OFFSET if end is None else end)
             location = SourceLocation(self._part.name, ordinal, at, next_offset)
-            yield SourceRecord(self._part.collection, location, encoding, raw, problem)
+            yield SourceRecord(
+                self._part.collection, location, encoding, raw, problem, is_quarantine=self._part.is_quarantine
+            )
 
     def _next_batch(self) -> list[SourceRecord] | None:
         batch: list[SourceRecord] = []
@@ -184,7 +193,15 @@ def file_part(collection: str, path: Path, name: str | None = None) -> SourcePar
     with _open_file(path) as file:
         require_format(file, path, collection)
         fingerprint = _fingerprint(file, collection, name)
-        return SourcePart(collection, name, fingerprint, os.fstat(file.fileno()).st_size)
+        size = os.fstat(file.fileno()).st_size
+        return SourcePart(collection, name, fingerprint, size, is_quarantine=_is_quarantine(collection, path))
+
+
+def _is_quarantine(collection: str, path: Path) -> bool:
+    """Return whether a file is one that a quarantine writes, or its edited copy, in a folder marked as a quarantine."""
+    name = f"{collection}.json"
+    is_named = path.name == name or path.name.startswith(f"{name}.edited")
+    return is_named and (path.parent / QUARANTINE_MARKER).is_file()
 
 
 def read_error(path: Path, error: OSError) -> ConfigurationError:

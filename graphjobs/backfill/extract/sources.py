@@ -25,7 +25,7 @@ from graphjobs.errors import ConfigurationError
 _ADDRESS: Final = re.compile(r"\W*mongo\w*(\+srv)?\W*:|.*@", re.IGNORECASE | re.DOTALL)
 """What may be an address with a password, so that no message repeats it."""
 
-_NESTED_MAX: Final = 5
+_NESTED_MAX: Final = 6
 """The levels of folders that are searched for a hint: an export of Atlas has five above its database."""
 
 
@@ -173,7 +173,7 @@ def _find_dumps(folder: Path, given: Mapping[str, Path]) -> dict[str, list[Path]
             raise ConfigurationError(f"{safe_excerpt(str(path))} must be converted first: {unreadable[1]}")
     if not dumps and not given:
         nested = next(_nested_dumps(folder, _NESTED_MAX), None)
-        hint = f"; {safe_excerpt(str(nested))} holds some" if nested else ""
+        hint = f"; its folder {safe_excerpt(str(nested.relative_to(folder)))} holds some" if nested else ""
         wanted = ", ".join(f"{collection}.bson" for collection in COLLECTIONS)
         raise ConfigurationError(f"{safe_excerpt(str(folder))} holds no dump ({wanted}, or .json, also with .gz){hint}")
     return dumps
