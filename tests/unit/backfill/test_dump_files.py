@@ -80,7 +80,7 @@ async def test_a_file_may_be_named_by_its_collection(tmp_path: Path) -> None:
         async with open_source(location, collections=given) as source:
             assert count == len(source.parts)
             assert [{"_id": 2}] == decode_documents([record async for record in source.read(source.parts[0])])
-    with pytest.raises(ConfigurationError, match=r"two files for one collection, graph-jobs\.json and graph_jobs\.json"):
+    with pytest.raises(ConfigurationError, match=r"two files .* graph-jobs\.json and graph_jobs\.json"):
         await read_records(tmp_path)
     for location, collections in (("mongodb://host/db", given), (None, {"jobs": given["graph_jobs"]})):
         with pytest.raises(ConfigurationError):
