@@ -14,7 +14,7 @@ _ADDRESS_BYTES_MAX: Final = 64 * 1024
 
 
 class SourceLocation(NamedTuple):
-    """Where a backfill reads.
+    """The source of a backfill.
 
     Attributes:
         location: a folder, a file or an address; None for `collections` alone.

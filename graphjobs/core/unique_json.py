@@ -1,4 +1,4 @@
-"""JSON objects whose keys occur once. `json` keeps the last of several, and other readers keep the first."""
+"""JSON objects where each key occurs once. `json` keeps the last of several, and other readers keep the first."""
 
 from typing import Any
 

@@ -3,7 +3,10 @@
 import asyncio
 import sys
 
-from mongoeco.wire import AsyncMongoEcoProxyServer, WireAuthUser
+from mongoeco.wire import (  # type: ignore[import-not-found, unused-ignore]  # in another Python
+    AsyncMongoEcoProxyServer,
+    WireAuthUser,
+)
 
 USER = "tester"
 PASSWORD = "secret"  # of a server on this machine, as long as a test

@@ -1,4 +1,4 @@
-"""The format of a dump by its first bytes; what cannot be read is refused with the command that makes it readable."""
+"""The format of a dump by its first bytes. An unreadable one is refused with the command that makes it readable."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def require_format(file: BinaryIO, path: Path, collection: str | None = None) ->
     """Return "bson", or the layout of JSON: "lines", "array" or "objects" (over several lines).
 
     Raises:
-        ConfigurationError: the format cannot be read.
+        ConfigurationError: the format is unreadable.
     """
     name = path.name
     head = open_stream(file).read()

@@ -23,7 +23,7 @@ from graphjobs.backfill.extract.records import COLLECTIONS, ReadOffset, SourcePa
 from graphjobs.errors import ConfigurationError
 
 _ADDRESS: Final = re.compile(r"\W*mongo\w*(\+srv)?\W*:|.*@", re.IGNORECASE | re.DOTALL)
-"""What may be an address with a password, so that no message repeats it."""
+"""Matches text that may be an address with a password, so that no message repeats it."""
 
 _NESTED_MAX: Final = 6
 """The levels of folders that are searched for a hint: an export of Atlas has five above its database."""
@@ -106,16 +106,16 @@ def suggest_collections(path_or_url: str) -> dict[str, str]:
     return {name: match[0] for name, match in matches.items() if match}
 
 
-def _open_files(location: str | None, given: Mapping[str, Path]) -> FileSource:
-    unknown = next((collection for collection in given if collection not in COLLECTIONS), None)
+def _open_files(location: str | None, by_collection: Mapping[str, Path]) -> FileSource:
+    unknown = next((collection for collection in by_collection if collection not in COLLECTIONS), None)
     if unknown is not None:
         raise ConfigurationError(f"{safe_excerpt(unknown)} is no collection; they are {', '.join(COLLECTIONS)}")
-    path = Path(location) if location is not None else next(iter(given.values()), Path())
+    path = Path(location) if location is not None else next(iter(by_collection.values()), Path())
     try:
         dumps: dict[str, list[Path]] = {}
         if location is not None:
-            dumps = _find_dumps(path, given) if path.is_dir() else {_require_collection(path): [path]}
-        dumps |= {collection: [file] for collection, file in given.items()}
+            dumps = _find_dumps(path, by_collection) if path.is_dir() else {_require_collection(path): [path]}
+        dumps |= {collection: [file] for collection, file in by_collection.items()}
         files = {
             file_part(collection, file, _part_name(file, path)): file
             for collection in COLLECTIONS
@@ -127,7 +127,7 @@ def _open_files(location: str | None, given: Mapping[str, Path]) -> FileSource:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError("the path of the source holds a character that is not allowed in a path") from None
-    return FileSource(safe_excerpt(location or ", ".join(str(file) for file in given.values())), files)
+    return FileSource(safe_excerpt(location or ", ".join(str(file) for file in by_collection.values())), files)
 
 
 def _part_name(file: Path, folder: Path) -> str:
@@ -152,12 +152,12 @@ def _require_collection(path: Path) -> str:
     )
 
 
-def _find_dumps(folder: Path, given: Mapping[str, Path]) -> dict[str, list[Path]]:
+def _find_dumps(folder: Path, by_collection: Mapping[str, Path]) -> dict[str, list[Path]]:
     """Return the dumps of a folder. Several files for one collection are its parts only in a folder of their own."""
     dumps: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
     for name, collection, files in _list_dumps(folder):
-        if collection in given:
+        if collection in by_collection:
             continue
         if collection in dumps:
             raise ConfigurationError(
@@ -169,9 +169,11 @@ def _find_dumps(folder: Path, given: Mapping[str, Path]) -> dict[str, list[Path]
         unreadable = describe_unreadable(path.name)
         if unreadable is None or path.is_dir():
             continue
-        if (not dumps and not given) or (unreadable[0] is not None and unreadable[0] not in {*dumps, *given}):
+        if (not dumps and not by_collection) or (
+            unreadable[0] is not None and unreadable[0] not in {*dumps, *by_collection}
+        ):
             raise ConfigurationError(f"{safe_excerpt(str(path))} must be converted first: {unreadable[1]}")
-    if not dumps and not given:
+    if not dumps and not by_collection:
         nested = next(_nested_dumps(folder, _NESTED_MAX), None)
         hint = f"; its folder {safe_excerpt(str(nested.relative_to(folder)))} holds some" if nested else ""
         wanted = ", ".join(f"{collection}.bson" for collection in COLLECTIONS)

@@ -265,7 +265,7 @@ async def get_states(executor: Executor, ids: Sequence[UUID]) -> dict[UUID, bool
 async def list_resolvable(executor: Executor, collection: str, tenants: Mapping[UUID, str | None]) -> frozenset[UUID]:
     """Return the entries that lines may resolve: those of the same collection and tenant.
 
-    The line of an entry whose tenant was missing or invalid may have any tenant.
+    If the tenant of the entry was missing or invalid, the line may have any tenant.
 
     Args:
         executor: runs the statement in the transaction.

@@ -20,7 +20,7 @@ from graphjobs.backfill.transform.coercion import (
     to_kebab_case,
 )
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
-from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time, unwrap
+from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time
 from graphjobs.backfill.transform.uuids import LegacyUuids, uuid_of
 from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_error
 from graphjobs.core.unique_json import DuplicateKey
@@ -69,11 +69,6 @@ class FieldReader:
     prefix: str = ""
     legacy_uuids: LegacyUuids = "csharp"
 
-    def pop(self, name: str) -> Any:
-        """Remove a field and return its value, without the type that .NET may write beside it; None if missing."""
-        value = self.fields.pop(name, None)
-        return unwrap(value) if type(value) is dict else value
-
     def note_change(self, field: str, code: str) -> None:
         """Add a change."""
         self.changes.append(FieldChange(self.prefix + field, code))
@@ -110,7 +105,7 @@ class FieldReader:
 
     def text(self, name: str) -> str | None:
         """Read optional text, or a UUID as text. Empty text counts as missing, with a change."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if type(value) is str:
             if value:
                 return value
@@ -120,7 +115,7 @@ class FieldReader:
 
     def require_text(self, name: str) -> str:
         """Read text that is required and not empty, or a UUID as text."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if type(value) is str and value:
             return value
         return self._id_text(name, "non-empty text", value)
@@ -163,7 +158,7 @@ class FieldReader:
             words: the words.
             default: the word for a missing field; None if the field is required.
         """
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if value is None and default is not None:
             self.note_change(name, "was missing")
             return default
@@ -183,13 +178,13 @@ class FieldReader:
         return self.reject(name, "one of " + ", ".join(sorted(set(words.words.values()))), value)
 
     def time(self, name: str, *, required: bool = False) -> datetime | None:
-        """Read a time. The smallest and the largest time of .NET mean that there is none, with a change.
+        """Read a time. The smallest and the largest time of .NET count as missing, with a change.
 
         Args:
             name: the field.
             required: take the smallest and the largest time as they are.
         """
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if value is None:
             return None
         if type(value) is datetime and value.tzinfo is None and _FIRST_YEAR < value.year < _LAST_YEAR:
@@ -210,7 +205,7 @@ class FieldReader:
 
     def number(self, name: str) -> int | None:
         """Read an optional whole number, of any type that converts without loss."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if value is None or type(value) is int:
             return value
         number, code = parse_int(value)
@@ -221,12 +216,12 @@ class FieldReader:
 
     def flag(self, name: str) -> bool | None:
         """Read an optional boolean."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         return value if value is None or type(value) is bool else self.reject(name, "true or false", value)
 
     def names(self, name: str) -> tuple[str, ...]:
         """Read an optional list of names, without duplicates and sorted. UUIDs become text."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if value is None:
             return ()
         if type(value) is not list or len(value) > NAMES_MAX:
@@ -240,7 +235,7 @@ class FieldReader:
 
     def document(self, name: str) -> dict[str, Any]:
         """Read an optional nested document, or the JSON text of one."""
-        value = self.pop(name)
+        value = self.fields.pop(name, None)
         if value is None:
             return {}
         try:
@@ -262,7 +257,7 @@ class FieldReader:
         """Read the metadata. Empty entries are left out, and entries of other types become JSON text."""
         entries: dict[str, str] = {}
         whole = self.fields.get("metadata")
-        if type(whole) is dict and unwrap(whole) is whole:  # nearly every document: no copy is needed
+        if type(whole) is dict:  # nearly every document: no copy is needed
             del self.fields["metadata"]
         else:
             whole = self.document("metadata")

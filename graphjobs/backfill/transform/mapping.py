@@ -15,7 +15,6 @@ from pydantic.alias_generators import to_camel
 
 from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe
-from graphjobs.backfill.transform.dotnet import unwrap
 from graphjobs.backfill.transform.field_reader import EnumWords, FieldReader
 from graphjobs.backfill.transform.legacy_ids import (
     find_byte_order,
@@ -25,7 +24,7 @@ from graphjobs.backfill.transform.legacy_ids import (
     parse_id,
     preserve_legacy_id,
 )
-from graphjobs.backfill.transform.payload import merge_payload, rename_pascal_case, to_camel_case
+from graphjobs.backfill.transform.payload import accept_dotnet_names, merge_payload, to_camel_case
 from graphjobs.backfill.transform.repair import RUNNING, repair_event_time, repair_job_state, repair_run_state
 from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.core.fields import FrozenModel, from_validation_error
@@ -175,7 +174,7 @@ def _map_policy_run(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Map
 def _map_inputs(reader: FieldReader) -> PolicyRunInputs:
     fields = reader.document("inputs")
     inputs = FieldReader(fields, reader.changes, reader.preserved, "inputs.", reader.legacy_uuids)
-    rename_pascal_case(inputs)
+    accept_dotnet_names(inputs)
     flag = inputs.flag("captureExplain")
     values = {
         "sbom_set": inputs.names("sbomSet"),
@@ -205,8 +204,8 @@ def _map_event(
     legacy_uuids: LegacyUuids,
 ) -> Mapped:
     reader = FieldReader(dict(source))
-    rename_pascal_case(reader)
-    inner = unwrap(reader.fields.get("payload"))
+    accept_dotnet_names(reader)
+    inner = reader.fields.get("payload")
     if isinstance(inner, Mapping) and {"jobId", "payload"} <= {to_camel_case(name) for name in inner}:
         reader = merge_payload(source)
     elif isinstance(inner, Mapping):
@@ -265,7 +264,7 @@ def _byte_order(reader: FieldReader, legacy_uuids: LegacyUuids) -> LegacyUuids:
 
 
 def _map_reference(reader: FieldReader, field: str, preserved_name: str, tenant: str, legacy_uuids: LegacyUuids) -> Any:
-    value = reader.pop(field)
+    value = reader.fields.pop(field, None)
     if value is None or value == "":
         if value is not None:
             reader.note_change(field, "empty text left out")

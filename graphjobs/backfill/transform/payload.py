@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from graphjobs.backfill.transform.coercion import parse_time, to_kebab_case, truncate_to_millis
 from graphjobs.backfill.transform.diagnostics import safe_label
+from graphjobs.backfill.transform.dotnet import unwrap
 from graphjobs.backfill.transform.field_reader import FieldReader
 from graphjobs.core.json_values import JSON_DEPTH_MAX
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
@@ -23,6 +24,9 @@ _NAMES: Final = frozenset(
 ) | {"kind", "type", "payload", "updatedAt", "legacyUuids", "priorityRank", "attemptCount", "cancelledAt"}
 """All fields that a document may have, except `_id`."""
 
+_PASCAL_CASE: Final = {name[0].upper() + name[1:]: name for name in sorted(_NAMES)}
+"""The names of .NET's properties, each with the name of its field."""
+
 _ENUM_FIELDS: Final = frozenset({"kind", "type", "overlayKind", "status", "trigger", "mode", "priority"})
 _NUMBERS: Final = (int, Int64, float)
 _FLAT: Final = frozenset({str, int, float, bool, datetime, type(None)})
@@ -33,29 +37,36 @@ def to_camel_case(name: object) -> object:
     return name[:1].lower() + name[1:] if type(name) is str else name
 
 
-def rename_pascal_case(reader: FieldReader) -> None:
-    """Rename fields in the spelling of .NET (`TenantId`), each with a change. Unknown fields keep their names.
+def accept_dotnet_names(reader: FieldReader) -> None:
+    """Rename fields in the spelling of .NET (`TenantId`), and take values out of their types, each with a change.
+
+    Unknown fields stay as they are.
 
     Raises:
         FieldRejected: a field is there in both spellings.
     """
-    for old in sorted(name for name in reader.fields if type(name) is str and name[:1].isupper()):
-        name = old[0].lower() + old[1:]
-        if name in _NAMES:
-            reader.rename(old, name)
+    fields = reader.fields
+    if not _PASCAL_CASE.keys().isdisjoint(fields):
+        for old in sorted(name for name in fields if name in _PASCAL_CASE):
+            reader.rename(old, _PASCAL_CASE[old])
+    for name in sorted(name for name, value in fields.items() if type(value) is dict and "_v" in value):
+        value = unwrap(fields[name])
+        if value is not fields[name] and name in _NAMES:
+            fields[name] = value
+            reader.note_change(name, "name of its type left out")
 
 
 def merge_payload(source: Mapping[str, Any]) -> FieldReader:
     """Merge the fields under `payload` into the document. An inline field wins over another value under `payload`."""
     reader = FieldReader(dict(source))
-    rename_pascal_case(reader)
-    inner = reader.pop("payload")
+    accept_dotnet_names(reader)
+    inner = reader.fields.pop("payload", None)
     if inner is None:
         return reader
     if not isinstance(inner, Mapping):
         reader.reject("payload", "a document", inner)
     fields, nested = reader.fields, FieldReader(dict(inner), reader.changes)
-    rename_pascal_case(nested)
+    accept_dotnet_names(nested)
     inner = nested.fields
     reader.fields = {**inner, **fields}
     if len(reader.fields) < len(inner) + len(fields):

@@ -111,7 +111,7 @@ CONVERTED = {
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-async def test_what_cannot_be_read_is_refused_with_a_command(tmp_path: Path, name: str) -> None:
+async def test_an_unreadable_file_is_refused_with_a_command(tmp_path: Path, name: str) -> None:
     """In a folder and alone."""
     content, command = CONVERTED[name]
     (tmp_path / name).write_bytes(content)
