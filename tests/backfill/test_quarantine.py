@@ -238,7 +238,7 @@ def test_edits_that_were_not_imported_are_kept(graphjobs: Command, url: str, tmp
     path = files / "graph_jobs.json"
     written = path.read_text()
     graphjobs(*dump, "--quarantine", str(files), url=url)
-    assert [path] == list(files.iterdir())
+    assert [path] == list(files.glob("[!.]*"))
     path.write_text(written.replace("sleeping", "queued"))
     done = graphjobs(*dump, "--quarantine", str(files), url=url)
     assert written == path.read_text()
@@ -263,7 +263,7 @@ def test_an_imported_file_needs_no_backup(graphjobs: Command, url: str, tmp_path
     path.write_text(path.read_text().replace("sleeping", "queued"))
     assert 1 == graphjobs("backfill", str(path), "--quarantine", str(files), url=url).returncode
     assert ["dozing"] == [line["status"] for line in _lines(path)]
-    assert [path] == list(files.iterdir())
+    assert [path] == list(files.glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
