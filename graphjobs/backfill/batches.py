@@ -25,10 +25,17 @@ from graphjobs.backfill.extract.records import (
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.load.comparison import RowState
 from graphjobs.backfill.load.staging import StagedRow, to_row
-from graphjobs.backfill.quarantine.entries import QuarantineEntry, UntaggedDocument, document_id_of, to_entry, untag
+from graphjobs.backfill.quarantine.entries import (
+    QuarantineEntry,
+    UntaggedDocument,
+    document_id_of,
+    tenant_of,
+    to_entry,
+    untag,
+)
 from graphjobs.backfill.transform.diagnostics import FieldChange
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import Rejection, map_document
+from graphjobs.backfill.transform.uuids import LegacyUuids
 
 DOCUMENTS_MAX: Final = 1_000
 """The maximum number of records in a batch."""
@@ -97,6 +104,7 @@ class Batch:
         mapped: the valid documents.
         rejected: the others.
         superseded: entries that were read again with edits and are still rejected, each with its new entry.
+        tenants: the entries that lines of a quarantine name, each with the tenant of its line.
     """
 
     collection: str
@@ -110,6 +118,7 @@ class Batch:
     mapped: list[MappedDocument] = field(default_factory=list)
     rejected: list[QuarantineEntry] = field(default_factory=list)
     superseded: dict[UUID, UUID] = field(default_factory=dict)
+    tenants: dict[UUID, str | None] = field(default_factory=dict)
 
     def add(self, record: SourceRecord) -> None:
         """Map one record and append it."""
@@ -117,6 +126,8 @@ class Batch:
         self.end = record.location.next
         self.size_bytes += len(record.raw)
         untagged = untag(record)
+        if untagged.resolves is not None:
+            self.tenants[untagged.resolves] = tenant_of(untagged.document or {})
         if untagged.document is None:
             self._reject(record, untagged, "", untagged.problem or "the record is not a document")
             return
@@ -149,7 +160,8 @@ class Batch:
 
     def _record(self, document: MappedDocument) -> SourceRecord:
         location = SourceLocation(self.part, document.ordinal, None, self.end)
-        return SourceRecord(self.collection, location, document.encoding, document.raw)
+        is_quarantine = document.resolves is not None
+        return SourceRecord(self.collection, location, document.encoding, document.raw, is_quarantine=is_quarantine)
 
     def changes(self) -> Counter[FieldChange]:
         """Count the changes that the mapping made."""
@@ -164,6 +176,7 @@ class Batch:
             self.mapped += other.mapped
             self.rejected += other.rejected
             self.superseded |= other.superseded
+            self.tenants |= other.tenants
 
 
 @runtime_checkable

@@ -14,8 +14,8 @@ from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS, S
 from graphjobs.backfill.extract.sources import Source
 from graphjobs.backfill.quarantine.entries import untag
 from graphjobs.backfill.transform.diagnostics import FieldChange
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import MappedValue, Rejection, map_document
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.core.event_log import Event
 from graphjobs.graph_jobs.models import GraphJob
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunJob

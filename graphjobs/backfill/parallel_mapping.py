@@ -11,14 +11,15 @@ import pickle
 import struct
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from graphjobs.backfill.batches import Batch, is_full, read_batches
 from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.errors import GraphJobsError
 
 MAPPERS: Final = 2
@@ -34,9 +35,11 @@ _PROGRAM: Final = f"from {__name__} import main; main()"
 
 
 @asynccontextmanager
-async def open_parallel(location: str) -> AsyncIterator["ParallelSource"]:
+async def open_parallel(
+    location: str | None, *, collections: Mapping[str, Path] | None = None
+) -> AsyncIterator["ParallelSource"]:
     """Open a source; see `open_source`."""
-    async with open_source(location) as source:
+    async with open_source(location, collections=collections) as source:
         yield ParallelSource(source)
 
 

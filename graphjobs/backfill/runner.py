@@ -24,7 +24,7 @@ from graphjobs.backfill.load.loader import write
 from graphjobs.backfill.quarantine import store
 from graphjobs.backfill.quarantine.entries import QuarantineEntry
 from graphjobs.backfill.transactions import transaction
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.database.executor import Executor, wait_ignoring_cancel
 from graphjobs.errors import DatabaseUnavailable, OutcomeUnknown
 from graphjobs.storage import Storage
@@ -224,18 +224,21 @@ class _BackfillRun:
     async def _write_documents(self, executor: Executor, part_started_at: datetime, batch: Batch) -> BackfillStats:
         rows = [document.row for document in batch.mapped]
         states = await write(executor, batch.collection, rows, self._version_max) if rows else []
-        rejected, superseded, changed = list(batch.rejected), dict(batch.superseded), 0
+        resolvable = await store.list_resolvable(executor, batch.collection, batch.tenants)
+        superseded = {old_id: new_id for old_id, new_id in batch.superseded.items() if old_id in resolvable}
+        rejected, changed = list(batch.rejected), 0
         resolved_ids: list[UUID] = []
         written_ids: list[UUID] = []
         for document, state in zip(batch.mapped, states, strict=True):
             entry = batch.rejection_for(document, state)
+            resolves = document.resolves if document.resolves in resolvable else None
             if entry is not None:
                 rejected.append(entry)
-                if document.resolves is not None:
-                    superseded[document.resolves] = entry.id
+                if resolves is not None:
+                    superseded[resolves] = entry.id
                 continue
-            if document.resolves is not None:
-                resolved_ids.append(document.resolves)
+            if resolves is not None:
+                resolved_ids.append(resolves)
             changed += bool(document.changes)
             if self._has_pending and state in (RowState.NEW, RowState.SOURCE_AHEAD):
                 written_ids += filter(None, [batch.document_id(document)])

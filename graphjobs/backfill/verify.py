@@ -32,7 +32,7 @@ from graphjobs.backfill.load.staging import (
 from graphjobs.backfill.quarantine import store
 from graphjobs.backfill.quarantine.entries import QuarantineEntry
 from graphjobs.backfill.transactions import snapshot
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.database.executor import Executor
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.policy_runs.status import PolicyRunStatus

@@ -13,6 +13,7 @@ from graphjobs.backfill.extract.decoding import require_pymongo
 from graphjobs.backfill.extract.records import SourcePart
 from graphjobs.backfill.extract.sources import Source, suggest_collections
 from graphjobs.cli import backfill_output
+from graphjobs.cli.backfill_source import SourceLocation, find_source
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.cli.output import print_lines
 from graphjobs.cli.progress import reading
@@ -40,15 +41,22 @@ class ByteOrder(StrEnum):
 
 
 def backfill(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="SOURCE",
+            metavar="[SOURCE]",
             help="A folder of dumps named after their collections (graph_jobs.bson, policy_runs.json.gz), one dump "
-            "file, or a mongodb:// address with a database name.",
+            "file, or a mongodb:// address with a database name. By default GRAPHJOBS_MONGODB_URL, or the address in "
+            "the file GRAPHJOBS_MONGODB_URL_FILE, so that its password is on no command line.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="The file of a collection, whatever its name; repeatable.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything, write nothing, and report; needs no PostgreSQL.")
     ] = False,
@@ -73,6 +81,7 @@ def backfill(
     from graphjobs.backfill.parallel_mapping import relax_gc  # imports bson, which is optional
 
     relax_gc()
+    source = find_source(sources or [], collection or [])
     if dry_run:
         _print_dry_run(asyncio.run(_dry_run(source, legacy_uuids)), as_json=as_json)
     elif verify:
@@ -92,7 +101,7 @@ def backfill(
             )
 
 
-async def _dry_run(location: str, legacy_uuids: ByteOrder) -> "DryRunReport":
+async def _dry_run(location: SourceLocation, legacy_uuids: ByteOrder) -> "DryRunReport":
     from graphjobs.backfill.dry_run import dry_run  # imports bson, which is optional
 
     def summarize(report: "DryRunReport") -> tuple[int, Callable[[], str]]:
@@ -104,7 +113,7 @@ async def _dry_run(location: str, legacy_uuids: ByteOrder) -> "DryRunReport":
     return await _with_progress(location, work, summarize)
 
 
-async def _run(location: str, legacy_uuids: ByteOrder, folder: Path) -> "BackfillReport":
+async def _run(location: SourceLocation, legacy_uuids: ByteOrder, folder: Path) -> "BackfillReport":
     from graphjobs.backfill.quarantine.files import check_folder
     from graphjobs.backfill.runner import run_backfill
 
@@ -121,14 +130,14 @@ async def _run(location: str, legacy_uuids: ByteOrder, folder: Path) -> "Backfil
         return await _with_progress(location, work, summarize)
 
 
-async def _write_quarantine(folder: Path, source: str) -> "QuarantineFiles":
+async def _write_quarantine(folder: Path, source: SourceLocation) -> "QuarantineFiles":
     from graphjobs.backfill.quarantine.files import write_quarantine
 
     async with open_storage() as storage:
-        return await write_quarantine(storage, folder, imported=Path(source))
+        return await write_quarantine(storage, folder, imported=source.folder)
 
 
-async def _verify(location: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
+async def _verify(location: SourceLocation, legacy_uuids: ByteOrder) -> "tuple[Comparison, int]":
     from graphjobs.backfill.quarantine import store
     from graphjobs.backfill.transactions import snapshot
     from graphjobs.backfill.verify import verify
@@ -149,15 +158,18 @@ async def _verify(location: str, legacy_uuids: ByteOrder) -> "tuple[Comparison, 
 
 
 async def _with_progress(
-    location: str,
+    location: SourceLocation,
     work: Callable[[Source, Callable[[Any, SourcePart], None]], Coroutine[Any, Any, T]],
     summarize: Callable[[Any], tuple[int, Callable[[], str]]],
 ) -> T:
     from graphjobs.backfill.parallel_mapping import open_parallel
 
-    async with open_parallel(location) as source:
-        for name, collection in suggest_collections(location).items():
-            typer.echo(f"graphjobs: {name} is not read; if it contains {collection}, rename it", err=True)
+    async with open_parallel(location.location, collections=location.collections) as source:
+        for name, collection in suggest_collections(location.location or "").items():
+            typer.echo(
+                f"graphjobs: {name} is not read; if it contains {collection}, rename it or name it by --collection",
+                err=True,
+            )
         with reading(source) as show:
             return await work(source, lambda report, part: show(part, *summarize(report)))
 

@@ -23,6 +23,7 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.settings import EMBEDDED, Settings
 from graphjobs.storage import Storage, open_storage
 
+_UNRESOLVED_SHOWN = 3
 _COLOURS = {GraphJobStatus.COMPLETED: "green", GraphJobStatus.FAILED: "red", GraphJobStatus.CANCELED: "yellow"}
 
 
@@ -102,8 +103,18 @@ def _result(job: Job) -> str:
     if isinstance(job, GraphBuildJob):
         numbers = {name: job.metadata.get(name, "?") for name in ("nodes", "edges", "depth")}
         digest = (job.graph_snapshot_id or "")[:19]
-        return f"{numbers['nodes']} nodes, {numbers['edges']} edges, depth {numbers['depth']}, {digest}…"
+        unresolved = _unresolved(job)
+        return f"{numbers['nodes']} nodes, {numbers['edges']} edges, depth {numbers['depth']}{unresolved}, {digest}…"
     return f"{job.metadata.get('findings', '?')} forbidden"
+
+
+def _unresolved(job: GraphBuildJob) -> str:
+    """Return the number of references without a component, and the first of them."""
+    if "unresolved" not in job.metadata:
+        return ""
+    refs = job.metadata.get("unresolvedRefs", "").splitlines()
+    shown = ", ".join(refs[:_UNRESOLVED_SHOWN]) + (", …" if len(refs) > _UNRESOLVED_SHOWN else "")
+    return f", {job.metadata['unresolved']} unresolved ({shown})"
 
 
 def _event_table(job: Job, events: list[GraphJobEvent]) -> Table:

@@ -22,7 +22,7 @@ class Component:
         name: the name, after the group and a slash if there is a group; cleaned, cut to 200 characters.
         version: cleaned, cut to 200 characters; empty by default.
         purl: the package URL, or None.
-        licences: SPDX ids, names and expressions, cleaned, cut to 1,000 characters, in the order of the file.
+        licences: SPDX ids, names, URLs and expressions, cleaned, cut to 1,000 characters, in the order of the file.
     """
 
     ref: str
@@ -32,31 +32,35 @@ class Component:
     licences: tuple[str, ...]
 
 
-def read_components(lists: list[tuple[str, list[Any]]], *, root: str | None) -> tuple[Component, ...]:
+def read_components(lists: list[tuple[str, list[Any]]], *, root: Component | None) -> tuple[Component, ...]:
     """Read components and their nested components.
 
     Args:
         lists: the lists to read, each with its name for errors.
-        root: the bom-ref of the subject, or None.
+        root: the subject, or None.
 
     Returns:
-        Components sorted by ref; refs are unique, and different from the root.
+        Components sorted by ref; refs are unique, and different from the root. Equal ones with one bom-ref are one.
 
     Raises:
-        DocumentError: a name is missing, a bom-ref occurs twice, a type is wrong, or there are more than 100,000.
+        DocumentError: a name is missing, different components have one bom-ref, a type is wrong, or there are more than
+            100,000.
     """
     components: list[Component] = []
-    refs = set() if root is None else {root}
+    by_ref = {root.ref: root} if root is not None and root.ref else {}
     for where, fields in _flattened(lists):
         if len(components) == COMPONENTS_MAX:
             raise DocumentError(f"the number of components must be at most {COMPONENTS_MAX:,}")
-        component = _component(fields, where)
-        if component.ref in refs:
-            raise DocumentError(f'{where}: the bom-ref "{clean_text(component.ref, WORD_LENGTH_MAX)}" occurs twice')
+        component = read_component(fields, where)
         if component.ref:
-            refs.add(component.ref)
+            first = by_ref.setdefault(component.ref, component)
+            if first == component and first is not component:
+                continue
+            if first is not component:
+                ref = clean_text(component.ref, WORD_LENGTH_MAX)
+                raise DocumentError(f'{where}: the bom-ref "{ref}" occurs twice, for different components')
         components.append(component)
-    return tuple(sorted(_with_refs(components, refs), key=lambda component: component.ref))
+    return tuple(sorted(_with_refs(components, set(by_ref)), key=lambda component: component.ref))
 
 
 def _flattened(lists: list[tuple[str, list[Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -73,7 +77,12 @@ def _flattened(lists: list[tuple[str, list[Any]]]) -> Iterator[tuple[str, dict[s
                     pending.append((f"{where}.{key}", nested))
 
 
-def _component(fields: dict[str, Any], where: str) -> Component:
+def read_component(fields: dict[str, Any], where: str) -> Component:
+    """Return a component without its nested ones; its ref is empty if it has no bom-ref.
+
+    Raises:
+        DocumentError: the name is missing, or a type is wrong.
+    """
     purl = read_text(fields, "purl", where)
     return Component(
         ref=read_ref(fields, where) or "",
@@ -81,8 +90,9 @@ def _component(fields: dict[str, Any], where: str) -> Component:
         version=clean_text(read_text(fields, "version", where) or "", NAME_LENGTH_MAX),
         purl=None if purl is None else clean_text(purl, TEXT_LENGTH_MAX),
         licences=tuple(
-            _licence(item, f"{where}.licenses[{index}]")
+            licence
             for index, item in enumerate(read_list(fields, "licenses", where))
+            if (licence := _licence(item, f"{where}.licenses[{index}]"))
         ),
     )
 
@@ -129,11 +139,11 @@ def read_ref(fields: dict[str, Any], where: str) -> str | None:
 
 
 def _licence(item: object, where: str) -> str:
+    """Return the text of a licence; empty if it has none, as some tools write for an unknown licence."""
     choice = read_object(item, where)
     text = read_text(choice, "expression", where)
     if text is None and "license" in choice:
         licence = read_object(choice["license"], f"{where}.license")
-        text = read_text(licence, "id", f"{where}.license") or read_text(licence, "name", f"{where}.license")
-    if text is None or not text.strip():
-        raise DocumentError(f"{where} has neither an expression nor a license with an id or a name")
-    return clean_text(text, TEXT_LENGTH_MAX)
+        texts = (read_text(licence, name, f"{where}.license") for name in ("id", "name", "url"))
+        text = next((found for found in texts if found and found.strip()), None)
+    return clean_text((text or "").strip(), TEXT_LENGTH_MAX)

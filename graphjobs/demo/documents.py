@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, nests_deeper, too_deep
+from graphjobs.core.unique_json import DuplicateKey, unique_object
 
 PATH_LENGTH_MAX: Final = 200
 WORD_LENGTH_MAX: Final = 80
@@ -109,10 +110,14 @@ def _parse(content: bytes) -> object:
     try:
         text = content.decode("utf-8-sig")
         deep = nests_deeper(content, DECODED_DEPTH_MAX)
-        value: object = None if deep else json.loads(text, parse_constant=_refuse_constant)
+        value: object = None
+        if not deep:
+            value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=unique_object)
     except UnicodeDecodeError as error:
         at_end = error.reason == "unexpected end of data"
         problem = "it is truncated within a character" if at_end else "it is not UTF-8 text"
+    except DuplicateKey as error:
+        problem = f'an object has "{clean_text(error.key, WORD_LENGTH_MAX)}" twice'
     except json.JSONDecodeError as error:
         problem = _syntax_problem(error)
     except ValueError:

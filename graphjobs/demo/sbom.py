@@ -2,10 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, Final
 
-from graphjobs.demo.components import NAME_LENGTH_MAX, Component, read_components, read_name, read_ref
+from graphjobs.demo.components import NAME_LENGTH_MAX, Component, read_component, read_components, read_name
 from graphjobs.demo.documents import (
     WORD_LENGTH_MAX,
     DocumentError,
@@ -24,6 +25,7 @@ __all__ = ["Component", "Sbom", "SbomError", "fingerprint", "read_sbom", "shippe
 SIZE_MAX_BYTES: Final = 16 * 1024 * 1024
 DEPENDENCIES_MAX: Final = 1_000_000
 VERSION_MAX: Final = 2**31 - 1
+UNRESOLVED_SHOWN: Final = 20
 
 _DATA: Final = Path(__file__).parent / "data"
 
@@ -44,6 +46,8 @@ class Sbom:
         components: all components but the subject, nested ones included, sorted by ref.
         dependencies: edges (ref, ref of its dependency), sorted, unique; both ends are components or the root.
         root: the bom-ref of the subject, or None.
+        unresolved: how many different references of dependencies name no component; they are in no edge.
+        unresolved_refs: the first of them in their order, cleaned, at most 20.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Sbom:
     components: tuple[Component, ...]
     dependencies: tuple[tuple[str, str], ...]
     root: str | None
+    unresolved: int = 0
+    unresolved_refs: tuple[str, ...] = ()
 
 
 def shipped_sboms() -> tuple[Path, ...]:
@@ -95,19 +101,21 @@ def _sbom(fields: dict[str, Any], *, digest: str, file_name: str) -> Sbom:
     _require_cyclonedx(fields)
     metadata = read_object(fields.get("metadata", {}), "metadata")
     name = file_name
-    root: str | None = None
+    root: Component | None = None
     lists: list[tuple[str, list[Any]]] = []
     if "component" in metadata:
         subject = read_object(metadata["component"], "metadata.component")
         name = _subject_name(subject)
-        root = read_ref(subject, "metadata.component")
+        root = read_component(subject, "metadata.component")
         lists.append(("metadata.component.components", read_list(subject, "components", "metadata.component")))
     lists.append(("components", read_list(fields, "components")))
     lists.append(("services", read_list(fields, "services")))
     components = read_components(lists, root=root)
     refs = {component.ref: component.ref for component in components}
-    if root is not None:
-        refs[root] = root
+    root_ref = None if root is None else root.ref or None
+    if root_ref is not None:
+        refs[root_ref] = root_ref
+    dependencies, unresolved = _dependencies(fields, refs)
     serial_number = read_text(fields, "serialNumber")
     return Sbom(
         name=clean_text(name, NAME_LENGTH_MAX) or "unnamed",
@@ -115,8 +123,10 @@ def _sbom(fields: dict[str, Any], *, digest: str, file_name: str) -> Sbom:
         serial_number=None if serial_number is None else clean_text(serial_number, NAME_LENGTH_MAX),
         version=_version(fields),
         components=components,
-        dependencies=_dependencies(fields, refs),
-        root=root,
+        dependencies=dependencies,
+        root=root_ref,
+        unresolved=len(unresolved),
+        unresolved_refs=tuple(clean_text(ref, WORD_LENGTH_MAX) for ref in nsmallest(UNRESOLVED_SHOWN, unresolved)),
     )
 
 
@@ -147,25 +157,32 @@ def _subject_name(subject: dict[str, Any]) -> str:
     return f"{name}@{version}" if version else name
 
 
-def _dependencies(fields: dict[str, Any], refs: dict[str, str]) -> tuple[tuple[str, str], ...]:
+def _dependencies(fields: dict[str, Any], refs: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], set[str]]:
+    """Return the edges between components, and the references that name none, of which package managers leave some."""
     edges: set[tuple[str, str]] = set()
+    unresolved: set[str] = set()
     count = 0
     for index, item in enumerate(read_list(fields, "dependencies")):
         where = f"dependencies[{index}]"
         entry = read_object(item, where)
-        source = _known_ref(entry.get("ref"), refs, f"{where}.ref")
+        source = _read_ref(entry.get("ref"), refs, f"{where}.ref")
         targets = read_list(entry, "dependsOn", where)
         count += len(targets)
         if count > DEPENDENCIES_MAX:
             raise DocumentError(f"the number of dependencies must be at most {DEPENDENCIES_MAX:,}")
-        edges.update((source, _known_ref(target, refs, f"{where}.dependsOn")) for target in targets)
-    return tuple(sorted(edges))
+        known = [_read_target(target, refs, f"{where}.dependsOn") for target in targets]
+        unresolved.update(ref for ref in (source, *known) if ref not in refs)
+        if source in refs:
+            edges.update((source, target) for target in known if target in refs)
+    return tuple(sorted(edges)), unresolved
 
 
-def _known_ref(value: object, refs: dict[str, str], where: str) -> str:
+def _read_target(value: object, refs: dict[str, str], where: str) -> str:
+    return "null" if value is None else _read_ref(value, refs, where)
+
+
+def _read_ref(value: object, refs: dict[str, str], where: str) -> str:
     """Return the ref of a component as the same object, so that a million edges share their strings."""
     if not isinstance(value, str):
         raise DocumentError(f"{where} must be text, not {type_name(value)}")
-    if value not in refs:
-        raise DocumentError(f'{where} names "{clean_text(value, WORD_LENGTH_MAX)}", which is not a component')
-    return refs[value]
+    return refs.get(value, value)

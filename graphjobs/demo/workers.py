@@ -151,7 +151,11 @@ class Demo:
             correlation_id=job.correlation_id,
             metadata={"sbom": sbom.name},
         )
+        if sbom.unresolved:
+            sizes["unresolved"] = sbom.unresolved
         metadata = {"sbom": sbom.name, **{name: str(number) for name, number in sizes.items()}}
+        if sbom.unresolved_refs:
+            metadata["unresolvedRefs"] = "\n".join(sbom.unresolved_refs)
         return BuildResult(graph.snapshot_id, metadata=metadata, followups=[overlay])
 
     async def _overlay(self, job: GraphOverlayJob, _context: JobContext) -> OverlayResult:

@@ -1,4 +1,4 @@
-"""Fixtures of the backfill. The tests of a live MongoDB are collected only where Docker runs."""
+"""Fixtures of the backfill. The tests of a server are collected only where one can be started."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,14 @@ import pytest
 
 from graphjobs.storage import Storage
 from pytest_graphjobs import _docker_answers
+from tests.backfill.mongo import can_serve
 from tests.backfill.tables import Command
 from tests.migrations.cli_tools import many_graphjobs
 
-collect_ignore = [] if _docker_answers() else ["test_live.py"]
+collect_ignore = [
+    *([] if _docker_answers() else ["test_live.py"]),
+    *([] if can_serve() else ["test_move.py"]),
+]
 
 
 @pytest.fixture(scope="module")

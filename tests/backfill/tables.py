@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graphjobs.backfill.extract.sources import open_source
 from graphjobs.backfill.runner import BackfillReport, run_backfill
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.backfill.verify import Comparison, verify
 from graphjobs.storage import Storage
 from tests.backfill import dumps

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids
 from graphjobs.backfill.transform.mapping import Mapped, map_document
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from tests.backfill import dumps
 from tests.backfill.dumps import Defect, DumpGenerator, GeneratedDocument, Outcome
 

@@ -15,7 +15,7 @@ from graphjobs.backfill.extract.decoding import parse_extended_json
 from graphjobs.backfill.quarantine.files import write_quarantine
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import Storage
-from tests.backfill import dumps
+from tests.backfill import documents, dumps
 from tests.backfill.documents import AT, ID, JOB_ID, build, event
 from tests.backfill.tables import Command, backfill_path, pending_entries, rows_of, state, verify_path, write_dumps
 from tests.migrations.cli_tools import ask, beside_python, environment, run
@@ -115,7 +115,7 @@ def test_a_discarded_document_is_not_imported(graphjobs: Command, url: str, tmp_
 
 async def test_a_document_repaired_in_mongodb_resolves_its_entry(storage: Storage, url: str, tmp_path: Path) -> None:
     """By its `_id`, in any file."""
-    await backfill_path(storage, write_dumps(tmp_path / "dump", graph_jobs=[build(_id=ObjectId(b"0" * 12), trigger=1)]))
+    await backfill_path(storage, write_dumps(tmp_path / "dump", graph_jobs=[build(_id=ObjectId(b"0" * 12), trigger=9)]))
     assert 1 == len(pending_entries(url))
     repaired = write_dumps(tmp_path / "repaired", graph_jobs=[build(_id=ObjectId(b"0" * 12))])
     report = await backfill_path(storage, repaired)
@@ -237,7 +237,7 @@ def test_edits_that_were_not_imported_are_kept(graphjobs: Command, url: str, tmp
     path = files / "graph_jobs.json"
     written = path.read_text()
     graphjobs(*dump, "--quarantine", str(files), url=url)
-    assert [path] == list(files.iterdir())
+    assert [path] == list(files.glob("[!.]*"))
     path.write_text(written.replace("sleeping", "queued"))
     done = graphjobs(*dump, "--quarantine", str(files), url=url)
     assert written == path.read_text()
@@ -262,7 +262,7 @@ def test_an_imported_file_needs_no_backup(graphjobs: Command, url: str, tmp_path
     path.write_text(path.read_text().replace("sleeping", "queued"))
     assert 1 == graphjobs("backfill", str(path), "--quarantine", str(files), url=url).returncode
     assert ["dozing"] == [line["status"] for line in _lines(path)]
-    assert [path] == list(files.iterdir())
+    assert [path] == list(files.glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -361,3 +361,64 @@ async def test_all_documents_are_missing_before_the_backfill(storage: Storage, t
     assert not comparison.ok
     assert {"missing"} == {str(difference) for difference in comparison.differences}
     assert 0 == comparison.pending
+
+
+async def _quarantined(storage: Storage, tmp_path: Path) -> tuple[Path, str]:
+    """Reject a job of the tenant acme, and return its line's file and its tag."""
+    await backfill_path(storage, write_dumps(tmp_path / "dump", graph_jobs=[build(status="sleeping")]))
+    path = (await write_quarantine(storage, tmp_path / "files")).files["graph_jobs"]
+    return path, json.dumps(_lines(path)[0]["_quarantine"])
+
+
+@pytest.mark.parametrize("form", ["json", "bson"])
+async def test_a_tag_within_ordinary_data_is_data(storage: Storage, url: str, tmp_path: Path, form: str) -> None:
+    """Any tenant can write the tag of another one's entry into MongoDB. It resolves nothing, and plants no sentence."""
+    _, tag = await _quarantined(storage, tmp_path)
+    before = pending_entries(url)
+    planted = {**json.loads(tag), "location": "call 555", "reason": "pay here", "raw": "AAAA"}
+    foreign = [build(_id=JOB_ID, tenantId="mallory", _quarantine=json.loads(tag)), {"_quarantine": planted}]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / f"graph_jobs.{form}").write_bytes(dumps.encode_file(foreign, form))
+    report = await backfill_path(storage, tmp_path / "new")
+    assert (0, 0, 2) == (report.counts.added, report.counts.resolved, report.counts.quarantined)
+    entries = pending_entries(url)
+    assert before[0] in entries
+    assert [] == [entry for entry in entries if "555" in entry["location"] or "pay" in entry["reason"]]
+    # In the quarantine, the foreign tag is within the bytes of its entry, and counts no more than before.
+    files = (await write_quarantine(storage, tmp_path / "more")).files
+    again = await backfill_path(storage, files["graph_jobs"].parent)
+    assert {"graph_jobs": 3} == again.pending
+    assert {entry["id"] for entry in entries} == {entry["id"] for entry in pending_entries(url)}
+
+
+@pytest.mark.parametrize(
+    ("collection", "document"),
+    [
+        ("graph_jobs", build(_id=JOB_ID, tenantId="mallory", createdAt="2024-05-06T07:08:09Z")),
+        ("graph_job_events", event(jobId="none", createdAt="2024-05-06T07:08:09Z")),
+        ("policy_runs", documents.run(createdAt=None, queuedAt=None, availableAt=None, updatedAt=None)),
+    ],
+)
+async def test_a_tag_counts_for_its_tenant_and_collection(
+    storage: Storage, url: str, tmp_path: Path, collection: str, document: dict[str, Any]
+) -> None:
+    """Also within a quarantine."""
+    path, tag = await _quarantined(storage, tmp_path)
+    before = pending_entries(url)
+    path.unlink()
+    line = f'{{"_quarantine": {tag}, {json.dumps(document)[1:]}'
+    (path.parent / f"{collection}.json").write_text(f"{line}\n")
+    report = await backfill_path(storage, path.parent)
+    assert 0 == report.counts.resolved
+    assert before[0] in pending_entries(url)
+
+
+async def test_a_line_with_a_repaired_tenant_resolves_its_entry(storage: Storage, tmp_path: Path) -> None:
+    """Its tenant was the invalid field. The mark of the folder goes with its last file."""
+    await backfill_path(storage, write_dumps(tmp_path / "dump", graph_jobs=[build(tenantId="a\0")]))
+    path = (await write_quarantine(storage, tmp_path / "files")).files["graph_jobs"]
+    path.write_text(path.read_text().replace("a\\u0000", "acme"))
+    report = await backfill_path(storage, path.parent)
+    assert (1, 1, {}) == (report.counts.added, report.counts.resolved, report.pending)
+    await write_quarantine(storage, path.parent, imported=path.parent)
+    assert [] == list(path.parent.iterdir())

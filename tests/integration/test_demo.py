@@ -144,3 +144,15 @@ def test_the_policy_option_selects_the_policy(graphjobs_database_url: str, tmp_p
     done = _demo(graphjobs_database_url, "--policy", policy, sbom)
     assert f"{len(read_sbom(sbom).components)} forbidden" in done.stdout
     assert "nothing at all" in done.stdout
+
+
+def test_the_table_counts_and_names_unresolved_references(graphjobs_database_url: str, tmp_path: Path) -> None:
+    """The graph is built without them."""
+    sbom = tmp_path / "npm.cdx.json"
+    components = [{"bom-ref": "a", "name": "a"}, {"bom-ref": "b", "name": "b"}]
+    edges = [{"ref": "a", "dependsOn": ["b", *(f"gone-{number}" for number in range(5))]}]
+    sbom.write_text(json.dumps({"bomFormat": "CycloneDX", "components": components, "dependencies": edges}))
+    done = _graphjobs(graphjobs_database_url, "demo", sbom)
+    assert (done.returncode, done.stderr) == (0, "")
+    row = " ".join(done.stdout.replace("│", " ").split())
+    assert "2 nodes, 1 edges, depth 1, 5 unresolved (gone-0, gone-1, gone-2, …)" in row

@@ -1,12 +1,16 @@
 """Splits a stream of BSON into documents by their lengths, without decoding them."""
 
 import struct
-from typing import Final
 
-from graphjobs.backfill.extract.streams import ByteStream, RawRecord, RawRecords, excerpt, fill_buffer, truncated_record
-
-BSON_SIZE_MAX: Final = 16 * 1024 * 1024
-"""The size of the largest document in MongoDB."""
+from graphjobs.backfill.extract.streams import (
+    BSON_SIZE_MAX,
+    ByteStream,
+    RawRecord,
+    RawRecords,
+    excerpt,
+    fill_buffer,
+    truncated_record,
+)
 
 
 def bson_records(stream: ByteStream, offset: int) -> RawRecords:

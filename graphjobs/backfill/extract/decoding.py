@@ -5,7 +5,7 @@ pymongo does the decoding. It comes with an extra and is imported on first use, 
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal, TypeAlias
@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, too_deep
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
+from graphjobs.core.unique_json import DuplicateKey, unique_object
 from graphjobs.errors import ConfigurationError
 
 _EXCERPT_LENGTH_MAX: Final = 200
@@ -65,16 +66,29 @@ def _bson_decoder() -> Decode:
 
     options: Any = codec_options()
     decode_bson: Callable[..., dict[str, Any]] = bson.decode
+    encode_bson: Callable[..., bytes] = bson.encode
 
     def decode(raw: bytes) -> dict[str, Any] | str:
         if _bson_nests_deeper(raw, DECODED_DEPTH_MAX):
             return too_deep(DECODED_DEPTH_MAX, "BSON")
         try:
-            return decode_bson(raw, options)
+            document = decode_bson(raw, options)
         except (BSONError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             return f"it is not valid BSON: {safe_excerpt(str(error)) or type(error).__name__}"
+        try:
+            # A document that encodes to the same bytes has each field once. This is ten times as fast as a search.
+            if encode_bson(document, codec_options=options) == raw:
+                return document
+        except (BSONError, ValueError, TypeError, LookupError, ArithmeticError):
+            pass
+        name = _find_duplicate(raw)
+        return document if name is None else _occurs_twice(name)
 
     return decode
+
+
+def _occurs_twice(name: str) -> str:
+    return f'the field "{safe_excerpt(name)}" occurs twice in one document, and it is unknown which one is right'
 
 
 def _json_decoder() -> Decode:
@@ -85,7 +99,9 @@ def _json_decoder() -> Decode:
             text = raw.decode()
             if json_nests_deeper(raw, DECODED_DEPTH_MAX):
                 return too_deep(DECODED_DEPTH_MAX)
-            value = json.loads(text, object_hook=hook)
+            value = json.loads(text, object_pairs_hook=hook)
+        except DuplicateKey as error:
+            return _occurs_twice(error.key)
         except UnicodeDecodeError as error:
             return f"it is not UTF-8 text, from its byte {error.start:,} on"
         except json.JSONDecodeError as error:
@@ -103,15 +119,15 @@ def parse_extended_json(text: str) -> Any:
     """Parse any Extended JSON value with the options of `decoder`.
 
     Raises:
-        ValueError: the text is not JSON, or nests too deep.
+        ValueError: the text is not JSON, has a key twice in one object, or nests too deep.
         InvalidExtendedJson: a wrapper holds an invalid value.
     """
     if json_nests_deeper(text, DECODED_DEPTH_MAX):
         raise ValueError(too_deep(DECODED_DEPTH_MAX))
-    return json.loads(text, object_hook=_object_hook())
+    return json.loads(text, object_pairs_hook=_object_hook())
 
 
-def _object_hook() -> Callable[[dict[str, Any]], Any]:
+def _object_hook() -> Callable[[list[tuple[str, Any]]], Any]:
     from bson import json_util
     from bson.binary import UuidRepresentation
     from bson.codec_options import DatetimeConversion
@@ -124,7 +140,8 @@ def _object_hook() -> Callable[[dict[str, Any]], Any]:
     )
     convert = json_util.object_hook
 
-    def hook(fields: dict[str, Any]) -> Any:
+    def hook(pairs: list[tuple[str, Any]]) -> Any:
+        fields = unique_object(pairs)
         try:
             if "$date" in fields and len(fields) == 1 and isinstance(text := fields["$date"], str):
                 return _parse_time(text)
@@ -153,6 +170,7 @@ _SIZES: Final = {
 }
 _LENGTHS_AT: Final = {0x02: 0, 0x05: 0, 0x0C: 0, 0x0D: 0, 0x0E: 0, 0x0F: 4}
 _REGEX: Final = 0x0B
+_LIST: Final = 0x04
 _NESTING: Final = b"\x03\x04\x0f"
 """A document, a list, and code with a scope."""
 _LEVEL_BYTES_MIN: Final = 6
@@ -171,6 +189,27 @@ def nests_deeper(encoding: Encoding, raw: bytes, levels: int) -> bool:
 def _bson_nests_deeper(raw: bytes, levels: int) -> bool:
     if len(raw) < _LEVEL_BYTES_MIN * levels or sum(map(raw.count, _NESTING)) < levels:  # nearly every document
         return False
+    return any(depth > levels for depth, _, _ in _bson_fields(raw))
+
+
+def _find_duplicate(raw: bytes) -> str | None:
+    """Return the name of the first field that a document, or a document in it, has twice."""
+    names: list[set[bytes] | None] = [set()]
+    for depth, type_code, name in _bson_fields(raw):
+        is_nested = type_code in _NESTING
+        del names[depth - is_nested :]
+        of_document = names[-1]
+        if of_document is not None:
+            if name in of_document:
+                return name.decode(errors="replace")
+            of_document.add(name)
+        if is_nested:
+            names.append(None if type_code == _LIST else set())
+    return None
+
+
+def _bson_fields(raw: bytes) -> "Iterator[tuple[int, int, bytes]]":
+    """Yield the depth after a field, its type and its name, for all fields; ends early at invalid BSON."""
     depth, at = 1, 4
     try:
         while depth:
@@ -178,21 +217,20 @@ def _bson_nests_deeper(raw: bytes, levels: int) -> bool:
             if type_code == 0:
                 depth -= 1
                 continue
-            at = raw.index(0, at) + 1
+            name_at, at = at, raw.index(0, at) + 1
+            name = raw[name_at : at - 1]
             if type_code in _LENGTHS_AT:
                 (length,) = _length_at(raw, at + _LENGTHS_AT[type_code])
                 if length < 0:
-                    return False
+                    return
                 at += length
             elif type_code == _REGEX:
                 at = raw.index(0, raw.index(0, at) + 1) + 1
             at += _SIZES[type_code]
             depth += type_code in _NESTING
-            if depth > levels:
-                return True
+            yield depth, type_code, name
     except (LookupError, ValueError, struct.error):
         pass  # invalid BSON: the decoder reports it
-    return False
 
 
 def safe_excerpt(text: str) -> str:

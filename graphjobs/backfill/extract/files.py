@@ -10,9 +10,18 @@ from typing import BinaryIO, Final, TypeVar
 
 from graphjobs.backfill.extract.bson_framing import bson_records
 from graphjobs.backfill.extract.decoding import Encoding, safe_excerpt
-from graphjobs.backfill.extract.json_framing import BLANK, BOM, json_records
-from graphjobs.backfill.extract.records import END_OFFSET, ReadOffset, SourceLocation, SourcePart, SourceRecord
-from graphjobs.backfill.extract.streams import ByteStream, is_gzip, open_stream
+from graphjobs.backfill.extract.dump_names import collection_of
+from graphjobs.backfill.extract.formats import require_format
+from graphjobs.backfill.extract.json_framing import holds_too_many_values, json_records
+from graphjobs.backfill.extract.records import (
+    END_OFFSET,
+    QUARANTINE_MARKER,
+    ReadOffset,
+    SourceLocation,
+    SourcePart,
+    SourceRecord,
+)
+from graphjobs.backfill.extract.streams import EXCERPT_SIZE_MAX, ByteStream, is_gzip, open_stream
 from graphjobs.errors import ConfigurationError
 
 BATCH_MAX: Final = 64
@@ -26,7 +35,6 @@ BATCH_SIZE_MAX: Final = 256 * 1024
 
 T = TypeVar("T")
 
-_ARCHIVE: Final = b"\x6d\xe2\x99\x81"
 _EDGE_SIZE: Final = 64 * 1024
 
 
@@ -125,7 +133,7 @@ class _FileReader:
     def _open_records(self, after: ReadOffset) -> "Iterator[SourceRecord | None]":
         try:
             is_packed = is_gzip(self._file)
-            file_format = _require_format(self._file, self._path)
+            file_format = require_format(self._file, self._path, self._part.collection)
             if not is_packed and os.fstat(self._file.fileno()).st_size < after.offset < END_OFFSET:
                 raise ConfigurationError(f"{self._part.name} ends before the position at byte {after.offset:,}")
             self._stream: ByteStream = open_stream(self._file, 0 if after.offset == END_OFFSET else after.offset)
@@ -151,9 +159,14 @@ class _FileReader:
                 yield None
                 continue
             at, end, raw, problem = record
+            if encoding == "json" and problem is None and holds_too_many_values(raw):
+                raw = raw[:EXCERPT_SIZE_MAX]
+                problem = "it holds more values than a document of MongoDB; only its beginning is kept"
             next_offset = ReadOffset(ordinal, END_OFFSET if end is None else end)
             location = SourceLocation(self._part.name, ordinal, at, next_offset)
-            yield SourceRecord(self._part.collection, location, encoding, raw, problem)
+            yield SourceRecord(
+                self._part.collection, location, encoding, raw, problem, is_quarantine=self._part.is_quarantine
+            )
 
     def _next_batch(self) -> list[SourceRecord] | None:
         batch: list[SourceRecord] = []
@@ -170,15 +183,25 @@ class _FileReader:
         return batch if steps else None
 
 
-def file_part(collection: str, path: Path) -> SourcePart:
-    """Return a file as a part of a source.
+def file_part(collection: str, path: Path, name: str | None = None) -> SourcePart:
+    """Return a file as a part of a source, by default with the name of the file.
 
     Raises:
         ConfigurationError: the file is not readable, or its format is unknown.
     """
+    name = name or path.name
     with _open_file(path) as file:
-        _require_format(file, path)
-        return SourcePart(collection, path.name, _fingerprint(file, path), os.fstat(file.fileno()).st_size)
+        require_format(file, path, collection)
+        fingerprint = _fingerprint(file, collection, name)
+        size = os.fstat(file.fileno()).st_size
+        return SourcePart(collection, name, fingerprint, size, is_quarantine=_is_quarantine(collection, path))
+
+
+def _is_quarantine(collection: str, path: Path) -> bool:
+    """Return whether a file is one that a quarantine writes, or its edited copy, in a folder marked as a quarantine."""
+    name = f"{collection}.json"
+    is_named = path.name == name or path.name.startswith(f"{name}.edited")
+    return is_named and (path.parent / QUARANTINE_MARKER).is_file()
 
 
 def read_error(path: Path, error: OSError) -> ConfigurationError:
@@ -204,51 +227,17 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 def _require_unchanged(file: BinaryIO, path: Path, part: SourcePart) -> None:
     """Check the fingerprint: a `ReadOffset` is meaningless in another file of the same name."""
-    if _fingerprint(file, path) != part.fingerprint:
+    if _fingerprint(file, part.collection, part.name) != part.fingerprint:
         raise ConfigurationError(f"{safe_excerpt(str(path))} has changed while it was read: begin again")
 
 
-def _fingerprint(file: BinaryIO, path: Path) -> str:
+def _fingerprint(file: BinaryIO, collection: str, name: str) -> str:
+    # A file of any name is another part for each collection.
+    label = name if collection_of(name) == collection else f"{collection} {name}"
     status = os.fstat(file.fileno())
-    digest = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode(errors="replace"))
+    digest = hashlib.sha256(f"{label} {status.st_size} {status.st_mtime_ns} ".encode(errors="replace"))
     file.seek(0)
     digest.update(file.read(_EDGE_SIZE))
     file.seek(max(0, status.st_size - _EDGE_SIZE))
     digest.update(file.read(_EDGE_SIZE))
     return f"sha256:{digest.hexdigest()}"
-
-
-def _require_format(file: BinaryIO, path: Path) -> str:
-    file_format = _detect_format(open_stream(file).read(), path.name.removesuffix(".gz"))
-    match file_format:
-        case "archive":
-            problem = "is an archive of mongodump, which only mongorestore reads: dump with --out instead of --archive"
-        case "utf-16":
-            problem = "is text in UTF-16: save it as UTF-8"
-        case None:
-            problem = "is neither BSON nor JSON"
-        case _:
-            return file_format
-    raise ConfigurationError(f"{safe_excerpt(str(path))} {problem}")
-
-
-def _detect_format(head: bytes, name: str) -> str | None:
-    """Return the format by the first (decompressed) bytes, or by the name if they are ambiguous.
-
-    Returns:
-        "bson", "lines", "array" or "objects" (JSON over several lines), "archive" of mongodump, "utf-16", or None.
-    """
-    if head.startswith(_ARCHIVE):
-        return "archive"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and not name.endswith(".bson"):
-        return "utf-16"
-    # The fourth byte of BSON is the high byte of a length of at most 16 MiB. Text holds no such byte.
-    if len(head) >= 5 and head[3] <= 1:
-        return "bson"
-    text = head.removeprefix(BOM).lstrip(BLANK)
-    if text.startswith(b"["):
-        return "array"
-    if text.startswith(b"{"):
-        first, newline, _ = text.partition(b"\n")
-        return "objects" if newline and first.strip(BLANK) == b"{" else "lines"
-    return "bson" if name.endswith(".bson") else "lines" if name.endswith((".json", ".jsonl", ".ndjson")) else None

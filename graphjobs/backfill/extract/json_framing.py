@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import Final
 
 from graphjobs.backfill.extract.streams import (
+    BSON_SIZE_MAX,
     CHUNK_SIZE,
     CHUNK_SIZE_MAX,
     EXCERPT_SIZE_MAX,
@@ -18,10 +19,17 @@ from graphjobs.backfill.extract.streams import (
 JSON_SIZE_MAX: Final = 64 * 1024 * 1024
 """The size of the largest document as Extended JSON: a number may take four times as many bytes as in BSON."""
 
+_CHECKED_SIZE_MIN: Final = 8 * 1024 * 1024
+_OPENING_SIZE: Final = 4
+"""The bytes that a brace or bracket stands for in BSON at least; a comma stands for one."""
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
 BOM: Final = b"\xef\xbb\xbf"
 BLANK: Final = b" \t\r\n"
 
 _NEWLINE: Final = re.compile(rb"\n")
+_NOT_BLANK: Final = re.compile(rb"[^ \t\r\n]")
+_NOT_BLANK_OR_COMMA: Final = re.compile(rb"[^ \t\r\n,]")
 _JUNK: Final = re.compile(rb"[,\]{]")
 _NEXT_OBJECT: Final = re.compile(rb"(?<=\n),?\{")
 # A string with its closing quotation mark, which is missing if a chunk ends within the string; or a bracket.
@@ -67,15 +75,15 @@ class _ReadBuffer:
         self.data, self.at = rest + chunk if rest else chunk, 0
         return bool(chunk)
 
-    def skip_blanks(self) -> bytes:
+    def skip_blanks(self, pattern: "re.Pattern[bytes]" = _NOT_BLANK) -> "Generator[None, None, bytes]":
         """Move to the next byte that is not blank and return it, or return nothing at the end of the file."""
-        while True:
-            while self.at < len(self.data) and self.data[self.at] in BLANK:
-                self.at += 1
-            if self.at < len(self.data):
-                return self.data[self.at : self.at + 1]
+        while not (match := pattern.search(self.data, self.at)):
+            self.at = len(self.data)
+            yield None
             if not self.grow():
                 return b""
+        self.at = match.start()
+        return match.group()
 
     def read_until(self, pattern: "re.Pattern[bytes]", searched: int) -> "Generator[None, None, tuple[bytes, bool]]":
         """Move to the first match from index `searched` on, or to the end of the file.
@@ -116,6 +124,9 @@ def _line_records(buffer: _ReadBuffer) -> RawRecords:
     stream = buffer.stream
     while True:
         data = buffer.data
+        if data[buffer.at : buffer.at + 1] in BLANK:  # a gigabyte of blank lines compresses to a megabyte
+            yield from buffer.skip_blanks()
+            data = buffer.data
         end = data.find(b"\n", buffer.at)
         if end >= 0:
             start, line = buffer.offset, data[buffer.at : end]
@@ -140,6 +151,17 @@ def _line_records(buffer: _ReadBuffer) -> RawRecords:
         yield truncated_record(stream, start, line, "the line there is cut off")
 
 
+def holds_too_many_values(raw: bytes) -> bool:
+    """Return whether JSON text holds more values than a document of MongoDB. As Python objects they fill the memory."""
+    if len(raw) < _CHECKED_SIZE_MIN or _bson_size_min(raw) <= BSON_SIZE_MAX:
+        return False
+    return _bson_size_min(_STRINGS.sub(b"", raw)) > BSON_SIZE_MAX
+
+
+def _bson_size_min(raw: bytes) -> int:
+    return (raw.count(b"{") + raw.count(b"[")) * _OPENING_SIZE + raw.count(b",")
+
+
 def _too_large(what: str) -> str:
     return f"{what} of more than {JSON_SIZE_MAX:,} bytes is too large for a document; only its beginning is kept"
 
@@ -147,21 +169,19 @@ def _too_large(what: str) -> str:
 def _object_records(buffer: _ReadBuffer, *, in_array: bool) -> RawRecords:
     """Yield objects by their braces. Commas between objects are not checked."""
     stream = buffer.stream
-    if in_array and buffer.at_file_start and buffer.skip_blanks():
+    if in_array and buffer.at_file_start and (yield from buffer.skip_blanks()):
         buffer.at += 1
-    while byte := buffer.skip_blanks():
+    while byte := (yield from buffer.skip_blanks(_NOT_BLANK_OR_COMMA if in_array else _NOT_BLANK)):
         start = buffer.offset
         if byte == b"]" and in_array:
             buffer.at += 1
-            if buffer.skip_blanks():
+            if (yield from buffer.skip_blanks()):
                 problem = "more follows the end of the array; it is not read"
                 yield RawRecord(buffer.offset, None, excerpt(buffer.rest, stream), problem)
             elif stream.fault:
                 yield truncated_record(stream, buffer.offset, b"", "")
             return
-        if byte == b"," and in_array:
-            buffer.at += 1
-        elif byte in _TOKENS:
+        if byte in _TOKENS:
             record = yield from _read_object(buffer, _BraceCounter(byte))
             yield record
             if record.end is None:

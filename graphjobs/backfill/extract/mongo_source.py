@@ -90,8 +90,10 @@ class MongoSource:
             codec_options=codec_options().with_options(document_class=RawBSONDocument),
             read_concern=ReadConcern("majority"),
         )
-        cursor = collection.find({}, batch_size=BATCH_MAX).sort("_id", 1).hint([("_id", 1)])
-        # Not {"_id": {"$gt": ...}}: that finds only an _id of the same type.
+        # Not {"_id": {"$gt": ...}}: that finds only an _id of the same type. Some servers of the protocol ignore min(),
+        # and without it MongoDB reads from the beginning.
+        rest = {"$expr": {"$gte": ["$_id", {"$literal": after.id}]}} if after.ordinal else {}
+        cursor = collection.find(rest, batch_size=BATCH_MAX).sort("_id", 1).hint([("_id", 1)])
         return cursor.min([("_id", after.id)]) if after.ordinal else cursor
 
 

@@ -13,6 +13,9 @@ RUN_EVENTS: Final = "policy_run_events"
 COLLECTIONS: Final = (JOBS, RUNS, EVENTS, RUN_EVENTS)
 """The collections of a source in reading order: events need their jobs, and run events their runs."""
 
+QUARANTINE_MARKER: Final = ".graphjobs-quarantine"
+"""The file that marks a folder as a quarantine, where lines are tagged with their entries."""
+
 END_OFFSET: Final = 2**63 - 1
 """The offset after the last record of a part."""
 
@@ -83,6 +86,7 @@ class SourceRecord(NamedTuple):
         raw: the bytes, at most the size of the largest document.
         problem: why the bytes are not a document, for example because the file is truncated; None if they can be
             decoded.
+        is_quarantine: whether the record is a line of a quarantine, so that its tag counts.
     """
 
     collection: str
@@ -90,6 +94,7 @@ class SourceRecord(NamedTuple):
     encoding: Encoding
     raw: bytes
     problem: str | None = None
+    is_quarantine: bool = False
 
     def decode(self) -> dict[str, Any] | str:
         """Return a new copy of the document, or a description of the problem with its location.
@@ -113,9 +118,11 @@ class SourcePart:
         name: file name, or database and collection.
         fingerprint: changes when the content of the part changes. A `ReadOffset` is valid for one fingerprint.
         size_bytes: size of the (compressed) file or of the collection's documents; None if it is unknown.
+        is_quarantine: whether the file is one of a quarantine.
     """
 
     collection: str
     name: str
     fingerprint: str
     size_bytes: int | None
+    is_quarantine: bool = False

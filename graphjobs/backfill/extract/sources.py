@@ -3,21 +3,30 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, Protocol
 
 from graphjobs.backfill.extract.decoding import require_pymongo, safe_excerpt
+from graphjobs.backfill.extract.dump_names import (
+    collection_of,
+    collection_of_stem,
+    describe_unreadable,
+    dump_stem,
+    is_dump,
+)
 from graphjobs.backfill.extract.files import FileSource, file_part, read_error
 from graphjobs.backfill.extract.mongo_source import SCHEMES, open_mongo
 from graphjobs.backfill.extract.records import COLLECTIONS, ReadOffset, SourcePart, SourceRecord
 from graphjobs.errors import ConfigurationError
 
-_SUFFIXES: Final = (".bson", ".json", ".jsonl", ".ndjson")
-_EDITED: Final = re.compile(r"\.edited(\.\d+)?$")
-"""The suffix of a set of edited quarantine entries that was set aside."""
+_ADDRESS: Final = re.compile(r"\W*mongo\w*(\+srv)?\W*:|.*@", re.IGNORECASE | re.DOTALL)
+"""Matches text that may be an address with a password, so that no message repeats it."""
+
+_NESTED_MAX: Final = 6
+"""The levels of folders that are searched for a hint: an export of Atlas has five above its database."""
 
 
 class Source(Protocol):
@@ -53,12 +62,16 @@ class Source(Protocol):
 
 
 @asynccontextmanager
-async def open_source(path_or_url: str) -> AsyncIterator[Source]:
+async def open_source(
+    path_or_url: str | None, *, collections: Mapping[str, Path] | None = None
+) -> AsyncIterator[Source]:
     """Open a source.
 
     Args:
-        path_or_url: a folder of dump files named after their collections (`graph_jobs.bson`, `policy_runs.json.gz`),
-            one such file, or a `mongodb://` or `mongodb+srv://` address that names a database.
+        path_or_url: a folder of dump files named after their collections (`graph_jobs.bson`, `policy_runs.json.gz`,
+            `scheduler.graph-jobs.json`) or with a folder of files for each, one such file, or a `mongodb://` or
+            `mongodb+srv://` address that names a database. None for the files of `collections` alone.
+        collections: files of any name by their collections. They take the place of files in the folder.
 
     Raises:
         ConfigurationError: the source is of another kind, has none of the collections, or is not readable; or pymongo
@@ -66,13 +79,15 @@ async def open_source(path_or_url: str) -> AsyncIterator[Source]:
         DatabaseUnavailable: the server does not answer.
     """
     require_pymongo()
-    if path_or_url.startswith(SCHEMES):
+    if path_or_url is not None and path_or_url.startswith(SCHEMES):
+        if collections:
+            raise ConfigurationError("a file of a collection and a mongodb:// address are two sources: name one")
         async with open_mongo(path_or_url) as mongo_source:
             yield mongo_source
         return
-    if "://" in path_or_url:
+    if path_or_url is not None and "://" in path_or_url:
         raise ConfigurationError("a source is a folder, a file, or an address that starts with mongodb://")
-    yield await asyncio.to_thread(_open_files, path_or_url)
+    yield await asyncio.to_thread(_open_files, path_or_url, collections or {})
 
 
 def suggest_collections(path_or_url: str) -> dict[str, str]:
@@ -85,25 +100,26 @@ def suggest_collections(path_or_url: str) -> dict[str, str]:
         names = sorted(path.name for path in Path(path_or_url).iterdir() if path.is_file())
     except (OSError, ValueError):
         return {}
-    stems = {name: _collection_stem(name.lower()) or "" for name in names}
-    missing = [collection for collection in COLLECTIONS if collection not in map(_collection_stem, names)]
+    stems = {name: (dump_stem(name) or "").lower() for name in names}
+    missing = [collection for collection in COLLECTIONS if collection not in map(collection_of, names)]
     matches = {name: get_close_matches(stem, missing, n=1, cutoff=0.85) for name, stem in stems.items()}
     return {name: match[0] for name, match in matches.items() if match}
 
 
-def _open_files(location: str) -> FileSource:
-    path = Path(location)
+def _open_files(location: str | None, by_collection: Mapping[str, Path]) -> FileSource:
+    unknown = next((collection for collection in by_collection if collection not in COLLECTIONS), None)
+    if unknown is not None:
+        raise ConfigurationError(f"{safe_excerpt(unknown)} is no collection; they are {', '.join(COLLECTIONS)}")
+    path = Path(location) if location is not None else next(iter(by_collection.values()), Path())
     try:
-        if path.is_dir():
-            dumps = _find_dumps(path)
-        elif path.exists():
-            dumps = {_require_collection(path): path}
-        else:
-            raise ConfigurationError(f"there is no file or folder {safe_excerpt(location)}")
+        dumps: dict[str, list[Path]] = {}
+        if location is not None:
+            dumps = _find_dumps(path, by_collection) if path.is_dir() else {_require_collection(path): [path]}
+        dumps |= {collection: [file] for collection, file in by_collection.items()}
         files = {
-            file_part(collection, dumps[collection]): dumps[collection]
+            file_part(collection, file, _part_name(file, path)): file
             for collection in COLLECTIONS
-            if collection in dumps
+            for file in dumps.get(collection, ())
         }
     except OSError as error:
         raise read_error(path, error) from None
@@ -111,46 +127,88 @@ def _open_files(location: str) -> FileSource:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError("the path of the source holds a character that is not allowed in a path") from None
-    return FileSource(safe_excerpt(location), files)
+    return FileSource(safe_excerpt(location or ", ".join(str(file) for file in by_collection.values())), files)
 
 
-def _collection_stem(name: str) -> str | None:
-    """Return the name of a dump file without its suffixes, or None if it is not a dump by its name."""
-    plain = name.removesuffix(".gz")
-    return next((plain.removesuffix(suffix) for suffix in _SUFFIXES if plain.endswith(suffix)), None)
+def _part_name(file: Path, folder: Path) -> str:
+    return f"{file.parent.name}/{file.name}" if file.parent.parent == folder else file.name
 
 
 def _require_collection(path: Path) -> str:
-    stem = _collection_stem(_EDITED.sub("", path.name))
-    if stem in COLLECTIONS:
-        return stem
+    if not path.exists():
+        if _ADDRESS.match(str(path)):
+            raise ConfigurationError("the source is no file and no folder, and an address starts with mongodb://")
+        raise ConfigurationError(f"there is no file or folder {safe_excerpt(str(path))}")
+    collection = collection_of(path.name)
+    if collection is not None:
+        return collection
+    unreadable = describe_unreadable(path.name)
+    if unreadable is not None:
+        raise ConfigurationError(f"{safe_excerpt(path.name)} must be converted first: {unreadable[1]}")
     raise ConfigurationError(
         f"{safe_excerpt(path.name)}: a dump must be named after its collection, for example {COLLECTIONS[0]}.bson or "
-        f"{COLLECTIONS[0]}.json.gz; the collections are {', '.join(COLLECTIONS)}"
+        f"{COLLECTIONS[0]}.json.gz, or be named by --collection {COLLECTIONS[0]}=FILE; the collections are "
+        f"{', '.join(COLLECTIONS)}"
     )
 
 
-def _find_dumps(folder: Path) -> dict[str, Path]:
-    dumps: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        stem = _collection_stem(path.name)
-        if stem not in COLLECTIONS or path.is_dir():
+def _find_dumps(folder: Path, by_collection: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Return the dumps of a folder. Several files for one collection are its parts only in a folder of their own."""
+    dumps: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    for name, collection, files in _list_dumps(folder):
+        if collection in by_collection:
             continue
-        if stem in dumps:
+        if collection in dumps:
             raise ConfigurationError(
-                f"{safe_excerpt(str(folder))} holds two files for one collection, {dumps[stem].name} and {path.name}: "
-                "remove one, or name the file to read"
+                f"{safe_excerpt(str(folder))} holds two files for one collection, {names[collection]} and {name}: "
+                f"remove one, or name the file to read by --collection {collection}=FILE"
             )
-        dumps[stem] = path
-    if not dumps:
-        nested = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _has_dumps(path)), None)
-        hint = f"; {safe_excerpt(str(nested))} holds some" if nested else ""
-        names = ", ".join(f"{collection}.bson" for collection in COLLECTIONS)
-        raise ConfigurationError(f"{safe_excerpt(str(folder))} holds no dump ({names}, or .json, also with .gz){hint}")
+        dumps[collection], names[collection] = files, name
+    for path in sorted(folder.iterdir()):
+        unreadable = describe_unreadable(path.name)
+        if unreadable is None or path.is_dir():
+            continue
+        if (not dumps and not by_collection) or (
+            unreadable[0] is not None and unreadable[0] not in {*dumps, *by_collection}
+        ):
+            raise ConfigurationError(f"{safe_excerpt(str(path))} must be converted first: {unreadable[1]}")
+    if not dumps and not by_collection:
+        nested = next(_nested_dumps(folder, _NESTED_MAX), None)
+        hint = f"; its folder {safe_excerpt(str(nested.relative_to(folder)))} holds some" if nested else ""
+        wanted = ", ".join(f"{collection}.bson" for collection in COLLECTIONS)
+        raise ConfigurationError(f"{safe_excerpt(str(folder))} holds no dump ({wanted}, or .json, also with .gz){hint}")
     return dumps
 
 
-def _has_dumps(folder: Path) -> bool:
-    if not os.access(folder, os.R_OK | os.X_OK):
-        return False
-    return any(_collection_stem(path.name) in COLLECTIONS for path in folder.iterdir())
+def _list_dumps(folder: Path) -> Iterator[tuple[str, str, list[Path]]]:
+    """Yield the name, the collection and the files of each dump in a folder."""
+    found = False
+    for path in sorted(folder.iterdir()):
+        is_folder = path.is_dir()
+        # An edited file of the quarantine is read only if it is named: its edits may be imported already.
+        collection = collection_of_stem(path.name) if is_folder else collection_of(path.name)
+        if collection is None or (not is_folder and ".edited" in path.name):
+            continue
+        files = _files_of(path) if is_folder else [path]
+        if files:
+            found = True
+            yield path.name, collection, files
+    own = collection_of_stem(folder.name)
+    if not found and own is not None and (files := _files_of(folder)):
+        yield folder.name, own, files
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of a folder that holds one collection, as an export of Atlas writes them."""
+    return sorted(path for path in folder.iterdir() if is_dump(path.name) and path.is_file())
+
+
+def _nested_dumps(folder: Path, levels: int) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.is_symlink() or not os.access(path, os.R_OK | os.X_OK):
+            continue
+        if next(_list_dumps(path), None):
+            yield path
+        elif levels > 1:
+            yield from _nested_dumps(path, levels - 1)

@@ -10,6 +10,8 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 CHUNK_SIZE: Final = 256 * 1024
 CHUNK_SIZE_MAX: Final = 4 * 1024 * 1024
+BSON_SIZE_MAX: Final = 16 * 1024 * 1024
+"""The size of the largest document in MongoDB."""
 EXCERPT_SIZE_MAX: Final = 64 * 1024
 """The number of bytes kept of data that is too large for a document, or that is not read."""
 

@@ -21,6 +21,7 @@ from bson.objectid import ObjectId
 
 from graphjobs.backfill.extract.decoding import nests_deeper, parse_extended_json
 from graphjobs.backfill.extract.records import SourceRecord
+from graphjobs.backfill.extract.streams import BSON_SIZE_MAX
 from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
@@ -87,12 +88,12 @@ class UntaggedDocument:
 
 
 def untag(record: SourceRecord) -> UntaggedDocument:
-    """Remove the tag from a document of the quarantine. Other documents stay unchanged."""
+    """Remove the tag from a line of a quarantine. In other sources a tag is data, which any tenant may write."""
     document = record.decode()
     if isinstance(document, str):
         return UntaggedDocument(None, record.raw, document)
     tag = document.get(TAG)
-    if tag is None:
+    if tag is None or not record.is_quarantine:
         return UntaggedDocument(document)
     if not isinstance(tag, Mapping) or not all(type(tag.get(name)) is str for name in _TAG_FIELDS):
         return UntaggedDocument(document)  # not written by the quarantine: the mapping handles the unknown field
@@ -132,8 +133,12 @@ def to_entry(record: SourceRecord, untagged: UntaggedDocument, field: str, reaso
 def _text_or_bytes(document: dict[str, Any], record: SourceRecord) -> tuple[str | None, bytes | None]:
     """Return a document as text, or as bytes (its BSON, or as read) if the text would decode to another document."""
     encoded = _encode_bson(document)
+    if TAG in document:  # as text, the line would have two tags
+        return None, record.raw
+    if encoded is not None and len(encoded) > BSON_SIZE_MAX:  # JSON that MongoDB cannot store
+        encoded = None
     encoding, raw = (record.encoding, record.raw) if encoded is None else ("bson", encoded)
-    if (encoded is not None and len(encoded) > _TEXT_SIZE_MAX) or nests_deeper(encoding, raw, _TEXT_DEPTH_MAX):
+    if len(raw) > _TEXT_SIZE_MAX or nests_deeper(encoding, raw, _TEXT_DEPTH_MAX):
         return None, raw
     try:
         text = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
@@ -157,10 +162,8 @@ def _encode_bson(document: dict[str, Any]) -> bytes | None:
 
 def document_id_of(collection: str, document: Mapping[str, Any]) -> UUID | None:
     """Return a hash of tenant and `_id`, which copies of one document share; None if one of them is missing."""
-    inner = document.get("payload")
-    tenant = document.get("tenantId") or (inner.get("tenantId") if isinstance(inner, Mapping) else None)
-    value = document.get("_id")
-    if value is None or type(tenant) is not str:
+    tenant, value = tenant_of(document), document.get("_id")
+    if value is None or tenant is None:
         return None
     match value:
         case str():
@@ -175,6 +178,16 @@ def document_id_of(collection: str, document: Mapping[str, Any]) -> UUID | None:
             return None
     name = f"{collection} {tenant}\0{text}".encode("utf-8", "surrogatepass")
     return uuid5(_NAMESPACE, hashlib.sha256(name).hexdigest())
+
+
+def tenant_of(document: Mapping[str, Any]) -> str | None:
+    """Return the text of a document's tenant; None if it has none."""
+    inner = document.get("payload") or document.get("Payload")
+    for fields in (document, inner if isinstance(inner, Mapping) else {}):
+        tenant = fields.get("tenantId") or fields.get("TenantId")
+        if tenant is not None:
+            return tenant if type(tenant) is str else None
+    return None
 
 
 def to_line(entry: QuarantineEntry) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 from uuid import UUID
 
-from graphjobs.backfill.extract.records import COLLECTIONS
+from graphjobs.backfill.extract.records import COLLECTIONS, QUARANTINE_MARKER
 from graphjobs.backfill.quarantine import store
 from graphjobs.backfill.quarantine.entries import TAG, is_unedited, to_line
 from graphjobs.backfill.transactions import snapshot
@@ -86,13 +86,32 @@ async def write_quarantine(storage: Storage, folder: Path, *, imported: Path | N
             try:
                 written.backups.extend(await asyncio.to_thread(_back_up_edits, path, imported))
                 if collection in pending:
+                    await asyncio.to_thread(_mark, folder)
                     await _write(executor, collection, path)
                     written.files[collection] = path
                 elif await asyncio.to_thread(_is_quarantine_file, path):
                     await asyncio.to_thread(path.unlink)
             except OSError as error:
                 raise _not_writable(path, error) from None
+        if not written.files:
+            await asyncio.to_thread(_unmark, folder)
     return written
+
+
+def _mark(folder: Path) -> None:
+    """Mark a folder as a quarantine: the tags of its lines count, and those of any other source do not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / QUARANTINE_MARKER
+    if not marker.exists():
+        marker.write_text("The tags of the lines in this folder name entries of the quarantine of graphjobs.\n")
+
+
+def _unmark(folder: Path) -> None:
+    """Remove the mark of a folder without quarantine files."""
+    if not folder.is_dir() or any(".json" in path.name for path in folder.iterdir()):
+        return
+    with suppress(OSError):
+        (folder / QUARANTINE_MARKER).unlink()
 
 
 async def _write(executor: Executor, collection: str, path: Path) -> None:

@@ -4,13 +4,14 @@ An entry is pending until its document is imported, it is discarded, or another 
 edited and rejected again. A superseded entry is resolved together with the entry that superseded it, not earlier.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, insert
 
 from graphjobs.backfill.quarantine.entries import QuarantineEntry
 from graphjobs.backfill.tables import BackfillQuarantineRow
@@ -110,6 +111,29 @@ _QUARANTINE_REPOINT: Final = (
 _QUARANTINE_GET_STATES: Final = sa.select(
     _ENTRIES.c.id, _is_pending | _ENTRIES.c.superseded_by.is_not(sa.null())
 ).where(_in(_ENTRIES.c.id, "id"))
+
+
+def _at(path: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[Any]:
+    return path.op("->", return_type=JSON())(sa.literal_column(f"'{name}'"))
+
+
+# PostgreSQL decodes no NUL and no lone surrogate, whichever field is asked for.
+_readable: Final = sa.func.regexp_replace(
+    _ENTRIES.c.document,
+    sa.literal_column(r"'\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})'"),
+    sa.literal_column(r"'\\u0020'"),
+    sa.literal_column("'g'"),
+)
+_json: Final = sa.cast(_readable, JSON)
+_QUARANTINE_GET_TENANTS: Final = sa.select(
+    _ENTRIES.c.id,
+    _ENTRIES.c.field,
+    *(
+        sa.cast(_at(fields, name), sa.Text)
+        for fields in (_json, _at(_json, "payload"), _at(_json, "Payload"))
+        for name in ("tenantId", "TenantId")
+    ),
+).where(_in(_ENTRIES.c.id, "id"), _ENTRIES.c.collection == _COLLECTION)
 _QUARANTINE_HAS_PENDING: Final = (
     sa.select(_ENTRIES.c.id).where(_ENTRIES.c.collection == _COLLECTION, _is_pending).limit(sa.literal_column("1"))
 )
@@ -236,6 +260,29 @@ async def get_states(executor: Executor, ids: Sequence[UUID]) -> dict[UUID, bool
     """Return for each existing entry whether it, or the entry that superseded it, is pending."""
     rows = await executor.fetch_all(_QUARANTINE_GET_STATES, {"p_id": sorted(set(ids))}) if ids else []
     return {UUID(int=key.int): is_pending for key, is_pending in rows}
+
+
+async def list_resolvable(executor: Executor, collection: str, tenants: Mapping[UUID, str | None]) -> frozenset[UUID]:
+    """Return the entries that lines may resolve: those of the same collection and tenant.
+
+    If the tenant of the entry was missing or invalid, the line may have any tenant.
+
+    Args:
+        executor: runs the statement in the transaction.
+        collection: the collection of the lines.
+        tenants: the entries that the lines name, each with the tenant of its line.
+    """
+    if not tenants:
+        return frozenset()
+    params = {"p_id": sorted(tenants), _COLLECTION.key: collection}
+    rows = await executor.fetch_all(_QUARANTINE_GET_TENANTS, params)
+    resolvable: set[UUID] = set()
+    for key, field, *texts in rows:
+        entry_id = UUID(int=key.int)
+        tenant = next((value for text in texts if text is not None and (value := json.loads(text)) is not None), None)
+        if field == "tenantId" or type(tenant) is not str or tenants[entry_id] in (None, tenant):
+            resolvable.add(entry_id)
+    return frozenset(resolvable)
 
 
 async def count_pending(executor: Executor) -> dict[str, int]:

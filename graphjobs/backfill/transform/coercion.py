@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Never
 from uuid import UUID
 
-from bson.binary import UUID_SUBTYPE, Binary
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from graphjobs.backfill.transform.diagnostics import FieldRejected, describe
+from graphjobs.backfill.transform.dotnet import parse_ticks
+from graphjobs.backfill.transform.uuids import LegacyUuids, uuid_of
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, JSON_BYTES_MAX, JSON_DEPTH_MAX, nests_deeper
+from graphjobs.core.unique_json import DuplicateKey, unique_object
 
-UUID_BYTES: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WORD_LENGTH_MAX: Final = 64
 _TIME_LENGTH_MAX: Final = 64
@@ -38,7 +39,7 @@ def to_kebab_case(word: str) -> str:
 
 
 def parse_time(value: object) -> tuple[datetime, tuple[str, ...]] | None:
-    """Parse a time or its ISO 8601 text.
+    """Parse a time, its ISO 8601 text, or ticks of .NET.
 
     Returns:
         The time in UTC and the codes of its changes; None if it is not a time of the years 0001 to 9999.
@@ -48,7 +49,9 @@ def parse_time(value: object) -> tuple[datetime, tuple[str, ...]] | None:
             return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC), ()
         if isinstance(value, DatetimeMS):
             return _EPOCH + timedelta(milliseconds=int(value)), ()
-        return _parse_time_text(value) if type(value) is str and len(value) <= _TIME_LENGTH_MAX else None
+        if type(value) is str:
+            return _parse_time_text(value) if len(value) <= _TIME_LENGTH_MAX else None
+        return parse_ticks(value)
     except (ValueError, OverflowError):
         return None
 
@@ -89,18 +92,26 @@ def parse_int(value: object) -> tuple[int | None, str]:
 
 
 def parse_json_object(text: str) -> dict[str, Any] | None:
-    """Parse the JSON text of an object. Return None for any other text."""
+    """Parse the JSON text of an object. Return None for any other text.
+
+    Raises:
+        DuplicateKey: an object of the text has a key twice.
+    """
     if len(text) > _DOCUMENT_LENGTH_MAX or nests_deeper(text, DECODED_DEPTH_MAX):
         return None
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=unique_object)
+    except DuplicateKey:
+        raise
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
 
-def bson_to_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Convert a BSON document to JSON with sorted keys.
+def bson_to_json(
+    value: Mapping[Any, Any], field: str, legacy_uuids: LegacyUuids = "csharp"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Convert a BSON document to JSON with sorted keys. `legacy_uuids` is the byte order of UUIDs of subtype 3.
 
     Returns:
         The JSON object and the codes of its changes.
@@ -108,17 +119,17 @@ def bson_to_json(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], 
     Raises:
         FieldRejected: the document is too deep or too large, or holds a type that JSON does not have.
     """
-    converter = _JsonConverter(field)
+    converter = _JsonConverter(field, legacy_uuids)
     return converter.document(value, 0), tuple(sorted(converter.codes))
 
 
-def bson_to_json_text(value: object, field: str) -> str:
+def bson_to_json_text(value: object, field: str, legacy_uuids: LegacyUuids = "csharp") -> str:
     """Convert any BSON value to JSON text.
 
     Raises:
         FieldRejected: as for `bson_to_json`, or a number is not finite.
     """
-    converted, _ = bson_to_json({"value": value}, field)
+    converted, _ = bson_to_json({"value": value}, field, legacy_uuids)
     try:
         return json.dumps(converted["value"], ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -126,7 +137,8 @@ def bson_to_json_text(value: object, field: str) -> str:
 
 
 class _JsonConverter:
-    def __init__(self, field: str) -> None:
+    def __init__(self, field: str, legacy_uuids: LegacyUuids) -> None:
+        self._legacy_uuids = legacy_uuids
         self.codes: set[str] = set()
         self._field = field
         self._bytes_left = JSON_BYTES_MAX  # an item takes at least one byte
@@ -164,8 +176,9 @@ class _JsonConverter:
                 self._reject(value)
             self.codes.add("a time as text")
             return parsed[0].isoformat().replace("+00:00", "Z")
-        if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == UUID_BYTES:
-            value = value.as_uuid()
+        found = uuid_of(value, self._legacy_uuids)
+        if found is not None:
+            value = found[0]
         if isinstance(value, ObjectId | UUID):
             self.codes.add("an id as text")
             return str(value)

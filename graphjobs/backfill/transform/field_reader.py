@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Never
+from typing import Any, Final, NamedTuple, Never
+
+from bson.int64 import Int64
 
 from graphjobs.backfill.transform.coercion import (
     bson_to_json,
@@ -18,13 +20,33 @@ from graphjobs.backfill.transform.coercion import (
     to_kebab_case,
 )
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
+from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time
+from graphjobs.backfill.transform.uuids import LegacyUuids, uuid_of
 from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_error
+from graphjobs.core.unique_json import DuplicateKey
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
 _NEVER_PRESERVED: Final = frozenset({"_quarantine"})
-"""The tag of a quarantine line that was edited."""
+"""The tag of a line of the quarantine, which counts only in its own folder."""
+
+_NOT_A_FIELD: Final = "is not a field of a document; remove it, or import the line in the folder of its quarantine"
+_NUMBERS: Final = (int, Int64, float)
+_FIRST_YEAR: Final = 1
+_LAST_YEAR: Final = 9999
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-fA-F]{64}")
+
+
+class EnumWords(NamedTuple):
+    """The words of an enumeration.
+
+    Attributes:
+        words: the accepted words, each with its current word.
+        codes: the current words in the order of their numbers; empty if a number has no meaning.
+    """
+
+    words: Mapping[str, str]
+    codes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -38,12 +60,14 @@ class FieldReader:
         changes: the changes in reading order, which does not depend on the document.
         preserved: values without a field of their own, by their name in the metadata or payload.
         prefix: prefix of field names in changes and errors: "inputs." for the fields of `inputs`.
+        legacy_uuids: the byte order of the document's UUIDs of subtype 3.
     """
 
     fields: dict[str, Any]
     changes: list[FieldChange] = field(default_factory=list)
     preserved: dict[str, str] = field(default_factory=dict)
     prefix: str = ""
+    legacy_uuids: LegacyUuids = "csharp"
 
     def note_change(self, field: str, code: str) -> None:
         """Add a change."""
@@ -80,21 +104,31 @@ class FieldReader:
         self.note_change(name, f"was {old}")
 
     def text(self, name: str) -> str | None:
-        """Read optional text. Empty text counts as missing, with a change."""
+        """Read optional text, or a UUID as text. Empty text counts as missing, with a change."""
         value = self.fields.pop(name, None)
         if type(value) is str:
             if value:
                 return value
             self.note_change(name, "empty text left out")
             return None
-        return None if value is None else self.reject(name, "text", value)
+        return None if value is None else self._id_text(name, "text", value)
 
     def require_text(self, name: str) -> str:
-        """Read text that is required and not empty."""
+        """Read text that is required and not empty, or a UUID as text."""
         value = self.fields.pop(name, None)
         if type(value) is str and value:
             return value
-        return self.reject(name, "non-empty text", value)
+        return self._id_text(name, "non-empty text", value)
+
+    def _id_text(self, name: str, expected: str, value: object) -> str:
+        """Return the text of a UUID: .NET writes each Guid in binary form."""
+        found = uuid_of(value, self.legacy_uuids)
+        if found is None:
+            self.reject(name, expected, value)
+        change = FieldChange(self.prefix + name, f"was binary, {found[1]}")
+        if change not in self.changes:  # once for a list
+            self.changes.append(change)
+        return str(found[0])
 
     def error(self, name: str) -> str | None:
         """Read an optional error text. It is sanitized, with a change if that alters it."""
@@ -116,12 +150,12 @@ class FieldReader:
             self.note_change(name, "lower case")
         return lowered
 
-    def enum(self, name: str, words: Mapping[str, str], default: str | None = None) -> str:
-        """Read one of some words, also in the spelling of .NET.
+    def enum(self, name: str, words: EnumWords, default: str | None = None) -> str:
+        """Read one of some words, also in the spelling of .NET or as its number.
 
         Args:
             name: the field.
-            words: the accepted words, each with its current word.
+            words: the words.
             default: the word for a missing field; None if the field is required.
         """
         value = self.fields.pop(name, None)
@@ -129,26 +163,42 @@ class FieldReader:
             self.note_change(name, "was missing")
             return default
         if type(value) is str:
-            word = words.get(value)
+            word = words.words.get(value)
             if word == value:
                 return word
-            word = word or words.get(to_kebab_case(value))
+            word = word or words.words.get(to_kebab_case(value))
             if word is not None:
                 self.note_change(name, "old word")
                 return word
-        return self.reject(name, "one of " + ", ".join(sorted(set(words.values()))), value)
+        elif words.codes and type(value) in _NUMBERS:
+            code, change = (value, "was a number") if type(value) is int else parse_int(value)
+            if code is not None and 0 <= code < len(words.codes):
+                self.note_change(name, change)
+                return words.codes[code]
+        return self.reject(name, "one of " + ", ".join(sorted(set(words.words.values()))), value)
 
-    def time(self, name: str) -> datetime | None:
-        """Read an optional time."""
+    def time(self, name: str, *, required: bool = False) -> datetime | None:
+        """Read a time. The smallest and the largest time of .NET count as missing, with a change.
+
+        Args:
+            name: the field.
+            required: take the smallest and the largest time as they are.
+        """
         value = self.fields.pop(name, None)
         if value is None:
             return None
-        if type(value) is datetime and value.tzinfo is None:  # nearly every document
-            return value.replace(tzinfo=UTC)
+        if type(value) is datetime and value.tzinfo is None and _FIRST_YEAR < value.year < _LAST_YEAR:
+            return value.replace(tzinfo=UTC)  # nearly every document
+        if not required and is_unset_time(value):
+            self.note_change(name, "unset in .NET, left out")
+            return None
         parsed = parse_time(value)
         if parsed is None:
             self.reject(name, "a time of the years 0001 to 9999, or its ISO 8601 text", value)
         time, codes = parsed
+        if not required and type(value) is str and not is_exact_time_text(value) and is_unset_time(time):
+            self.note_change(name, "unset in .NET, left out")
+            return None
         for code in codes:
             self.note_change(name, code)
         return time
@@ -170,15 +220,14 @@ class FieldReader:
         return value if value is None or type(value) is bool else self.reject(name, "true or false", value)
 
     def names(self, name: str) -> tuple[str, ...]:
-        """Read an optional list of names, without duplicates and sorted."""
+        """Read an optional list of names, without duplicates and sorted. UUIDs become text."""
         value = self.fields.pop(name, None)
         if value is None:
             return ()
         if type(value) is not list or len(value) > NAMES_MAX:
             self.reject(name, f"a list of at most {NAMES_MAX:,} names", value)
-        for item in value:
-            if type(item) is not str:
-                self.reject(name, "a list of text", item)
+        if not all(type(item) is str for item in value):
+            value = [item if type(item) is str else self._id_text(name, "a list of text", item) for item in value]
         ordered = sorted(set(value))
         if ordered != value:
             self.note_change(name, "sorted, each once")
@@ -189,10 +238,19 @@ class FieldReader:
         value = self.fields.pop(name, None)
         if value is None:
             return {}
-        parsed = parse_json_object(value) if type(value) is str else None
+        try:
+            parsed = parse_json_object(value) if type(value) is str else None
+        except DuplicateKey as duplicate:
+            raise FieldRejected(
+                self.prefix + name, f"its JSON text has {safe_label(duplicate.key)} twice in one object"
+            ) from None
         if parsed is not None:
             self.note_change(name, "was JSON text")
             return parsed
+        entries = entries_of(value)
+        if entries is not None:
+            self.note_change(name, "was a list of entries")
+            return entries
         return dict(value) if isinstance(value, Mapping) else self.reject(name, "a document", value)
 
     def metadata(self) -> dict[str, str]:
@@ -211,7 +269,8 @@ class FieldReader:
                 self.reject("metadata", "a map of text to text", key)
             code = "empty text left out"
             if value is not None and value != "":
-                entries[key] = bson_to_json_text(value, "metadata")
+                found = uuid_of(value, self.legacy_uuids)
+                entries[key] = str(found[0]) if found else bson_to_json_text(value, "metadata", self.legacy_uuids)
                 code = "other than text kept as JSON text"
             if FieldChange("metadata", code) not in self.changes:
                 self.note_change("metadata", code)
@@ -219,7 +278,7 @@ class FieldReader:
 
     def json(self, name: str) -> dict[str, Any]:
         """Read an optional JSON object, with sorted keys."""
-        entries, codes = bson_to_json(self.document(name), self.prefix + name)
+        entries, codes = bson_to_json(self.document(name), self.prefix + name, self.legacy_uuids)
         for code in codes:
             self.note_change(name, code)
         return entries
@@ -241,10 +300,10 @@ class FieldReader:
             if value is None or (type(value) is str and not value):
                 self.note_change(label, "empty unknown field left out")
             elif type(name) is not str or name in _NEVER_PRESERVED:
-                raise FieldRejected(self.prefix + label, "is not a field of a document; remove it")
+                raise FieldRejected(self.prefix + label, _NOT_A_FIELD)
             else:
                 is_text = type(value) is str
-                text = value if is_text else bson_to_json_text(value, self.prefix + label)
+                text = value if is_text else bson_to_json_text(value, self.prefix + label, self.legacy_uuids)
                 self.preserve(f"legacy.{self.prefix}{name}", text, target)
                 self.note_change(label, f"unknown field kept in {target}{'' if is_text else ' as JSON text'}")
 

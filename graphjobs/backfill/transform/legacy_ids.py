@@ -12,36 +12,28 @@ that is another id than the document's `id`, and `legacyMongoIdOf` is the UUID o
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, TypeAlias, cast, get_args
 from uuid import UUID, uuid5
 
-from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE, Binary, UuidRepresentation
+from bson.binary import OLD_UUID_SUBTYPE, Binary
 from bson.errors import InvalidId
 from bson.objectid import ObjectId
 from pydantic import TypeAdapter
 
-from graphjobs.backfill.transform.coercion import UUID_BYTES
 from graphjobs.backfill.transform.diagnostics import FieldRejected, describe
 from graphjobs.backfill.transform.field_reader import FieldReader
+from graphjobs.backfill.transform.uuids import REPRESENTATIONS, LegacyUuids, uuid_of
 from graphjobs.core.event_log import Event
 from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunJob
 
-LegacyUuids: TypeAlias = Literal["python", "java", "csharp"]
-"""Byte order of UUIDs of BSON's old subtype 3. It depends on the driver that wrote them."""
 MongoId: TypeAlias = str | ObjectId | Binary
 """The types of `_id`."""
 
 NAMESPACE: Final = UUID("b6de6565-5627-51a1-b448-318745b7beeb")
 """Namespace of the UUIDv5 of legacy ids. It never changes: otherwise the same id would become another UUID."""
 
-_REPRESENTATIONS: Final = {
-    "uuid": UuidRepresentation.STANDARD,
-    "uuidPython": UuidRepresentation.PYTHON_LEGACY,
-    "uuidJava": UuidRepresentation.JAVA_LEGACY,
-    "uuidCsharp": UuidRepresentation.CSHARP_LEGACY,
-}
 _OBJECT_ID: Final = "objectId"
 
 _parse_uuid_text: Final[Callable[[str], UUID]] = TypeAdapter(UUID).validate_python
@@ -106,12 +98,9 @@ def parse_id(value: object, field: str, legacy_uuids: LegacyUuids) -> tuple[UUID
         raise FieldRejected(field, f"must be text of {limits}, not {describe(value)}")
     if isinstance(value, ObjectId):
         return None, str(value), _OBJECT_ID
-    if isinstance(value, UUID):
-        return value, str(value), "uuid"
-    if isinstance(value, Binary) and len(value) == UUID_BYTES and value.subtype in (UUID_SUBTYPE, OLD_UUID_SUBTYPE):
-        kind = "uuid" if value.subtype == UUID_SUBTYPE else f"uuid{legacy_uuids.capitalize()}"
-        uuid = value.as_uuid(_REPRESENTATIONS[kind])
-        return uuid, str(uuid), kind
+    found = uuid_of(value, legacy_uuids)
+    if found is not None:
+        return found[0], str(found[0]), found[1]
     raise FieldRejected(field, f"must be text, an ObjectId or a UUID, not {describe(value)}")
 
 
@@ -128,6 +117,20 @@ def map_id(value: object, field: str, tenant_id: str, legacy_uuids: LegacyUuids)
         return MappedId(derive_uuid(tenant_id, text), text, kind, derived=True)
     limits = f"1 to {NAME_LENGTH_MAX} characters of valid UTF-8 without control characters"
     raise FieldRejected("tenantId", f"must be text of {limits}, not {describe(tenant_id)}")
+
+
+def find_byte_order(mongo_id: object, own_id: object, legacy_uuids: LegacyUuids) -> LegacyUuids:
+    """Return the byte order in which an `_id` of subtype 3 equals the text of `id`; by default `legacy_uuids`.
+
+    One driver writes a document, so the order holds for all its UUIDs.
+    """
+    if isinstance(mongo_id, Binary) and mongo_id.subtype == OLD_UUID_SUBTYPE and type(own_id) is str:
+        text = own_id.lower()
+        for order in (legacy_uuids, *get_args(LegacyUuids)):  # some UUIDs are equal in every order, as that of zeros
+            found = uuid_of(mongo_id, order)
+            if found is not None and str(found[0]) == text:
+                return cast("LegacyUuids", order)
+    return legacy_uuids
 
 
 def map_own_id(reader: FieldReader, tenant_id: str, legacy_uuids: LegacyUuids) -> MappedId:
@@ -162,12 +165,8 @@ def preserve_legacy_id(reader: FieldReader, field: str, mapped: MappedId, name: 
 def _map_both_ids(
     reader: FieldReader, mongo_id: object, own_id: object, tenant_id: str, legacy_uuids: LegacyUuids
 ) -> MappedId:
+    legacy_uuids = find_byte_order(mongo_id, own_id, legacy_uuids)
     own = map_id(own_id, "id", tenant_id, legacy_uuids)
-    if isinstance(mongo_id, Binary) and mongo_id.subtype == OLD_UUID_SUBTYPE and type(own_id) is str:
-        for order in (legacy_uuids, *get_args(LegacyUuids)):  # some UUIDs are equal in every order, as that of zeros
-            mapped = map_id(mongo_id, "_id", tenant_id, order)
-            if mapped.id == own.id:
-                return mapped
     mapped = map_id(mongo_id, "_id", tenant_id, legacy_uuids)
     if mapped.id == own.id:
         return mapped
@@ -223,9 +222,9 @@ def _restore_matching(entries: Mapping[str, Any], name: str, tenant_id: str, uui
 
 def _restore(entries: Mapping[str, Any], name: str, uuid: UUID | None) -> MongoId | None:
     text, kind = entries.get(name), entries.get(f"{name}Type")
-    if kind in _REPRESENTATIONS:
+    if kind in REPRESENTATIONS:
         original = uuid if text is None else _parse_uuid(text)
-        return None if original is None else Binary.from_uuid(original, _REPRESENTATIONS[kind])
+        return None if original is None else Binary.from_uuid(original, REPRESENTATIONS[kind])
     if not isinstance(text, str) or not _LEGACY_ID.fullmatch(text) or kind not in (None, _OBJECT_ID):
         return None  # not written by a backfill: no `_id` has this form
     try:

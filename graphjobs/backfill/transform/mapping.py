@@ -15,17 +15,18 @@ from pydantic.alias_generators import to_camel
 
 from graphjobs.backfill.extract.records import EVENTS, JOBS, RUN_EVENTS, RUNS
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe
-from graphjobs.backfill.transform.field_reader import FieldReader
+from graphjobs.backfill.transform.field_reader import EnumWords, FieldReader
 from graphjobs.backfill.transform.legacy_ids import (
-    LegacyUuids,
+    find_byte_order,
     map_id,
     map_own_id,
     objectid_time,
     parse_id,
     preserve_legacy_id,
 )
-from graphjobs.backfill.transform.payload import merge_payload
+from graphjobs.backfill.transform.payload import accept_dotnet_names, merge_payload, to_camel_case
 from graphjobs.backfill.transform.repair import RUNNING, repair_event_time, repair_job_state, repair_run_state
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.core.fields import FrozenModel, from_validation_error
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
@@ -64,8 +65,9 @@ class Rejection:
     field: str
 
 
-def _enum_values(*current: str, **old: str) -> Mapping[str, str]:
-    return MappingProxyType({**{word: word for word in current}, **old})
+def _enum_values(*current: str, **old: str) -> EnumWords:
+    # The numbers are those of the tables, and of the enumerations of .NET.
+    return EnumWords(MappingProxyType({**{word: word for word in current}, **old}), current)
 
 
 _GRAPH_STATUS_OF: Final = {str(status): status for status in GraphJobStatus}
@@ -73,14 +75,14 @@ _GRAPH_STATUSES: Final = _enum_values(*GraphJobStatus, pending="queued", cancell
 _RUN_EVENT_STATUSES: Final = _enum_values(
     *PolicyRunStatus, queued="pending", succeeded="completed", cancelled="canceled"
 )
-_RUN_STATUSES: Final = _enum_values(**_RUN_EVENT_STATUSES, running=RUNNING)
+_RUN_STATUSES: Final = EnumWords({**_RUN_EVENT_STATUSES.words, RUNNING: RUNNING}, _RUN_EVENT_STATUSES.codes)
 _KINDS: Final = _enum_values(*GraphJobType)
 _MODES: Final = _enum_values(*PolicyRunMode)
 _PRIORITIES: Final = _enum_values(*PolicyRunPriority)
 _OVERLAY_KINDS: Final = _enum_values("policy", "advisory", "vex")
 _BUILD_TRIGGERS: Final = _enum_values("sbom-version", "backfill", "manual")
 _OVERLAY_TRIGGERS: Final = _enum_values("policy", "advisory", "vex", "sbom-version", "manual")
-_BYTE_ORDERS: Final = _enum_values(*get_args(LegacyUuids))
+_BYTE_ORDERS: Final = EnumWords({order: order for order in get_args(LegacyUuids)})
 _SCHEMAS: Final[Mapping[type[FrozenModel], str]] = {
     kind: kind.model_fields["schema_version"].default for kind in (GraphBuildJob, GraphOverlayJob, PolicyRunJob)
 }
@@ -170,9 +172,11 @@ def _map_policy_run(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Map
 
 
 def _map_inputs(reader: FieldReader) -> PolicyRunInputs:
-    inputs = FieldReader(reader.document("inputs"), reader.changes, reader.preserved, "inputs.")
+    fields = reader.document("inputs")
+    inputs = FieldReader(fields, reader.changes, reader.preserved, "inputs.", reader.legacy_uuids)
+    accept_dotnet_names(inputs)
     flag = inputs.flag("captureExplain")
-    fields = {
+    values = {
         "sbom_set": inputs.names("sbomSet"),
         "advisory_cursor": inputs.time("advisoryCursor"),
         "vex_cursor": inputs.time("vexCursor"),
@@ -180,7 +184,7 @@ def _map_inputs(reader: FieldReader) -> PolicyRunInputs:
         "capture_explain": bool(flag),
     }
     inputs.preserve_unknown()
-    return _validate(PolicyRunInputs, fields, "inputs.")
+    return _validate(PolicyRunInputs, values, "inputs.")
 
 
 def _map_graph_job_event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Mapped:
@@ -195,18 +199,20 @@ def _map_policy_run_event(source: Mapping[str, Any], legacy_uuids: LegacyUuids) 
 def _map_event(
     kind: type[GraphJobEvent | PolicyRunEvent],
     statuses: type[StatusEnum],
-    words: Mapping[str, str],
+    words: EnumWords,
     source: Mapping[str, Any],
     legacy_uuids: LegacyUuids,
 ) -> Mapped:
     reader = FieldReader(dict(source))
+    accept_dotnet_names(reader)
     inner = reader.fields.get("payload")
-    if isinstance(inner, Mapping) and "jobId" in inner and "payload" in inner:
+    if isinstance(inner, Mapping) and {"jobId", "payload"} <= {to_camel_case(name) for name in inner}:
         reader = merge_payload(source)
     elif isinstance(inner, Mapping):
         for name in ("tenantId", "jobId", "status", "createdAt"):
-            if reader.fields.get(name) is None and inner.get(name) is not None:
-                reader.fields[name] = inner[name]
+            value = next((item for key, item in inner.items() if item is not None and to_camel_case(key) == name), None)
+            if reader.fields.get(name) is None and value is not None:
+                reader.fields[name] = value
                 reader.note_change(name, "taken from payload")
     legacy_uuids = _byte_order(reader, legacy_uuids)
     tenant = reader.require_text("tenantId")
@@ -250,10 +256,11 @@ def _event_id(reader: FieldReader, legacy_uuids: LegacyUuids) -> int | None:
 
 
 def _byte_order(reader: FieldReader, legacy_uuids: LegacyUuids) -> LegacyUuids:
-    """Return the byte order that an exported document names, otherwise the default."""
-    if reader.fields.get("legacyUuids") is None:
-        return legacy_uuids
-    return cast("LegacyUuids", reader.enum("legacyUuids", _BYTE_ORDERS))
+    """Return the byte order that the document names or shows, otherwise the default; it holds for all its fields."""
+    if reader.fields.get("legacyUuids") is not None:
+        legacy_uuids = cast("LegacyUuids", reader.enum("legacyUuids", _BYTE_ORDERS))
+    reader.legacy_uuids = find_byte_order(reader.fields.get("_id"), reader.fields.get("id"), legacy_uuids)
+    return reader.legacy_uuids
 
 
 def _map_reference(reader: FieldReader, field: str, preserved_name: str, tenant: str, legacy_uuids: LegacyUuids) -> Any:

@@ -24,10 +24,10 @@ def repair_job_state(reader: FieldReader, *, created_by_id: datetime | None, sta
         FieldRejected: a field is invalid, or no field has the creation time.
     """
     attempts = reader.number("attempts")
-    created, updated = reader.time("createdAt"), reader.time("updatedAt")
+    created, updated = reader.time("createdAt", required=True), reader.time("updatedAt")
     started, completed = reader.time("startedAt"), reader.time("completedAt")
     error = reader.error("error")
-    if updated is not None and not TIMESTAMP_MIN <= updated <= TIMESTAMP_MAX:  # .NET writes year 1 for "never"
+    if updated is not None and not TIMESTAMP_MIN <= updated <= TIMESTAMP_MAX:
         reader.note_change("updatedAt", "left out, for no column holds it")
         updated = None
     created = _require_storable(
@@ -69,7 +69,7 @@ def repair_event_time(reader: FieldReader, created_by_id: datetime | None) -> da
     Raises:
         FieldRejected: both are missing, or the time is invalid.
     """
-    return _require_storable(reader.time("createdAt") or _creation_time(reader, created_by_id, ()))
+    return _require_storable(reader.time("createdAt", required=True) or _creation_time(reader, created_by_id, ()))
 
 
 def _require_storable(created: datetime) -> datetime:
@@ -101,7 +101,7 @@ def repair_run_state(reader: FieldReader, *, created_by_id: datetime | None, wor
     for old, name in (("attemptCount", "attempts"), ("cancelledAt", "canceledAt"), ("error", "lastError")):
         reader.rename(old, name)
     attempts = reader.number("attempts")
-    times = {name: reader.time(name) for name in _RUN_TIMES}
+    times = {name: reader.time(name, required=name in _REQUIRED_RUN_TIMES) for name in _RUN_TIMES}
     error, reason = reader.error("lastError"), reader.error("cancellationReason")
     owner, requested = reader.text("leaseOwner"), reader.flag("cancellationRequested")
     fallbacks = (("queuedAt", times["queuedAt"]), ("updatedAt", times["updatedAt"]))
@@ -135,6 +135,7 @@ def repair_run_state(reader: FieldReader, *, created_by_id: datetime | None, wor
     }
 
 
+_REQUIRED_RUN_TIMES: Final = ("createdAt", "queuedAt")
 _RUN_TIMES: Final = {
     "createdAt": "created_at",
     "updatedAt": "updated_at",

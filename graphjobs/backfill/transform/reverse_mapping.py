@@ -23,9 +23,9 @@ from pydantic.alias_generators import to_camel
 
 from graphjobs.backfill.transform.coercion import truncate_to_millis
 from graphjobs.backfill.transform.diagnostics import FieldRejected
+from graphjobs.backfill.transform.dotnet import is_unset_time
 from graphjobs.backfill.transform.field_reader import FieldReader
 from graphjobs.backfill.transform.legacy_ids import (
-    LegacyUuids,
     MongoId,
     map_id,
     map_own_id,
@@ -34,6 +34,7 @@ from graphjobs.backfill.transform.legacy_ids import (
     restore_own_id,
     restore_reference,
 )
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from graphjobs.core.event_log import Event
 from graphjobs.core.fields import FrozenModel
 from graphjobs.core.json_values import to_plain_json
@@ -108,7 +109,7 @@ def _split_fields(value: FrozenModel) -> tuple[dict[str, Any], dict[str, Any]]:
         alias = to_camel(name)
         if isinstance(field, datetime):
             inline[alias] = truncate_to_millis(field.astimezone(UTC))
-            if inline[alias] != field:
+            if inline[alias] != field or is_unset_time(field):
                 exact[alias] = _time_text(field)
         elif isinstance(field, Enum):
             inline[alias] = field.value
@@ -120,7 +121,9 @@ def _split_fields(value: FrozenModel) -> tuple[dict[str, Any], dict[str, Any]]:
 def _inputs(inputs: PolicyRunInputs) -> dict[str, Any]:
     cursors = {"advisoryCursor": inputs.advisory_cursor, "vexCursor": inputs.vex_cursor}
     times = {
-        name: _time_text(time) if time != truncate_to_millis(time) else time for name, time in cursors.items() if time
+        name: _time_text(time) if time != truncate_to_millis(time) or is_unset_time(time) else time
+        for name, time in cursors.items()
+        if time
     }
     return {
         "sbomSet": list(inputs.sbom_set),
@@ -131,7 +134,8 @@ def _inputs(inputs: PolicyRunInputs) -> dict[str, Any]:
 
 
 def _time_text(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    # Six digits show that a time such as that of the year 1 is exact, and not what .NET writes for no time.
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _encode_json(entries: Mapping[str, Any]) -> dict[str, Any] | str:

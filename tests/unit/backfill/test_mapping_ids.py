@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphOverlayJob
-from graphjobs.backfill.transform.legacy_ids import LegacyUuids, derive_uuid, restore_mongo_id, restore_reference
+from graphjobs.backfill.transform.legacy_ids import derive_uuid, restore_mongo_id, restore_reference
 from graphjobs.backfill.transform.mapping import Mapped, Rejection, map_document
+from graphjobs.backfill.transform.uuids import LegacyUuids
 from tests.backfill.documents import ABSENT, ID, JOB_ID, build, event, overlay, run
 
 _OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")

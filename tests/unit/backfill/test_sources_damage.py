@@ -1,7 +1,10 @@
 """A damaged dump yields all documents before the damage, and the location of the damage."""
 
+import asyncio
 import gzip
+import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from graphjobs import ConfigurationError
 from graphjobs.backfill.extract import json_framing
 from graphjobs.backfill.extract.records import END_OFFSET
+from graphjobs.backfill.extract.streams import EXCERPT_SIZE_MAX
 from tests.backfill import dumps
 from tests.backfill.source_helpers import (
     decode_document,
@@ -255,3 +259,83 @@ async def test_no_bytes_raise(tmp_path: Path, content: bytes, start: bytes) -> N
             continue
         for record in whole:
             assert (decode_document(record) is None) == (decode_problem(record) is not None)
+
+
+@pytest.mark.parametrize("blanks", [b"\n", b" ", b" \r\n\t", b"[,", b"[\n ,"])
+async def test_compressed_blanks_are_skipped_as_a_whole(tmp_path: Path, blanks: bytes) -> None:
+    """Not byte by byte: a gigabyte of them is a megabyte of gzip."""
+    start, filler = blanks[:1].strip(), blanks.removeprefix(b"[")
+    path = tmp_path / "graph_jobs.json.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(100):
+            file.write(filler * (1024 * 1024 // len(filler)))
+        file.write(b'\n{"a": 1}' + (b"]" if start else b""))
+    async with asyncio.timeout(30):
+        records = await read_records(path)
+    assert {"a": 1} == decode_documents(records)[-1]
+
+
+@pytest.mark.parametrize("content", [b'{"a": [%s{}]}\n', b"%s{}\n"])
+async def test_more_values_than_a_document_has_are_not_decoded(tmp_path: Path, content: bytes) -> None:
+    """Twenty million empty objects take gigabytes. The beginning is kept, and reading continues."""
+    path = tmp_path / "graph_jobs.json"
+    path.write_bytes(b'{"a": 1}\n' + content % (b"{}," * 5_000_000) + b'{"b": 2}\n')
+    tracemalloc.start()
+    try:
+        records = await read_records(path)
+        assert [{"a": 1}, {"b": 2}] == decode_documents(records)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "more values than a document of MongoDB" in decode_problems(records)[0]
+    assert len(records[1].raw) <= EXCERPT_SIZE_MAX
+    assert peak < 100 * 1024 * 1024
+
+
+async def test_brackets_within_text_are_no_values(tmp_path: Path) -> None:
+    """A document of long text is read."""
+    path = tmp_path / "graph_jobs.json"
+    path.write_bytes(json.dumps({"a": '{}[],"\\' * 1_500_000}).encode() + b"\n")
+    assert [] == decode_problems(await read_records(path))
+
+
+def _bson_of(*fields: bytes) -> bytes:
+    body = b"".join(fields)
+    return struct.pack("<i", len(body) + 5) + body + b"\0"
+
+
+def _text_field(name: str, value: str) -> bytes:
+    return b"\x02" + name.encode() + b"\0" + struct.pack("<i", len(value) + 1) + value.encode() + b"\0"
+
+
+_TWICE = (_text_field("status", "queued"), _text_field("b", "1"), _text_field("status", "running"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("graph_jobs.bson", _bson_of(*_TWICE)),
+        ("graph_jobs.bson", _bson_of(_text_field("a", "1"), b"\x03payload\0" + _bson_of(*_TWICE))),
+        ("graph_jobs.bson", _bson_of(b"\x04list\0" + _bson_of(b"\x030\0" + _bson_of(*_TWICE)))),
+        ("graph_jobs.json", b'{"status": "queued", "b": 1, "status": "running"}\n'),
+        ("graph_jobs.json", b'{"payload": {"status": "queued", "status": "queued"}}\n'),
+        ("graph_jobs.json", b'[{"at": {"$date": 1, "$date": 2}, "status": 1}]'),
+    ],
+)
+async def test_a_field_twice_is_a_problem_with_its_name(tmp_path: Path, name: str, content: bytes) -> None:
+    """Readers differ in which one they keep. The bytes are complete."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    (record,) = await read_records(path)
+    (problem,) = decode_problems([record])
+    assert f'the field "{"$date" if b"$date" in content else "status"}" occurs twice' in problem
+    assert record.raw in content
+
+
+async def test_names_of_list_items_may_be_equal(tmp_path: Path) -> None:
+    """Some writers do not number them. Names that are equal in different documents are no problem either."""
+    items = _bson_of(_text_field("0", "a"), _text_field("0", "b"), b"\x03x\0" + _bson_of(_text_field("status", "c")))
+    (tmp_path / "graph_jobs.bson").write_bytes(_bson_of(b"\x04list\0" + items, _text_field("status", "d")))
+    (record,) = await read_records(tmp_path / "graph_jobs.bson")
+    assert {"list": ["a", "b", {"status": "c"}], "status": "d"} == decode_document(record)
