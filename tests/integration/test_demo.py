@@ -152,7 +152,7 @@ def test_the_table_counts_and_names_unresolved_references(graphjobs_database_url
     components = [{"bom-ref": "a", "name": "a"}, {"bom-ref": "b", "name": "b"}]
     edges = [{"ref": "a", "dependsOn": ["b", *(f"gone-{number}" for number in range(5))]}]
     sbom.write_text(json.dumps({"bomFormat": "CycloneDX", "components": components, "dependencies": edges}))
-    done = _graphjobs(graphjobs_database_url, "demo", sbom)
+    done = graphjobs("demo", sbom, url=graphjobs_database_url)
     assert (done.returncode, done.stderr) == (0, "")
     row = " ".join(done.stdout.replace("│", " ").split())
     assert "2 nodes, 1 edges, depth 1, 5 unresolved (gone-0, gone-1, gone-2, …)" in row
