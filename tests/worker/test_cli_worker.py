@@ -18,8 +18,8 @@ from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
-from tests.migrations.cli_tools import run_on_terminal
-from tests.worker.twins import get_job, wait_until
+from tests.migrations.cli_tools import Done, run, run_on_terminal
+from tests.worker.twins import get_job, statuses_of, wait_until
 
 Status = GraphJobStatus
 
@@ -117,16 +117,8 @@ def _started(settings: Settings, folder: Path, *arguments: str) -> Iterator["sub
         process.communicate()
 
 
-def _run(settings: Settings, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [_COMMAND, "worker", *arguments],
-        cwd=folder,
-        env=_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def _run(settings: Settings, folder: Path, *arguments: str) -> Done:
+    return run([_COMMAND, "worker", *arguments], cwd=folder, env=_environment(settings))
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
@@ -135,7 +127,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
 
 async def _wait_until_running(storage: Storage, *jobs: AnyJob) -> None:
     async def are_running() -> bool:
-        return all([(await get_job(storage, job)).status is Status.RUNNING for job in jobs])
+        return {Status.RUNNING} == set(await statuses_of(storage, jobs))
 
     await wait_until(are_running)
 
@@ -161,8 +153,7 @@ async def test_queued_jobs_are_processed_with_json_lines_on_stderr(
     assert {"claimed": 4, "completed": 3, "failed": 1, "in_flight": 0}.items() <= lines[-1].items()
     (raised,) = [line for line in lines if "exc_info" in line]
     assert str(jobs[3].id) == raised["job"]
-    statuses = [(await get_job(graphjobs_storage, job)).status for job in jobs]
-    assert [*[Status.COMPLETED] * 3, Status.FAILED] == statuses
+    assert [*[Status.COMPLETED] * 3, Status.FAILED] == await statuses_of(graphjobs_storage, jobs)
 
 
 async def test_handlers_are_opened_before_the_work_and_closed_after_it(
@@ -189,8 +180,7 @@ async def test_sigterm_starts_the_grace_period_and_releases_the_rest(
         _, stderr = process.communicate(timeout=20)
 
     assert 0 == process.returncode
-    statuses = [(await get_job(graphjobs_storage, job)).status for job in (quick, slow)]
-    assert [Status.COMPLETED, Status.QUEUED] == statuses
+    assert [Status.COMPLETED, Status.QUEUED] == await statuses_of(graphjobs_storage, (quick, slow))
     assert {"completed": 1, "released": 1, "in_flight": 0}.items() <= _lines(stderr)[-1].items()
 
 
