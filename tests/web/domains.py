@@ -9,6 +9,8 @@ from uuid import UUID
 
 from typing_extensions import override
 
+from graphjobs import PolicyRunJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.web import create_app
 from tests.builders import build_job, policy_run
@@ -51,8 +53,13 @@ class Domain(ABC):
         """Return the arguments of a post to `create` with a key."""
 
     @abstractmethod
+    async def add(self, storage: Storage, tenant: str) -> AnyJob | PolicyRunJob:
+        """Add a queued job or run to a storage."""
+
     async def insert(self, storage: Storage, tenant: str) -> tuple[str, UUID]:
-        """Insert a queued job or run; return its id in paths, and the id of its row."""
+        """Add a queued job or run; return its id in paths, and the id of its row."""
+        item = await self.add(storage, tenant)
+        return item.run_id if isinstance(item, PolicyRunJob) else str(item.id), item.id
 
 
 class _Graphs(Domain):
@@ -65,9 +72,8 @@ class _Graphs(Domain):
         return {"json": build_request(**fields), "headers": {self.key: key}}
 
     @override
-    async def insert(self, storage: Storage, tenant: str) -> tuple[str, UUID]:
-        job = await storage.graph_jobs.add(build_job(tenant, correlation_id="c"))
-        return str(job.id), job.id
+    async def add(self, storage: Storage, tenant: str) -> AnyJob:
+        return await storage.graph_jobs.add(build_job(tenant, correlation_id="c"))
 
 
 class _Policies(Domain):
@@ -80,9 +86,8 @@ class _Policies(Domain):
         return {"json": policy_request(**fields, **{self.key: key})}
 
     @override
-    async def insert(self, storage: Storage, tenant: str) -> tuple[str, UUID]:
-        run = await storage.policy_runs.insert(policy_run(tenant))
-        return run.run_id, run.id
+    async def add(self, storage: Storage, tenant: str) -> PolicyRunJob:
+        return await storage.policy_runs.insert(policy_run(tenant))
 
 
 GRAPHS: Final = _Graphs()

@@ -14,7 +14,8 @@ from graphjobs import ConfigurationError, open_storage
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult
-from tests.worker.twins import TWINS, JobTwin, Twin, run_until, wait_forever, wait_until, working
+from tests.worker.twins import TWINS, JobTwin, Twin
+from tests.worker.worker_control import run_until, wait_forever, wait_until, working
 
 _LEASE = timedelta(seconds=1)
 
@@ -269,7 +270,8 @@ _ENDS_ITS_EVENT_LOOP = """
 import asyncio, sys
 from graphjobs import open_storage
 from graphjobs.settings import Settings
-from tests.worker.twins import TWINS, wait_forever
+from tests.worker.twins import TWINS
+from tests.worker.worker_control import wait_forever
 
 async def main():
     storage = await open_storage(Settings.load(database_url=sys.argv[1])).__aenter__()

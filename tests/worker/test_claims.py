@@ -19,18 +19,8 @@ from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, JobContext
 from graphjobs.worker.tenant_rotation import TenantRotation
 from tests.builders import build_job, overlay_job
-from tests.worker.twins import (
-    JobTwin,
-    execute,
-    get_job,
-    job_worker,
-    return_after,
-    return_result,
-    run_jobs,
-    statuses_of,
-    wait_until,
-    working,
-)
+from tests.worker.twins import JobTwin, execute, get_job, job_worker, run_jobs, statuses_of
+from tests.worker.worker_control import return_after, return_result, wait_until, working
 
 Status = GraphJobStatus
 

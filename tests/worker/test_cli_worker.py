@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import build_job, overlay_job
 from tests.migrations.cli_tools import Done, run, run_on_terminal
-from tests.worker.twins import get_job, statuses_of, wait_until
+from tests.worker.twins import get_job, statuses_of
+from tests.worker.worker_control import wait_until
 
 Status = GraphJobStatus
 
@@ -86,39 +89,49 @@ nothing = 5
 """
 
 
+@dataclass(frozen=True)
+class _Command:
+    """`graphjobs worker` in a folder with a module of handlers."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, runner: Callable[..., Done] = run) -> Done:
+        """Run the command to completion."""
+        return runner([_COMMAND, "worker", *arguments], cwd=self.folder, env=self.environment)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        """Start the command, and kill it at the end."""
+        process = subprocess.Popen(
+            [_COMMAND, "worker", *arguments], cwd=self.folder, env=self.environment, stdout=PIPE, stderr=PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Create a folder with a module of handlers."""
+def command(graphjobs_settings: Settings, tmp_path: Path) -> _Command:
+    """Return the command with the database of the test."""
+    assert graphjobs_settings.database_url is not None
     (tmp_path / "shop_handlers.py").write_text(_HANDLERS, encoding="utf-8")
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
-    return tmp_path
+    url = graphjobs_settings.database_url.get_secret_value()
+    return _Command(tmp_path, {**os.environ, "GRAPHJOBS_DATABASE_URL": url, "COLUMNS": "120"})
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    assert settings.database_url is not None
-    return {**os.environ, "GRAPHJOBS_DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "120"}
-
-
-@contextmanager
-def _started(settings: Settings, folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [_COMMAND, "worker", *arguments],
-        cwd=folder,
-        env=_environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def _run(settings: Settings, folder: Path, *arguments: str) -> Done:
-    return run([_COMMAND, "worker", *arguments], cwd=folder, env=_environment(settings))
+def _finish(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[str, str]:
+    """Send signals, and return the output and the errors of the process, which must end with exit code 0."""
+    for number, signum in enumerate(signals):
+        time.sleep(0.2 if number else 0.0)  # two signals at once are one
+        process.send_signal(signum)
+    stdout, stderr = process.communicate(timeout=20)
+    assert 0 == process.returncode
+    return stdout, stderr
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
@@ -133,123 +146,102 @@ async def _wait_until_running(storage: Storage, *jobs: AnyJob) -> None:
 
 
 async def test_queued_jobs_are_processed_with_json_lines_on_stderr(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+    graphjobs_storage: Storage, command: _Command
 ) -> None:
     """It serves all tenants and both job types; each line is a JSON object."""
-    jobs: list[AnyJob] = [
-        build_job("acme"),
-        build_job("globex"),
-        overlay_job("acme"),
-        build_job("acme", metadata={"fail": "so"}),
-    ]
+    failing = build_job("acme", metadata={"fail": "so"})
+    jobs: list[AnyJob] = [build_job("acme"), build_job("globex"), overlay_job("acme"), failing]
     for job in jobs:
         await graphjobs_storage.graph_jobs.add(job)
 
-    process = _run(graphjobs_settings, folder, "shop_handlers:handlers", "--until-empty")
+    process = command.run("shop_handlers:handlers", "--until-empty")
 
     assert (0, "") == (process.returncode, process.stdout)
     lines = _lines(process.stderr)
     assert all({"at", "level", "logger", "message"} <= set(line) for line in lines)
     assert {"claimed": 4, "completed": 3, "failed": 1, "in_flight": 0}.items() <= lines[-1].items()
     (raised,) = [line for line in lines if "exc_info" in line]
-    assert str(jobs[3].id) == raised["job"]
+    assert str(failing.id) == raised["job"]
     assert [*[Status.COMPLETED] * 3, Status.FAILED] == await statuses_of(graphjobs_storage, jobs)
 
 
 async def test_handlers_are_opened_before_the_work_and_closed_after_it(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+    graphjobs_storage: Storage, command: _Command
 ) -> None:
     """The handlers come from a context manager, or from a function."""
     await graphjobs_storage.graph_jobs.add(build_job())
-    process = _run(graphjobs_settings, folder, "shop_handlers:opened", "--until-empty")
+    process = command.run("shop_handlers:opened", "--until-empty")
     assert (0, "opened\nclosed\n") == (process.returncode, process.stdout)
-    process = _run(graphjobs_settings, folder, "shop_handlers:made", "--until-empty")
+    process = command.run("shop_handlers:made", "--until-empty")
     assert 0 == process.returncode
 
 
 async def test_sigterm_starts_the_grace_period_and_releases_the_rest(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+    graphjobs_storage: Storage, command: _Command
 ) -> None:
     """The exit code is 0: the process ended as requested, and no job is left running."""
     quick = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "1"}))
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
-    with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "2") as process:
+    with command.started("shop_handlers:handlers", "--grace", "2") as process:
         await _wait_until_running(graphjobs_storage, quick, slow)
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = _finish(process, signal.SIGTERM)
 
-    assert 0 == process.returncode
     assert [Status.COMPLETED, Status.QUEUED] == await statuses_of(graphjobs_storage, (quick, slow))
     assert {"completed": 1, "released": 1, "in_flight": 0}.items() <= _lines(stderr)[-1].items()
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
 async def test_a_second_signal_ends_the_grace_period(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path, signals: list[signal.Signals]
+    graphjobs_storage: Storage, command: _Command, signals: list[signal.Signals]
 ) -> None:
     """The grace period is an hour."""
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
-    with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "3600") as process:
+    with command.started("shop_handlers:handlers", "--grace", "3600") as process:
         await _wait_until_running(graphjobs_storage, slow)
-        for signum in signals:
-            process.send_signal(signum)
-            time.sleep(0.2)  # noqa: ASYNC251  # two signals at once are one
-        process.communicate(timeout=20)
+        _finish(process, *signals)
 
-    assert 0 == process.returncode
     assert Status.QUEUED is (await get_job(graphjobs_storage, slow)).status
 
 
-def test_an_early_signal_ends_the_process_in_order(graphjobs_settings: Settings, folder: Path) -> None:
+def test_an_early_signal_ends_the_process_in_order(command: _Command) -> None:
     """The signal arrives after the first log line, before the first claim."""
     for _ in range(5):
-        with _started(graphjobs_settings, folder, "shop_handlers:handlers") as process:
+        with command.started("shop_handlers:handlers") as process:
             assert process.stderr is not None
             assert "works on build, overlay" in json.loads(process.stderr.readline())["message"]
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
-        assert 0 == process.returncode
+            _finish(process, signal.SIGTERM)
 
 
-def test_a_signal_while_the_handlers_open_ends_the_process(graphjobs_settings: Settings, folder: Path) -> None:
+def test_a_signal_while_the_handlers_open_ends_the_process(command: _Command) -> None:
     """It ends at once, and closes what it has opened."""
-    with _started(graphjobs_settings, folder, "shop_handlers:slow") as process:
+    with command.started("shop_handlers:slow") as process:
         assert process.stdout is not None
         assert "opening" == process.stdout.readline().strip()
-        process.send_signal(signal.SIGTERM)
-        stdout, _ = process.communicate(timeout=10)
-    assert (0, "closed") == (process.returncode, stdout.strip())
+        stdout, _ = _finish(process, signal.SIGTERM)
+    assert "closed" == stdout.strip()
 
 
 async def test_an_abandoned_handler_does_not_keep_the_process_alive(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
+    graphjobs_storage: Storage, command: _Command
 ) -> None:
     """The handler ignores its cancellation; the job is queued again, and the process exits."""
     stubborn = await graphjobs_storage.graph_jobs.add(build_job(metadata={"stubborn": "yes"}))
 
-    with _started(graphjobs_settings, folder, "shop_handlers:handlers", "--grace", "0") as process:
+    with command.started("shop_handlers:handlers", "--grace", "0") as process:
         await _wait_until_running(graphjobs_storage, stubborn)
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = _finish(process, signal.SIGTERM)
 
-    assert 0 == process.returncode
     assert "exits with 1 abandoned handlers" in _lines(stderr)[-1]["message"]
     assert Status.QUEUED is (await get_job(graphjobs_storage, stubborn)).status
 
 
-async def test_a_terminal_shows_a_live_line(
-    graphjobs_storage: Storage, graphjobs_settings: Settings, folder: Path
-) -> None:
+async def test_a_terminal_shows_a_live_line(graphjobs_storage: Storage, command: _Command) -> None:
     """It has the number of claimed, completed and failed jobs, and the rate."""
     for number in range(3):
         await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "0.6"} if number else {"fail": "so"}))
-    process = run_on_terminal(
-        [_COMMAND, "worker", "shop_handlers:handlers", "--until-empty"],
-        cwd=folder,
-        env=_environment(graphjobs_settings),
-    )
+    process = command.run("shop_handlers:handlers", "--until-empty", runner=run_on_terminal)
     assert 0 == process.returncode
     text = process.stderr
     assert "per second" in text
@@ -273,11 +265,9 @@ async def test_a_terminal_shows_a_live_line(
         (["shop_handlers:handlers", "--tenant", ""], "tenant must "),
     ],
 )
-def test_an_invalid_argument_is_reported_in_one_line(
-    graphjobs_settings: Settings, folder: Path, arguments: list[str], sentence: str
-) -> None:
+def test_an_invalid_argument_is_reported_in_one_line(command: _Command, arguments: list[str], sentence: str) -> None:
     """The exit code is 3."""
-    process = _run(graphjobs_settings, folder, *arguments)
+    process = command.run(*arguments)
     assert 3 == process.returncode
     assert sentence in process.stderr
     assert 1 == process.stderr.count("\n")

@@ -14,7 +14,8 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run
-from tests.worker.twins import Handler, RunTwin, run_until, wait_forever
+from tests.worker.twins import RunTwin
+from tests.worker.worker_control import Handler, run_until, wait_forever
 
 Status = PolicyRunStatus
 

@@ -16,7 +16,8 @@ from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, handler_runner
 from tests.builders import build_job, overlay_job
-from tests.worker.twins import get_job, job_worker, return_result, run_jobs, statuses_of
+from tests.worker.twins import get_job, job_worker, run_jobs, statuses_of
+from tests.worker.worker_control import return_result
 
 Status = GraphJobStatus
 

@@ -20,18 +20,8 @@ from graphjobs.worker.completer import BatchCompleter
 from tests.builders import build_job, policy_run
 from tests.faults.backend_monitor import url_of, with_settings
 from tests.faults.faulty_proxy import Fault, Wire
-from tests.worker.twins import (
-    RunTwin,
-    get_job,
-    job_worker,
-    return_after,
-    return_result,
-    run_jobs,
-    statuses_of,
-    wait_forever,
-    wait_until,
-    working,
-)
+from tests.worker.twins import RunTwin, get_job, job_worker, run_jobs, statuses_of
+from tests.worker.worker_control import return_after, return_result, wait_forever, wait_until, working
 
 Status = GraphJobStatus
 

@@ -1,13 +1,11 @@
 """One interface to the worker of graph jobs and the dispatcher of policy runs, for tests of both."""
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from itertools import cycle, islice
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from typing_extensions import override
@@ -17,61 +15,12 @@ from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.policy_runs.attempt_results import RetryBackoff
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
-from graphjobs.worker import BuildResult, DispatcherOptions, GraphJobWorker, PolicyRunDispatcher, WorkerOptions
+from graphjobs.worker import DispatcherOptions, GraphJobWorker, PolicyRunDispatcher, WorkerOptions
 from tests.builders import build_job, policy_run
+from tests.worker.worker_control import Worker, return_result
 
 POLL: Final = timedelta(milliseconds=20)
 SHORT_BACKOFF: Final = RetryBackoff(first=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
-
-Worker: TypeAlias = GraphJobWorker | PolicyRunDispatcher
-Handler: TypeAlias = Callable[[Any, Any], Awaitable[BuildResult]]
-
-
-async def return_result(_job: object, _context: object) -> BuildResult:
-    """Return at once; a dispatcher ignores the result."""
-    return BuildResult("graph")
-
-
-async def wait_forever(_job: object, _context: object) -> BuildResult:
-    """Wait until cancelled."""
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
-    """Wait until a condition is true, and fail after a time limit."""
-    deadline = time.monotonic() + seconds
-    while True:
-        is_true = condition()
-        if is_true if isinstance(is_true, bool) else await is_true:
-            return
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.005)
-
-
-def return_after(event: asyncio.Event) -> Handler:
-    """Build a handler that returns after an event."""
-
-    async def handler(job: object, context: object) -> BuildResult:
-        await event.wait()
-        return await return_result(job, context)
-
-    return handler
-
-
-@asynccontextmanager
-async def working(worker: Worker, **stop: Any) -> AsyncIterator[None]:
-    """Run a worker, and stop it at the end."""
-    running = asyncio.ensure_future(worker.run())
-    yield
-    worker.stop(**stop)
-    await asyncio.wait_for(running, 30)
-
-
-async def run_until(worker: Worker, condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Run a worker until a condition is true, then stop it."""
-    async with working(worker):
-        await wait_until(condition)
 
 
 def job_worker(storage: Storage, tenant: str | None, **arguments: Any) -> GraphJobWorker:
