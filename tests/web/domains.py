@@ -1,7 +1,7 @@
 """The two domains of the web service for tests of both, with their routes from the OpenAPI document."""
 
 import re
-from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from tests.builders import build_job, policy_run
 from tests.web.requests import build_request, overlay_request, policy_request
 
 
-class Domain(ABC):
+class Domain:
     """One domain.
 
     Attributes:
@@ -30,6 +30,8 @@ class Domain(ABC):
         filter: a parameter of a query that finds what `insert` adds, and its value.
         read: the scope of its GET requests.
         write: the scope of its POST requests.
+        request: builds a body for `create`.
+        add: adds a queued job or run.
     """
 
     prefix: ClassVar[str]
@@ -42,19 +44,19 @@ class Domain(ABC):
     filter: ClassVar[tuple[str, str]]
     read: ClassVar[str]
     write: ClassVar[str]
+    request: Callable[..., dict[str, Any]]
+    add: Callable[[Storage, str], Awaitable[AnyJob | PolicyRunJob]]
 
     @property
     def list_path(self) -> str:
         """The path of the list."""
         return f"{self.prefix}/{self.items}"
 
-    @abstractmethod
     def keyed(self, key: str, **fields: Any) -> dict[str, Any]:
         """Return the arguments of a post to `create` with a key."""
-
-    @abstractmethod
-    async def add(self, storage: Storage, tenant: str) -> AnyJob | PolicyRunJob:
-        """Add a queued job or run to a storage."""
+        if self.key == "Idempotency-Key":
+            return {"json": self.request(**fields), "headers": {self.key: key}}
+        return {"json": self.request(**fields, **{self.key: key})}
 
     async def insert(self, storage: Storage, tenant: str) -> tuple[str, UUID]:
         """Add a queued job or run; return its id in paths, and the id of its row."""
@@ -65,29 +67,15 @@ class Domain(ABC):
 class _Graphs(Domain):
     prefix, items, create, noun, id_field = "/graphs", "jobs", "/graphs/build", "job", "id"
     key, table, filter = "Idempotency-Key", "graph_jobs", ("correlationId", "c")
-    read, write = "graph:read", "graph:write"
-
-    @override
-    def keyed(self, key: str, **fields: Any) -> dict[str, Any]:
-        return {"json": build_request(**fields), "headers": {self.key: key}}
-
-    @override
-    async def add(self, storage: Storage, tenant: str) -> AnyJob:
-        return await storage.graph_jobs.add(build_job(tenant, correlation_id="c"))
+    read, write, request = "graph:read", "graph:write", staticmethod(build_request)
+    add = staticmethod(lambda storage, tenant: storage.graph_jobs.add(build_job(tenant, correlation_id="c")))
 
 
 class _Policies(Domain):
     prefix, items, create, noun, id_field = "/policy", "runs", "/policy/runs", "policy run", "runId"
     key, table, filter = "runId", "policy_runs", ("status", "queued")
-    read, write = "policy:read", "policy:run"
-
-    @override
-    def keyed(self, key: str, **fields: Any) -> dict[str, Any]:
-        return {"json": policy_request(**fields, **{self.key: key})}
-
-    @override
-    async def add(self, storage: Storage, tenant: str) -> PolicyRunJob:
-        return await storage.policy_runs.insert(policy_run(tenant))
+    read, write, request = "policy:read", "policy:run", staticmethod(policy_request)
+    add = staticmethod(lambda storage, tenant: storage.policy_runs.insert(policy_run(tenant)))
 
 
 GRAPHS: Final = _Graphs()

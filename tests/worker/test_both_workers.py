@@ -77,6 +77,26 @@ async def test_a_handler_that_is_not_async_fails_no_item(twin: Twin, tenant: str
     assert {twin.queued} == {(await twin.get(item)).status.value for item in items}
 
 
+async def test_a_handler_beyond_its_time_limit_is_cancelled_and_its_attempt_fails(twin: Twin) -> None:
+    """Its context reports the cancellation; a policy run gets another attempt."""
+    item = await twin.add()
+    cancelled: list[bool] = []
+
+    async def handler(item: Any, context: Any) -> BuildResult:
+        try:
+            return await wait_forever(item, context)
+        finally:
+            cancelled.append(context.cancelled)
+
+    worker = twin.worker(handler, time_limit=timedelta(milliseconds=50), attempts_max=2)
+    await run_until(worker, lambda: worker.stats.failed == 1)
+
+    attempts = 1 if isinstance(twin, JobTwin) else 2
+    assert [True] * attempts == cancelled
+    assert ("failed", attempts) == await twin.status(item)
+    assert (await twin.error(item)).endswith("exceeded its time limit of 0:00:00.050000")
+
+
 async def test_an_observer_that_raises_is_logged_and_affects_no_item(
     twin: Twin, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:

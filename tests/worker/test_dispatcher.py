@@ -95,16 +95,6 @@ async def test_a_rejected_run_fails_at_once(twin: RunTwin, run: PolicyRunJob) ->
     assert "PolicyRunRejected: there is no such policy" == failed.last_error
 
 
-async def test_an_attempt_beyond_the_time_limit_has_failed(twin: RunTwin, run: PolicyRunJob) -> None:
-    """The function is cancelled, and the run gets another attempt."""
-    dispatcher = twin.worker(wait_forever, time_limit=timedelta(milliseconds=50), attempts_max=2)
-    await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
-
-    failed = await twin.get(run)
-    assert (Status.FAILED, 2) == (failed.status, failed.attempts)
-    assert "exceeded its time limit of 0:00:00.050000" in str(failed.last_error)
-
-
 async def test_released_attempts_do_not_count(twin: RunTwin, run: PolicyRunJob) -> None:
     """Three deployments do not use up the attempts of a run."""
     for deployment in range(3):
@@ -266,18 +256,23 @@ async def test_a_lost_run_is_not_submitted(twin: RunTwin, run: PolicyRunJob, cap
 # Order
 
 
+async def _dispatched_in_order(twin: RunTwin) -> list[PolicyRunJob]:
+    """Dispatch all runs one by one, and return them in their order."""
+    runs: list[PolicyRunJob] = []
+
+    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
+        runs.append(run)
+
+    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    return runs
+
+
 async def test_emergencies_are_dispatched_first(twin: RunTwin, storage: Storage, tenant: str) -> None:
     """They were added last."""
     recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
         await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))
-    order: list[str] = []
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        order.append(run.run_id)
-
-    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
-    assert ["emergency", "high", "normal"] == order
+    assert ["emergency", "high", "normal"] == [run.run_id for run in await _dispatched_in_order(twin)]
 
 
 async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> None:
@@ -285,12 +280,7 @@ async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> Non
     twin = RunTwin(graphjobs_storage, None)
     for tenant in (*["a"] * 12, "b", "c"):
         await twin.add(tenant)
-    order: list[str] = []
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        order.append(run.tenant_id)
-
-    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    order = [run.tenant_id for run in await _dispatched_in_order(twin)]
     assert {"a", "b", "c"} == set(order[:3])
     assert 14 == len(order)
 

@@ -168,24 +168,6 @@ async def test_a_broken_process_pool_ends_the_worker_and_fails_no_job(storage: S
 # Time limit
 
 
-async def test_a_handler_beyond_its_time_limit_is_cancelled(storage: Storage, tenant: str, job: GraphBuildJob) -> None:
-    """Its job fails with the reason."""
-    cancelled: list[bool] = []
-
-    async def build(_job: GraphBuildJob, context: JobContext) -> BuildResult:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(context.cancelled)
-            raise
-        raise AssertionError
-
-    await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=50))
-
-    assert "the handler exceeded its time limit of 0:00:00.050000" == (await get_job(storage, job)).error
-    assert [True] == cancelled
-
-
 async def test_each_job_has_its_own_time_limit(storage: Storage, tenant: str) -> None:
     """A later job is not cancelled together with an earlier one."""
     jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(3)]

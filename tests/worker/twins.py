@@ -104,6 +104,11 @@ class Twin(ABC):
         stored = await self.get(item)
         return stored.status.value, stored.attempts
 
+    async def error(self, item: Any) -> str:
+        """Return the stored error of an item."""
+        stored = await self.get(item)
+        return str(stored.last_error if isinstance(stored, PolicyRunJob) else stored.error)
+
     async def count(self, tenant: str, statuses: Iterable[str]) -> int:
         """Return the number of items of a tenant with one of the statuses."""
         count = await self.repository.count(tenant, self.query(statuses=tuple(statuses)))
