@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The oldest supported SQLAlchemy has an environment of its own.
+OLDEST := $(VENV)-oldest
+OLDEST_READY := $(OLDEST)/.ready
 READY_TO_BENCH := $(VENV)/.ready-to-bench
 # One more than the cores of CI, since tests often wait. The tests of a module share fixtures and run in one process.
 TEST_PROCESSES ?= 3
@@ -33,8 +36,15 @@ demo: $(READY) ## set up, and run the main job: real SBOMs through build and ove
 test: $(READY) ## set up, and run all tests on a real database
 	$(IN_MEMORY) $(BIN)/python -m pytest $(IN_PARALLEL)
 
-test-oldest: $(READY) ## tests with SQL on PostgreSQL 15 and behind pgbouncer; both must be installed
-	$(IN_MEMORY) $(BIN)/python -m tests.run_oldest_supported $(IN_PARALLEL)
+$(OLDEST_READY): requirements-oldest.txt requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(OLDEST_READY)
+
+test-oldest: $(OLDEST_READY) ## tests with SQL on PostgreSQL 15, SQLAlchemy 2.0 and behind pgbouncer; servers must be installed
+	$(IN_MEMORY) $(OLDEST)/bin/python -m tests.run_oldest_supported $(IN_PARALLEL)
 
 check: $(READY) ## format, lint, import contracts, types, spelling, docs, vocabulary
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from benchmarks.copy_baseline import copy_rows, write_rows
 from benchmarks.dumping import write_dump
 from benchmarks.killed_backfill import COUNT
 from benchmarks.measure import BenchmarkError, Figure, compared
-from benchmarks.seeding import settle, truncate
+from benchmarks.seeding import connected, settle, truncate
 from benchmarks.suite import Bench
 from graphjobs.backfill.batches import DOCUMENTS_MAX
 from graphjobs.backfill.tables import BackfillCheckpointRow, BackfillQuarantineRow
@@ -149,11 +149,8 @@ class _Backfills:
 
     async def _truncate(self) -> None:
         await truncate(self._bench.url)
-        connection = await asyncpg.connect(self._bench.url)
-        try:
+        async with connected(self._bench.url) as connection:
             await connection.execute(f"TRUNCATE {', '.join(_TABLES)}")
-        finally:
-            await connection.close()
         await settle(self._bench.url)
 
     async def _backfill(self, dump: Path, number: int) -> tuple[float, float]:
@@ -195,30 +192,23 @@ class _Backfills:
             The seconds until its first commit.
         """
         began, first = time.perf_counter(), 0.0
-        connection = await asyncpg.connect(self._bench.url)
-        try:
-            async with asyncio.timeout(self._limit):
-                while written < number:
-                    await asyncio.sleep(_POLL_SECONDS)
-                    documents = await _documents(connection)
-                    if documents > written:
-                        first = first or time.perf_counter() - began
-                        written = documents
-                    if process.returncode is not None and written < number:
-                        raise BenchmarkError("the backfill ended early")
-        finally:
-            await connection.close()
+        async with connected(self._bench.url) as connection, asyncio.timeout(self._limit):
+            while written < number:
+                await asyncio.sleep(_POLL_SECONDS)
+                documents = await _documents(connection)
+                if documents > written:
+                    first = first or time.perf_counter() - began
+                    written = documents
+                if process.returncode is not None and written < number:
+                    raise BenchmarkError("the backfill ended early")
         return first
 
     async def _written(self) -> int:
         """Return the number of written documents, after the server has closed the connections of the killed process."""
-        connection = await asyncpg.connect(self._bench.url)
-        try:
+        async with connected(self._bench.url) as connection:
             async with asyncio.timeout(self._limit):
                 await _wait_until_alone(connection)
             return await _documents(connection)
-        finally:
-            await connection.close()
 
 
 _OTHERS: Final = """

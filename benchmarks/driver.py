@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeAlias
 
 import asyncpg
 from sqlalchemy import Executable
@@ -12,13 +11,12 @@ from typing_extensions import override
 
 from benchmarks.competitors import HELD, POOL, POOL_SIZE, Competitor
 from benchmarks.measure import Call
+from benchmarks.seeding import Connection, connected
 from graphjobs.database.executor import compiled
 from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.row_mapping import job_params, swap_params
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class _Driver(Competitor):
@@ -93,8 +91,5 @@ async def bare_pool(url: str) -> AsyncIterator[Pool]:
 @asynccontextmanager
 async def held_connection(url: str) -> AsyncIterator[HeldConnection]:
     """Open one connection."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         yield HeldConnection(connection)
-    finally:
-        await connection.close()

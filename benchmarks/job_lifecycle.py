@@ -12,11 +12,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-import asyncpg
-
 from benchmarks.measure import BenchmarkError, Figure, Ratio, compared
 from benchmarks.other_queues import PgQueuer, Procrastinate, open_procrastinate, pgqueuer
-from benchmarks.seeding import queued_job, settle, store, truncate
+from benchmarks.seeding import Connection, connected, queued_job, settle, store, truncate
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
 from graphjobs.graph_jobs.models import GraphBuildJob
@@ -41,14 +39,11 @@ LEGEND: Final = {
     PROCRASTINATE: "run_worker_async at concurrency 16, for some seconds on the same backlog; a trigger writes its log",
 }
 
-_BACKLOG: Final = 20_000
-_BACKLOG_QUICK: Final = 4_000
+_BACKLOG_AND_ROUNDS: Final = (20_000, 4)
+_BACKLOG_AND_ROUNDS_QUICK: Final = (4_000, 2)
 _CONCURRENCY: Final = {10: 100, 100: 400}
 _TENANTS: Final = 4
 _PROCRASTINATE_CONCURRENCY: Final = 16
-_PROCRASTINATE_SECONDS: Final = 4.0
-_ROUNDS: Final = 4
-_ROUNDS_QUICK: Final = 2
 _MEMORY_JOBS: Final = 100_000
 _UNIT: Final = "jobs/s"
 
@@ -60,7 +55,7 @@ async def _build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
 class _Graphjobs:
     """The worker of graphjobs, on tables with nothing but the backlog."""
 
-    def __init__(self, url: str, storage: Storage, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, url: str, storage: Storage, connection: Connection) -> None:
         self._url, self._storage, self._connection = url, storage, connection
 
     async def fill(self, number: int) -> None:
@@ -82,12 +77,11 @@ class _Graphjobs:
 async def life(bench: Bench) -> list[Figure]:
     """Measure the rate of each competitor in turns, and the memory of our worker before and after many jobs."""
     quick = bench.many_rows < 1_000_000  # set by --quick
-    backlog, rounds = (_BACKLOG_QUICK, _ROUNDS_QUICK) if quick else (_BACKLOG, _ROUNDS)
+    backlog, rounds = _BACKLOG_AND_ROUNDS_QUICK if quick else _BACKLOG_AND_ROUNDS
     speeds: dict[str, list[float]] = {}
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(Settings.load(database_url=bench.url)))
-        connection = await asyncpg.connect(bench.url)
-        stack.push_async_callback(connection.close)
+        connection = await stack.enter_async_context(connected(bench.url))
         ours = _Graphjobs(bench.url, storage, connection)
         theirs = await stack.enter_async_context(pgqueuer(bench.url))
         slow = await stack.enter_async_context(open_procrastinate(bench.url))
@@ -115,7 +109,7 @@ def _competitors(
 
     async def work() -> float:
         await settle(url)
-        return await slow.work(seconds=_PROCRASTINATE_SECONDS, concurrency=_PROCRASTINATE_CONCURRENCY)
+        return await slow.work(seconds=4.0, concurrency=_PROCRASTINATE_CONCURRENCY)
 
     return {
         **{f"{OURS} {batch}": lambda batch=batch: drain(ours, batch) for batch in _CONCURRENCY},  # type: ignore[misc]

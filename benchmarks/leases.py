@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Final
 
 from benchmarks.competitors import GRAPHJOBS, POOL, POOL_SIZE
-from benchmarks.driver import Connection, held_connection
+from benchmarks.driver import held_connection
 from benchmarks.measure import BenchmarkError, Figure, compared
 from benchmarks.operations import time_turns
 from benchmarks.run_pages import run_pages
 from benchmarks.run_seeding import LEASED_FOR, OWNER, TABLE, Spread, store_pending
 from benchmarks.run_verbs import run_verbs
-from benchmarks.seeding import truncate
+from benchmarks.seeding import Connection, truncate
 from benchmarks.suite import Bench
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.database.schema import SCHEMA

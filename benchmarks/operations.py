@@ -5,13 +5,18 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
-import asyncpg
+from typing_extensions import override
 
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, Ratio, Times, paired
-from benchmarks.seeding import settle
+from benchmarks.seeding import Connection, settle
 from benchmarks.suite import Bench
 
 CALLERS: Final = (1, 16)
+
+ROWS: Final = 10_000
+OTHERS: Final = 20
+ROWS_OF_ANOTHER: Final = 500
+"""The rows of the measured tenant, the number of other tenants, and the rows of each of those."""
 
 _WARM_UP_TURNS: Final = 6
 _SETTLE_EVERY_TURNS: Final = 20
@@ -49,9 +54,28 @@ class Operation(ABC, Generic[C]):
         """Check the answer of a call."""
         return bool(answer)
 
-    async def verify(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    async def verify(self, connection: Connection) -> bool:
         """Check that the tables hold what all answers said."""
         return True
+
+
+class InsertOperation(Operation[C]):
+    """Insert new rows of one tenant."""
+
+    name = "insert"
+    tenant: Final = "arrivals"
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    @override
+    def call(self, competitor: C, caller: int) -> Call:
+        self.prepared += 1
+        return self.insert(competitor, self.prepared)
+
+    @abstractmethod
+    def insert(self, competitor: C, number: int) -> Call:
+        """Prepare the insertion of the tenant's row of a number."""
 
 
 async def time_operations(
@@ -59,7 +83,7 @@ async def time_operations(
     operations: Sequence[Operation[C]],
     competitors: Callable[[int], Sequence[C]],
     ratios: Callable[[int, Times], Ratios],
-    connection: "asyncpg.Connection[asyncpg.Record]",
+    connection: Connection,
 ) -> list[Figure]:
     """Time each operation of all competitors in turns, at 1 caller and at 16.
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import asyncpg
 import procrastinate
 from pgqueuer.db import AsyncpgDriver
 from pgqueuer.qm import QueueManager
@@ -14,6 +13,7 @@ from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
 from benchmarks.measure import BenchmarkError
+from benchmarks.seeding import Connection, connected
 
 _ENTRY: Final = "nothing"
 _ENQUEUED_AT_ONCE: Final = 5_000
@@ -22,7 +22,7 @@ _ENQUEUED_AT_ONCE: Final = 5_000
 class PgQueuer:
     """PgQueuer in its drain mode, on one connection of asyncpg."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, connection: Connection) -> None:
         self._driver = AsyncpgDriver(connection)
         self._queries = Queries(self._driver)
 
@@ -52,13 +52,10 @@ class PgQueuer:
 @asynccontextmanager
 async def pgqueuer(url: str) -> AsyncIterator[PgQueuer]:
     """Install the tables of PgQueuer beside those of graphjobs."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         competitor = PgQueuer(connection)
         await competitor._queries.install()  # noqa: SLF001
         yield competitor
-    finally:
-        await connection.close()
 
 
 class Procrastinate:

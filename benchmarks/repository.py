@@ -6,14 +6,22 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Final, cast
 
-import asyncpg
 from typing_extensions import override
 
 from benchmarks import competitors, driver, orm
 from benchmarks.competitors import GRAPHJOBS, HELD, ORM, POOL, Competitor
 from benchmarks.measure import Call, Figure, Times, ratio
-from benchmarks.operations import CALLERS, Operation, Ratios, time_operations
-from benchmarks.seeding import mixed_jobs, queued_job, store
+from benchmarks.operations import (
+    CALLERS,
+    OTHERS,
+    ROWS,
+    ROWS_OF_ANOTHER,
+    InsertOperation,
+    Operation,
+    Ratios,
+    time_operations,
+)
+from benchmarks.seeding import Connection, mixed_jobs, queued_job, store
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
 from graphjobs.graph_jobs.models import GraphBuildJob
@@ -26,9 +34,6 @@ FASTER_AT_LEAST: Final = 4.0
 """The time of the ORM session as a multiple of that of graphjobs, at 16 callers."""
 
 _TENANT: Final = "acme"
-_ROWS: Final = 10_000
-_OTHERS: Final = 20
-_ROWS_OF_ANOTHER: Final = 500
 _LISTED: Final = 50
 _OWNED_PER_CALLER: Final = 16
 _TABLE: Final = f"{SCHEMA}.{GraphJobRow.__tablename__}"
@@ -82,7 +87,7 @@ class Replace(Operation[Competitor]):
         return competitor.try_replace(owned[index], job.status)
 
     @override
-    async def verify(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    async def verify(self, connection: Connection) -> bool:
         expected = {(job.id, job.status.code, job.to_json()) for owned in self._owned for job in owned}
         rows = await connection.fetch(
             f"SELECT id, status, payload::text FROM {_TABLE} WHERE id = ANY($1)", [row[0] for row in expected]
@@ -90,31 +95,24 @@ class Replace(Operation[Competitor]):
         return {(row[0], row[1], GraphBuildJob.from_json(row[2]).to_json()) for row in rows} == expected
 
 
-class Insert(Operation[Competitor]):
+class Insert(InsertOperation[Competitor]):
     """Insert new jobs of one tenant."""
 
-    name = "insert"
-    _tenant: Final = "arrivals"
-
-    def __init__(self) -> None:
-        self._prepared = 0
+    @override
+    def insert(self, competitor: Competitor, number: int) -> Call:
+        return competitor.insert(queued_job(self.tenant, number))
 
     @override
-    def call(self, competitor: Competitor, caller: int) -> Call:
-        self._prepared += 1
-        return competitor.insert(queued_job(self._tenant, self._prepared))
-
-    @override
-    async def verify(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
-        stored = await connection.fetchval(f"SELECT count(*) FROM {_TABLE} WHERE tenant_id = $1", self._tenant)
-        return bool(stored == self._prepared)
+    async def verify(self, connection: Connection) -> bool:
+        stored = await connection.fetchval(f"SELECT count(*) FROM {_TABLE} WHERE tenant_id = $1", self.tenant)
+        return bool(stored == self.prepared)
 
 
 async def repository(bench: Bench) -> list[Figure]:
     """Time each verb of the repository in turns with the bare driver and an ORM session."""
-    bench.say(f"seeding {_ROWS:,} jobs of one tenant and {_OTHERS * _ROWS_OF_ANOTHER:,} of others")
-    jobs = mixed_jobs(_TENANT, _ROWS)
-    others = [job for number in range(_OTHERS) for job in mixed_jobs(f"other-{number}", _ROWS_OF_ANOTHER)]
+    bench.say(f"seeding {ROWS:,} jobs of one tenant and {OTHERS * ROWS_OF_ANOTHER:,} of others")
+    jobs = mixed_jobs(_TENANT, ROWS)
+    others = [job for number in range(OTHERS) for job in mixed_jobs(f"other-{number}", ROWS_OF_ANOTHER)]
     owned_jobs = [
         [queued_job("swapped", caller * 1_000 + number) for number in range(_OWNED_PER_CALLER)]
         for caller in range(max(CALLERS))

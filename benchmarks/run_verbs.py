@@ -10,9 +10,18 @@ from typing_extensions import override
 from uuid_utils.compat import uuid7
 
 from benchmarks.competitors import GRAPHJOBS, POOL, POOL_SIZE
-from benchmarks.driver import Connection, Pool, bare_pool, held_connection
+from benchmarks.driver import Pool, bare_pool, held_connection
 from benchmarks.measure import Call, Figure, Times, ratio
-from benchmarks.operations import CALLERS, Operation, Ratios, time_operations
+from benchmarks.operations import (
+    CALLERS,
+    OTHERS,
+    ROWS,
+    ROWS_OF_ANOTHER,
+    InsertOperation,
+    Operation,
+    Ratios,
+    time_operations,
+)
 from benchmarks.run_seeding import (
     LEASED_FOR,
     TABLE,
@@ -23,6 +32,7 @@ from benchmarks.run_seeding import (
     store_mixed_runs,
     store_runs,
 )
+from benchmarks.seeding import Connection
 from benchmarks.suite import Bench
 from graphjobs.core.transitions import Transition
 from graphjobs.database.schema import SCHEMA
@@ -39,9 +49,6 @@ from graphjobs.storage import Storage, open_storage
 SLOWER_AT_MOST: Final = 1.0
 """The time as a multiple of that of asyncpg's own pool, for each verb."""
 
-_ROWS: Final = 10_000
-_OTHERS: Final = 20
-_ROWS_OF_ANOTHER: Final = 500
 _LEASED_PER_CALLER: Final = 64
 _RUNS: Final = f"{SCHEMA}.{TABLE}"
 _EVENTS: Final = f"{SCHEMA}.{PolicyRunEventRow.__tablename__}"
@@ -120,23 +127,16 @@ class _Bare(Competitor):
         return self._pool.call(finish.RENEW_RUNS, {**lease_params([run]), "p_lease_duration": LEASED_FOR})
 
 
-class _Insert(Operation[Competitor]):
+class _Insert(InsertOperation[Competitor]):
     """Insert new runs of one tenant."""
 
-    name = "insert"
-    _tenant: Final = "arrivals"
-
-    def __init__(self) -> None:
-        self._prepared = 0
-
     @override
-    def call(self, competitor: Competitor, caller: int) -> Call:
-        self._prepared += 1
-        return competitor.insert(pending_run(self._tenant, self._prepared))
+    def insert(self, competitor: Competitor, number: int) -> Call:
+        return competitor.insert(pending_run(self.tenant, number))
 
     @override
     async def verify(self, connection: Connection) -> bool:
-        return await _count(connection, self._tenant, PolicyRunStatus.PENDING) == (self._prepared, self._prepared)
+        return await _count(connection, self.tenant, PolicyRunStatus.PENDING) == (self.prepared, self.prepared)
 
 
 class _Find(Operation[Competitor]):
@@ -151,7 +151,7 @@ class _Find(Operation[Competitor]):
 
     @override
     def call(self, competitor: Competitor, caller: int) -> Call:
-        return competitor.find(self._tenant, run_id_for(self._tenant, next(self._numbers) % _ROWS))
+        return competitor.find(self._tenant, run_id_for(self._tenant, next(self._numbers) % ROWS))
 
 
 class _Replace(Operation[Competitor]):
@@ -226,10 +226,10 @@ async def _count(connection: Connection, tenant_id: str, status: PolicyRunStatus
 
 async def run_verbs(bench: Bench) -> list[Figure]:
     """Time each verb of the repository of policy runs in turns with the bare driver."""
-    bench.say(f"seeding {_ROWS:,} policy runs of one tenant and {_OTHERS * _ROWS_OF_ANOTHER:,} of others")
+    bench.say(f"seeding {ROWS:,} policy runs of one tenant and {OTHERS * ROWS_OF_ANOTHER:,} of others")
     renew = _Renew()
-    await store_mixed_runs(bench.url, ["acme"], _ROWS)
-    await store_mixed_runs(bench.url, [f"other-{number}" for number in range(_OTHERS)], _OTHERS * _ROWS_OF_ANOTHER)
+    await store_mixed_runs(bench.url, ["acme"], ROWS)
+    await store_mixed_runs(bench.url, [f"other-{number}" for number in range(OTHERS)], OTHERS * ROWS_OF_ANOTHER)
     await store_runs(bench.url, renew.runs)
     async with AsyncExitStack() as stack:
         settings = Settings.load(database_url=bench.url, pool_size=POOL_SIZE)

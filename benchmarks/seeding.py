@@ -1,8 +1,8 @@
 """Seed the table of jobs with realistic jobs, and bring the tables to rest before a measurement."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self, TypeAlias
 from uuid import UUID
@@ -16,6 +16,7 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.policy_runs.tables import PolicyRunEventRow, PolicyRunRow
 
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Record: TypeAlias = tuple[UUID, str, int, int, str, datetime, datetime, str | None]
 
 _COLUMNS: Final = ("id", "tenant_id", "type", "status", "payload", "created_at", "updated_at", "correlation_id")
@@ -218,46 +219,45 @@ async def copy_records(
         records: the records.
         connections: the number of connections that copy; more are faster for large rows.
     """
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         # Autovacuum would disturb a slice; `settle` does its work between the operations.
         for name in _ALL:
             await connection.execute(f"ALTER TABLE {name} SET (autovacuum_enabled = false)")
         remaining = iter(records)
 
-        async def copy(by: "asyncpg.Connection[asyncpg.Record]") -> None:
+        async def copy(by: Connection) -> None:
             await by.copy_records_to_table(table, records=remaining, columns=columns, schema_name=SCHEMA)
 
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             group.create_task(copy(connection))
             for _ in range(connections - 1):
-                other = await asyncpg.connect(url)
-                stack.push_async_callback(other.close)
-                group.create_task(copy(other))
+                group.create_task(copy(await stack.enter_async_context(connected(url))))
         await _settle(connection)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    """Open one connection of the bare driver."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
     finally:
         await connection.close()
 
 
 async def settle(url: str) -> None:
     """Bring the tables to rest: vacuum, analyze, checkpoint."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         await _settle(connection)
-    finally:
-        await connection.close()
 
 
 async def truncate(url: str) -> None:
     """Truncate all tables."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         await connection.execute(f"TRUNCATE {', '.join(_ALL)}")
-    finally:
-        await connection.close()
 
 
-async def _settle(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _settle(connection: Connection) -> None:
     await connection.execute(f"VACUUM (ANALYZE) {', '.join(_ALL)}")
     try:
         await connection.execute("CHECKPOINT")

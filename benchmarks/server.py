@@ -10,8 +10,7 @@ from importlib.metadata import version
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
-
+from benchmarks.seeding import connected
 from graphjobs.database.embedded.server import throwaway_cluster
 
 VARIABLE: Final = "GRAPHJOBS_BENCH_DATABASE_URL"
@@ -49,20 +48,14 @@ def new_database(server_url: str) -> Iterator[str]:
 
 
 async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 async def conditions(url: str) -> dict[str, str]:
     """Return the conditions of the measurement, as the server reports them."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         settings = {name: str(await connection.fetchval("SELECT current_setting($1)", name)) for name in _SETTINGS}
-    finally:
-        await connection.close()
     origin = f"from {VARIABLE}" if os.environ.get(VARIABLE) else "temporary, on a Unix socket"
     return {
         "server": f"PostgreSQL {settings.pop('server_version')}, {origin}",

@@ -15,7 +15,7 @@ from benchmarks.competitors import POOL_SIZE
 from benchmarks.driver import held_connection
 from benchmarks.measure import Call, Figure, Times, ratio
 from benchmarks.operations import CALLERS, Operation, Ratios, time_operations
-from benchmarks.seeding import queued_job, store
+from benchmarks.seeding import Connection, queued_job, store
 from benchmarks.suite import Bench
 from graphjobs.core.transitions import Transition
 from graphjobs.database.executor import compiled
@@ -24,7 +24,6 @@ from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.graph_jobs.row_mapping import swap_params
 from graphjobs.graph_jobs.sql import single
 from graphjobs.graph_jobs.status import GraphJobStatus
-from graphjobs.graph_jobs.store import GraphJobUpdateResult
 from graphjobs.graph_jobs.tables import GraphJobEventRow, GraphJobRow
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
@@ -65,28 +64,17 @@ class Updater(Protocol):
         ...
 
 
-class _WithEvent(Updater):
-    name = WITH_EVENT
-    logs = True
-
-    def __init__(self, storage: Storage) -> None:
-        self._jobs = storage.graph_jobs
-
-    @override
-    def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        return partial(self._jobs.update, job, expected=expected)
-
-
-class _Alone(Updater):
-    name = ALONE
-    logs = False
-
-    def __init__(self, storage: Storage) -> None:
-        self._jobs = storage.graph_job_repository
+class _Graphjobs(Updater):
+    def __init__(self, storage: Storage, *, logs: bool) -> None:
+        self.name = WITH_EVENT if logs else ALONE
+        self.logs = logs
+        self._storage = storage
 
     @override
     def update(self, job: GraphBuildJob, expected: GraphJobStatus) -> Call:
-        return partial(self._jobs.try_replace, job, expected)
+        if self.logs:
+            return partial(self._storage.graph_jobs.update, job, expected=expected)
+        return partial(self._storage.graph_job_repository.try_replace, job, expected)
 
 
 class _ByHand(Updater):
@@ -143,10 +131,10 @@ class _Update(Operation[Updater]):
 
     @override
     def is_done(self, answer: object) -> bool:
-        return answer.applied if isinstance(answer, GraphJobUpdateResult) else bool(answer)
+        return bool(answer)
 
     @override
-    async def verify(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    async def verify(self, connection: Connection) -> bool:
         expected = {
             (row.job.id, row.job.status.code, row.job.to_json(), row.events) for owned in self._owned for row in owned
         }
@@ -163,7 +151,7 @@ async def _updaters(url: str) -> AsyncIterator[list[Updater]]:
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(Settings.load(database_url=url, pool_size=POOL_SIZE)))
         pool = await stack.enter_async_context(asyncpg.create_pool(url, min_size=POOL_SIZE, max_size=POOL_SIZE))
-        yield [_WithEvent(storage), _Alone(storage), _ByHand(pool)]
+        yield [_Graphjobs(storage, logs=True), _Graphjobs(storage, logs=False), _ByHand(pool)]
 
 
 async def updates(bench: Bench) -> list[Figure]:

@@ -1,5 +1,6 @@
 """The settings of graphjobs, from environment variables that start with `GRAPHJOBS_` and from no other source."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,14 @@ def _parse_seconds(value: object) -> object:
         raise ValueError("it must be a number of seconds") from None
 
 
+def _check_search_path(path: str) -> str:
+    """Check a list of schemas as PostgreSQL writes it: names in lower case, or in double quotes."""
+    schema = r'\s*(?:[a-z_][a-z0-9_$]{0,62}|"(?:[^"\0]|""){1,63}")\s*'
+    if path.strip() and not re.fullmatch(f"{schema}(?:,{schema})*", path):
+        raise ValueError("it must be schemas separated by commas, each in lower case or in double quotes")
+    return path.strip()
+
+
 Url = Annotated[SecretStr, AfterValidator(_check_url)]
 Wait = Annotated[
     timedelta,
@@ -53,6 +62,9 @@ class Settings(BaseSettings):
         connect_timeout: the longest wait for a new connection, and for a free one of the pool, 1 ms to 1 day.
         pooler: "transaction" for a pooler in transaction mode (pgbouncer): each statement then runs in an explicit
             transaction, and none is prepared. "direct" otherwise.
+        pool_recycle: the age at which a connection is replaced before its next use, 1 ms to 1 day.
+        search_path: schemas in which unqualified names in `storage.session()` are looked up, after `pg_catalog`; such
+            as "app, public". The statements of graphjobs need none.
         notify: whether each write that queues jobs also notifies listening workers, with one more statement. Without
             it, workers find queued jobs at their next poll.
     """
@@ -66,6 +78,8 @@ class Settings(BaseSettings):
     lock_timeout: Wait = timedelta(seconds=10)
     connect_timeout: Wait = timedelta(seconds=10)
     pooler: Literal["direct", "transaction"] = "direct"
+    pool_recycle: Wait = timedelta(minutes=5)
+    search_path: Annotated[str, AfterValidator(_check_search_path)] = ""
     notify: bool = False
 
     @classmethod

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from graphjobs.core.notifications import CHANNEL
-from graphjobs.database.engine import autocommit_engine, resolve_url, transactional_engine
+from graphjobs.database.engine import Engines, create_engines, resolve_url
 from graphjobs.database.executor import AutocommitExecutor, run_to_completion
 from graphjobs.database.listener import listen
 from graphjobs.database.schema_version import require_revision
@@ -45,7 +45,6 @@ class Storage:
     policy_runs: PolicyRunRepository
     policy_run_queue: PolicyRunQueue
     _sessions: async_sessionmaker[AsyncSession]
-    # Not in repr(): it holds the URL, which may hold a password.
     _listen: Callable[[Callable[[], None]], Coroutine[None, None, None]] = field(repr=False)
 
     def session(self) -> AsyncSession:
@@ -91,10 +90,11 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
     """
     settings = settings or Settings.load()
     url = await resolve_url(settings)
-    autocommit = autocommit_engine(url, settings)
-    transactional = transactional_engine(url, settings)
+    engines = create_engines(url, settings)
     try:
-        database = AutocommitExecutor(autocommit, settings)
+        database = AutocommitExecutor(engines.autocommit, settings)
+        # Heartbeats and ends must not wait behind the calls of handlers: their jobs would be done twice.
+        queues = AutocommitExecutor(engines.autocommit, settings, reserve=engines.reserve)
         try:
             await require_revision(database)
         except SchemaOutOfDate:
@@ -107,22 +107,21 @@ async def open_storage(settings: Settings | None = None) -> AsyncIterator[Storag
         yield Storage(
             database=database,
             graph_jobs=PostgresGraphJobStore(database, notify=settings.notify),
-            graph_job_queue=GraphJobQueue(database, notify=settings.notify),
+            graph_job_queue=GraphJobQueue(queues, notify=settings.notify),
             graph_job_repository=GraphJobRepository(database),
             policy_runs=PostgresPolicyRunRepository(database, notify=settings.notify),
-            policy_run_queue=PolicyRunQueue(database, notify=settings.notify),
-            _sessions=async_sessionmaker(transactional, expire_on_commit=False),
+            policy_run_queue=PolicyRunQueue(queues, notify=settings.notify),
+            _sessions=async_sessionmaker(engines.transactional, expire_on_commit=False),
             _listen=partial(listen, url, settings, CHANNEL),
         )
     finally:
-        await run_to_completion(_dispose((autocommit, transactional), settings))
+        await run_to_completion(_dispose(engines, settings))
 
 
-async def _dispose(engines: tuple[AsyncEngine, ...], settings: Settings) -> None:
+async def _dispose(engines: Engines, settings: Settings) -> None:
     """Close the pools, and wait no longer than the connect time-out for an unreachable server."""
     try:
         async with asyncio.timeout(settings.connect_timeout.total_seconds()):
-            for engine in engines:
-                await engine.dispose()
+            await engines.dispose()
     except TimeoutError:
         _log.warning("the database did not answer while the pools were closed; its connections end by themselves")

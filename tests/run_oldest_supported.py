@@ -15,6 +15,7 @@ _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/
 _SKIPPED: Final = (
     # These start their own servers, so one run is enough.
     *(f"integration/test_{name}.py" for name in ("embedded", "plugin", "wheel")),
+    "faults/test_failover.py",
     # These use no server.
     *("unit", *(f"backfill/test_{name}.py" for name in ("dumps", "duplicates", "dry_run"))),
     # These test layers above the statements: commands, routes, examples, processes.

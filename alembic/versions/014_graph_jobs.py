@@ -14,6 +14,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+TABLES = ("graph_jobs", "graph_job_events")
+
 # Take ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost silently.
 GUARD = """
 DO $guard$
@@ -22,6 +24,13 @@ DECLARE
     events bigint;
 BEGIN
     LOCK TABLE scheduler.graph_jobs, scheduler.graph_job_events IN ACCESS EXCLUSIVE MODE;
+    -- Rows that a policy hides would be counted as absent.
+    IF row_security_active('scheduler.graph_jobs') OR row_security_active('scheduler.graph_job_events') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'GJ001',
+            MESSAGE = 'row-level security hides rows of the tables to drop from this role: '
+                || 'downgrade as a superuser or a role with BYPASSRLS, or with -x drop-data=yes';
+    END IF;
     SELECT count(*) INTO jobs FROM scheduler.graph_jobs;
     SELECT count(*) INTO events FROM scheduler.graph_job_events;
     IF jobs + events > 0 THEN

@@ -18,6 +18,8 @@ down_revision = "015_correlation_index"
 branch_labels = None
 depends_on = None
 
+TABLES = ("policy_runs", "policy_run_events")
+
 # Take ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost silently.
 GUARD = """
 DO $guard$
@@ -26,6 +28,13 @@ DECLARE
     events bigint;
 BEGIN
     LOCK TABLE scheduler.policy_runs, scheduler.policy_run_events IN ACCESS EXCLUSIVE MODE;
+    -- Rows that a policy hides would be counted as absent.
+    IF row_security_active('scheduler.policy_runs') OR row_security_active('scheduler.policy_run_events') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'GJ001',
+            MESSAGE = 'row-level security hides rows of the tables to drop from this role: '
+                || 'downgrade as a superuser or a role with BYPASSRLS, or with -x drop-data=yes';
+    END IF;
     SELECT count(*) INTO runs FROM scheduler.policy_runs;
     SELECT count(*) INTO events FROM scheduler.policy_run_events;
     IF runs + events > 0 THEN

@@ -15,6 +15,8 @@ down_revision = "016_policy_runs"
 branch_labels = None
 depends_on = None
 
+TABLES = ("backfill_checkpoints", "backfill_quarantine")
+
 # ACCESS EXCLUSIVE first: a row that is inserted after the count would be lost. Checkpoints are no loss.
 GUARD = """
 DO $guard$
@@ -22,6 +24,13 @@ DECLARE
     documents bigint;
 BEGIN
     LOCK TABLE scheduler.backfill_quarantine IN ACCESS EXCLUSIVE MODE;
+    -- Rows that a policy hides would be counted as absent.
+    IF row_security_active('scheduler.backfill_quarantine') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'GJ001',
+            MESSAGE = 'row-level security hides rows of the tables to drop from this role: '
+                || 'downgrade as a superuser or a role with BYPASSRLS, or with -x drop-data=yes';
+    END IF;
     SELECT count(*) INTO documents FROM scheduler.backfill_quarantine WHERE resolved_at IS NULL;
     IF documents > 0 THEN
         RAISE EXCEPTION USING

@@ -1,6 +1,6 @@
 """Transactions of the backfill, with errors translated to those of graphjobs, including that of a lost COMMIT."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from graphjobs.database.error_translation import translate_error
@@ -17,17 +17,9 @@ async def transaction(storage: Storage) -> AsyncIterator[SessionExecutor]:
         DatabaseUnavailable: BEGIN failed.
     """
     begun = False
-    try:
-        async with storage.session() as session, session.begin():
-            begun = True
-            yield storage.database.using(session)
-    except Exception as error:
-        failure = translate_error(error, ambiguous=begun)
-        if failure is None or failure is error:
-            raise
-    else:
-        return
-    raise failure
+    async with _translated_errors(lambda: begun), storage.session() as session, session.begin():
+        begun = True
+        yield storage.database.using(session)
 
 
 @asynccontextmanager
@@ -38,13 +30,19 @@ async def snapshot(storage: Storage, *, readonly: bool) -> AsyncIterator[Session
         DatabaseUnavailable: BEGIN failed, or the connection ended.
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": readonly}
+    async with _translated_errors(lambda: False), storage.session() as session:
+        # As part of BEGIN: a pooler runs a statement of its own first, and PostgreSQL then refuses SET TRANSACTION.
+        await session.connection(execution_options=options)
+        yield storage.database.using(session)
+
+
+@asynccontextmanager
+async def _translated_errors(is_ambiguous: Callable[[], bool]) -> AsyncIterator[None]:
+    """Translate an error of the driver; ask only then whether its outcome is ambiguous."""
     try:
-        async with storage.session() as session:
-            # As part of BEGIN: a pooler runs a statement of its own first, and PostgreSQL then refuses SET TRANSACTION.
-            await session.connection(execution_options=options)
-            yield storage.database.using(session)
+        yield
     except Exception as error:
-        failure = translate_error(error, ambiguous=False)
+        failure = translate_error(error, ambiguous=is_ambiguous())
         if failure is None or failure is error:
             raise
     else:

@@ -1,12 +1,14 @@
 """The `graphjobs` command: parse arguments, call the package, and print errors as one sentence with an exit code."""
 
+import os
 import signal
 import sys
 import threading
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
+import graphjobs
 from graphjobs.cli import database, policy, quarantine, web
 from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
@@ -20,9 +22,36 @@ app = typer.Typer(
     help="Graph jobs and policy runs on PostgreSQL. "
     "Settings are environment variables, for instance GRAPHJOBS_DATABASE_URL.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"graphjobs {graphjobs.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The database, instead of GRAPHJOBS_DATABASE_URL. Other users of the machine see it in the list of "
+            "processes: keep a password in the environment, or in a file that PGPASSFILE names.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has printed it
+    if database_url is not None:
+        os.environ["GRAPHJOBS_DATABASE_URL"] = database_url
+
+
 app.command()(demo)
 app.add_typer(database.app, name="db")
 app.command()(worker)

@@ -7,7 +7,6 @@ import typer
 
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.database.embedded.server import embedded_cluster
-from graphjobs.errors import ConfigurationError
 from graphjobs.settings import Settings
 
 # Commands of revisions import Alembic when they run: the import takes 0.2 seconds, and no other command needs it.
@@ -113,5 +112,5 @@ def status() -> None:
 def _drops_data(extra: list[str] | None) -> bool:
     for argument in extra or ():
         if argument not in ("drop-data=yes", "drop-data=no"):
-            raise ConfigurationError(f"-x {argument} is unknown: use -x drop-data=yes")
+            raise typer.BadParameter(f"{argument} is unknown: use -x drop-data=yes", param_hint="-x")
     return "drop-data=yes" in (extra or ())

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, InvalidJob, SchemaOutOfDate
 
 
 class Exit(IntEnum):
@@ -20,6 +20,8 @@ class Exit(IntEnum):
 def exit_code(error: GraphJobsError) -> Exit:
     """Return the exit code of an error."""
     match error:
+        case InvalidJob():
+            return Exit.USAGE
         case ConfigurationError():
             return Exit.CONFIGURATION
         case DatabaseUnavailable():

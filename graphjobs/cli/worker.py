@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from graphjobs.cli.exit_codes import Exit
+from graphjobs.errors import ConfigurationError
 from graphjobs.storage import open_storage
 from graphjobs.worker import GraphJobWorker, WorkerOptions
 from graphjobs.worker.handler_loading import load_handlers, open_handlers
@@ -50,19 +51,23 @@ def worker(
     verbose: Annotated[bool, typer.Option("--verbose", help="Report each job that fails or is released.")] = False,
 ) -> None:
     """Run queued jobs until SIGTERM or Ctrl-C; a second signal ends the grace period of the handlers."""
-    options = WorkerOptions(
-        tenant=tenant,
-        concurrency=concurrency,
-        batch=batch,
-        poll=_parse_seconds(poll, "poll"),
-        lease=_parse_seconds(lease, "lease"),
-        attempts_max=attempts_max,
-        time_limit=_parse_seconds(time_limit, "time-limit"),
-        grace=_parse_seconds(grace, "grace"),
-        listen=listen,
-        rescue=rescue,
-        **({"name": name} if name is not None else {}),
-    )
+    try:
+        options = WorkerOptions(
+            tenant=tenant,
+            concurrency=concurrency,
+            batch=batch,
+            poll=_parse_seconds(poll, "poll"),
+            lease=_parse_seconds(lease, "lease"),
+            attempts_max=attempts_max,
+            time_limit=_parse_seconds(time_limit, "time-limit"),
+            grace=_parse_seconds(grace, "grace"),
+            listen=listen,
+            rescue=rescue,
+            **({"name": name} if name is not None else {}),
+        )
+    except ConfigurationError as error:
+        typer.echo(f"graphjobs: {error}", err=True)
+        raise typer.Exit(Exit.USAGE) from None
     loaded = load_handlers(handlers)
     console = Console(stderr=True)
     with _logging(console, verbose=verbose):
@@ -203,7 +208,10 @@ def _logging(console: Console, *, verbose: bool) -> Iterator[None]:
         handler = logging.StreamHandler(sys.stderr)
         renamed = {"asctime": "at", "levelname": "level", "name": "logger"}
         fields = ["asctime", "levelname", "name", "message"]
-        handler.setFormatter(JsonFormatter(fields, rename_fields=renamed))
+        formatter = JsonFormatter(fields, rename_fields=renamed)
+        formatter.converter, formatter.default_time_format = time.gmtime, "%Y-%m-%dT%H:%M:%S"
+        formatter.default_msec_format = "%s.%03dZ"
+        handler.setFormatter(formatter)
         level = logging.INFO
     root_logger, package_logger = logging.getLogger(), logging.getLogger("graphjobs")
     if root_logger.handlers:  # the user's modules have configured logging

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
@@ -11,19 +10,26 @@ from immutabledict import immutabledict
 from pydantic import Field
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from graphjobs.core.fields import FrozenModel, Id, Json, Name, UtcTime, as_uuid, check_limit, check_name, parse_id
+from graphjobs.core.fields import (
+    FrozenModel,
+    Id,
+    Json,
+    Name,
+    UtcTime,
+    as_uuid,
+    check_limit,
+    check_name,
+    parse_id,
+    utc_now,
+)
 from graphjobs.core.json_values import read_json, to_plain_json
 from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, read_rows
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.database.executor import Executor, Row
-from graphjobs.database.sql_expressions import null_if_unrepresentable
+from graphjobs.database.sql_expressions import ONE, null_if_unrepresentable
 from graphjobs.errors import CorruptRow
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Event(FrozenModel):
@@ -37,7 +43,7 @@ class Event(FrozenModel):
     tenant_id: Name
     status: Any
     payload: Json = Field(default_factory=immutabledict)
-    created_at: UtcTime = Field(default_factory=_now)
+    created_at: UtcTime = Field(default_factory=utc_now)
 
     def payload_json(self) -> str:
         """Return the payload as it is stored."""
@@ -105,9 +111,26 @@ def insert_events(events: sa.Table, rows: sa.Select[Any], name: str) -> sa.CTE:
     return insert(events).from_select(LOG_COLUMNS, rows).returning(events.c.id).cte(name)
 
 
+def _transition_id(events: sa.Table) -> sa.ColumnElement[str]:
+    return events.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'"))
+
+
 def _has_transition_id(events: sa.Table) -> sa.ColumnElement[bool]:
-    recorded = events.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'"))
-    return recorded == sa.bindparam("p_transition_id", type_=sa.Text)
+    return _transition_id(events) == sa.bindparam("p_transition_id", type_=sa.Text)
+
+
+def newest_transition_id(
+    events: sa.Table, items: sa.Table, *conditions: sa.ColumnElement[bool]
+) -> sa.ScalarSelect[str]:
+    """Select the transition id of the newest event of an item, among the events that satisfy the conditions."""
+    # A scalar per item: with EXISTS, the planner may begin with the log of all items.
+    return (
+        sa.select(_transition_id(events))
+        .where(events.c.job_id == items.c.id, events.c.tenant_id == items.c.tenant_id, *conditions)
+        .order_by(events.c.created_at.desc())
+        .limit(ONE)
+        .scalar_subquery()
+    )
 
 
 def find_transition(events: sa.Table) -> sa.Select[Any]:

@@ -116,7 +116,7 @@ class _Uuid:
 
 
 class _UtcTime:
-    """An aware time in UTC. In JSON, ISO 8601 with an offset; fractions beyond microseconds are cut."""
+    """An aware time in UTC, or its text: ISO 8601 with an offset; fractions beyond microseconds are cut."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         # Without the pattern, a JSON string of digits passes as seconds since 1970, also in strict mode.
@@ -129,7 +129,14 @@ class _UtcTime:
             [in_utc, with_offset], mode="left_to_right", custom_error_type="text", custom_error_message=problem
         )
         aware = _in_utc(core_schema.datetime_schema(strict=True, tz_constraint="aware"))
-        return core_schema.json_or_python_schema(json_schema=text, python_schema=aware)
+        # Text is accepted from Python, too, so that what `model_dump(mode="json")` returns is valid input.
+        either = core_schema.union_schema(
+            [aware, text],
+            mode="left_to_right",
+            custom_error_type="time",
+            custom_error_message="must be an aware time in the years 0001 to 9999, or its ISO 8601 text with an offset",
+        )
+        return core_schema.json_or_python_schema(json_schema=text, python_schema=either)
 
 
 def _in_utc(schema: CoreSchema) -> CoreSchema:

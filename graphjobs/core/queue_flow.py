@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Executable, Select
+import sqlalchemy as sa
 
 from graphjobs.core.fields import as_uuid
 from graphjobs.core.recovery import resolve_outcome
@@ -15,6 +15,10 @@ from graphjobs.core.results import FinishResult, RescueResult, StalledItem
 from graphjobs.core.update_flow import Identified
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, OutcomeUnknown
+
+KEY_ARRAYS: Final = (("p_job_ids", sa.Uuid, "job_id"), ("p_tenant_ids", sa.Text, "tenant_id"))
+VERSION_ARRAY: Final = ("p_versions", sa.DateTime(timezone=True), "version")
+"""The bind parameters, types and columns of `unnest_params` that both queues use."""
 
 J = TypeVar("J", bound=Identified)
 
@@ -64,13 +68,13 @@ class QueueFlow(Generic[J]):
     """
 
     executor: Executor
-    take_over: Executable
-    find_transitioned: Select[Any]
-    get_states: Select[Any]
+    take_over: sa.Executable
+    find_transitioned: sa.Select[Any]
+    get_states: sa.Select[Any]
     explain_lost: Callable[[J, tuple[Any, ...] | None], str | None]
 
     async def acquire(
-        self, statement: Executable, find_acquired: Executable, params: Params, transition_id: UUID
+        self, statement: sa.Executable, find_acquired: sa.Executable, params: Params, transition_id: UUID
     ) -> Sequence[Row]:
         """Run a claim or a lease, and return the rows that it took.
 
@@ -87,7 +91,7 @@ class QueueFlow(Generic[J]):
         except OutcomeUnknown as unknown:
             return await resolve_outcome(unknown, self.executor, find)
 
-    async def write(self, statement: Executable, params: Params, transition_id: UUID) -> dict[UUID, datetime]:
+    async def write(self, statement: sa.Executable, params: Params, transition_id: UUID) -> dict[UUID, datetime]:
         """Run a statement that writes many items under one transition id, and return their versions.
 
         Raises:

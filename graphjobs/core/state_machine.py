@@ -11,6 +11,7 @@ from graphjobs.errors import IllegalTransition
 class CodedEnum(StrEnum):
     """An enumeration of words that a SMALLINT column stores by code."""
 
+    _value_: str  # for type checkers, which would else take the tuple of a member for its value
     code: int
 
     def __new__(cls, word: str, code: int, *_: object) -> Self:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from pydantic_core import from_json
@@ -59,34 +59,54 @@ class UpdateOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateResult(Generic[T]):
-    """The result of an update; true where it was applied.
+class AppliedUpdate(Generic[T]):
+    """An update that is in the table and in the log. It is true.
 
     Attributes:
-        outcome: `applied`: this transition is in the table and in the log. `conflict`: the job was not in the expected
-            state. `not_found`: the tenant has no such job. `illegal`: the transition table does not allow it. All but
-            `applied` changed nothing.
         transition_id: the id of the transition; the same call with it gives the same result.
-        job: applied: the job with its new version. Conflict: the job as a later read found it, which may differ from
-            the state that the update met. Otherwise None.
-        event_id: applied: the id of the event in the log. Otherwise None.
-        reason: one sentence for people; empty where applied.
+        job: the job with its new version.
+        event_id: the id of the event in the log.
     """
 
-    outcome: UpdateOutcome
+    transition_id: UUID
+    job: T
+    event_id: int
+
+    outcome: ClassVar[Literal[UpdateOutcome.APPLIED]] = UpdateOutcome.APPLIED
+    applied: ClassVar[Literal[True]] = True
+    reason: ClassVar[Literal[""]] = ""
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedUpdate(Generic[T]):
+    """An update that changed nothing. It is false.
+
+    Attributes:
+        outcome: `conflict`: the job was not in the expected state. `not_found`: the tenant has no such job. `illegal`:
+            the transition table does not allow it.
+        transition_id: the id of the transition.
+        job: conflict: the job as a later read found it, which may differ from the state that the update met. Otherwise
+            None.
+        reason: one sentence for people.
+    """
+
+    outcome: Literal[UpdateOutcome.CONFLICT, UpdateOutcome.NOT_FOUND, UpdateOutcome.ILLEGAL]
     transition_id: UUID
     job: T | None = None
-    event_id: int | None = None
     reason: str = ""
 
-    @property
-    def applied(self) -> bool:
-        """True where the transition is in the table and in the log."""
-        return self.outcome is UpdateOutcome.APPLIED
+    applied: ClassVar[Literal[False]] = False
+    event_id: ClassVar[None] = None
 
-    def __bool__(self) -> bool:
-        return self.applied
+    def __bool__(self) -> Literal[False]:
+        return False
 
+
+UpdateResult: TypeAlias = AppliedUpdate[T] | RefusedUpdate[T]
+"""The result of an update. `if result:` tells a type checker that it was applied, and that `job` is there."""
 
 _NO_PAYLOAD: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -134,10 +154,10 @@ class Transition:
         """The payload of the event, as it is stored."""
         return dump_json(self.payload)
 
-    def to_result(self, job: T, recorded: RecordedTransition) -> UpdateResult[T]:
+    def to_result(self, job: T, recorded: RecordedTransition) -> AppliedUpdate[T]:
         """Build the result for the caller, the same for the first call and for each repeated one."""
         stored = job.stored(updated_at=recorded.version)
-        return UpdateResult(UpdateOutcome.APPLIED, self.transition_id, stored, recorded.event_id)
+        return AppliedUpdate(self.transition_id, stored, recorded.event_id)
 
     def match_recorded(self, events: Iterable[tuple[str, RecordedTransition]]) -> RecordedTransition | None:
         """Find this transition among the events with its id; None where there are none.

@@ -23,7 +23,7 @@ _CONFIGURATION: Final = {
     "28P01": "the database refused the password: check GRAPHJOBS_DATABASE_URL",
     "3D000": "the database does not exist on the server: create it, or check GRAPHJOBS_DATABASE_URL",
     "42501": "the database role lacks a privilege on the schema scheduler: grant it, or use its owner",
-    "42704": "the server does not know a setting in the query of GRAPHJOBS_DATABASE_URL: check the URL",
+    "42704": "the server does not know a setting in the options of GRAPHJOBS_DATABASE_URL: check the URL",
 }
 _MISSING_RELATION: Final = {"42P01", "3F000", "42703"}
 _UNAVAILABLE: Final = {
@@ -40,6 +40,7 @@ _UNAVAILABLE: Final = {
     "25P02": "the transaction has failed before: roll it back and begin again",
 }
 _CONNECTION_LOST: Final = {"57P01", "57P02", "57P04", "57P05", "25P03", "25P04"}
+_ENDS_CONNECTION: Final = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _SERVER_FAILURE_CLASSES: Final = ("53", "58", "XX")
 """Insufficient resources, system errors and internal errors."""
 
@@ -54,6 +55,8 @@ def translate_error(error: BaseException, *, ambiguous: bool) -> GraphJobsError 
     """
     if isinstance(error, GraphJobsError):
         return error
+    if isinstance(error, exc.PendingRollbackError):
+        return DatabaseUnavailable(f"{_UNAVAILABLE['25P02']}; nothing was changed, try again")
     if isinstance(error, exc.TimeoutError):
         return DatabaseUnavailable("the pool had no free connection in time: raise GRAPHJOBS_POOL_SIZE, or wait")
     driver_error = _driver_error(error)
@@ -70,6 +73,18 @@ def translate_error(error: BaseException, *, ambiguous: bool) -> GraphJobsError 
         # An InterfaceError reports a closed or closing connection; its other causes are mistakes of this package.
         return _connection_error(None, ambiguous=ambiguous)
     return None
+
+
+def ends_connection(error: BaseException) -> bool:
+    """Return whether a connection with this error, and others to the same server, must not be used again.
+
+    A read-only server (25006) was the primary before a failover. After a time-out of the client the server is silent.
+    """
+    driver_error = _driver_error(error)
+    sqlstate = getattr(driver_error, "sqlstate", None)
+    if isinstance(sqlstate, str):
+        return sqlstate in _ENDS_CONNECTION or sqlstate.startswith("08")
+    return isinstance(driver_error, OSError | TimeoutError)
 
 
 def _driver_error(error: BaseException) -> BaseException:

@@ -13,13 +13,13 @@ import asyncpg
 from sqlalchemy import Dialect, Executable, exc
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
 
-from graphjobs.database.error_translation import translate_error
+from graphjobs.database.error_translation import ends_connection, translate_error
+from graphjobs.database.pool import gated_pool
 from graphjobs.errors import ConfigurationError, OutcomeUnknown
 from graphjobs.settings import Settings
 
@@ -86,10 +86,16 @@ class AutocommitExecutor:
     """Runs each statement as its own transaction: autocommit, in one round trip.
 
     The executor and its connections belong to the event loop in which it was created.
+
+    Args:
+        engine: an engine in autocommit.
+        settings: its settings.
+        reserve: the engine to use instead while all connections of the first one are in use.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: Settings, *, reserve: AsyncEngine | None = None) -> None:
         self._engine = engine
+        self._reserve = reserve
         self._loop = asyncio.get_running_loop()
         self._pooler = settings.pooler == "transaction"
 
@@ -97,12 +103,15 @@ class AutocommitExecutor:
         """Run one statement as its own transaction; see `Executor.fetch_all`."""
         self.require_own_loop()
         query = compiled(statement)
+        engine = self._engine
+        if self._reserve is not None and gated_pool(engine).gate.is_full:
+            engine = self._reserve
         sent, backend = False, None
         try:
             if self._pooler:
                 sent = True
-                return await cancel_then_wait(self._fetch_all_through_pooler(statement, params))
-            pooled = self._idle_connection() or await self._engine.raw_connection()
+                return await cancel_then_wait(_fetch_all_through_pooler(engine, statement, params))
+            pooled = await gated_pool(engine).check_out(engine)
             try:
                 driver: asyncpg.Connection[asyncpg.Record] = pooled.driver_connection  # type: ignore[assignment]
                 sent, backend = True, driver.get_server_pid()
@@ -110,9 +119,9 @@ class AutocommitExecutor:
             except asyncio.CancelledError:
                 await run_to_completion(_drain_cancelled(driver))
                 raise
-            except TimeoutError:
-                # The client-side time-out is later than the server's, so the server is unreachable. Do not reuse it.
-                driver.terminate()
+            except Exception as error:
+                if driver.is_closed() or ends_connection(error):
+                    gated_pool(engine).health.discard(driver)
                 raise
             finally:
                 pooled.close()  # synchronous, so that no cancellation can interrupt it
@@ -124,16 +133,6 @@ class AutocommitExecutor:
                 failure.backend = backend
         raise failure
 
-    def _idle_connection(self) -> PoolProxiedConnection | None:
-        """Check out an idle connection without a greenlet, which only opening a connection needs: 20 us, not 60."""
-        pool = self._engine.pool
-        if not (isinstance(pool, QueuePool) and pool.checkedin()):
-            return None
-        try:
-            return pool.connect()
-        except exc.MissingGreenlet:  # the connection was closed and must be reopened; the pool has it back
-            return None
-
     def require_own_loop(self) -> None:
         """Check that the executor's event loop runs; two loops on one connection can crash the interpreter.
 
@@ -143,14 +142,15 @@ class AutocommitExecutor:
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError("the storage belongs to another event loop: open one in each loop")
 
-    async def _fetch_all_through_pooler(self, statement: Executable, params: Params) -> Sequence[Row]:
-        """Run one statement in an explicit transaction, the unit for which a pooler assigns a server connection."""
-        async with self._engine.begin() as connection:
-            return (await connection.execute(statement, params)).all()
-
     def using(self, session: AsyncSession) -> "SessionExecutor":
         """Return the executor of a session; see `Executor.using`."""
         return _session_executor(session)
+
+
+async def _fetch_all_through_pooler(engine: AsyncEngine, statement: Executable, params: Params) -> Sequence[Row]:
+    """Run one statement in an explicit transaction, the unit for which a pooler assigns a server connection."""
+    async with engine.begin() as connection:
+        return (await connection.execute(statement, params)).all()
 
 
 class SessionExecutor:

@@ -158,20 +158,19 @@ def show_path(path: Path) -> str:
     return clean_text(text if len(text) <= PATH_LENGTH_MAX else f"…{text[1 - PATH_LENGTH_MAX :]}", PATH_LENGTH_MAX)
 
 
+_TYPE_NAMES: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "true or false",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+}
+
+
 def type_name(value: object) -> str:
     """Return the name of a JSON value's type, for people."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case str():
-            return "text"
-        case int() | float():
-            return "a number"
-        case list():
-            return "a list"
-    return "an object"
+    return _TYPE_NAMES.get(type(value), "an object")
 
 
 def read_object(value: object, where: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Source of the fields: the payloads that the .NET scheduler wrote. A value that e
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from immutabledict import immutabledict
@@ -24,16 +24,13 @@ from graphjobs.core.fields import (
     UtcTime,
     invariant_error,
     sanitize_error,
+    utc_now,
 )
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 Status = GraphJobStatus
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class GraphJob(FrozenModel):
@@ -52,7 +49,7 @@ class GraphJob(FrozenModel):
     status: Annotated[GraphJobStatus, Field(strict=False)] = Status.QUEUED
     attempts: Annotated[int, Field(ge=0, le=ATTEMPTS_MAX)] = 0
     correlation_id: Name | None = None
-    created_at: UtcTime = Field(default_factory=_now)
+    created_at: UtcTime = Field(default_factory=utc_now)
     started_at: UtcTime | None = None
     completed_at: UtcTime | None = None
     error: ErrorText | None = None

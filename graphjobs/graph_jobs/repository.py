@@ -122,14 +122,7 @@ class GraphJobRepository:
     async def list_events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[GraphJobEvent]:
-        """List a job's log, oldest first; empty where the tenant has no such job.
-
-        Args:
-            tenant_id: the tenant.
-            job_id: the job.
-            after: the id of the event to continue after.
-            limit: the most events, 1 to 1,000.
-        """
+        """List up to `limit` (1 to 1,000) events of a job after id `after`, oldest first; none of an unknown job."""
         return await read_log(
             self._executor, single.LIST_EVENTS, event_from_row, tenant_id, job_id, after=after, limit=limit
         )

@@ -12,7 +12,7 @@ from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PartialList, read_page
 from graphjobs.core.queue_flow import versions_by_id
-from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
+from graphjobs.core.transitions import RefusedUpdate, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_duration, check_query, parse_member
 from graphjobs.database.executor import Executor, SessionExecutor
@@ -31,9 +31,6 @@ from graphjobs.graph_jobs.row_mapping import (
 )
 from graphjobs.graph_jobs.sql import lists, single
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-
-GraphJobUpdateResult = UpdateResult
-"""The result of an update of a graph job."""
 
 Status = GraphJobStatus
 
@@ -122,14 +119,7 @@ class GraphJobStore(Protocol):
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[GraphJobEvent]:
-        """List a job's log, oldest first; empty where the tenant has no such job.
-
-        Args:
-            tenant_id: the tenant.
-            job_id: the job.
-            after: the id of the event to continue after.
-            limit: the most events, 1 to 1,000.
-        """
+        """List up to `limit` (1 to 1,000) events of a job after id `after`, oldest first; none of an unknown job."""
         ...
 
     async def update(
@@ -140,7 +130,7 @@ class GraphJobStore(Protocol):
         expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
-    ) -> GraphJobUpdateResult[Job]:
+    ) -> UpdateResult[Job]:
         """Apply a transition of a job, with its event: both or neither.
 
         A transition to another status is applied if the row still has the status `expected` and the attempts that `job`
@@ -286,12 +276,12 @@ class PostgresGraphJobStore(GraphJobStore):
         expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
-    ) -> GraphJobUpdateResult[Job]:
+    ) -> UpdateResult[Job]:
         source, own_id = parse_member(GraphJobStatus, expected, "expected"), ensure_transition_id(transition_id)
         try:
             swap = swap_params(check_job(job), source, expected_version)
         except IllegalTransition as error:
-            return GraphJobUpdateResult(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
+            return RefusedUpdate(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
         transition = Transition.for_update(job, source, str(swap["p_payload"]), own_id, actor)
         statement = single.TRANSITION_JOB_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_JOB
         applied = await self._flow.apply(statement, swap, job, transition)
@@ -317,16 +307,14 @@ class PostgresGraphJobStore(GraphJobStore):
         rows = await self._executor.fetch_all(single.GET_JOB, params)
         return job_from_row(type(job), rows[0]) if rows else None
 
-    async def _conflict_result(
-        self, job: Job, expected: GraphJobStatus, transition_id: UUID
-    ) -> GraphJobUpdateResult[Job]:
+    async def _conflict_result(self, job: Job, expected: GraphJobStatus, transition_id: UUID) -> UpdateResult[Job]:
         # A later read: reading in the losing statement would return the state before the winner.
         current = await self._get(job)
         if current is None:
             reason = f"tenant {job.tenant_id!r} has no {job.type} job {job.id}"
-            return GraphJobUpdateResult(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
+            return RefusedUpdate(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
         reason = (
             f"the job was no longer {expected}, or not at the attempts or the version that the update follows from; a "
             f"later read found it {current.status} at attempts {current.attempts}"
         )
-        return GraphJobUpdateResult(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)
+        return RefusedUpdate(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)

@@ -18,7 +18,7 @@ from graphjobs.core.pagination import (
     read_page,
 )
 from graphjobs.core.recovery import resolve_outcome
-from graphjobs.core.transitions import Transition, UpdateOutcome, UpdateResult, ensure_transition_id
+from graphjobs.core.transitions import RefusedUpdate, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
 from graphjobs.core.update_flow import Applied, UpdateFlow
 from graphjobs.core.validation import WINDOW_MAX, check_actor, check_duration, check_query
 from graphjobs.database.executor import Executor
@@ -134,14 +134,7 @@ class PolicyRunRepository(Protocol):
     async def events(
         self, tenant_id: str, job_id: UUID | str, *, after: int = 0, limit: int = PAGE_MAX
     ) -> PartialList[PolicyRunEvent]:
-        """List a run's log, oldest first; empty where the tenant has no such run.
-
-        Args:
-            tenant_id: the tenant.
-            job_id: the run's `id`.
-            after: the id of the event to continue after.
-            limit: the most events, 1 to 1,000.
-        """
+        """List up to `limit` (1 to 1,000) events of a run after id `after`, oldest first; none of an unknown run."""
         ...
 
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
@@ -224,7 +217,7 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         try:
             source = infer_source_status(check_run(job), owner)
         except IllegalTransition as error:
-            return UpdateResult(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
+            return RefusedUpdate(UpdateOutcome.ILLEGAL, own_id, reason=str(error))
         swap = swap_params(job, source, owner)
         transition = Transition.for_update(job, source, job.to_json(), own_id, actor)
         statement = single.TRANSITION_RUN_AT_VERSION if "p_expected_version" in swap else single.TRANSITION_RUN
@@ -281,14 +274,14 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         current = await self.get(job.tenant_id, job.id)
         if current is None:
             reason = f"tenant {job.tenant_id!r} has no policy run {job.id}"
-            return UpdateResult(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
+            return RefusedUpdate(UpdateOutcome.NOT_FOUND, transition_id, reason=reason)
         expected = f"{source} by {owner!r}" if owner else str(source)
         holder = f" by {current.lease_owner!r}" if current.lease_owner else ""
         reason = (
             f"the run was no longer {expected}, or not at the attempts or the version that the update follows from, or "
             f"its request differs; a later read found it {current.status}{holder} at attempts {current.attempts}"
         )
-        return UpdateResult(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)
+        return RefusedUpdate(UpdateOutcome.CONFLICT, transition_id, current, reason=reason)
 
 
 def _cancellation(applied: Applied) -> tuple[datetime | None, str | None]:

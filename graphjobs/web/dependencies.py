@@ -1,6 +1,6 @@
 """Dependencies of routes: stores, services and the storage, set by the functions of `app`."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Request
 
@@ -19,16 +19,17 @@ _NO_RUNS = (
 )
 
 
+def _from_state(request: Request, name: str, problem: str) -> Any:
+    value = getattr(request.app.state, name, None)
+    if value is None:
+        raise ConfigurationError(problem)
+    return value
+
+
 # Coroutines, although none awaits: FastAPI runs plain functions in threads, which costs more than their work.
 async def graph_job_store(request: Request) -> GraphJobStore:
-    """Return the graph job store of the application.
-
-    Raises:
-        ConfigurationError: the application has no store.
-    """
-    store: GraphJobStore | None = getattr(request.app.state, "graphjobs_store", None)
-    if store is None:
-        raise ConfigurationError(_NO_STORE)
+    """Return the graph job store of the application; raise `ConfigurationError` where it has none."""
+    store: GraphJobStore = _from_state(request, "graphjobs_store", _NO_STORE)
     return store
 
 
@@ -38,14 +39,8 @@ async def graph_job_service(store: "Store", request: Request) -> GraphJobService
 
 
 async def policy_run_repository(request: Request) -> PolicyRunRepository:
-    """Return the policy run repository of the application.
-
-    Raises:
-        ConfigurationError: the application has no repository.
-    """
-    runs: PolicyRunRepository | None = getattr(request.app.state, "graphjobs_policy_runs", None)
-    if runs is None:
-        raise ConfigurationError(_NO_RUNS)
+    """Return the policy run repository of the application; raise `ConfigurationError` where it has none."""
+    runs: PolicyRunRepository = _from_state(request, "graphjobs_policy_runs", _NO_RUNS)
     return runs
 
 

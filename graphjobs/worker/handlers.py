@@ -9,12 +9,13 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from graphjobs.core.transitions import UpdateResult
 from graphjobs.errors import ConfigurationError, InvalidJob, JobConflict
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
-from graphjobs.graph_jobs.store import GraphJobStore, GraphJobUpdateResult
+from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.worker.context import Context, accepts_job_and_context, call_handler, retry_until_available
 
 _EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -107,7 +108,7 @@ class JobContext(Context[AnyJob]):
         status = current.status if current else "not there"
         raise JobConflict(f"no progress was stored: {result.reason}", job_id=self._job.id, status=status)
 
-    async def _update(self, job: AnyJob, transition_id: UUID) -> GraphJobUpdateResult[Any]:
+    async def _update(self, job: AnyJob, transition_id: UUID) -> UpdateResult[Any]:
         return await self._store.update(
             job, expected=GraphJobStatus.RUNNING, transition_id=transition_id, actor=self._actor
         )

@@ -46,7 +46,6 @@ async def dry_run_path(location: Path) -> DryRunReport:
 async def test_each_document_is_counted_by_its_outcome(
     generated: list[GeneratedDocument], tmp_path: Path, form: str
 ) -> None:
-    """Imported documents by tenant and status, rejected ones by field; for every file format."""
     dumps.write_files(tmp_path, generated, form)
     report = await dry_run_path(tmp_path)
     imported = imported_of(generated)
@@ -98,7 +97,6 @@ async def test_groups_above_the_limit_are_counted_together(tmp_path: Path, monke
 
 
 async def test_progress_is_reported(generated: list[GeneratedDocument], tmp_path: Path) -> None:
-    """Now and then, and at the end of each part."""
     dumps.write_files(tmp_path, generated, "bson")
     progress: list[tuple[int, str]] = []
 
@@ -116,7 +114,6 @@ async def test_progress_is_reported(generated: list[GeneratedDocument], tmp_path
 def test_the_command_exits_1_if_a_document_would_be_rejected(
     graphjobs: Command, generated: list[GeneratedDocument], tmp_path: Path
 ) -> None:
-    """It prints how many, in one sentence. The JSON lines add up, and the tables show the same numbers."""
     dumps.write_files(tmp_path, generated, "bson.gz")
     done = graphjobs("backfill", str(tmp_path), "--dry-run", "--json")
     first, *others = records(done)
@@ -139,7 +136,6 @@ def test_the_command_exits_1_if_a_document_would_be_rejected(
 
 
 def test_the_command_exits_0_if_all_documents_would_be_imported(graphjobs: Command, tmp_path: Path) -> None:
-    """Also for a single file."""
     generated = imported_of(DumpGenerator(3, dirty=0).jobs(50))
     files = dumps.write_files(tmp_path, generated, "jsonl")
     done = graphjobs("backfill", str(files[dumps.JOBS]), "--dry-run", "--json")
@@ -158,7 +154,6 @@ def test_the_command_exits_0_if_all_documents_would_be_imported(graphjobs: Comma
     ],
 )
 def test_an_unreadable_source_is_one_sentence(graphjobs: Command, arguments: list[str], code: int, words: str) -> None:
-    """With an exit code."""
     done = graphjobs("backfill", *arguments)
     assert (code, "") == (done.returncode, done.stdout)
     assert words in " ".join(done.stderr.split())

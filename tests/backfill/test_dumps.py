@@ -41,7 +41,6 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 
 @pytest.mark.parametrize("legacy_uuids", ["csharp", "java", "python"])
 def test_a_document_has_its_expected_outcome(legacy_uuids: LegacyUuids) -> None:
-    """The rejection, the id and the fields are as generated."""
     for generated in many(legacy_uuids):
         mapped = map_document(generated.collection, generated.document, legacy_uuids=legacy_uuids)
         if RELATIONAL & {*generated.causes}:

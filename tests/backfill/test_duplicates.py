@@ -83,7 +83,6 @@ async def test_two_jobs_under_one_id(
 
 
 async def test_two_runs_under_one_id(tmp_path: Path) -> None:
-    """As for jobs. A job and a run may have the same id."""
     runs = [run(), run(runId="run-2"), run(tenantId="other"), run(_id=ID.upper(), createdAt=LATER)]
     report = await dry_run_of(tmp_path, graph_jobs=[build()], policy_runs=runs)
     assert (2, 0, 3) == numbers(report)
@@ -111,7 +110,6 @@ async def test_the_same_legacy_id_of_two_tenants_becomes_two_ids(tmp_path: Path)
 async def test_a_copy_is_imported_once(
     tmp_path: Path, collection: str, one: dict[str, Any], copy: dict[str, Any], between: int
 ) -> None:
-    """An equal copy and one from another time: neither is rejected, and their changes are not counted."""
     alone = await dry_run_of(tmp_path / "alone", **{collection: [one]})
     others = [queued(number) for number in range(between)] if collection == JOBS else []
     report = await dry_run_of(tmp_path, **{collection: [one, *others, copy, one]})
@@ -163,7 +161,6 @@ async def test_the_first_rejection_of_a_field_is_the_first_in_the_source(tmp_pat
 async def test_an_event_without_its_job_is_rejected(
     tmp_path: Path, owners: str, events: str, owner: dict[str, Any], why: str
 ) -> None:
-    """Tenant and id are compared together, and a rejected job does not count."""
     log = [
         event(_id=number, jobId=job, tenantId=tenant, status="completed")
         for number, (job, tenant) in enumerate(
@@ -253,7 +250,6 @@ def test_a_key_is_found_among_very_many(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The index leaves no file."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(index_module, "_OPEN", f"PRAGMA max_page_count = 9; {index_module._OPEN}")
     with DuplicateIndex() as index:
@@ -269,7 +265,6 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 async def test_a_temporary_folder_that_is_not_writable_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
-    """Before any document is read. The index leaves no file."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none" if fault == "no folder" else tmp_path))
     if fault == "no file":
         monkeypatch.setattr(index_module, "_OPEN", "ATTACH '/nowhere/at/all' AS other")

@@ -65,7 +65,6 @@ def _count(url: str) -> dict[str, int]:
 async def test_the_files_equal_the_tables(
     storage: Storage, url: str, tmp_path: Path, page_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each row once, in the order of its key, with its version and its number; a page at a time."""
     monkeypatch.setattr(exports, "_PAGE_ROWS", page_rows)
     await _fill(storage)
     for end in _ENDS:
@@ -127,7 +126,6 @@ async def test_documents_from_mongodb_are_exported_under_their_legacy_ids(storag
 
 
 async def test_empty_tables_give_empty_files(storage: Storage, tmp_path: Path) -> None:
-    """In a folder that the export creates."""
     folder = tmp_path / "new" / "folder"
     exported = await export(storage, folder)
     assert {*exported.documents.values()} == {0}
@@ -175,7 +173,6 @@ async def test_unreadable_rows_are_in_a_separate_file(storage: Storage, url: str
 @pytest.mark.parametrize("name", [*_FILES, "unreadable.json", "graph_jobs.json.part", "policy_run_events.json.part"])
 @pytest.mark.parametrize("dangling", [False, True])
 async def test_an_existing_file_is_not_overwritten(storage: Storage, tmp_path: Path, name: str, dangling: bool) -> None:
-    """The export writes no other file either, and does not remove files of another export."""
     existing = tmp_path / name
     if dangling:
         existing.symlink_to("nowhere")
@@ -200,7 +197,6 @@ async def test_a_file_that_appears_meanwhile_is_not_overwritten(storage: Storage
 
 
 async def test_a_file_in_place_of_the_folder_is_one_sentence(storage: Storage, tmp_path: Path) -> None:
-    """With the reason of the operating system."""
     place = tmp_path / "file"
     place.write_text("")
     with pytest.raises(ConfigurationError, match=r"are not writable: .*file: File exists; name another folder"):
@@ -330,7 +326,6 @@ async def test_the_connection_is_reset_afterwards(graphjobs_settings: Settings, 
 async def test_a_backfill_imports_all_that_the_command_writes(
     graphjobs: Command, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    """The command prints the counts as a table and as JSON."""
     await _fill(storage)
     folder = tmp_path / "dump"
     done = graphjobs("export", str(folder), "--json", url=url)
@@ -348,7 +343,6 @@ async def test_a_backfill_imports_all_that_the_command_writes(
 
 
 async def test_a_terminal_shows_bars(storage: Storage, url: str, tmp_path: Path) -> None:
-    """For an export and a backfill: table, number, rate and remaining time; then the report."""
     await _fill(storage)
     env = environment(GRAPHJOBS_DATABASE_URL=url)
     program = beside_python("graphjobs")
@@ -365,7 +359,6 @@ async def test_a_terminal_shows_bars(storage: Storage, url: str, tmp_path: Path)
 async def test_the_command_exits_1_if_a_row_is_unreadable(
     graphjobs: Command, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    """And prints the file of the row."""
     await _damage(storage, url)
     done = graphjobs("export", str(tmp_path), "--json", url=url)
     assert 1 == done.returncode
@@ -374,7 +367,6 @@ async def test_the_command_exits_1_if_a_row_is_unreadable(
 
 
 async def test_the_command_rejects_existing_files(graphjobs: Command, url: str, tmp_path: Path) -> None:
-    """In one sentence."""
     (tmp_path / "graph_jobs.json").write_text("other")
     done = graphjobs("export", str(tmp_path), url=url)
     assert (3, "") == (done.returncode, done.stdout)

@@ -58,7 +58,6 @@ async def insert(address: str, collection: str, documents: list[Any]) -> None:
 
 
 async def test_a_server_yields_all_documents_in_the_order_of_their_ids(address: str) -> None:
-    """The progress ends at the size of the collection."""
     documents = [generated.document for generated in dumps.DumpGenerator(3, dirty=0).jobs(2_000)]
     await insert(address, "graph_jobs", documents)
     decoded = await read_documents(address)
@@ -88,7 +87,6 @@ async def test_reading_continues_after_every_id_of_every_type(address: str) -> N
 
 
 async def test_an_undecodable_document_affects_no_other(address: str) -> None:
-    """A server stores text that is not UTF-8."""
     import bson
 
     bad = bson.encode({"_id": 2, "text": "ok"}).replace(b"ok", b"\xff\xfe")
@@ -115,7 +113,6 @@ async def test_a_recreated_collection_has_another_fingerprint(address: str) -> N
 
 
 async def test_a_wrong_password_and_an_empty_database_raise(address: str) -> None:
-    """Both are errors of the configuration, because a retry changes nothing."""
     with pytest.raises(ConfigurationError, match="holds none of the collections"):
         await read_records(address)
     scheme, _, rest = address.partition("://")

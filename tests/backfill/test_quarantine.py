@@ -38,7 +38,6 @@ _UNUSUAL_VALUES = {
 
 
 async def test_an_entry_has_the_complete_document(storage: Storage, url: str, tmp_path: Path) -> None:
-    """In the table and in the file, with each BSON type, also those that JSON lacks."""
     document = build(**_UNUSUAL_VALUES)
     await backfill_path(storage, write_dumps(tmp_path / "dump", graph_jobs=[document]))
     files = (await write_quarantine(storage, tmp_path / "files")).files
@@ -277,7 +276,6 @@ def test_an_imported_file_needs_no_backup(graphjobs: Command, url: str, tmp_path
 def test_the_files_are_written_even_if_the_output_fails(
     url: str, tmp_path: Path, redirection: str, code: int, sentence: str
 ) -> None:
-    """Standard error has the message, and the exit code is that of the backfill."""
     dump, files = write_dumps(tmp_path / "dump", graph_jobs=[build(status="sleeping")]), tmp_path / "files"
     program = beside_python("graphjobs")
     line = f"set -o pipefail; {program} backfill {dump} --quarantine {files} {redirection}"
@@ -289,7 +287,6 @@ def test_the_files_are_written_even_if_the_output_fails(
 
 
 def test_a_misspelt_collection_is_reported(graphjobs: Command, tmp_path: Path) -> None:
-    """It would be ignored beside others. Collections of other applications are not reported."""
     dump = write_dumps(tmp_path / "dump", policy_runs=[], graphjobs=[build()], users=[build()])
     done = graphjobs("backfill", str(dump), "--dry-run")
     assert (0, 1) == (done.returncode, len(done.stderr.splitlines()))
@@ -297,7 +294,6 @@ def test_a_misspelt_collection_is_reported(graphjobs: Command, tmp_path: Path) -
 
 
 def test_a_folder_that_is_not_writable_is_reported_first(graphjobs: Command, url: str, tmp_path: Path) -> None:
-    """Before the backfill, not at its end."""
     (tmp_path / "file").touch()
     dump = write_dumps(tmp_path / "dump", graph_jobs=[build(status="sleeping")])
     done = graphjobs("backfill", str(dump), "--quarantine", str(tmp_path / "file"), url=url)
@@ -337,7 +333,6 @@ async def test_other_files_are_not_overwritten(storage: Storage, url: str, tmp_p
 def test_verification_reports_differences(
     graphjobs: Command, url: str, tmp_path: Path, change: str, difference: str
 ) -> None:
-    """It exits 1 for an error of the backfill, and 0 for later changes of services."""
     dump = write_dumps(tmp_path, graph_jobs=[build(updatedAt=AT)], graph_job_events=[event(jobId=ID)])
     assert 0 == graphjobs("backfill", str(dump), url=url).returncode
     before_change = graphjobs("backfill", str(dump), "--verify", "--json", url=url)

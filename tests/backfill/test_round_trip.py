@@ -85,7 +85,6 @@ async def _truncate(storage: Storage) -> None:
 async def test_a_backfill_of_an_export_restores_every_row(
     database: tuple[Storage, str], contents: dict[str, list[Any]]
 ) -> None:
-    """Any contents: ids, versions, event numbers, to the microsecond; and no number is assigned twice."""
     storage, url = database
     await _truncate(storage)
     async with transaction(storage) as executor:
@@ -106,7 +105,6 @@ async def test_a_backfill_of_an_export_restores_every_row(
 
 
 async def test_a_dirty_dump_is_restored_from_an_export(storage: Storage, url: str, tmp_path: Path) -> None:
-    """It has legacy ids of every type."""
     dumps.write_files(tmp_path / "dump", dumps.generate(2_000, 5, dirty=4))
     await backfill_path(storage, tmp_path / "dump")
     before = {**state(url), "pending": []}

@@ -167,7 +167,6 @@ async def test_a_document_that_contradicts_its_row_is_rejected(
 
 
 async def test_two_runs_with_one_run_id_are_not_both_imported(storage: Storage, url: str, tmp_path: Path) -> None:
-    """The run id is unique within the tenant."""
     twins = [policy_run(), policy_run(_id=JOB_ID)]
     await backfill_path(storage, write_dumps(tmp_path, policy_runs=twins))
     assert [ID] == [row["id"] for row in rows_of(url, "policy_runs")]

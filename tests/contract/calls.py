@@ -2,11 +2,12 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pytest
 from typing_extensions import override
 
 from graphjobs.core.results import FinishResult
@@ -132,6 +133,11 @@ class FinishCall(StoredCall):
         assert [*self.log, self.result] == await domain.log(self.item)
         for answer in (*answers, await self.run(domain)):
             assert FinishResult({self.item.id: found.updated_at}, {}) == answer
+
+
+def params(calls: Iterable[tuple[type[Domain], str]]) -> list[Any]:
+    """Return test parameters: the domain, and the name of one of its calls."""
+    return [pytest.param(domain, name, id=f"{domain.table}-{name}") for domain, name in calls]
 
 
 INSERT: Final = "insert"

@@ -56,6 +56,8 @@ class Domain(ABC):
     session: AsyncSession | None = None
 
     table: ClassVar[str]
+    """The name of the table, and of the store in a storage."""
+    queue_name: ClassVar[str]
     waiting: ClassVar[str]
     started: ClassVar[str]
     finished: ClassVar[str]
@@ -81,18 +83,19 @@ class Domain(ABC):
         async with self.storage.session() as session, session.begin():
             yield self.using(session)
 
-    def _in_session(self, component: Any) -> Any:
+    def _component(self, name: str) -> Any:
+        component = getattr(self.storage, name)
         return component if self.session is None else component.using(self.session)
 
     @property
-    @abstractmethod
     def store(self) -> Any:
         """The store or repository."""
+        return self._component(self.table)
 
     @property
-    @abstractmethod
     def queue(self) -> Any:
         """The queue."""
+        return self._component(self.queue_name)
 
     @abstractmethod
     def new(self, number: int = 0, **fields: Any) -> Any:
@@ -113,10 +116,6 @@ class Domain(ABC):
     @abstractmethod
     async def insert(self, item: Any, transition_id: UUID) -> Any:
         """Store an item."""
-
-    @abstractmethod
-    async def get(self, item: Any) -> Any:
-        """Read an item; None if it is not stored."""
 
     @abstractmethod
     async def start(
@@ -177,6 +176,10 @@ class Domain(ABC):
         assert result.applied
         return result.job
 
+    async def get(self, item: Any) -> Any:
+        """Read an item; None if it is not stored."""
+        return await self.store.get(item.tenant_id, item.id)
+
     async def read(self, item: Any) -> Any:
         """Read an item that must be stored."""
         found = await self.get(item)
@@ -212,7 +215,7 @@ def _stalled_item(item: Any) -> StalledItem:
 class GraphJobs(Domain):
     """Graph jobs: build jobs in the store, claimed by workers."""
 
-    table = "graph_jobs"
+    table, queue_name = "graph_jobs", "graph_job_queue"
     waiting, started, finished = "queued", "running", "completed"
     names_insertions = True
     results: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
@@ -232,16 +235,6 @@ class GraphJobs(Domain):
             )[n % 3],
         ),
     }
-
-    @property
-    @override
-    def store(self) -> Any:
-        return self._in_session(self.storage.graph_jobs)
-
-    @property
-    @override
-    def queue(self) -> Any:
-        return self._in_session(self.storage.graph_job_queue)
 
     @override
     def new(self, number: int = 0, **fields: Any) -> Any:
@@ -309,7 +302,7 @@ class GraphJobs(Domain):
 class PolicyRuns(Domain):
     """Policy runs in the repository, leased by dispatchers."""
 
-    table = "policy_runs"
+    table, queue_name = "policy_runs", "policy_run_queue"
     waiting, started, finished = "pending", "dispatching", "submitted"
     variants: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"priority": priority} for priority in ("normal", "high", "emergency")
@@ -334,16 +327,6 @@ class PolicyRuns(Domain):
         ),
     }
 
-    @property
-    @override
-    def store(self) -> Any:
-        return self._in_session(self.storage.policy_runs)
-
-    @property
-    @override
-    def queue(self) -> Any:
-        return self._in_session(self.storage.policy_run_queue)
-
     @override
     def new(self, number: int = 0, **fields: Any) -> Any:
         at = AT + timedelta(seconds=number)
@@ -365,10 +348,6 @@ class PolicyRuns(Domain):
     @override
     async def insert(self, item: Any, transition_id: UUID) -> Any:
         return await self.store.insert(item)
-
-    @override
-    async def get(self, item: Any) -> Any:
-        return await self.store.get(item.tenant_id, item.id)
 
     @override
     async def start(

@@ -11,16 +11,13 @@ from graphjobs import DatabaseUnavailable
 from graphjobs.core.results import RescueResult
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.storage import Storage
+from tests.contract.calls import params
 from tests.contract.domains import DOMAINS, Domain, Heartbeat
 from tests.faults.backend_monitor import Watch
 
 NOT_RESCUED: Final = RescueResult((), ())
-RESULTS: Final = [
-    pytest.param(domain, name, id=f"{domain.table}-{name}") for domain in DOMAINS for name in domain.results
-]
-UPDATES: Final = [
-    pytest.param(domain, name, id=f"{domain.table}-{name}") for domain in DOMAINS for name in domain.updates
-]
+RESULTS: Final = params((domain, name) for domain in DOMAINS for name in domain.results)
+UPDATES: Final = params((domain, name) for domain in DOMAINS for name in domain.updates)
 SCOPES: Final = pytest.mark.parametrize("all_tenants", [False, True], ids=["one tenant", "all tenants"])
 FAST_SECONDS: Final = 5
 """A call that takes longer has waited for a lock."""
@@ -40,17 +37,18 @@ def ids(items: Sequence[Any]) -> list[Any]:
 # Rescues, results and heartbeats
 
 
-async def test_a_rescue_skips_an_item_with_a_completion_in_progress(domain: Domain) -> None:
-    """It does not wait for the lock, and the committed completion has a newer version."""
+@pytest.mark.parametrize("other", ["complete", "renew", "rescue"])
+async def test_a_rescue_skips_an_item_that_another_call_changes(domain: Domain, other: str) -> None:
+    """It does not wait for the lock of the uncommitted call; after the commit the item has a newer version."""
     item = await domain.add_started()
-    async with domain.transaction() as worker:
-        finished = await worker.complete(item)
+    async with domain.transaction() as first:
+        await getattr(first, other)(item)
         async with asyncio.timeout(FAST_SECONDS):
             during = await domain.rescue(item)
     assert (NOT_RESCUED, NOT_RESCUED) == (during, await domain.rescue(item))
-    assert {item.id} == finished.versions.keys()
-    assert domain.finished == (await domain.read(item)).status
-    assert [domain.waiting, domain.started, domain.finished] == await domain.log(item)
+    log = {"complete": [domain.finished], "renew": [], "rescue": [domain.waiting]}[other]
+    assert [domain.waiting, domain.started, *log] == await domain.log(item)
+    assert (await domain.log(item))[-1] == (await domain.read(item)).status
 
 
 @pytest.mark.parametrize(("domain", "result"), RESULTS, indirect=["domain"])
@@ -93,18 +91,6 @@ async def test_a_result_that_meets_a_heartbeat_is_stored(domain: Domain) -> None
     assert ([item.id], [item.id]) == (list(during.busy), list(finished.versions))
     assert finished.versions[item.id] > renewed.versions[item.id] > item.updated_at
     assert domain.finished == (await domain.read(item)).status
-
-
-async def test_a_rescue_skips_an_item_with_a_heartbeat_in_progress(domain: Domain) -> None:
-    """The uncommitted heartbeat locks the row; the committed one has changed the version."""
-    item = await domain.add_started()
-    async with domain.transaction() as worker:
-        await worker.renew(item)
-        async with asyncio.timeout(FAST_SECONDS):
-            during = await domain.rescue(item)
-    assert (NOT_RESCUED, NOT_RESCUED) == (during, await domain.rescue(item))
-    assert [domain.waiting, domain.started] == await domain.log(item)
-    assert domain.started == (await domain.read(item)).status
 
 
 @pytest.mark.parametrize("other", ["rescue", "complete"])
@@ -167,17 +153,6 @@ async def test_a_start_skips_an_item_with_a_rescue_in_progress(domain: Domain) -
     after = await domain.start()
     assert [] == during.items
     assert [(item.id, 2)] == [(again.id, again.attempts) for again in after.items]
-
-
-async def test_of_two_rescues_of_one_item_one_wins(domain: Domain) -> None:
-    """The second rescue has the version from before the first."""
-    item = await domain.add_started()
-    async with domain.transaction() as first:
-        rescued = await first.rescue(item)
-        during = await domain.rescue(item)
-    assert RescueResult((item.id,), ()) == rescued
-    assert (NOT_RESCUED, NOT_RESCUED) == (during, await domain.rescue(item))
-    assert [domain.waiting, domain.started, domain.waiting] == await domain.log(item)
 
 
 async def test_of_fifty_results_of_one_attempt_one_is_stored(domain: Domain) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from graphjobs.database.embedded.server import embedded_cluster
 from tests.migrations.cli_tools import Done, run
@@ -15,15 +16,20 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 
 
-def _blocks(language: str) -> list[object]:
+def _blocks(language: str) -> list[ParameterSet]:
     """Return the fenced blocks of a language, each with its page and line as id."""
-    blocks: list[object] = []
+    blocks: list[ParameterSet] = []
     for page in _PAGES:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
             blocks.append(pytest.param(match.group(1), id=f"{page.name}:{line}"))
     return blocks
+
+
+def python_examples() -> list[str]:
+    """Return the code of each Python example of the pages."""
+    return [str(block.values[0]) for block in _blocks("python")]
 
 
 def _environment(url: str) -> dict[str, str]:

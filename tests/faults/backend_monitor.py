@@ -110,6 +110,25 @@ class Watch:
         return len(pids)
 
     @asynccontextmanager
+    async def ending_some(self, condition: str, every: float) -> AsyncIterator[None]:
+        """End a random backend that meets an SQL condition, again and again; wait at the end until none is busy."""
+
+        async def end_one_after_another() -> None:
+            while True:
+                await asyncio.sleep(every)
+                await self.connection.execute(
+                    f"SELECT pg_terminate_backend(pid) {_OURS} AND {condition} ORDER BY random() LIMIT 1"
+                )
+
+        ending = asyncio.create_task(end_one_after_another())
+        try:
+            yield
+        finally:
+            ending.cancel()
+            await asyncio.wait([ending])
+        await self.until_settled()
+
+    @asynccontextmanager
     async def holding(self, *job_ids: UUID, table: str = "graph_jobs") -> AsyncIterator[None]:
         """Hold the row locks of these jobs, or of rows of another table."""
         async with self._holder.transaction():

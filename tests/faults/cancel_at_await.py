@@ -1,7 +1,7 @@
 """Cancel a coroutine at its n-th suspension, in its own task or in any task it starts."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -105,3 +105,34 @@ async def cancelled_at(n: int, work: Coroutine[Any, Any, Any], how: Cancel) -> t
         _watched.reset(token)
         await asyncio.wait([task])
     return count > n, "cancelled" if task.cancelled() else task.exception() or task.result()
+
+
+async def cancelled_at_each_await(
+    begin: Callable[[], Awaitable[Coroutine[Any, Any, None]]],
+    how: Cancel,
+    check: Callable[[bool], Awaitable[None]],
+) -> int:
+    """Run work once per suspension, cancelled there, and once without cancellation; return the number of runs.
+
+    Args:
+        begin: makes the work of the next run.
+        how: when and how often the work is cancelled.
+        check: asserts the state after each run; its argument is whether the work was cancelled.
+    """
+    runs = 0
+    is_cancelled = True
+    while is_cancelled:
+        is_cancelled, end = await cancelled_at(runs, await begin(), how)
+        assert ("cancelled" if is_cancelled else None) == end
+        await check(is_cancelled)
+        runs += 1
+    return runs
+
+
+async def cancel_twice(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    """Cancel now, and again in the next iteration of the event loop."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()

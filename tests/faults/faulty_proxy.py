@@ -35,13 +35,14 @@ class FaultProxy:
     """Listens on a Unix socket in `folder`, in front of the server at `server_url`.
 
     Attributes:
+        server_url: the server of new connections; a test may move it.
         fault: the fault that is injected now.
         latency: the delay of each piece of the client's bytes, in seconds.
         hit: the number of injected faults.
     """
 
     def __init__(self, server_url: str, folder: Path) -> None:
-        self._server_url, self._folder = server_url, folder
+        self.server_url, self._folder = server_url, folder
         self._pumps: set[asyncio.Task[None]] = set()
         self.fault = Fault.NONE
         self.latency = 0.0
@@ -50,7 +51,7 @@ class FaultProxy:
     @property
     def url(self) -> str:
         """The URL of the server through this proxy."""
-        parts = urlsplit(self._server_url)
+        parts = urlsplit(self.server_url)
         query = {**dict(parse_qsl(parts.query)), "host": str(self._folder), "port": str(_PORT)}
         user = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{user}@" if user else "", query=urlencode(query)))
@@ -59,8 +60,20 @@ class FaultProxy:
     async def running(self) -> AsyncIterator["FaultProxy"]:
         """Listen until the context ends."""
         listener = await asyncio.start_unix_server(self._accept, self._folder / f".s.PGSQL.{_PORT}")
-        try:
+        async with self._until_closed(listener):
             yield self
+
+    @asynccontextmanager
+    async def running_on_tcp(self) -> AsyncIterator[int]:
+        """Listen on a port of the loopback interface, and yield it."""
+        listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        async with self._until_closed(listener):
+            yield listener.sockets[0].getsockname()[1]
+
+    @asynccontextmanager
+    async def _until_closed(self, listener: asyncio.Server) -> AsyncIterator[None]:
+        try:
+            yield
         finally:
             listener.close()
             for pump in self._pumps:
@@ -85,7 +98,7 @@ class FaultProxy:
             self._pumps.discard(task)
 
     async def _connect_to_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        parts = urlsplit(self._server_url)
+        parts = urlsplit(self.server_url)
         query = dict(parse_qsl(parts.query))
         host = query.get("host", parts.hostname or "localhost")
         port = int(query.get("port", parts.port or _PORT))

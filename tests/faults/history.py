@@ -122,7 +122,7 @@ async def record(
         for step in range(_SWAPS_A_WORKER):
             slot = choose.randrange(_JOBS)
             job_id = open_jobs[slot]
-            # Now and then as it was read a while ago, so that fence and version matter.
+            # Some swaps use an old read of the job, so that attempts and version matter.
             seen = stale.get(job_id) if choose.random() < 0.3 else None
             if seen is None:
                 seen = await reader.graph_job_repository.get_build_job(tenant, job_id)
@@ -142,7 +142,7 @@ async def record(
             outcome, _ = await _make(storage, swapper, swap, cancel_at, how)
             while outcome is Outcome.UNKNOWN and repeats:
                 outcome, failed = await _make(storage, swapper, swap, _NEVER, Cancel.ONCE)
-                # Of a call that failed only that call is known to have done nothing, and not the one before it.
+                # A failed call has changed nothing, but the call before it may have.
                 outcome = Outcome.UNKNOWN if failed else outcome
             history.outcomes[transition] = (swap, outcome)
 
@@ -178,9 +178,9 @@ async def _make(storage: Storage, swapper: Swapper, swap: Swap, cancel_at: int, 
         case "cancelled" | OutcomeUnknown():
             return Outcome.UNKNOWN, True
         case DatabaseUnavailable():
-            return Outcome.LOST, True  # that is its promise
+            return Outcome.LOST, True  # the error states that nothing was changed
         case DBAPIError():
-            return Outcome.UNKNOWN, True  # of the transaction's end
+            return Outcome.UNKNOWN, True  # the commit failed
     raise end
 
 
@@ -203,10 +203,10 @@ def problems(history: History) -> list[str]:
             status, attempts = target, now
         job = history.jobs[job_id]
         if (status, attempts, last) != (job.status, job.attempts, job.metadata.get("transition", "")):
-            found.append(f"the row of {job_id} is not where its log ends: {job.status} after {last}")
+            found.append(f"the row of {job_id} differs from the end of its log: {job.status} after {last}")
     for transition, (_, outcome) in history.outcomes.items():
         count = applied.pop(transition, 0)
         legal = {Outcome.APPLIED: (1,), Outcome.LOST: (0,), Outcome.UNKNOWN: (0, 1)}[outcome]
         if count not in legal:
             found.append(f"{transition} was reported as {outcome.value}, and is in the log {count} times")
-    return found + [f"{transition} is in the log, and nobody tried it" for transition in applied]
+    return found + [f"{transition} is in the log, and no worker tried it" for transition in applied]

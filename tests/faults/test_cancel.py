@@ -5,12 +5,11 @@ import contextlib
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import pytest
-import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import GraphBuildJob, GraphJobStatus, open_storage
@@ -19,7 +18,7 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 from tests.faults.backend_monitor import Watch, checked_out, engines, warmed, with_settings
-from tests.faults.cancel_at_await import Cancel, cancelled_at
+from tests.faults.cancel_at_await import Cancel, cancel_twice, cancelled_at_each_await
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 
@@ -46,7 +45,7 @@ async def list_all(jobs: GraphJobRepository, queued: GraphBuildJob) -> object:
     return await jobs.list_build_jobs(queued.tenant_id, limit=10)
 
 
-CALLS: dict[str, Call] = {"swap": swap, "insert": insert, "get": get, "list": list_all}
+CALLS: list[Call] = [swap, insert, get, list_all]
 
 
 def twin_of(job: GraphBuildJob) -> GraphBuildJob:
@@ -85,13 +84,6 @@ async def rolled_back(storage: Storage, call: Call, queued: GraphBuildJob) -> No
 WAYS = {"alone": alone, "in a session": in_session, "rolled back": rolled_back}
 
 
-@pytest_asyncio.fixture
-async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
-    """A separate storage on the shared database, with two connections per pool."""
-    async with open_storage(with_settings(shared_settings, pool_size=2)) as storage:
-        yield storage
-
-
 async def require_consistent(storage: Storage, watch: Watch, queued: GraphBuildJob) -> None:
     """Assert that a cancelled call was applied completely or not at all, and leaks no connection."""
     assert checked_out(storage) == (0, 0)
@@ -106,96 +98,53 @@ async def require_consistent(storage: Storage, watch: Watch, queued: GraphBuildJ
     assert checked_out(storage) == (0, 0)
 
 
-async def cancel_at_each_await(
-    storage: Storage,
-    watch: Watch,
-    work: Callable[[GraphBuildJob], Coroutine[Any, Any, None]],
-    how: Cancel,
-    tenant: str,
-    *,
-    before: Callable[[], Awaitable[None]] | None = None,
-) -> list[str]:
-    """Run work once per suspension, cancelled there, and once without cancellation; return the outcomes."""
-    ends: list[str] = []
-    suspended = True
-    while suspended:
-        queued = await storage.graph_job_repository.insert(build_job(tenant))
-        if before is not None:
-            await before()
-        suspended, end = await cancelled_at(len(ends), work(queued), how)
-        ends.append(repr(end))
-        await require_consistent(storage, watch, queued)
-    return ends
-
-
 WAYS_AND_HOWS = [pytest.param(way, how, id=f"{way}-{how.name.lower()}") for way, how in itertools.product(WAYS, Cancel)]
 
 
 @pytest.mark.parametrize(("way", "how"), WAYS_AND_HOWS)
+@pytest.mark.parametrize(("call", "is_connecting"), [*((call, False) for call in CALLS), (swap, True)])
 async def test_a_call_may_be_cancelled_at_any_await(
-    small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
+    small: Storage, shared_watch: Watch, tenant: str, call: Call, way: str, how: Cancel, is_connecting: bool
 ) -> None:
-    """After each call the row is completely old or completely new, and the storage still works."""
-    for call in CALLS.values():
+    """After each call the row is completely old or completely new, and the storage still works.
 
-        async def work(job: GraphBuildJob, call: Call = call) -> None:
-            await WAYS[way](small, call, job)
+    A connection that is cancelled while it opens remains neither in the pool nor at the server.
+    """
+    queued = build_job(tenant)
 
-        ends = await cancel_at_each_await(small, shared_watch, work, how, tenant)
+    async def begin() -> Coroutine[Any, Any, None]:
+        nonlocal queued
+        queued = await small.graph_job_repository.insert(build_job(tenant))
+        if is_connecting:
+            for engine in engines(small):
+                await engine.dispose()
+        return WAYS[way](small, call, queued)
 
-        assert ends[-1] == "None"
-        assert len(ends) > (1 if way == "alone" else 5)
-        assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+    async def check(_is_cancelled: bool) -> None:
+        await require_consistent(small, shared_watch, queued)
 
+    runs = await cancelled_at_each_await(begin, how, check)
 
-@pytest.mark.parametrize(("way", "how"), WAYS_AND_HOWS)
-async def test_a_call_may_be_cancelled_while_its_pool_connects(
-    small: Storage, shared_watch: Watch, tenant: str, way: str, how: Cancel
-) -> None:
-    """A connection that is cancelled while it opens remains neither in the pool nor at the server."""
-
-    async def disconnect() -> None:
-        for engine in engines(small):
-            await engine.dispose()
-
-    async def work(job: GraphBuildJob) -> None:
-        await WAYS[way](small, swap, job)
-
-    ends = await cancel_at_each_await(small, shared_watch, work, how, tenant, before=disconnect)
-
-    assert ends[-1] == "None"
-    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+    assert runs > (1 if way == "alone" else 5)
 
 
 @pytest.mark.parametrize("how", Cancel, ids=lambda how: how.name.lower())
 async def test_a_storage_may_be_cancelled_while_it_opens_and_closes(
     graphjobs_settings: Settings, watch: Watch, how: Cancel
 ) -> None:
-    """No connection remains open."""
     settings = with_settings(graphjobs_settings, pool_size=2)
 
     async def open_and_close() -> None:
         async with open_storage(settings) as storage, storage.session() as session:
             await session.execute(text("SELECT 1"))
 
-    ends: list[str] = []
-    suspended = True
-    while suspended:
-        suspended, end = await cancelled_at(len(ends), open_and_close(), how)
-        ends.append(repr(end))
+    async def begin() -> Coroutine[Any, Any, None]:
+        return open_and_close()
+
+    async def check(_is_cancelled: bool) -> None:
         await watch.until_gone(seconds=3)
 
-    assert ends[-1] == "None"
-    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
-
-
-async def cancel_repeatedly(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Cancel now, and again in the next iteration of the event loop."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.sleep(0)
-    for task in tasks:
-        task.cancel()
+    await cancelled_at_each_await(begin, how, check)
 
 
 WAITING = {"alone": alone, "in a session": in_session, "of the host's own": host_statement}
@@ -234,7 +183,7 @@ async def test_a_statement_cancelled_while_it_waits_for_a_lock_ends_at_the_serve
             for limit in limits:
                 limit.reschedule(0)
             if by == "two cancels":
-                await cancel_repeatedly(tasks)
+                await cancel_twice(tasks)
             await asyncio.wait(tasks, timeout=5)
             assert [True] * 8 == [task.done() for task in tasks]
             await watch.until_settled(seconds=3)
@@ -301,7 +250,7 @@ class Storm:
     async def _twice(self, work: Coroutine[Any, Any, None], seconds: float, more_seconds: float) -> str:
         task = asyncio.create_task(work)
         await asyncio.wait([task], timeout=seconds)
-        await cancel_repeatedly([task])
+        await cancel_twice([task])
         await asyncio.wait([task], timeout=more_seconds)
         task.cancel()
         return await _end(task)

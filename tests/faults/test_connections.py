@@ -1,12 +1,11 @@
 """Connections that end, run out or become stale, and their errors."""
 
 import asyncio
-import contextlib
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -15,8 +14,8 @@ from sqlalchemy import text
 from graphjobs import (
     ConfigurationError,
     DatabaseUnavailable,
+    GraphBuildJob,
     GraphJobsError,
-    GraphJobStatus,
     OutcomeUnknown,
     open_storage,
 )
@@ -26,18 +25,11 @@ from graphjobs.storage import Storage
 from tests.builders import AT, build_job
 from tests.faults import loop_client
 from tests.faults.backend_monitor import Connection, Watch, checked_out, engines, url_of, warmed, with_settings
+from tests.faults.swaps import QUEUED, RUNNING, stored, swapped, transaction
 
-QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 TENANT = "acme"
 LOST = {"57P01", "08003"}  # the server's last message came before the end of the connection, or with it
 PASSWORD = "correct-horse-battery"
-
-
-@contextlib.asynccontextmanager
-async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """Yield a repository in a transaction, which commits at the end."""
-    async with storage.session() as session, session.begin():
-        yield GraphJobRepository(storage.database.using(session))
 
 
 async def until_all_closed(watch: Watch, drivers: list[Connection]) -> None:
@@ -57,12 +49,8 @@ async def test_calls_succeed_after_every_backend_was_killed(graphjobs_settings: 
         assert await watch.end() == len(drivers) == 8
         await until_all_closed(watch, drivers)
 
-        async def in_session(job: Any) -> bool:
-            async with transaction(storage) as jobs:
-                return await jobs.try_replace(job.start(at=AT), QUEUED)
-
-        alone = [storage.graph_job_repository.try_replace(job.start(at=AT), QUEUED) for job in queued[:4]]
-        won = await asyncio.gather(*alone, *(in_session(job) for job in queued[4:]))
+        swaps = [swapped(storage, job.start(at=AT), QUEUED, in_session=n >= 4) for n, job in enumerate(queued)]
+        won = await asyncio.gather(*swaps)
 
         assert [True] * 8 == won
         assert len(await storage.graph_job_repository.list_build_jobs(TENANT, RUNNING, limit=100)) == 8
@@ -121,15 +109,12 @@ async def test_a_session_in_a_killed_backend_can_be_tried_again(graphjobs_storag
             await swap
 
     assert caught.value.sqlstate in LOST
-    assert [first, second] == [
-        await storage.graph_job_repository.get_build_job(TENANT, job.id) for job in (first, second)
-    ]
+    assert [first, second] == [await stored(storage, job) for job in (first, second)]
     assert (0, 0) == checked_out(storage)
     await swap_both()
 
 
 async def test_every_connection_of_both_engines_has_the_settings(graphjobs_settings: Settings) -> None:
-    """The server reports them, on each connection that the pools can hold."""
     settings = with_settings(graphjobs_settings, pool_size=2, statement_timeout=1.234, lock_timeout=0.567)
     expected = {
         "application_name": "graphjobs",
@@ -164,13 +149,7 @@ async def test_the_error_of_an_exhausted_pool_names_the_setting(
     settings = with_settings(graphjobs_settings, pool_size=1, connect_timeout=0.3)
     async with open_storage(settings) as storage:
         queued = await storage.graph_job_repository.insert(build_job(TENANT))
-
-        async def swap() -> bool:
-            if not in_session:
-                return await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
-            async with transaction(storage) as jobs:
-                return await jobs.try_replace(queued.start(at=AT), QUEUED)
-
+        swap = partial(swapped, storage, queued.start(at=AT), QUEUED, in_session=in_session)
         async with watch.holding(queued.id):
             first = asyncio.create_task(swap())
             await watch.until_waiting()
@@ -187,6 +166,14 @@ CHANGES = {
 }
 
 
+async def read_list_and_edit(jobs: GraphJobRepository, queued: GraphBuildJob) -> None:
+    """Read, list and edit a job, each by a statement that the driver has prepared."""
+    now = await jobs.get_build_job(TENANT, queued.id)
+    assert now is not None
+    assert now == (await jobs.list_build_jobs(TENANT, limit=10))[0]
+    assert await jobs.try_replace(now.edit(correlation_id="c"), QUEUED)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_cached_plan_is_replaced_after_a_change_of_the_table(
     graphjobs_settings: Settings, watch: Watch, change: str
@@ -196,16 +183,10 @@ async def test_a_cached_plan_is_replaced_after_a_change_of_the_table(
         jobs = storage.graph_job_repository
         queued = await jobs.insert(build_job(TENANT))
 
-        async def work() -> None:
-            now = await jobs.get_build_job(TENANT, queued.id)
-            assert now is not None
-            assert now == (await jobs.list_build_jobs(TENANT, limit=10))[0]
-            assert await jobs.try_replace(now.edit(correlation_id="c"), QUEUED)
-
-        await work()
+        await read_list_and_edit(jobs, queued)
         await watch.connection.execute(CHANGES[change])
-        await work()
-        await work()
+        await read_list_and_edit(jobs, queued)
+        await read_list_and_edit(jobs, queued)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -218,10 +199,7 @@ async def test_in_a_session_a_stale_plan_fails_at_most_one_transaction(
 
         async def work() -> None:
             async with transaction(storage) as jobs:
-                now = await jobs.get_build_job(TENANT, queued.id)
-                assert now is not None
-                assert now == (await jobs.list_build_jobs(TENANT, limit=10))[0]
-                assert await jobs.try_replace(now.edit(correlation_id="c"), QUEUED)
+                await read_list_and_edit(jobs, queued)
 
         await work()
         await work()
@@ -304,26 +282,22 @@ async def test_no_password_is_in_any_error_of_a_reachable_database(graphjobs_set
     settings = Settings.load(database_url=url, pool_size=1, lock_timeout="0.2", connect_timeout="0.3")
     async with open_storage(settings) as storage:
         queued = await storage.graph_job_repository.insert(build_job(TENANT))
-        start = queued.start(at=AT)
-
-        async def in_session() -> None:
-            async with transaction(storage) as jobs:
-                await jobs.try_replace(start, QUEUED)
+        swap = partial(swapped, storage, queued.start(at=AT), QUEUED)
 
         async with watch.holding(queued.id):
-            await fails(storage.graph_job_repository.try_replace(start, QUEUED))
-            await fails(in_session())
-            for call in (storage.graph_job_repository.try_replace(start, QUEUED), in_session()):
-                waiting = asyncio.ensure_future(call)
+            await fails(swap())
+            await fails(swap(in_session=True))
+            for in_session in (False, True):
+                waiting = asyncio.create_task(swap(in_session=in_session))
                 pids = await watch.until_waiting()
-                if len(errors) == 2:
-                    await fails(storage.graph_job_repository.try_replace(start, QUEUED))
+                if not in_session:
+                    await fails(swap())
                 await watch.end(pids)
                 await fails(waiting)
         await fails(storage.graph_job_repository.insert(queued))
         await watch.connection.execute("ALTER TABLE scheduler.graph_jobs RENAME TO elsewhere")
-        await fails(storage.graph_job_repository.try_replace(start, QUEUED))
-        await fails(in_session())
+        await fails(swap())
+        await fails(swap(in_session=True))
         shown = f"{storage!r} {engines(storage)!r} {[engine.url for engine in engines(storage)]!r} {settings!r}"
 
     nowhere = urlunsplit(urlsplit(url)._replace(path="/there_is_no_such_database"))

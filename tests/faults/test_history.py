@@ -25,7 +25,7 @@ TENANT = "acme"
 
 
 IN_TRANSACTION = "state LIKE 'idle in transaction%'"
-MOVING = "state = 'active' AND query LIKE 'WITH written AS%UPDATE%'"
+IN_STATEMENT = "state = 'active' AND query LIKE 'WITH written AS%UPDATE%'"
 
 
 async def record_amid_faults(
@@ -37,42 +37,23 @@ async def record_amid_faults(
     every: float = 0.2,
     repeats: bool = False,
 ) -> History:
-    """Record a history while server processes are killed, and assert that none stays busy."""
-
-    async def kill_now_and_then() -> None:
-        while True:
-            await asyncio.sleep(every)
-            await watch.connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                f" AND application_name = 'graphjobs' AND {victims} ORDER BY pid LIMIT 1"
-            )
-
-    given = with_settings(settings, pool_size=8)
-    async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
-        killing = asyncio.create_task(kill_now_and_then())
-        try:
+    """Record a history while server processes are killed, and assert that no connection leaks."""
+    small = with_settings(settings, pool_size=8)
+    async with open_storage(small) as storage, open_storage(small) as reader, asyncio.timeout(60):
+        async with watch.ending_some(victims, every):
             history = await record(storage, reader, TENANT, swapper, seed=7, repeats=repeats)
-        finally:
-            killing.cancel()
-            await asyncio.wait([killing])
-        await watch.until_settled()
         assert (0, 0) == checked_out(storage)
     return history
 
 
-async def test_the_log_is_gapless_and_agrees_with_the_answers(graphjobs_settings: Settings, watch: Watch) -> None:
-    """The log has acknowledged swaps once, lost ones never and cancelled ones at most once; each log is legal."""
-    history = await record_amid_faults(graphjobs_settings, watch, swap_with_event)
-
-    assert [] == problems(history)
-    assert min(history.count(outcome) for outcome in Outcome) > 10
-
-
-async def test_the_log_of_the_store_is_gapless_and_agrees_with_the_answers(
-    graphjobs_settings: Settings, watch: Watch
+@pytest.mark.parametrize(
+    ("swapper", "victims", "every"), [(swap_with_event, IN_TRANSACTION, 0.2), (update_of_store, IN_STATEMENT, 0.002)]
+)
+async def test_the_log_is_gapless_and_agrees_with_the_answers(
+    graphjobs_settings: Settings, watch: Watch, swapper: Swapper, victims: str, every: float
 ) -> None:
-    """The server processes are killed during the one statement of the store."""
-    history = await record_amid_faults(graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002)
+    """The log has acknowledged swaps once, lost ones never and cancelled ones at most once; each log is legal."""
+    history = await record_amid_faults(graphjobs_settings, watch, swapper, victims=victims, every=every)
 
     assert [] == problems(history)
     assert min(history.count(outcome) for outcome in Outcome) > 10
@@ -83,7 +64,7 @@ async def test_repeated_updates_of_the_store_leave_no_answer_unknown(
 ) -> None:
     """After a cancellation or a kill, a repeated call has the answer, and applies nothing twice."""
     history = await record_amid_faults(
-        graphjobs_settings, watch, update_of_store, victims=MOVING, every=0.002, repeats=True
+        graphjobs_settings, watch, update_of_store, victims=IN_STATEMENT, every=0.002, repeats=True
     )
 
     assert [] == problems(history)
@@ -124,7 +105,6 @@ async def cancel_is_false(storage: Storage, swap: Swap) -> bool:
 
 @pytest.mark.parametrize("mistake", [read_then_write, event_in_a_second_transaction, cancel_is_false])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: Swapper) -> None:
-    """The check can fail."""
     found = problems(await record_amid_faults(graphjobs_settings, watch, mistake))
 
     assert found != []

@@ -1,14 +1,13 @@
-"""Calls on policy runs cancelled at every await: no backend stays busy, no connection is lost, no row is half done."""
+"""Calls on policy runs cancelled at every await: no backend stays busy, no connection leaks, no row is half changed."""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import pytest
-import pytest_asyncio
 from sqlalchemy import text
 
 from graphjobs import PolicyRunJob, open_storage
@@ -19,59 +18,61 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
+from tests.contract.domains import MINUTE
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
-from tests.faults.cancel_at_await import Cancel, cancelled_at
-
-MINUTE: Final = timedelta(minutes=1)
+from tests.faults.cancel_at_await import Cancel, cancel_twice, cancelled_at_each_await
 
 
 @dataclass(frozen=True)
 class Scene:
     """The runs of one tenant: a pending, an exhausted and a leased one, and one that is not stored."""
 
-    waiting: PolicyRunJob
-    spent: PolicyRunJob
-    held: PolicyRunJob
+    pending: PolicyRunJob
+    exhausted: PolicyRunJob
+    leased: PolicyRunJob
     new: PolicyRunJob
 
     @property
     def tenant(self) -> str:
         """The tenant of the runs."""
-        return self.held.tenant_id
+        return self.leased.tenant_id
 
 
 Call = Callable[[PolicyRunRepository, Scene], Coroutine[Any, Any, object]]
 # Each call, and the states it may leave runs in: of a run's status and the length of its log, before and after.
-BEFORE: Final = {"waiting": ("pending", 1), "spent": ("pending", 1), "held": ("dispatching", 2), "new": None}
+BEFORE: Final = {"pending": ("pending", 1), "exhausted": ("pending", 1), "leased": ("dispatching", 2), "new": None}
 CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
     "insert": (lambda runs, scene: runs.insert(scene.new), {"new": ("pending", 1)}),
-    "get": (lambda runs, scene: runs.get(scene.tenant, scene.held.id), {}),
+    "get": (lambda runs, scene: runs.get(scene.tenant, scene.leased.id), {}),
     "list": (lambda runs, scene: runs.list(scene.tenant), {}),
     "lease": (
         lambda runs, scene: queue_of(runs).lease("B", MINUTE, attempts_max=3, limit=9, tenant_id=scene.tenant),
-        {"waiting": ("dispatching", 2), "spent": ("failed", 3)},
+        {"pending": ("dispatching", 2), "exhausted": ("failed", 3)},
     ),
-    "renew": (lambda runs, scene: queue_of(runs).renew([scene.held], timedelta(hours=1)), {}),
-    "end": (lambda runs, scene: queue_of(runs).end([LeaseResult.submitted(scene.held)]), {"held": ("submitted", 3)}),
+    "renew": (lambda runs, scene: queue_of(runs).renew([scene.leased], timedelta(hours=1)), {}),
+    "end": (
+        lambda runs, scene: queue_of(runs).end([LeaseResult.submitted(scene.leased)]),
+        {"leased": ("submitted", 3)},
+    ),
     "replace": (
-        lambda runs, scene: runs.replace(scene.held.fail(at=AT, error="no engine"), "A"),
-        {"held": ("failed", 3)},
+        lambda runs, scene: runs.replace(scene.leased.fail(at=AT, error="no engine"), "A"),
+        {"leased": ("failed", 3)},
     ),
     "expired": (lambda runs, scene: queue_of(runs).expired(tenant_id=scene.tenant), {}),
     "rescue": (
         lambda runs, scene: queue_of(runs).rescue(
-            [StalledItem(scene.held.id, scene.tenant, scene.held.updated_at, 1)], attempts_max=3
+            [StalledItem(scene.leased.id, scene.tenant, scene.leased.updated_at, 1)], attempts_max=3
         ),
-        {"held": ("pending", 3)},
+        {"leased": ("pending", 3)},
     ),
     "metrics": (lambda runs, scene: runs.metrics(scene.tenant), {}),
     "request cancellation": (
-        lambda runs, scene: PolicyRunService(runs).request_cancellation(scene.tenant, scene.held.run_id),
-        {"held": ("dispatching", 3)},
+        lambda runs, scene: PolicyRunService(runs).request_cancellation(scene.tenant, scene.leased.run_id),
+        {"leased": ("dispatching", 3)},
     ),
 }
 # A lease that fails an exhausted run needs two statements: the log may have only the first.
-BETWEEN: Final = {("lease", "spent"): ("dispatching", 2)}
+BETWEEN: Final = {("lease", "exhausted"): ("dispatching", 2)}
 
 
 async def alone(storage: Storage, call: Call, scene: Scene) -> None:
@@ -90,20 +91,13 @@ async def in_session(storage: Storage, call: Call, scene: Scene) -> None:
 WAYS = {"alone": alone, "in a session": in_session}
 
 
-@pytest_asyncio.fixture
-async def small(shared_settings: Settings) -> AsyncIterator[Storage]:
-    """A storage of its own on the shared database, with pools of two."""
-    async with open_storage(with_settings(shared_settings, pool_size=2)) as storage:
-        yield storage
-
-
 async def set_scene(storage: Storage, tenant: str) -> Scene:
     """Store the runs."""
     runs = storage.policy_runs
     await runs.insert(policy_run(tenant))
-    (held,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
-    waiting, spent = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
-    return Scene(waiting, spent, held, policy_run(tenant))
+    (leased,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=9, tenant_id=tenant)).runs
+    pending, exhausted = await runs.insert(policy_run(tenant)), await runs.insert(policy_run(tenant, attempts=3))
+    return Scene(pending, exhausted, leased, policy_run(tenant))
 
 
 async def states(storage: Storage, scene: Scene) -> dict[str, Any]:
@@ -134,33 +128,36 @@ async def test_a_call_may_be_cancelled_at_any_await(
 ) -> None:
     """Each run is in the state before or after the call, its log agrees, and the storage stays usable."""
     call, after = CALLS[verb]
-    ends: list[str] = []
-    suspended = True
-    while suspended:
-        scene = await set_scene(storage, f"{tenant}-{len(ends)}")
-        suspended, end = await cancelled_at(len(ends), WAYS[way](small, call, scene), how)
-        ends.append(repr(end))
+    scenes: list[Scene] = []
 
+    async def begin() -> Coroutine[Any, Any, None]:
+        scenes.append(await set_scene(storage, f"{tenant}-{len(scenes)}"))
+        return WAYS[way](small, call, scenes[-1])
+
+    async def check(is_cancelled: bool) -> None:
+        scene = scenes[-1]
         assert (0, 0) == checked_out(small)
         await shared_watch.until_settled(seconds=3)
         found = await states(storage, scene)
         for name, state in found.items():
             legal = [BEFORE[name]]
             if name in after:
-                legal = [after[name], BEFORE[name], BETWEEN.get((verb, name))] if suspended else [after[name]]
+                legal = [after[name], BEFORE[name], BETWEEN.get((verb, name))] if is_cancelled else [after[name]]
             assert state in legal, (name, legal)
-        held = await small.policy_runs.get(scene.tenant, scene.held.id)
-        assert held is not None
+        run = await small.policy_runs.get(scene.tenant, scene.leased.id)
+        assert run is not None
         if verb == "renew":
             # The end of the lease and the version, both or neither.
-            assert (held.updated_at == scene.held.updated_at) == (held.lease_expires_at == scene.held.lease_expires_at)
+            assert (run.updated_at == scene.leased.updated_at) == (
+                run.lease_expires_at == scene.leased.lease_expires_at
+            )
         async with small.session() as session, session.begin():
-            assert held == await small.policy_runs.using(session).get(scene.tenant, scene.held.id)
+            assert run == await small.policy_runs.using(session).get(scene.tenant, scene.leased.id)
         assert (0, 0) == checked_out(small)
 
-    assert "None" == ends[-1]
-    assert len(ends) > (1 if way == "alone" else 3)
-    assert ["'cancelled'"] * (len(ends) - 1) == ends[:-1]
+    runs = await cancelled_at_each_await(begin, how, check)
+
+    assert runs > (1 if way == "alone" else 3)
 
 
 @pytest.mark.parametrize("way", ["alone", "in a session"])
@@ -171,14 +168,10 @@ async def test_an_update_that_is_cancelled_while_it_waits_ends_at_the_server_too
     """It must not stay at the server, where it would hold locks or be applied after the lock."""
     scene = await set_scene(storage, tenant)
     async with open_storage(with_settings(shared_settings, pool_size=8)) as small:
-        async with shared_watch.holding(scene.held.id, table="policy_runs"):
+        async with shared_watch.holding(scene.leased.id, table="policy_runs"):
             tasks = [asyncio.create_task(WAYS[way](small, CALLS[verb][0], scene)) for _ in range(8)]
             await shared_watch.until_waiting(8)
-            for task in tasks:
-                task.cancel()
-            await asyncio.sleep(0)
-            for task in tasks:
-                task.cancel()
+            await cancel_twice(tasks)
             await asyncio.wait(tasks, timeout=5)
             assert [True] * 8 == [task.cancelled() for task in tasks]
             await shared_watch.until_settled(seconds=3)

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from graphjobs import (
     open_storage,
 )
 from graphjobs.core.results import FinishResult, StalledItem
-from graphjobs.core.transitions import UpdateResult
+from graphjobs.core.transitions import AppliedUpdate, RefusedUpdate
 from graphjobs.database.executor import wait_ignoring_cancel
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseHeartbeatResult, LeaseResult, RetryBackoff
 from graphjobs.policy_runs.filters import PolicyRunQuery
@@ -46,6 +45,7 @@ from graphjobs.storage import Storage
 from tests.builders import policy_run
 from tests.faults.backend_monitor import Watch, checked_out, with_settings
 from tests.faults.cancel_at_await import Cancel, cancelled_at
+from tests.faults.history import Outcome
 
 Status = PolicyRunStatus
 
@@ -55,15 +55,8 @@ _WORKERS: Final = 6
 _CANCELLED_IN_A_HUNDRED: Final = 30
 _SUSPENSIONS_MAX: Final = 3
 _NEVER: Final = 10**6
+_IN_STATEMENT: Final = "state = 'active' AND query LIKE 'WITH%UPDATE scheduler.policy_runs%'"
 _AT_ONCE: Final = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-
-
-class Outcome(Enum):
-    """The answer to a transition."""
-
-    APPLIED = "applied"
-    LOST = "lost"
-    UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)
@@ -86,16 +79,16 @@ class History:
 
 
 class Worker:
-    """A dispatcher that continues with each run that it believes to hold, right or wrong."""
+    """A dispatcher that makes calls for each run that it has leased, also after the lease has expired."""
 
     def __init__(self, number: int, storage: Storage, reader: Storage, queue: PolicyRunQueue, history: History) -> None:
-        # Two of three names are shared: a name that holds a run says nothing of which lease it is.
+        # Some workers share a name: the owner of a run does not identify its lease.
         self._owner = f"dispatcher {number % 4}"
         self._storage, self._reader, self._queue, self._history = storage, reader, queue, history
         self._runs = storage.policy_runs
         self._choose = random.Random(number)  # noqa: S311  # no secret
-        self._held: list[PolicyRunJob] = []
-        self._sightings: list[StalledItem] = []
+        self._leased: list[PolicyRunJob] = []
+        self._stalled: list[StalledItem] = []
 
     async def work(self, until: float) -> None:
         """Make one call after another."""
@@ -120,10 +113,10 @@ class Worker:
             cancel_at = _NEVER
         _, end = await cancelled_at(cancel_at, call, self._choose.choice(list(Cancel)))
         match end:
-            case "cancelled" | OutcomeUnknown() | DBAPIError():  # the last is of a transaction's end
+            case "cancelled" | OutcomeUnknown() | DBAPIError():  # DBAPIError: the commit failed
                 return Outcome.UNKNOWN, None
             case DatabaseUnavailable():
-                return Outcome.LOST, None  # that is its promise
+                return Outcome.LOST, None  # the error states that nothing was changed
             case JobConflict():
                 return Outcome.LOST, None
             case Exception():
@@ -140,10 +133,10 @@ class Worker:
         if answer is not None:
             assert isinstance(answer, LeaseBatch)
             self._history.leases += answer.runs
-            self._held += answer.runs
+            self._leased += answer.runs
 
     async def _renew(self) -> None:
-        given = {run.id: run for run in self._some(self._held)}
+        given = {run.id: run for run in self._some(self._leased)}
         _, answer = await self._make(self._queue.renew(given.values(), timedelta(milliseconds=50)))
         if answer is not None:
             assert isinstance(answer, LeaseHeartbeatResult)
@@ -151,8 +144,8 @@ class Worker:
                 assert run.attempts == given[run.id].attempts
 
     async def _end(self) -> None:
-        runs = {run.id: run for run in self._some(self._held)}
-        hows: list[Callable[[PolicyRunJob], LeaseResult]] = [
+        runs = {run.id: run for run in self._some(self._leased)}
+        results: list[Callable[[PolicyRunJob], LeaseResult]] = [
             LeaseResult.released,
             LeaseResult.released,
             lambda run: LeaseResult.released(run, error="the engine is down"),
@@ -161,7 +154,7 @@ class Worker:
         ]
         transition_id = uuid.uuid4()
         call = self._queue.end(
-            [self._choose.choice(hows)(run) for run in runs.values()], actor=self._owner, transition_id=transition_id
+            [self._choose.choice(results)(run) for run in runs.values()], actor=self._owner, transition_id=transition_id
         )
         outcome, answer = await self._make(call)
         for run_id in runs:
@@ -170,32 +163,32 @@ class Worker:
                 assert isinstance(answer, FinishResult)
                 known = Outcome.APPLIED if run_id in answer.versions else Outcome.LOST
             self._history.outcomes[str(transition_id), run_id] = known
-            if self._choose.random() < 0.7:  # else it goes on with what is no longer its own
-                self._held = [run for run in self._held if run.id != run_id]
+            if self._choose.random() < 0.7:  # else the worker makes more calls for a run that it has finished
+                self._leased = [run for run in self._leased if run.id != run_id]
 
     async def _replace(self) -> None:
-        for run in self._some(self._held)[:1]:
+        for run in self._some(self._leased)[:1]:
             at = datetime.now(UTC)
-            move = self._choose.choice([run.submit(at=at), run.fail(at=at, error="x"), run.renew(at=at, until=at)])
-            await self._swap(move, run.lease_owner)
+            target = self._choose.choice([run.submit(at=at), run.fail(at=at, error="x"), run.renew(at=at, until=at)])
+            await self._update(target, run.lease_owner)
 
     async def _finish(self) -> None:
         page = await self._reader.policy_runs.list(TENANT, PolicyRunQuery(statuses=(Status.SUBMITTED,), limit=50))
         if page.runs:
             run, at = self._choose.choice(page.runs), datetime.now(UTC)
-            await self._swap(
+            await self._update(
                 self._choose.choice([run.complete(at=at), run.fail(at=at, error="it broke"), run.cancel(at=at)]), None
             )
 
-    async def _swap(self, move: PolicyRunJob, owner: str | None) -> None:
+    async def _update(self, target: PolicyRunJob, owner: str | None) -> None:
         transition_id = uuid.uuid4()
         outcome, answer = await self._make(
-            self._runs.replace(move, owner, transition_id=transition_id, actor=self._owner)
+            self._runs.replace(target, owner, transition_id=transition_id, actor=self._owner)
         )
         if answer is not None:
-            assert isinstance(answer, UpdateResult)
+            assert isinstance(answer, AppliedUpdate | RefusedUpdate)
             outcome = Outcome.APPLIED if answer.applied else Outcome.LOST
-        self._history.outcomes[str(transition_id), move.id] = outcome
+        self._history.outcomes[str(transition_id), target.id] = outcome
 
     async def _request_cancellation(self) -> None:
         open_runs = PolicyRunQuery(statuses=(Status.PENDING, Status.DISPATCHING, Status.SUBMITTED), limit=50)
@@ -207,10 +200,10 @@ class Worker:
                 self._history.canceled.add(run.id)
 
     async def _rescue(self) -> None:
-        outcome, answer = await self._make(self._queue.rescue(self._sightings, attempts_max=99_999, backoff=_AT_ONCE))
+        outcome, answer = await self._make(self._queue.rescue(self._stalled, attempts_max=99_999, backoff=_AT_ONCE))
         if outcome is Outcome.APPLIED:
             self._history.rescued += len(answer.requeued)
-        self._sightings = list(await self._reader.policy_run_queue.expired(tenant_id=TENANT))
+        self._stalled = list(await self._reader.policy_run_queue.expired(tenant_id=TENANT))
 
     def _some(self, runs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
         given = list(runs)
@@ -235,31 +228,15 @@ _ENOUGH: Final[dict[object, int]] = {
 
 
 async def record_amid_faults(settings: Settings, watch: Watch, make_queue: MakeQueue, *, seconds: float) -> History:
-    """Start six workers while server processes are killed, and assert that none stays busy."""
-
-    async def kill_now_and_then() -> None:
-        while True:
-            await asyncio.sleep(0.03)
-            await watch.connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'graphjobs' AND state = 'active'"
-                " AND query LIKE 'WITH%UPDATE scheduler.policy_runs%' ORDER BY random() LIMIT 1"
-            )
-
+    """Start six workers while server processes are killed, and assert that no connection leaks."""
     history = History()
-    given = with_settings(settings, pool_size=8)
-    async with open_storage(given) as storage, open_storage(given) as reader, asyncio.timeout(60):
+    small = with_settings(settings, pool_size=8)
+    async with open_storage(small) as storage, open_storage(small) as reader, asyncio.timeout(60):
         workers = [Worker(number, storage, reader, make_queue(storage), history) for number in range(_WORKERS)]
-        killing = asyncio.create_task(kill_now_and_then())
         until = time.monotonic() + seconds
-        try:
-            async with asyncio.TaskGroup() as group:
-                for worker in workers:
-                    group.create_task(worker.work(until))
-        finally:
-            killing.cancel()
-            await asyncio.wait([killing])
-        await watch.until_settled()
+        async with watch.ending_some(_IN_STATEMENT, every=0.03), asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker.work(until))
         assert (0, 0) == checked_out(storage)
         cursor = None
         while True:
@@ -291,7 +268,7 @@ def problems(history: History) -> list[str]:
         holders[held.id, held.attempts].append(held.lease_owner)
     for (run_id, attempts), owners in holders.items():
         if owners != [leased.get((run_id, attempts))]:
-            found.append(f"attempt {attempts} of {run_id} was reported as to {owners}, and the log has another lease")
+            found.append(f"attempt {attempts} of {run_id} was reported for {owners}, and the log has another lease")
     for run_id in history.canceled:
         if not history.runs[run_id].cancellation_requested and history.runs[run_id].status is not Status.CANCELED:
             found.append(f"the request to cancel {run_id} is lost")
@@ -316,12 +293,12 @@ def _problems_of(
             found.append(f"a gap in {run.id}: {last} goes from {source}, and it was {status}")
         if target is not event.status or (source is not None and target not in TRANSITIONS[source]):
             found.append(f"illegal in {run.id}: {last} goes from {source} to {target}, and leaves {event.status}")
-        begins = source is Status.PENDING and target is Status.DISPATCHING
-        if now != attempts + begins:
+        is_lease = source is Status.PENDING and target is Status.DISPATCHING
+        if now != attempts + is_lease:
             found.append(f"attempts in {run.id}: {last} has {now} after {attempts}")
         if event.created_at <= version:
             found.append(f"the version of {run.id} does not rise at {last}")
-        if begins:
+        if is_lease:
             owner = event.payload["actor"]
             if (run.id, now) in leased:
                 found.append(f"attempt {now} of {run.id} was leased twice")
@@ -329,25 +306,25 @@ def _problems_of(
         status, attempts, version = target, now, event.created_at
     held_by = owner if status is Status.DISPATCHING else None
     if (status, attempts, held_by) != (run.status, run.attempts, run.lease_owner):
-        found.append(f"the row of {run.id} is not where its log ends: {run.status} of {run.lease_owner}")
+        found.append(f"the row of {run.id} differs from the end of its log: {run.status} of {run.lease_owner}")
     if run.updated_at != version and not (run.status is Status.DISPATCHING and run.updated_at > version):
-        found.append(f"the version of {run.id} is not that of its last move")
+        found.append(f"the version of {run.id} is not that of its last transition")
     return found
 
 
-def as_it_is(storage: Storage) -> PolicyRunQueue:
-    """The queue that is right."""
+def correct_queue(storage: Storage) -> PolicyRunQueue:
+    """Return the queue of the library."""
     return storage.policy_run_queue
 
 
 async def test_the_log_is_gapless_and_agrees_with_the_answers(graphjobs_settings: Settings, watch: Watch) -> None:
     """The log has acknowledged transitions once, lost ones never, cancelled ones at most once; no leases overlap.
 
-    How much happens in a second is up to the machine: histories are recorded until enough of everything has been seen.
+    The number of calls in a second depends on the machine: histories are recorded until each count is high enough.
     """
     seen: Counter[object] = Counter()
     for _ in range(8):
-        history = await record_amid_faults(graphjobs_settings, watch, as_it_is, seconds=5)
+        history = await record_amid_faults(graphjobs_settings, watch, correct_queue, seconds=5)
         assert [] == problems(history)
         seen.update(history.outcomes.values())
         seen.update(event.status for events in history.events.values() for event in events)
@@ -358,8 +335,8 @@ async def test_the_log_is_gapless_and_agrees_with_the_answers(graphjobs_settings
     assert {} == {what: seen[what] for what, enough in _ENOUGH.items() if seen[what] <= enough}
 
 
-class Mistaken(PolicyRunQueue):
-    """A queue that does something by SQL of its own."""
+class FaultyQueue(PolicyRunQueue):
+    """A queue with a method that uses other SQL than the library."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.database)
@@ -371,7 +348,7 @@ class Mistaken(PolicyRunQueue):
             return list(found.all()) if found.returns_rows else []
 
 
-class EventInASecondStatement(Mistaken):
+class EventInASecondStatement(FaultyQueue):
     """A mistake: a second statement writes the event."""
 
     @override
@@ -379,35 +356,36 @@ class EventInASecondStatement(Mistaken):
         self, endings: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
         versions: dict[UUID, datetime] = {}
-        for end in (given := list(endings)):
+        for result in (results := list(endings)):
             rows = await self._sql(
                 "UPDATE scheduler.policy_runs SET status = :to, lease_owner = NULL, lease_expires_at = NULL,"
                 " submitted_at = CASE :to WHEN 2 THEN now() END, completed_at = CASE :to WHEN 4 THEN now() END,"
                 " last_error = :error, updated_at = greatest(now(), updated_at + interval '1 microsecond')"
                 " WHERE id = :id AND status = 1 AND attempts = :attempts AND lease_owner = :owner"
                 " AND (:to <> 0 OR cancellation_requested_at IS NULL) RETURNING updated_at",
-                to=end.status.code,
-                error=end.error,
-                id=end.job.id,
-                attempts=end.job.attempts,
-                owner=end.job.lease_owner,
+                to=result.status.code,
+                error=result.error,
+                id=result.job.id,
+                attempts=result.job.attempts,
+                owner=result.job.lease_owner,
             )
             for (version,) in rows:
-                versions[end.job.id] = version
-                fields = {"from": "dispatching", "to": end.status, "attempts": end.job.attempts, "actor": actor}
+                versions[result.job.id] = version
+                fields = {"from": "dispatching", "to": result.status, "attempts": result.job.attempts, "actor": actor}
                 await self._sql(
                     "INSERT INTO scheduler.policy_run_events (job_id, tenant_id, status, payload, created_at)"
                     " VALUES (:id, :tenant, :status, CAST(:payload AS JSONB), :version)",
-                    id=end.job.id,
+                    id=result.job.id,
                     tenant=TENANT,
-                    status=end.status.code,
+                    status=result.status.code,
                     version=version,
                     payload=json.dumps({**fields, "transitionId": str(transition_id)}),
                 )
-        return FinishResult(versions, {end.job.id: "elsewhere" for end in given if end.job.id not in versions})
+        lost = {result.job.id for result in results} - versions.keys()
+        return FinishResult(versions, dict.fromkeys(lost, "it has another lease"))
 
 
-class LeaseThatReadsAndThenWrites(Mistaken):
+class LeaseThatReadsAndThenWrites(FaultyQueue):
     """A mistake: read the pending runs, then write without a comparison."""
 
     @override
@@ -439,21 +417,21 @@ class LeaseThatReadsAndThenWrites(Mistaken):
         return LeaseBatch(tuple(runs))
 
 
-class CancelIsLost(Mistaken):
+class CancelIsLost(FaultyQueue):
     """A mistake: report a cancelled call as not applied."""
 
     @override
     async def end(
         self, endings: Iterable[LeaseResult], *, actor: str | None = None, transition_id: UUID | None = None
     ) -> FinishResult:
-        given = list(endings)
-        ending = asyncio.ensure_future(super().end(given, actor=actor, transition_id=transition_id))
+        results = list(endings)
+        ending = asyncio.ensure_future(super().end(results, actor=actor, transition_id=transition_id))
         try:
             return await asyncio.shield(ending)
         except asyncio.CancelledError:
-            # Whether the cancel or the end comes first is chance; here it always is the end.
+            # The results are always stored before the cancellation, which otherwise is chance.
             await wait_ignoring_cancel(ending)
-            return FinishResult({}, {end.job.id: "it was cancelled" for end in given})
+            return FinishResult({}, {result.job.id: "it was cancelled" for result in results})
 
 
 async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bool:
@@ -466,13 +444,11 @@ async def noticed(settings: Settings, watch: Watch, make_queue: MakeQueue) -> bo
 
 @pytest.mark.parametrize("mistake", [EventInASecondStatement, LeaseThatReadsAndThenWrites, CancelIsLost])
 async def test_the_check_notices_a_mistake(graphjobs_settings: Settings, watch: Watch, mistake: MakeQueue) -> None:
-    """The check can fail."""
     assert await noticed(graphjobs_settings, watch, mistake)
 
 
 async def test_the_check_notices_a_missing_fence(
     graphjobs_settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Results are stored for each owner and attempt."""
     monkeypatch.setattr(finish, "FINISH_RUNS", finish._apply(finish._LEASE, finish._same_run))
-    assert await noticed(graphjobs_settings, watch, as_it_is)
+    assert await noticed(graphjobs_settings, watch, correct_queue)

@@ -1,6 +1,5 @@
 """Lost answers of calls that only policy runs have: run ids, priorities, cancellation requests and the use cases."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,20 +12,13 @@ from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult
 from graphjobs.policy_runs.requests import PolicyRunCompletion
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.settings import Settings
-from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, run_request
 from tests.contract.domains import MINUTE, OWNER, PolicyRuns
-from tests.contract.wired_storage import cut_until_looked_up, open_wired
+from tests.contract.wired_storage import cut_while_it_waits, injected, open_wired
 from tests.faults.backend_monitor import Watch
 from tests.faults.faulty_proxy import Fault, Wire
 
 Status = PolicyRunStatus
-
-
-@pytest.fixture
-def runs(storage: Storage, tenant: str) -> PolicyRuns:
-    """Policy runs on the shared database."""
-    return PolicyRuns(storage, tenant)
 
 
 @pytest_asyncio.fixture
@@ -60,9 +52,8 @@ async def test_an_insertion_of_a_stored_run_id_with_a_lost_answer_returns_the_fi
     """As it is now, with the later cancellation."""
     first = await runs.store.insert(policy_run(runs.tenant, run_id="nightly"))
     canceled = await request_cancellation(runs, first)
-    wire.fault = Fault.DROP_REPLY
-    answer = await wired.store.insert(policy_run(runs.tenant, run_id="nightly"))
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await wired.store.insert(policy_run(runs.tenant, run_id="nightly"))
     assert canceled == answer
     assert ["pending", "canceled"] == await runs.log(first)
 
@@ -74,10 +65,7 @@ async def test_a_waiting_insertion_that_lost_its_connection_and_then_its_run_id_
     item = policy_run(runs.tenant, run_id="nightly")
     async with runs.transaction() as inside:
         other = await inside.store.insert(runs.rival(item))
-        waiting = asyncio.create_task(wired.store.insert(item))
-        await shared_watch.until_waiting()
-        await cut_until_looked_up(wire, shared_watch)
-        assert not waiting.done()
+        waiting = await cut_while_it_waits(wired.store.insert(item), wire, shared_watch)
     assert (other,) == (await runs.store.list(runs.tenant)).runs
     assert other == await waiting
     assert ["pending"] == await runs.log(other)
@@ -93,9 +81,8 @@ async def test_a_lease_with_a_lost_answer_returns_the_runs_by_priority_with_thei
     before = await runs.add_started()
     for priority in ("normal", "high", "normal", "emergency", "normal"):
         await runs.store.insert(policy_run(runs.tenant, priority=priority))
-    wire.fault = Fault.DROP_REPLY
-    answer = await lease(wired, limit=3, attempts_max=1)
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await lease(wired, limit=3, attempts_max=1)
     assert ["emergency", "high", "normal"] == [run.priority for run in answer.runs]
     assert [await runs.read(run) for run in answer.runs] == list(answer.runs)
     assert frozenset(run.id for run in answer.runs) == answer.final_attempt_ids
@@ -117,23 +104,20 @@ async def test_a_lease_with_a_lost_answer_does_not_count_released_attempts(
         await runs.release(run)
         (run,) = (await lease(runs, attempts_max=1)).runs
     await runs.release(run)
-    wire.fault = Fault.DROP_REPLY
-    answer = await lease(wired, attempts_max=1)
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await lease(wired, attempts_max=1)
     assert ([(run.id, 4)], ()) == ([(again.id, again.attempts) for again in answer.runs], answer.exhausted)
     assert {run.id} == answer.final_attempt_ids
     assert Status.DISPATCHING is (await runs.read(run)).status
 
 
 async def test_a_lease_with_a_lost_answer_fails_exhausted_runs(wired: PolicyRuns, wire: Wire, runs: PolicyRuns) -> None:
-    """As with an answer, it reports them."""
     exhausted, fresh = [await runs.add() for _ in range(2)]
     async with runs.storage.session() as session, session.begin():
         connection = await session.connection()
         await connection.exec_driver_sql("UPDATE scheduler.policy_runs SET attempts = 3 WHERE id = $1", (exhausted.id,))
-    wire.fault = Fault.DROP_REPLY
-    answer = await lease(wired, limit=9, attempts_max=3)
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await lease(wired, limit=9, attempts_max=3)
     assert ([fresh.id], (exhausted.id,)) == ([run.id for run in answer.runs], answer.exhausted)
     assert Status.FAILED is (await runs.read(exhausted)).status
 
@@ -150,9 +134,8 @@ async def test_a_lease_with_a_lost_answer_returns_a_run_with_a_later_cancellatio
         return await resolve_outcome(*arguments)
 
     monkeypatch.setattr(queue_flow, "resolve_outcome", resolve_after_the_request)
-    wire.fault = Fault.DROP_REPLY
-    answer = await lease(wired, limit=9)
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await lease(wired, limit=9)
     expected = {(run.id, True), (untouched.id, False)}
     assert expected == {(leased.id, leased.cancellation_requested) for leased in answer.runs}
 
@@ -166,9 +149,8 @@ async def test_a_release_with_a_lost_answer_reports_the_cancellation_that_it_bec
     """The cancellation of one of two released runs was requested."""
     released, requested = [await runs.add_started() for _ in range(2)]
     await request_cancellation(runs, requested)
-    wire.fault = Fault.DROP_REPLY
-    answer = await wired.finish(*map(LeaseResult.released, (released, requested)))
-    assert 1 == wire.hit
+    with injected(wire):
+        answer = await wired.finish(*map(LeaseResult.released, (released, requested)))
     found = [await runs.read(run) for run in (released, requested)]
     assert ({run.id: run.updated_at for run in found}, {}) == (answer.versions, answer.lost)
     assert [Status.PENDING, Status.CANCELED] == [run.status for run in found]

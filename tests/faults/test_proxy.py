@@ -10,16 +10,17 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.exc import DBAPIError
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, open_storage
+from graphjobs import DatabaseUnavailable, GraphBuildJob, OutcomeUnknown
 from graphjobs.database import engine as engine_module
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job
-from tests.faults.backend_monitor import Watch, checked_out, url_of, warmed, with_settings
+from tests.contract.wired_storage import open_wired
+from tests.faults.backend_monitor import Watch, checked_out, url_of, warmed
 from tests.faults.faulty_proxy import Fault, FaultProxy
+from tests.faults.swaps import QUEUED, stored, transaction
 
-QUEUED = GraphJobStatus.QUEUED
 STATEMENT_TIMEOUT, MARGIN = 0.3, 0.2
 
 
@@ -36,22 +37,15 @@ async def wired(
 ) -> AsyncIterator[Storage]:
     """A storage behind the proxy, with open connections and short time-outs."""
     monkeypatch.setattr(engine_module, "COMMAND_TIMEOUT_MARGIN", timedelta(seconds=MARGIN))
-    settings = with_settings(
-        shared_settings,
-        database_url=proxy.url,
-        pool_size=2,
-        statement_timeout=STATEMENT_TIMEOUT,
-        lock_timeout=5.0,
-        connect_timeout=2.0,
-    )
-    async with open_storage(settings) as storage:
+    async with open_wired(proxy, shared_settings, pool_size=2, statement_timeout=STATEMENT_TIMEOUT) as storage:
         await warmed(storage)
         yield storage
 
 
-async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJob:
-    """Insert a queued job; each connection behind the proxy has prepared an update, a read and a transaction."""
-    queued = await direct.graph_job_repository.insert(build_job(tenant))
+@pytest_asyncio.fixture
+async def queued(wired: Storage, storage: Storage, tenant: str) -> GraphBuildJob:
+    """A queued job; each connection behind the proxy has prepared an update, a read and a transaction."""
+    queued = await storage.graph_job_repository.insert(build_job(tenant))
     not_stored = build_job(tenant)
 
     async def use() -> None:
@@ -59,99 +53,76 @@ async def prepared(wired: Storage, direct: Storage, tenant: str) -> GraphBuildJo
         await wired.graph_job_repository.get_build_job(tenant, not_stored.id)
 
     async def use_session() -> None:
-        async with wired.session() as session, session.begin():
-            jobs = GraphJobRepository(wired.database.using(session))
+        async with transaction(wired) as jobs:
             await jobs.try_replace(not_stored.start(at=AT), QUEUED)
 
     await asyncio.gather(*(use() for _ in range(2)), *(use_session() for _ in range(2)))
     return queued
 
 
-async def test_an_update_that_did_not_arrive_has_an_unknown_outcome(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+@pytest.mark.parametrize(("fault", "is_applied"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
+async def test_an_update_without_an_answer_has_an_unknown_outcome(
+    wired: Storage, storage: Storage, queued: GraphBuildJob, proxy: FaultProxy, fault: Fault, is_applied: bool
 ) -> None:
-    """The client cannot know where it was lost; a read finds the row unchanged, and the caller may try again."""
-    queued = await prepared(wired, storage, tenant)
-
-    proxy.fault = Fault.DROP_REQUEST
-    with pytest.raises(OutcomeUnknown):
-        await wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
-    assert proxy.hit == 1
-    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
-
-    proxy.fault = Fault.NONE
-    assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
-    assert await wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
-
-
-async def test_an_applied_update_with_a_lost_answer_has_an_unknown_outcome(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
-) -> None:
-    """The error is that of an update that did not arrive: a blind retry would report a false conflict."""
-    queued = await prepared(wired, storage, tenant)
+    """The error is the same whether the update was applied or not; only a read shows the outcome."""
     started = queued.start(at=AT)
+    expected = started if is_applied else queued
 
-    proxy.fault = Fault.DROP_REPLY
+    proxy.fault = fault
     with pytest.raises(OutcomeUnknown):
         await wired.graph_job_repository.try_replace(started, QUEUED)
     assert proxy.hit == 1
-    assert started == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert expected == await stored(storage, queued)
 
     proxy.fault = Fault.NONE
-    assert started == await wired.graph_job_repository.get_build_job(tenant, queued.id)
-    assert not await wired.graph_job_repository.try_replace(started, QUEUED)
+    assert expected == await stored(wired, queued)
+    assert is_applied != await wired.graph_job_repository.try_replace(started, QUEUED)
 
 
+@pytest.mark.usefixtures("queued")
 async def test_an_applied_insert_with_a_lost_answer_has_an_unknown_outcome(
     wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
 ) -> None:
     """An insert is a write like an update."""
     job = build_job(tenant)
-    await prepared(wired, storage, tenant)
 
     await asyncio.gather(*(wired.graph_job_repository.insert(build_job(tenant)) for _ in range(4)))
     proxy.fault = Fault.DROP_REPLY
     with pytest.raises(OutcomeUnknown):
         await wired.graph_job_repository.insert(job)
 
-    assert job == await storage.graph_job_repository.get_build_job(tenant, job.id)
+    assert job == await stored(storage, job)
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
 async def test_a_lost_read_can_be_tried_again(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault
+    wired: Storage, queued: GraphBuildJob, proxy: FaultProxy, fault: Fault
 ) -> None:
-    """A read changes nothing, whether the request or the answer was lost."""
-    queued = await prepared(wired, storage, tenant)
-
     proxy.fault = fault
     with pytest.raises(DatabaseUnavailable):
-        await wired.graph_job_repository.get_build_job(tenant, queued.id)
+        await stored(wired, queued)
 
     proxy.fault = Fault.NONE
-    assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
+    assert queued == await stored(wired, queued)
 
 
 @pytest.mark.parametrize("fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY])
 async def test_a_lost_update_in_a_session_is_rolled_back(
-    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, fault: Fault
+    wired: Storage, storage: Storage, queued: GraphBuildJob, shared_watch: Watch, proxy: FaultProxy, fault: Fault
 ) -> None:
     """The update may have run, but was not committed: the server rolls it back at the end of the connection."""
-    queued = await prepared(wired, storage, tenant)
-
     async with wired.session() as session:
         jobs = GraphJobRepository(wired.database.using(session))
-        assert queued == await jobs.get_build_job(tenant, queued.id)
+        assert queued == await jobs.get_build_job(queued.tenant_id, queued.id)
         proxy.fault = fault
         with pytest.raises(DatabaseUnavailable):
             await jobs.try_replace(queued.start(at=AT), QUEUED)
 
     proxy.fault = Fault.NONE
     await shared_watch.until_settled()
-    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert queued == await stored(storage, queued)
     assert (0, 0) == checked_out(wired)
-    async with wired.session() as session, session.begin():
-        jobs = GraphJobRepository(wired.database.using(session))
+    async with transaction(wired) as jobs:
         assert await jobs.try_replace(queued.start(at=AT), QUEUED)
 
 
@@ -159,14 +130,13 @@ async def test_a_lost_update_in_a_session_is_rolled_back(
 async def test_a_call_without_an_answer_ends_at_the_client_time_out(
     wired: Storage,
     storage: Storage,
-    tenant: str,
+    queued: GraphBuildJob,
     shared_watch: Watch,
     proxy: FaultProxy,
     fault: Fault,
     is_applied: bool,
 ) -> None:
     """The client time-out, a little longer than the server's, ends a wait without an answer."""
-    queued = await prepared(wired, storage, tenant)
     started = queued.start(at=AT)
 
     proxy.fault = fault
@@ -176,43 +146,39 @@ async def test_a_call_without_an_answer_ends_at_the_client_time_out(
             await wired.graph_job_repository.try_replace(started, QUEUED)
     waited = time.monotonic() - started_at
     assert STATEMENT_TIMEOUT < waited < STATEMENT_TIMEOUT + MARGIN + 2
-    assert (started if is_applied else queued) == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert (started if is_applied else queued) == await stored(storage, queued)
 
     # A read has the same limit, and its outcome is known.
     async with asyncio.timeout(5):
         with pytest.raises(DatabaseUnavailable):
-            await wired.graph_job_repository.get_build_job(tenant, queued.id)
+            await stored(wired, queued)
     assert (0, 0) == checked_out(wired)
 
 
 async def test_no_caller_gets_a_connection_that_has_timed_out(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy
+    wired: Storage, queued: GraphBuildJob, proxy: FaultProxy
 ) -> None:
     """Both connections time out, then the network works for new ones: no later call fails."""
-    queued = await prepared(wired, storage, tenant)
-
     proxy.fault = Fault.BLACKHOLE
-    calls = [wired.graph_job_repository.get_build_job(tenant, queued.id) for _ in range(2)]
+    calls = [stored(wired, queued) for _ in range(2)]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [DatabaseUnavailable] * 2 == [type(end) for end in ends]
 
     proxy.fault = Fault.NONE
     for _ in range(4):
-        assert queued == await wired.graph_job_repository.get_build_job(tenant, queued.id)
+        assert queued == await stored(wired, queued)
 
 
 @pytest.mark.parametrize("by_cancel", [False, True], ids=["timed out", "cancelled"])
 async def test_a_session_on_a_silent_network_ends_in_time(
-    wired: Storage, storage: Storage, tenant: str, shared_watch: Watch, proxy: FaultProxy, by_cancel: bool
+    wired: Storage, storage: Storage, queued: GraphBuildJob, shared_watch: Watch, proxy: FaultProxy, by_cancel: bool
 ) -> None:
     """The time-outs bound its statement, its end and its cancellation."""
-    queued = await prepared(wired, storage, tenant)
     silent = asyncio.Event()
 
     async def swap() -> None:
-        async with wired.session() as session, session.begin():
-            jobs = GraphJobRepository(wired.database.using(session))
-            assert queued == await jobs.get_build_job(tenant, queued.id)
+        async with transaction(wired) as jobs:
+            assert queued == await jobs.get_build_job(queued.tenant_id, queued.id)
             proxy.fault = Fault.BLACKHOLE
             silent.set()
             await jobs.try_replace(queued.start(at=AT), QUEUED)
@@ -227,22 +193,20 @@ async def test_a_session_on_a_silent_network_ends_in_time(
     if not by_cancel:
         assert isinstance(task.exception(), DatabaseUnavailable)
     assert (0, 0) == checked_out(wired)
-    assert queued == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert queued == await stored(storage, queued)
     proxy.fault = Fault.NONE
-    async with wired.session() as session, session.begin():
-        assert queued == await GraphJobRepository(wired.database.using(session)).get_build_job(tenant, queued.id)
+    async with transaction(wired) as jobs:
+        assert queued == await jobs.get_build_job(queued.tenant_id, queued.id)
 
 
 @pytest.mark.parametrize(("fault", "is_applied"), [(Fault.DROP_REQUEST, False), (Fault.DROP_REPLY, True)])
 async def test_a_lost_commit_raises_the_same_error_whether_applied_or_not(
-    wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy, fault: Fault, is_applied: bool
+    wired: Storage, storage: Storage, queued: GraphBuildJob, proxy: FaultProxy, fault: Fault, is_applied: bool
 ) -> None:
     """A session is SQLAlchemy's own, and so is its error; only a read shows the outcome of the transaction."""
-    queued = await prepared(wired, storage, tenant)
 
     async def swap() -> None:
-        async with wired.session() as session, session.begin():
-            jobs = GraphJobRepository(wired.database.using(session))
+        async with transaction(wired) as jobs:
             assert await jobs.try_replace(queued.start(at=AT), QUEUED)
             proxy.fault = fault
 
@@ -252,14 +216,11 @@ async def test_a_lost_commit_raises_the_same_error_whether_applied_or_not(
     proxy.fault = Fault.NONE
     assert caught.value.connection_invalidated
     expected = queued.start(at=AT) if is_applied else queued
-    assert expected == await storage.graph_job_repository.get_build_job(tenant, queued.id)
+    assert expected == await stored(storage, queued)
     assert (0, 0) == checked_out(wired)
 
 
-async def test_a_late_answer_is_an_answer(wired: Storage, storage: Storage, tenant: str, proxy: FaultProxy) -> None:
-    """Latency below the time-outs changes no outcome."""
-    queued = await prepared(wired, storage, tenant)
-
+async def test_a_late_answer_is_an_answer(wired: Storage, queued: GraphBuildJob, proxy: FaultProxy) -> None:
     proxy.latency = 0.05
     won = await asyncio.gather(*(wired.graph_job_repository.try_replace(queued.start(at=AT), QUEUED) for _ in range(4)))
 

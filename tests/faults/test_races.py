@@ -1,42 +1,18 @@
 """Concurrent swaps by the repository of graph jobs: exactly one wins, and the others change nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
-from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, GraphJobStatus, open_storage
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobEvent, open_storage
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 from tests.faults.backend_monitor import Watch, with_settings
-
-QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
-
-
-@asynccontextmanager
-async def transaction(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """Open a transaction that commits at the end."""
-    async with storage.session() as session, session.begin():
-        yield GraphJobRepository(storage.database.using(session))
-
-
-async def swapped(storage: Storage, job: GraphBuildJob, expected: GraphJobStatus, *, in_session: bool) -> bool:
-    """Swap in autocommit, or in a transaction."""
-    if not in_session:
-        return await storage.graph_job_repository.try_replace(job, expected)
-    async with transaction(storage) as jobs:
-        return await jobs.try_replace(job, expected)
-
-
-async def stored(storage: Storage, job: GraphBuildJob) -> GraphBuildJob:
-    """Read a job."""
-    found = await storage.graph_job_repository.get_build_job(job.tenant_id, job.id)
-    assert found is not None
-    return found
+from tests.faults.swaps import QUEUED, RUNNING, stored, swapped, transaction
 
 
 def at(step: int) -> timedelta:
@@ -44,37 +20,40 @@ def at(step: int) -> timedelta:
     return timedelta(microseconds=step)
 
 
-@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
-async def test_of_fifty_starts_of_one_queued_job_one_wins(storage: Storage, tenant: str, in_session: bool) -> None:
-    """One swap returns True, and the row has its value."""
-    queued = await storage.graph_job_repository.insert(build_job(tenant))
-    starts = [queued.start(at=AT + at(step)) for step in range(50)]
-
-    won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in starts))
-
-    assert [answer for answer in won if answer] == [True]
-    assert starts[won.index(True)] == await stored(storage, queued)
+Racer = Callable[[GraphBuildJob, int], GraphBuildJob]
 
 
-@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in sessions"])
-async def test_of_fifty_different_transitions_of_one_queued_job_one_wins(
-    storage: Storage, tenant: str, in_session: bool
+def start(queued: GraphBuildJob, step: int) -> GraphBuildJob:
+    """Return the job started."""
+    return queued.start(at=AT + at(step))
+
+
+def end(queued: GraphBuildJob, step: int) -> GraphBuildJob:
+    """Return the job cancelled or failed: its attempts are the same, and only the status differs."""
+    return queued.cancel(at=AT + at(step)) if step % 2 else queued.fail(at=AT + at(step), error=f"racer {step}")
+
+
+def edit(queued: GraphBuildJob, step: int) -> GraphBuildJob:
+    """Return the job edited: its status and attempts are the same, and only the version differs."""
+    return queued.edit(metadata={"racer": str(step)})
+
+
+@pytest.mark.parametrize(
+    ("racer", "in_session"), [(start, False), (start, True), (end, False), (end, True), (edit, False)]
+)
+async def test_of_fifty_swaps_of_one_queued_job_one_wins(
+    storage: Storage, tenant: str, racer: Racer, in_session: bool
 ) -> None:
-    """Cancels and failures keep the attempts, so that only the status differs."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
-    moves = [
-        queued.cancel(at=AT + at(step)) if step % 2 else queued.fail(at=AT + at(step), error=f"racer {step}")
-        for step in range(50)
-    ]
+    targets = [racer(queued, step) for step in range(50)]
 
-    won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in moves))
+    won = await asyncio.gather(*(swapped(storage, job, QUEUED, in_session=in_session) for job in targets))
 
     assert [answer for answer in won if answer] == [True]
-    assert moves[won.index(True)] == await stored(storage, queued)
+    assert targets[won.index(True)] == await stored(storage, queued)
 
 
 async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, tenant: str) -> None:
-    """Swaps of overlay jobs are as exclusive as those of build jobs."""
     queued = await storage.graph_job_repository.insert(overlay_job(tenant))
     starts = [queued.start(at=AT + at(step)) for step in range(50)]
 
@@ -84,68 +63,36 @@ async def test_of_fifty_starts_of_one_overlay_job_one_wins(storage: Storage, ten
     assert starts[won.index(True)] == await storage.graph_job_repository.get_overlay_job(tenant, queued.id)
 
 
-async def test_of_fifty_edits_of_one_version_one_wins(storage: Storage, tenant: str) -> None:
-    """An edit keeps status and attempts, so that only the version differs."""
-    queued = await storage.graph_job_repository.insert(build_job(tenant))
-    edits = [queued.edit(metadata={"racer": str(step)}) for step in range(50)]
-
-    won = await asyncio.gather(*(storage.graph_job_repository.try_replace(job, QUEUED) for job in edits))
-
-    assert [answer for answer in won if answer] == [True]
-    assert edits[won.index(True)] == await stored(storage, queued)
-
-
 async def test_a_second_edit_of_the_same_version_is_lost(storage: Storage, tenant: str) -> None:
-    """Both edits read one version: the later changes nothing, and an edit of the new version wins."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
     first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
 
-    assert await storage.graph_job_repository.try_replace(first, QUEUED)
+    assert await swapped(storage, first, QUEUED)
     assert not await storage.graph_job_repository.try_replace(second, QUEUED)
 
     now = await stored(storage, queued)
     assert first == now
-    assert await storage.graph_job_repository.try_replace(now.edit(correlation_id="third"), QUEUED)
+    assert await swapped(storage, now.edit(correlation_id="third"), QUEUED)
 
 
-@pytest.mark.parametrize("move", ["edit", "start", "cancel"])
+@pytest.mark.parametrize("racer", [edit, start, end])
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])
-async def test_a_swap_that_waited_for_another_swaps_lock_is_lost(
-    storage: Storage, shared_watch: Watch, tenant: str, in_session: bool, move: str
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_swap_that_waits_for_the_lock_of_another_wins_only_after_a_rollback(
+    storage: Storage, shared_watch: Watch, tenant: str, racer: Racer, in_session: bool, ending: str
 ) -> None:
-    """The second swap waits for the row lock, and reads the row after the commit of the first."""
+    """The second swap waits for the row lock, and reads the row after the end of the first transaction."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
-    first, second = {
-        "edit": (queued.edit(correlation_id="first"), queued.edit(correlation_id="second")),
-        "start": (queued.start(at=AT), queued.start(at=AT + at(1))),
-        "cancel": (queued.cancel(at=AT), queued.fail(at=AT, error="too late")),
-    }[move]
-
-    async with transaction(storage) as jobs:
-        assert await jobs.try_replace(first, QUEUED)
-        waiting = asyncio.create_task(swapped(storage, second, QUEUED, in_session=in_session))
-        await shared_watch.until_waiting()
-
-    assert not await waiting
-    assert first == await stored(storage, queued)
-
-
-async def test_a_swap_that_waited_for_a_rolled_back_swap_wins(
-    storage: Storage, shared_watch: Watch, tenant: str
-) -> None:
-    """A rolled-back swap has no effect: the second swap returns True."""
-    queued = await storage.graph_job_repository.insert(build_job(tenant))
-    first, second = queued.edit(correlation_id="first"), queued.edit(correlation_id="second")
+    first, second = racer(queued, 1), racer(queued, 2)
 
     async with storage.session() as session:
-        jobs = GraphJobRepository(storage.database.using(session))
-        assert await jobs.try_replace(first, QUEUED)
-        waiting = asyncio.create_task(storage.graph_job_repository.try_replace(second, QUEUED))
+        assert await GraphJobRepository(storage.database.using(session)).try_replace(first, QUEUED)
+        waiting = asyncio.create_task(swapped(storage, second, QUEUED, in_session=in_session))
         await shared_watch.until_waiting()
-        await session.rollback()
+        await getattr(session, ending)()
 
-    assert await waiting
-    assert second == await stored(storage, queued)
+    assert (ending == "rollback") == await waiting
+    assert (second if ending == "rollback" else first) == await stored(storage, queued)
 
 
 async def test_a_worker_that_lost_its_job_can_change_nothing_of_it(storage: Storage, tenant: str) -> None:
@@ -165,7 +112,7 @@ async def test_a_worker_that_lost_its_job_can_change_nothing_of_it(storage: Stor
         of_a.cancel(at=AT),
         of_a.requeue(at=AT),
         of_a.renew(metadata={"by": "A"}),
-        # Even with the newest version in hand: the attempts are not A's any more.
+        # The newest version does not help: the attempts are those of B.
         of_a.renew(metadata={"by": "A"}).stored(updated_at=of_b.updated_at),
     ):
         assert not await jobs.try_replace(late, RUNNING)
@@ -181,7 +128,7 @@ async def test_a_finish_that_waits_while_the_job_is_rescued_is_refused(
 ) -> None:
     """The finish by A waits for the transaction that rescues and restarts the job, and changes nothing."""
     queued = await storage.graph_job_repository.insert(build_job(tenant))
-    assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
+    assert await swapped(storage, queued.start(at=AT), QUEUED)
     of_a = await stored(storage, queued)
 
     async with transaction(storage) as jobs:
@@ -200,17 +147,17 @@ async def test_a_finish_that_waits_while_the_job_is_rescued_is_refused(
 async def test_a_start_from_before_a_release_is_refused(storage: Storage, tenant: str) -> None:
     """A read the queued job, B started and released it: the start by A is of another attempt."""
     jobs = storage.graph_job_repository
-    seen_by_a = await jobs.insert(build_job(tenant))
-    assert await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
-    assert await jobs.try_replace((await stored(storage, seen_by_a)).requeue(at=AT), RUNNING)
-    given_back = await stored(storage, seen_by_a)
-    assert (seen_by_a.attempts, given_back.attempts) == (0, 1)
+    read_by_a = await jobs.insert(build_job(tenant))
+    assert await jobs.try_replace(read_by_a.start(at=AT), QUEUED)
+    assert await jobs.try_replace((await stored(storage, read_by_a)).requeue(at=AT), RUNNING)
+    released = await stored(storage, read_by_a)
+    assert (read_by_a.attempts, released.attempts) == (0, 1)
 
-    assert not await jobs.try_replace(seen_by_a.start(at=AT), QUEUED)
-    assert not await jobs.try_replace(seen_by_a.cancel(at=AT), QUEUED)
+    assert not await jobs.try_replace(read_by_a.start(at=AT), QUEUED)
+    assert not await jobs.try_replace(read_by_a.cancel(at=AT), QUEUED)
 
-    assert given_back == await stored(storage, seen_by_a)
-    assert await jobs.try_replace(given_back.start(at=AT), QUEUED)
+    assert released == await stored(storage, read_by_a)
+    assert await jobs.try_replace(released.start(at=AT), QUEUED)
 
 
 async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, tenant: str) -> None:
@@ -222,7 +169,7 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, t
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         jobs = GraphJobRepository(storage.database.using(session))
         assert queued == await jobs.get_build_job(tenant, queued.id)
-        assert await storage.graph_job_repository.try_replace(started, QUEUED)
+        assert await swapped(storage, started, QUEUED)
         with pytest.raises(DatabaseUnavailable) as caught:
             await jobs.try_replace(queued.cancel(at=AT), QUEUED)
 
@@ -237,7 +184,6 @@ async def test_a_lost_swap_under_repeatable_read_is_an_error(storage: Storage, t
 
 
 async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_settings: Settings, tenant: str) -> None:
-    """The pool has one connection, which both sessions use."""
     async with open_storage(with_settings(shared_settings, pool_size=1)) as storage:
         queued = await storage.graph_job_repository.insert(build_job(tenant))
         async with storage.session() as session:
@@ -246,12 +192,11 @@ async def test_the_isolation_a_session_chose_does_not_leak_to_the_next(shared_se
             await jobs.get_build_job(tenant, queued.id)
         async with transaction(storage) as in_next:
             assert queued == await in_next.get_build_job(tenant, queued.id)
-            assert await storage.graph_job_repository.try_replace(queued.start(at=AT), QUEUED)
+            assert await swapped(storage, queued.start(at=AT), QUEUED)
             assert not await in_next.try_replace(queued.cancel(at=AT), QUEUED)
 
 
 async def test_a_deadlock_fails_one_transaction_only(storage: Storage, shared_watch: Watch, tenant: str) -> None:
-    """Two transactions swap two jobs in opposite orders: one fails and changes nothing, one commits both."""
     one, two = [await storage.graph_job_repository.insert(build_job(tenant)) for _ in range(2)]
     second_may_begin, both_hold_one = asyncio.Event(), asyncio.Event()
 
@@ -317,9 +262,9 @@ async def test_an_event_waits_for_the_transitions_of_its_job(
     """It gets its id under the lock of the job, so that ids are in the order of the transitions."""
     job = await storage.graph_job_repository.insert(build_job(tenant))
     started = job.start(at=AT)
-    late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=GraphJobStatus.RUNNING, payload={"n": 2})
+    late = GraphJobEvent(job_id=job.id, tenant_id=tenant, status=RUNNING, payload={"n": 2})
     async with transaction(storage) as jobs:
-        assert await jobs.try_replace(started, GraphJobStatus.QUEUED)
+        assert await jobs.try_replace(started, QUEUED)
         waiting = asyncio.create_task(storage.graph_job_repository.append_event(late))
         await shared_watch.until_waiting()
         first = await jobs.append_event(late.replace(payload={"n": 1}))
@@ -328,7 +273,6 @@ async def test_an_event_waits_for_the_transitions_of_its_job(
 
 
 async def test_a_claim_skips_a_queued_job_with_an_edit_in_progress(storage: Storage, tenant: str) -> None:
-    """The next claim takes the job as it was committed, not as its snapshot saw it."""
     job = await storage.graph_jobs.add(build_job(tenant))
     async with storage.session() as session, session.begin():
         edited = job.edit(metadata={"branch": "main"})

@@ -13,9 +13,9 @@ from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 from tests.contract.domains import GraphJobs
-from tests.contract.wired_storage import cut_until_looked_up, open_wired
+from tests.contract.wired_storage import changes_nothing, cut_while_it_waits, injected, open_wired
 from tests.faults.backend_monitor import Watch
-from tests.faults.faulty_proxy import Fault, Wire
+from tests.faults.faulty_proxy import Wire
 
 
 @pytest_asyncio.fixture
@@ -32,10 +32,8 @@ async def test_an_addition_that_another_call_made_changed_nothing_after_a_lost_a
     """The job is stored, but with another transition id; a repeated call reports that the id is taken."""
     job, transition_id = overlay_job(tenant), uuid.uuid4()
     taken = await storage.graph_jobs.add(job)
-    wire.fault = Fault.DROP_REPLY
-    with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
+    with changes_nothing(wire):
         await wired.graph_jobs.add(job, transition_id=transition_id)
-    assert 1 == wire.hit
     with pytest.raises(JobAlreadyExists):
         await wired.graph_jobs.add(job, transition_id=transition_id)
     assert 1 == len(await storage.graph_jobs.events(taken.tenant_id, taken.id))
@@ -48,10 +46,7 @@ async def test_a_waiting_addition_that_lost_its_connection_and_then_its_id_chang
     job = overlay_job(tenant)
     async with storage.session() as session, session.begin():
         await storage.graph_jobs.using(session).add(job)
-        waiting = asyncio.create_task(wired.graph_jobs.add(job))
-        await shared_watch.until_waiting()
-        await cut_until_looked_up(wire, shared_watch)
-        assert not waiting.done()
+        waiting = await cut_while_it_waits(wired.graph_jobs.add(job), wire, shared_watch)
     with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
         await waiting
 
@@ -62,10 +57,8 @@ async def test_many_additions_with_a_lost_answer_are_unknown_and_can_be_repeated
     """The second call leaves out the stored jobs; each has one event."""
     jobs = [build_job(tenant) for _ in range(3)]
     await wired.graph_jobs.add_many([build_job(f"{tenant}-other")])
-    wire.fault = Fault.DROP_REPLY
-    with pytest.raises(OutcomeUnknown):
+    with injected(wire), pytest.raises(OutcomeUnknown):
         await wired.graph_jobs.add_many(jobs)
-    assert 1 == wire.hit
     late = build_job(tenant)
     assert (late,) == await wired.graph_jobs.add_many([*jobs, late])
     assert [1] * 4 == [len(await storage.graph_jobs.events(tenant, job.id)) for job in (*jobs, late)]
@@ -93,11 +86,7 @@ async def test_the_event_of_another_update_with_the_same_id_is_not_taken_for_a_l
     assert started.job is not None
     completed = started.job.complete(at=AT, graph_snapshot_id="graph")
     async with shared_watch.holding(queued.id):
-        waiting = asyncio.create_task(
-            wired.graph_jobs.update(completed, expected=GraphJobStatus.RUNNING, transition_id=shared)
-        )
-        await shared_watch.until_waiting()
-        await cut_until_looked_up(wire, shared_watch)
-        assert not waiting.done()
+        call = wired.graph_jobs.update(completed, expected=GraphJobStatus.RUNNING, transition_id=shared)
+        waiting = await cut_while_it_waits(call, wire, shared_watch)
     result = await waiting
     assert (UpdateOutcome.APPLIED, completed) == (result.outcome, result.job)

@@ -2,19 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
 
-import pytest_graphjobs
 from graphjobs.database.embedded.server import throwaway_cluster
 from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
-from tests.migrations.cli_tools import Done, ask, dump, many_graphjobs, psql
-
-Command: TypeAlias = Callable[..., Done]
+from tests.migrations.cli_tools import Command, Done, ask, assert_failed, dump, psql
 
 _PASSWORD = "hunter2-is-secret"
 _ROW = """
@@ -23,32 +19,12 @@ INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload) VALUES (
 
 
 def _assert_failed(done: Done, *, code: int, words: str) -> None:
-    """Check the exit code, and that the output is one sentence with the words and without the password."""
-    assert code == done.returncode, done.stderr
-    assert "" == done.stdout
-    assert words in done.stderr
-    assert done.stderr.startswith("graphjobs: ")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    """Assert that the output is one sentence with the words and without the password."""
+    assert_failed(done, words, code=code)
     assert _PASSWORD not in done.stderr
 
 
-@pytest.fixture(scope="module")
-def graphjobs() -> Iterator[Command]:
-    """The command."""
-    with many_graphjobs() as command:
-        yield command
-
-
-@pytest.fixture
-def empty_url(graphjobs_server_url: str) -> Iterator[str]:
-    """The URL of a database without a schema."""
-    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
-        yield url
-
-
 def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty_url: str) -> None:
-    """Each command prints one line and exits 0."""
     steps = {
         "none\n": ["current"],
         f"the database is at revision {REVISION}\n": ["upgrade"],
@@ -63,7 +39,6 @@ def test_a_database_is_upgraded_checked_and_downgraded(graphjobs: Command, empty
 
 
 def test_history_and_sql_need_no_database(graphjobs: Command) -> None:
-    """Without a URL, they do not start the embedded server."""
     history, up = graphjobs("db", "history"), graphjobs("db", "sql")
     down = graphjobs("db", "sql", "--down", f"{REVISION}:base")
     assert (0, "") == (history.returncode, history.stderr)
@@ -75,7 +50,6 @@ def test_history_and_sql_need_no_database(graphjobs: Command) -> None:
 def test_a_downgrade_that_would_drop_rows_exits_1_without_drop_data(
     graphjobs: Command, graphjobs_database_url: str
 ) -> None:
-    """The error has the number of rows, and the option that continues."""
     ask(graphjobs_database_url, _ROW)
     before = dump(graphjobs_database_url)
     refused = graphjobs("db", "downgrade", "base", url=graphjobs_database_url)
@@ -93,7 +67,6 @@ def test_a_downgrade_that_would_drop_rows_exits_1_without_drop_data(
 
 
 def test_printed_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """`graphjobs db sql --down -x drop-data=yes | psql` is a downgrade without Python."""
     ask(graphjobs_database_url, _ROW)
     done = graphjobs("db", "sql", "--down", f"{REVISION}:base", "-x", "drop-data=yes")
     assert psql(graphjobs_database_url, done.stdout).returncode == 0
@@ -101,14 +74,12 @@ def test_printed_sql_that_may_drop_rows_works_in_psql(graphjobs: Command, graphj
 
 
 def test_a_drift_exits_1(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """The error names the difference."""
     ask(graphjobs_database_url, "DROP INDEX scheduler.idx_graph_job_events_job")
     done = graphjobs("db", "check", url=graphjobs_database_url)
     _assert_failed(done, code=1, words="idx_graph_job_events_job")
 
 
 def test_a_missing_or_outdated_schema_exits_5(graphjobs: Command, empty_url: str) -> None:
-    """The error names the command to run."""
     _assert_failed(graphjobs("db", "check", url=empty_url), code=5, words="run `graphjobs db upgrade`")
     ask(
         empty_url,
@@ -118,11 +89,11 @@ def test_a_missing_or_outdated_schema_exits_5(graphjobs: Command, empty_url: str
 
 
 def test_an_invalid_argument_exits_2_or_3(graphjobs: Command, graphjobs_database_url: str) -> None:
-    """2 is a usage error; 3 is an unknown revision or option."""
+    """2 is a usage error; 3 is an unknown revision."""
     calls = {
         ("nonsense",): 2,
         ("downgrade",): 2,
-        ("downgrade", "base", "-x", "drop_data"): 3,
+        ("downgrade", "base", "-x", "drop_data"): 2,
         ("upgrade", "999_nowhere"): 3,
         ("upgrade", ""): 3,
         ("downgrade", "999_nowhere"): 3,
@@ -188,7 +159,6 @@ _SETTINGS: dict[str, tuple[str, dict[str, str], int, str]] = {
 
 @pytest.mark.parametrize("setting", list(_SETTINGS))
 def test_an_invalid_setting_exits_with_its_code(graphjobs: Command, setting: str) -> None:
-    """3 is an invalid configuration; 4 is an unavailable server, which a retry may reach."""
     command, settings, code, words = _SETTINGS[setting]
     _assert_failed(graphjobs("db", command, **settings), code=code, words=words)
 
@@ -225,7 +195,6 @@ async def _connect_once(url: str) -> None:
 
 
 def test_a_wrong_password_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """The correct password of the role is accepted."""
     accepted = graphjobs("db", "current", url=_as_alice(guarded_url, _PASSWORD))
     assert (0, "none\n", "") == (accepted.returncode, accepted.stdout, accepted.stderr)
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD + "x"))
@@ -233,7 +202,6 @@ def test_a_wrong_password_exits_3(graphjobs: Command, guarded_url: str) -> None:
 
 
 def test_a_missing_database_or_role_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """Both are errors of the configuration; the command creates neither."""
     nowhere = guarded_url.replace("/postgres?", "/nowhere?")
     done = graphjobs("db", "upgrade", url=_as_alice(nowhere, _PASSWORD))
     _assert_failed(done, code=3, words="the database does not exist on the server")
@@ -242,6 +210,5 @@ def test_a_missing_database_or_role_exits_3(graphjobs: Command, guarded_url: str
 
 
 def test_a_role_without_privileges_exits_3(graphjobs: Command, guarded_url: str) -> None:
-    """It can log in, but not create or use the schema."""
     done = graphjobs("db", "upgrade", url=_as_alice(guarded_url, _PASSWORD))
     _assert_failed(done, code=3, words="the database role lacks a privilege")

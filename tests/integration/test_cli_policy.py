@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
@@ -12,30 +11,21 @@ from graphjobs import PolicyRunJob, PolicyRunStatus
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run
-from tests.migrations.cli_tools import Done, ask, many_graphjobs
+from tests.migrations.cli_tools import Command, Done, ask, assert_failed
 
 Status = PolicyRunStatus
-
-Command: TypeAlias = Callable[..., Done]
 
 _DEEP = '{"a":' * 5_000 + "1" + "}" * 5_000
 
 
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Command]:
-    """The command."""
-    with many_graphjobs() as command:
-        yield command
-
-
 @pytest.fixture
-def policy(forked: Command, shared_settings: Settings, tenant: str) -> Command:
+def policy(graphjobs: Command, shared_settings: Settings, tenant: str) -> Command:
     """`graphjobs policy` for this test's tenant, on the shared database."""
     assert shared_settings.database_url is not None
     url = shared_settings.database_url.get_secret_value()
 
     def call(verb: str, *arguments: str, tenant: str = tenant) -> Done:
-        return forked("policy", verb, "--tenant", tenant, *arguments, url=url)
+        return graphjobs("policy", verb, "--tenant", tenant, *arguments, url=url)
 
     return call
 
@@ -50,14 +40,6 @@ def _text(done: Done) -> str:
     """Return the output of a successful command."""
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout
-
-
-def _assert_failed(done: Done, *words: str, code: int = 1) -> None:
-    """Check the exit code, and that the output is one sentence with the words."""
-    assert (code, "") == (done.returncode, done.stdout), done.stderr
-    assert done.stderr.startswith("graphjobs: ")
-    assert 1 == done.stderr.count("\n")
-    assert [] == [word for word in words if word not in done.stderr], done.stderr
 
 
 async def _stored(storage: Storage, tenant: str, status: PolicyRunStatus, run_id: str) -> PolicyRunJob:
@@ -76,7 +58,6 @@ async def _stored(storage: Storage, tenant: str, status: PolicyRunStatus, run_id
 
 
 async def test_a_run_is_submitted_with_all_options(policy: Command, storage: Storage, tenant: str) -> None:
-    """All options are stored, with the actor "cli"; a repeated call returns the same run."""
     options = (
         *("P-7", "--mode", "incremental", "--priority", "emergency", "--policy-version", "3", "--run-id", "nightly"),
         *("--sbom", "b", "--sbom", "a", "--environment", '{"stage": ["prod", null]}', "--metadata", "a=b=c"),
@@ -113,7 +94,6 @@ async def test_a_run_is_submitted_with_all_options(policy: Command, storage: Sto
 
 
 def test_a_run_is_by_default_full_with_normal_priority(policy: Command) -> None:
-    """The text output is one line that begins with the run id."""
     text = _text(policy("submit", "P-7"))
     assert re.fullmatch(r"run:[0-9a-f-]{36} is queued\n", text)
     (run,) = _lines(policy("list", "--json"))
@@ -121,7 +101,6 @@ def test_a_run_is_by_default_full_with_normal_priority(policy: Command) -> None:
 
 
 def test_the_environment_may_be_a_file(policy: Command, tmp_path: Path) -> None:
-    """An @ marks its path."""
     file = tmp_path / "environment.json"
     file.write_text('{"from": "a file"}')
     (run,) = _lines(policy("submit", "P-7", "--environment", f"@{file}", "--json"))
@@ -158,22 +137,19 @@ def test_the_environment_may_be_a_file(policy: Command, tmp_path: Path) -> None:
 async def test_an_invalid_option_is_one_sentence_with_its_name(
     policy: Command, storage: Storage, tenant: str, options: tuple[str, ...], words: list[str]
 ) -> None:
-    """Nothing is stored."""
-    _assert_failed(policy("submit", "P-7", *options), *words)
+    assert_failed(policy("submit", "P-7", *options), *words, code=2)
     assert () == (await storage.policy_runs.list(tenant)).runs
 
 
 def test_an_invalid_argument_is_named_by_its_metavar(policy: Command) -> None:
-    """The error does not name an option."""
-    _assert_failed(policy("submit", ""), "POLICY_ID must be text")
+    assert_failed(policy("submit", ""), "POLICY_ID must be text", code=2)
     for verb in ("show", "cancel", "retry"):
-        _assert_failed(policy(verb, "x" * 257), "RUN_ID must be text")
-    _assert_failed(policy("retry", "x", "--run-id", ""), "--run-id must be text")
-    _assert_failed(policy("cancel", "x", "--tenant", "\x07"), "--tenant must be text")
+        assert_failed(policy(verb, "x" * 257), "RUN_ID must be text", code=2)
+    assert_failed(policy("retry", "x", "--run-id", ""), "--run-id must be text", code=2)
+    assert_failed(policy("cancel", "x", "--tenant", "\x07"), "--tenant must be text", code=2)
 
 
 async def test_runs_are_listed_by_public_status(policy: Command, storage: Storage, tenant: str) -> None:
-    """Filters can be combined; two stored statuses are running."""
     for status in PolicyRunStatus:
         await _stored(storage, tenant, status, f"{status}")
 
@@ -193,7 +169,6 @@ async def test_runs_are_listed_by_public_status(policy: Command, storage: Storag
 
 
 def test_a_list_continues_by_its_cursor(policy: Command) -> None:
-    """The cursor is the last JSON line; with a table it is on standard error."""
     submitted = [_lines(policy("submit", "P-7", "--run-id", f"r{number}", "--json"))[0] for number in range(3)]
     *page, more = _lines(policy("list", "--limit", "2", "--json"))
     rest = _lines(policy("list", "--cursor", more["nextCursor"], "--json"))
@@ -219,7 +194,6 @@ def test_a_piped_table_wraps_no_cell(policy: Command) -> None:
 
 
 async def test_a_run_is_shown_with_its_events(policy: Command, storage: Storage, tenant: str) -> None:
-    """As two tables or as JSON lines; events have stored statuses."""
     run = await storage.policy_runs.insert(policy_run(tenant, run_id="a/b"), actor="ada")
     leased = await storage.policy_runs.replace(run.lease(at=AT, owner="the owner", until=AT), None, actor="the owner")
     assert leased.job is not None
@@ -241,7 +215,6 @@ async def test_a_run_is_shown_with_its_events(policy: Command, storage: Storage,
 async def test_all_events_of_a_run_are_shown(
     policy: Command, storage: Storage, tenant: str, shared_settings: Settings
 ) -> None:
-    """One page has at most 1,000 events."""
     run = await storage.policy_runs.insert(policy_run(tenant, run_id="busy"))
     assert shared_settings.database_url is not None
     ask(
@@ -256,7 +229,6 @@ async def test_all_events_of_a_run_are_shown(
 async def test_a_run_is_canceled_or_its_cancellation_is_requested(
     policy: Command, storage: Storage, tenant: str
 ) -> None:
-    """A queued run is canceled, for a running run it is requested, and for a final run it is an error."""
     for status in (Status.PENDING, Status.SUBMITTED, Status.COMPLETED):
         await _stored(storage, tenant, status, status)
     assert "pending is canceled\n" == _text(policy("cancel", "pending", "--reason", "not needed"))
@@ -264,8 +236,8 @@ async def test_a_run_is_canceled_or_its_cancellation_is_requested(
     assert "submitted is running, its cancellation is requested\n" == _text(policy("cancel", "submitted"))
     (run,) = _lines(policy("cancel", "pending", "--json"))
     assert ("canceled", "not needed") == (run["status"], run["cancellationReason"])
-    _assert_failed(policy("cancel", "completed"), "already completed, and final")
-    _assert_failed(policy("cancel", "missing"), tenant, "missing")
+    assert_failed(policy("cancel", "completed"), "already completed, and final")
+    assert_failed(policy("cancel", "missing"), tenant, "missing")
 
 
 async def test_a_final_run_is_retried(policy: Command, storage: Storage, tenant: str) -> None:
@@ -275,27 +247,25 @@ async def test_a_final_run_is_retried(policy: Command, storage: Storage, tenant:
     assert "again is queued, as a retry of failed\n" == _text(policy("retry", "failed", "--run-id", "again"))
     (run,) = _lines(policy("retry", "failed", "--run-id", "again", "--json"))
     assert ("again", {"retryOf": "failed"}) == (run["runId"], run["metadata"])
-    _assert_failed(policy("retry", "pending"), "only a final run can be retried")
-    _assert_failed(policy("retry", "failed", "--run-id", "pending"), "'pending'", "another request")
-    _assert_failed(policy("submit", "P-8", "--run-id", "again"), "'again'", "another request")
+    assert_failed(policy("retry", "pending"), "only a final run can be retried")
+    assert_failed(policy("retry", "failed", "--run-id", "pending"), "'pending'", "another request")
+    assert_failed(policy("submit", "P-8", "--run-id", "again"), "'again'", "another request")
 
 
 def test_another_tenants_run_is_not_listed(policy: Command) -> None:
-    """By all commands."""
     _text(policy("submit", "P-7", "--run-id", "theirs"))
     for verb in ("show", "cancel", "retry"):
-        _assert_failed(policy(verb, "theirs", tenant="stranger"), "tenant 'stranger' has no policy run theirs")
+        assert_failed(policy(verb, "theirs", tenant="stranger"), "tenant 'stranger' has no policy run theirs")
     assert [] == _lines(policy("list", "--json", tenant="stranger"))
 
 
 def test_an_invalid_filter_is_an_error_with_the_option(policy: Command) -> None:
-    """A time is one sentence; an unknown word is a usage error."""
     for time in ("yesterday", "2026-01-02T03:04:05", "20", ""):
-        _assert_failed(policy("list", "--queued-after", time), "--queued-after", "offset")
+        assert_failed(policy("list", "--queued-after", time), "--queued-after", "offset", code=2)
         for option in ("--queued-at", "--advisory-cursor", "--vex-cursor"):
-            _assert_failed(policy("submit", "P-7", option, time), option, "offset")
-    _assert_failed(policy("list", "--cursor", "bogus"), "--cursor")
-    _assert_failed(policy("list", "--policy", ""), "--policy")
+            assert_failed(policy("submit", "P-7", option, time), option, "offset", code=2)
+    assert_failed(policy("list", "--cursor", "bogus"), "--cursor", code=2)
+    assert_failed(policy("list", "--policy", ""), "--policy", code=2)
     for options in (("--status", "pending"), ("--mode", "slow"), ("--limit", "0"), ("--limit", "1001")):
         done = policy("list", *options)
         assert (2, "") == (done.returncode, done.stdout)
@@ -303,24 +273,23 @@ def test_an_invalid_filter_is_an_error_with_the_option(policy: Command) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_an_unreadable_row_is_reported(forked: Command, graphjobs_database_url: str) -> None:
+def test_an_unreadable_row_is_reported(graphjobs: Command, graphjobs_database_url: str) -> None:
     """A list has a line for it beside the readable rows; a command for it alone fails."""
     run, bad = [
-        _lines(forked("policy", "submit", "P", "--tenant", "t", "--json", url=graphjobs_database_url))[0]
+        _lines(graphjobs("policy", "submit", "P", "--tenant", "t", "--json", url=graphjobs_database_url))[0]
         for _ in range(2)
     ]
     ask(graphjobs_database_url, f"UPDATE scheduler.policy_runs SET payload = '{{\"x\": 1}}' WHERE id = '{bad['id']}'")
-    listed = _lines(forked("policy", "list", "--tenant", "t", "--json", url=graphjobs_database_url))
-    shown = forked("policy", "list", "--tenant", "t", url=graphjobs_database_url)
-    alone = forked("policy", "show", bad["runId"], "--tenant", "t", url=graphjobs_database_url)
+    listed = _lines(graphjobs("policy", "list", "--tenant", "t", "--json", url=graphjobs_database_url))
+    shown = graphjobs("policy", "list", "--tenant", "t", url=graphjobs_database_url)
+    alone = graphjobs("policy", "show", bad["runId"], "--tenant", "t", url=graphjobs_database_url)
     assert [run, {"unreadable": {"id": bad["id"], "reason": listed[1]["unreadable"]["reason"]}}] == listed
     assert (0, 2) == (shown.returncode, len(shown.stdout.splitlines()))
     assert bad["id"] in shown.stderr
-    _assert_failed(alone, bad["id"])
+    assert_failed(alone, bad["id"])
 
 
-def test_an_unavailable_database_exits_4(forked: Command) -> None:
-    """By all commands."""
+def test_an_unavailable_database_exits_4(graphjobs: Command) -> None:
     unavailable = "postgresql://nobody@127.0.0.1:1/none"
     for call in (("submit", "P"), ("list",), ("show", "x"), ("cancel", "x"), ("retry", "x")):
-        _assert_failed(forked("policy", *call, "--tenant", "t", url=unavailable), "no PostgreSQL answers", code=4)
+        assert_failed(graphjobs("policy", *call, "--tenant", "t", url=unavailable), "no PostgreSQL answers", code=4)

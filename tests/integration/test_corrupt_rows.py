@@ -1,10 +1,8 @@
 """Unreadable rows: each is reported, and does not affect the others."""
 
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from graphjobs import CorruptRow, GraphJobEvent, GraphJobStatus
 from graphjobs.graph_jobs.repository import GraphJobRepository
@@ -36,24 +34,17 @@ _DAMAGE = {
 }
 
 
-@pytest_asyncio.fixture
-async def jobs(storage: Storage) -> AsyncIterator[GraphJobRepository]:
-    """The repository, alone."""
-    yield GraphJobRepository(storage.database)
-
-
 async def _damage(storage: Storage, table: str, assignment: str, row_id: object) -> None:
-    """Writes by hand what no code of ours would."""
+    """Change a row as no code of the package does."""
     statement = f"UPDATE scheduler.{table} SET {assignment} WHERE id = $1"
     async with storage.session() as session, session.begin():
         await (await session.connection()).exec_driver_sql(statement, (row_id,))
 
 
 @pytest.mark.parametrize("damage", list(_DAMAGE))
-async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
+async def test_an_unreadable_job_is_reported_and_the_others_stay_readable(
     storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
-    """A read raises CorruptRow, a list reports the row apart, and a swap never raises."""
     before, broken, after = [await jobs.insert(build_job(tenant)) for _ in range(3)]
     await _damage(storage, "graph_jobs", _DAMAGE[damage], broken.id)
     with pytest.raises(CorruptRow, match=str(broken.id)) as caught:
@@ -66,10 +57,10 @@ async def test_a_damaged_job_is_named_and_the_rest_stays_readable(
     assert await jobs.try_replace(broken.start(at=AT), Status.QUEUED) in (True, False)
 
 
-async def test_a_version_past_9999_does_not_make_a_swap_fail(
+async def test_an_update_of_a_version_after_9999_succeeds(
     storage: Storage, jobs: GraphJobRepository, tenant: str
 ) -> None:
-    """The swap lands, and says so: the version that Python cannot hold is no reason to call it unknown."""
+    """Python cannot represent the version, which does not make the outcome unknown."""
     job = await jobs.insert(build_job(tenant))
     await _damage(storage, "graph_jobs", "updated_at = '12026-01-01'", job.id)
     assert await jobs.try_replace(job.start(at=AT), Status.QUEUED)
@@ -88,10 +79,9 @@ _EVENT_DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", list(_EVENT_DAMAGE))
-async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
+async def test_an_unreadable_event_is_reported_and_the_rest_of_the_log_stays_readable(
     storage: Storage, jobs: GraphJobRepository, tenant: str, damage: str
 ) -> None:
-    """The log is read around it."""
     job = await jobs.insert(build_job(tenant))
     events = [
         await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED)) for _ in range(3)
@@ -103,10 +93,10 @@ async def test_a_damaged_event_is_named_and_the_rest_of_the_log_stays_readable(
     assert (damage == "5,000 levels") == ("JSON must not nest deeper than 200 levels" in str(listed.unreadable[0]))
 
 
-async def test_the_error_repeats_nothing_of_the_payload(
+async def test_the_error_of_an_unreadable_row_has_no_value_of_its_payload(
     storage: Storage, jobs: GraphJobRepository, tenant: str
 ) -> None:
-    """Errors are logged; payloads may hold what must not be."""
+    """Errors are logged, and a payload may have a secret."""
     job = await jobs.insert(build_job(tenant))
     await _damage(storage, "graph_jobs", """payload = payload || '{"sbomDigest": "hunter2"}'""", job.id)
     with pytest.raises(CorruptRow) as caught:

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from graphjobs.demo.policy import read_policy, shipped_policy
 from graphjobs.demo.sbom import read_sbom, shipped_sboms
 from graphjobs.demo.workers import TENANTS, Demo, Job, Report
 from graphjobs.storage import Storage
+from tests.migrations.cli_tools import Done, graphjobs
 
 Status = GraphJobStatus
 
@@ -24,7 +22,6 @@ async def _run(storage: Storage, paths: list[Path], workers: int = 4) -> Report:
 
 
 async def test_each_sbom_of_the_package_is_built_and_overlaid_once(graphjobs_storage: Storage) -> None:
-    """With several workers, each job has one attempt and three events, and is completed."""
     report = await _run(graphjobs_storage, list(shipped_sboms()), workers=6)
     builds = [job for job in report.jobs if isinstance(job, GraphBuildJob)]
     overlays = [job for job in report.jobs if isinstance(job, GraphOverlayJob)]
@@ -44,7 +41,6 @@ async def test_each_sbom_of_the_package_is_built_and_overlaid_once(graphjobs_sto
 
 
 async def test_the_report_equals_the_stored_jobs(graphjobs_storage: Storage) -> None:
-    """The jobs of the report are values of the rows."""
     report = await _run(graphjobs_storage, list(shipped_sboms())[:2])
     stored: set[Job] = set()
     for tenant in TENANTS:
@@ -106,33 +102,25 @@ async def test_an_invalid_file_is_a_failed_job_and_other_jobs_run(graphjobs_stor
         assert job.error == last.payload["error"]
 
 
-def _graphjobs(url: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [Path(sys.executable).with_name("graphjobs"), *arguments],
-        env={**os.environ, "GRAPHJOBS_DATABASE_URL": url, "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def _demo(url: str, *arguments: str | Path) -> Done:
+    return graphjobs("demo", *arguments, url=url, COLUMNS="160")
 
 
 def test_the_command_prints_a_table_of_jobs_and_the_events_of_one(graphjobs_database_url: str) -> None:
     """The exit code is 0 if all jobs are completed."""
-    done = _graphjobs(graphjobs_database_url, "demo")
+    done = _demo(graphjobs_database_url)
     assert (done.returncode, done.stderr) == (0, "")
     assert 2 * len(shipped_sboms()) == len(re.findall(r"│ completed +│", done.stdout.split("Events of")[0]))
     for words in ("Jobs of run", "Events of overlay job", "queued", "forbidden", "Jobs of earlier runs: 0"):
         assert words in done.stdout
-    second = _graphjobs(graphjobs_database_url, "demo", shipped_sboms()[0])
+    second = _demo(graphjobs_database_url, shipped_sboms()[0])
     assert f"Jobs of earlier runs: {2 * len(shipped_sboms())}." in second.stdout
 
 
 def test_the_command_exits_1_if_a_job_failed(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """The table has the error of the job."""
     invalid = tmp_path / "[bold]bad.json"
     invalid.write_text("no json")
-    done = _graphjobs(graphjobs_database_url, "demo", invalid)
+    done = _demo(graphjobs_database_url, invalid)
     assert done.returncode == 1
     assert "[bold]bad.json" in done.stdout.replace("\n", "")
     assert "Traceback" not in done.stdout + done.stderr
@@ -140,21 +128,19 @@ def test_the_command_exits_1_if_a_job_failed(graphjobs_database_url: str, tmp_pa
 
 @pytest.mark.parametrize("content", ["", "[]", '{"name": "x", "forbiden_licences": []}', None])
 def test_an_invalid_policy_is_one_sentence(graphjobs_database_url: str, tmp_path: Path, content: str | None) -> None:
-    """The command exits 3 before a job is added."""
     policy = tmp_path / "policy.json"
     if content is not None:
         policy.write_text(content)
-    done = _graphjobs(graphjobs_database_url, "demo", "--policy", policy)
+    done = _demo(graphjobs_database_url, "--policy", policy)
     assert (done.returncode, done.stdout) == (3, "")
     assert "policy.json" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_the_policy_option_selects_the_policy(graphjobs_database_url: str, tmp_path: Path) -> None:
-    """A policy that forbids everything has a finding for each component."""
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"name": "nothing at all", "forbidden_packages": ["pkg:*"]}))
     sbom = shipped_sboms()[0]
-    done = _graphjobs(graphjobs_database_url, "demo", "--policy", policy, sbom)
+    done = _demo(graphjobs_database_url, "--policy", policy, sbom)
     assert f"{len(read_sbom(sbom).components)} forbidden" in done.stdout
     assert "nothing at all" in done.stdout

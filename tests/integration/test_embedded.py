@@ -181,7 +181,6 @@ class TestStartStopStatus:
     """Start, stop and status, the base of `graphjobs db start | stop | status`."""
 
     def test_a_cluster_is_created_started_inspected_and_stopped(self, home: Path) -> None:
-        """The status is correct before, during and after a run."""
         cluster = embedded_cluster(home / "data")
         before = cluster.status()
         cluster.start()
@@ -200,7 +199,6 @@ class TestStartStopStatus:
         assert not alive(running.pid)
 
     def test_a_second_start_does_nothing(self, cluster: Cluster) -> None:
-        """The postmaster stays the same."""
         cluster.start()
         pid = cluster.status().pid
         cluster.start()
@@ -208,13 +206,11 @@ class TestStartStopStatus:
         assert cluster.status().pid == pid
 
     def test_a_stop_of_a_cluster_without_data_does_nothing(self, home: Path) -> None:
-        """It creates neither data nor a lock file."""
         embedded_cluster(home / "data").stop()
 
         assert list(home.iterdir()) == []
 
     def test_the_data_survive_a_stop_and_a_start(self, cluster: Cluster) -> None:
-        """The second run reads the rows of the first."""
         cluster.start()
         ask(cluster.url(), "CREATE TABLE stored AS SELECT 42 AS answer")
         cluster.stop()
@@ -223,7 +219,6 @@ class TestStartStopStatus:
         assert ask(cluster.url(), "SELECT answer FROM stored") == 42
 
     def test_stop_ends_the_connections_of_clients(self, cluster: Cluster) -> None:
-        """An open session does not keep the server running."""
         cluster.start()
 
         async def stop_while_connected() -> bool:
@@ -263,7 +258,6 @@ class TestDatabases:
     """URLs, and their databases."""
 
     def test_ensure_running_returns_a_url_that_answers(self, home: Path) -> None:
-        """The database `graphjobs` exists after the first call and after the next."""
         first = ensure_running(home / "data")
         second = ensure_running(home / "data")
 
@@ -272,7 +266,6 @@ class TestDatabases:
 
     @pytest.mark.parametrize("name", ["plain", 'it\'s "odd"; DROP --', "50 % / ü?&host=x", ":'name'"])
     def test_a_database_of_any_name_is_created_once(self, shared: Cluster, name: str) -> None:
-        """Names are quoted, in SQL and in the URL."""
         shared.create_database_if_missing(name)
         shared.create_database_if_missing(name)
 
@@ -287,7 +280,6 @@ class TestDatabases:
         assert ask(ensure_running(home / "data"), "SELECT 1") == 1
 
     def test_a_stopped_cluster_creates_no_database(self, home: Path) -> None:
-        """The error is DatabaseUnavailable, which is safe to retry."""
         cluster = embedded_cluster(home / "data")
         with pytest.raises(DatabaseUnavailable):
             cluster.create_database_if_missing("graphjobs")
@@ -297,7 +289,6 @@ class TestSharing:
     """Several processes, and their deaths."""
 
     def test_concurrent_starts_share_one_server(self, home: Path) -> None:
-        """All processes get the same URL, and the server answers."""
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(ENSURE_RUNNING, home / "data", 0)) for _ in range(3)]
             urls = {process.communicate(timeout=60)[0].strip() for process in clients}
@@ -330,7 +321,6 @@ class TestSharing:
             assert ask(ensure_running(data_dir), "SELECT 1") == 1
 
     def test_the_wait_for_a_lock_ends(self, home: Path) -> None:
-        """After the limit the error names the lock file."""
         with (
             locked(home / "lock"),
             pytest.raises(DatabaseUnavailable, match="another process has held"),
@@ -401,7 +391,6 @@ class TestFolders:
 
     @pytest.mark.parametrize("name", ["x" * 120, 'it\'s $HOME, "50 %" `ü` +&?#;\\'])
     def test_a_data_path_of_any_length_and_letters_works(self, home: Path, name: str) -> None:
-        """A path that does not fit into a socket's path or a URL has its socket in /tmp."""
         url = ensure_running(home / name / "data")
 
         assert ask(url, "SELECT 1") == 1
@@ -426,7 +415,6 @@ class TestFolders:
         assert (cluster.data_dir / "PG_VERSION").read_text() == "16\n"
 
     def test_a_folder_with_other_files_is_refused(self, home: Path) -> None:
-        """No file is written beside the existing ones."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         (cluster.data_dir / "thesis.txt").touch()
@@ -438,7 +426,6 @@ class TestFolders:
         assert [path.name for path in cluster.data_dir.iterdir()] == ["thesis.txt"]
 
     def test_an_existing_empty_private_folder_is_used(self, home: Path) -> None:
-        """The folder may exist, if the server's user owns it and no other user can open it."""
         cluster = embedded_cluster(home / "data")
         cluster.data_dir.mkdir(mode=0o700)
         if cluster.os_user is not None:
@@ -523,7 +510,6 @@ class TestThrowaways:
     """Temporary clusters for tests."""
 
     def test_a_temporary_cluster_runs_and_is_removed(self) -> None:
-        """Its server is stopped, and its folders and its lock file are removed."""
         with throwaway_cluster(options={"max_connections": "17"}) as cluster:
             pid = cluster.status().pid
             answers = [ask(cluster.url(), f"SHOW {name}") for name in ("fsync", "max_connections")]
@@ -534,7 +520,6 @@ class TestThrowaways:
         assert not list(parent.glob(f"{cluster.data_dir.parent.name}*"))
 
     def test_a_temporary_cluster_is_removed_when_its_test_fails(self) -> None:
-        """The caller gets the error of the test."""
         with pytest.raises(ZeroDivisionError), throwaway_cluster() as cluster:
             _ = 1 / 0
 
@@ -566,7 +551,6 @@ class TestThrowaways:
 
     @pytest.mark.parametrize("bin_dir", sorted(Path("/usr/lib/postgresql").glob("*/bin")), ids=str)
     def test_a_temporary_cluster_runs_on_the_systems_postgresql(self, bin_dir: Path) -> None:
-        """Every installed version from 15 on works."""
         with throwaway_cluster(bin_dir=bin_dir) as cluster:
             version = ask(cluster.url(), "SHOW server_version_num")
 

@@ -1,14 +1,13 @@
-"""The repository of policy runs on a real database, alone and inside a session of the caller's."""
+"""The repository of policy runs in autocommit and in a session."""
 
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,7 +25,7 @@ from graphjobs import (
 from graphjobs.core.pagination import COUNT_MAX
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.database.executor import Executor, Params, Row, SessionExecutor
-from graphjobs.policy_runs import repository as repository_room
+from graphjobs.policy_runs import repository as repository_module
 from graphjobs.policy_runs.attempt_results import LeaseResult
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.queue import PolicyRunQueue
@@ -34,49 +33,21 @@ from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
+from tests.integration.states import (
+    MICROSECOND,
+    MINUTE,
+    OWNER,
+    add_leased,
+    add_submitted,
+    applied,
+    ids,
+    later,
+    lease,
+    payloads,
+    read,
+)
 
 Status = PolicyRunStatus
-
-_MINUTE = timedelta(minutes=1)
-
-
-@pytest_asyncio.fixture(params=["alone", "in a session"])
-async def runs(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterator[PolicyRunRepository]:
-    """The repository, both ways: what it promises is the same."""
-    if request.param == "alone":
-        yield storage.policy_runs
-        return
-    async with storage.session() as session, session.begin():
-        yield storage.policy_runs.using(session)
-
-
-async def leased(runs: PolicyRunRepository, run: PolicyRunJob, owner: str = "owner") -> PolicyRunJob:
-    """Stores a run and leases it."""
-    await runs.insert(run)
-    (found,) = (await queue_of(runs).lease(owner, _MINUTE, attempts_max=5, tenant_id=run.tenant_id)).runs
-    return found
-
-
-async def submitted(runs: PolicyRunRepository, run: PolicyRunJob) -> PolicyRunJob:
-    """Stores a run, leases it, and hands it over."""
-    held = await leased(runs, run)
-    result = await runs.replace(held.submit(at=AT), "owner")
-    assert result.job is not None
-    return result.job
-
-
-async def log(runs: PolicyRunRepository, run: PolicyRunJob) -> list[dict[str, Any]]:
-    """What the log tells of a run, without ids."""
-    payloads = [dict(event.payload) for event in await runs.events(run.tenant_id, run.id)]
-    for payload in payloads:
-        assert uuid.UUID(payload.pop("transitionId"))
-        payload.pop("digest", None)
-    return payloads
-
-
-def later(step: int) -> datetime:
-    """A time, in order."""
-    return AT + timedelta(seconds=step)
 
 
 # Inserts and reads
@@ -99,7 +70,6 @@ _FULL = {
 
 
 async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -> None:
-    """Every field, whichever key asks; the version is the database's."""
     run = policy_run(tenant, run_id="nightly/7 \N{SNOWMAN}", **_FULL)
 
     stored = await runs.insert(run, actor="ci")
@@ -109,7 +79,7 @@ async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -
     assert stored == await runs.get(tenant, run.id)
     assert stored == await runs.get(tenant, str(run.id).upper())
     assert stored == await runs.get_by_run_id(tenant, run.run_id)
-    assert [{"to": "pending", "attempts": 0, "actor": "ci"}] == await log(runs, run)
+    assert [{"to": "pending", "attempts": 0, "actor": "ci"}] == payloads(await runs.events(tenant, run.id))
     (event,) = await runs.events(tenant, run.id)
     assert (stored.updated_at, Status.PENDING) == (event.created_at, event.status)
 
@@ -122,7 +92,7 @@ async def test_a_run_is_read_as_stored(runs: PolicyRunRepository, tenant: str) -
 async def test_numbers_that_the_database_reformats_are_read_as_stored(
     runs: PolicyRunRepository, tenant: str, numbers: list[float]
 ) -> None:
-    """The limit holds for what was asked for, in both directions: JSONB gives 1e300 back as 301 digits."""
+    """JSONB returns 1e300 as 301 digits; the limit of the size is that of the request."""
     inputs = PolicyRunInputs(environment={"x": numbers})
     stored = await runs.insert(policy_run(tenant, inputs=inputs))
     assert inputs == stored.inputs
@@ -130,13 +100,12 @@ async def test_numbers_that_the_database_reformats_are_read_as_stored(
 
 
 async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tenant: str) -> None:
-    """As a migration would."""
-    held = policy_run(tenant).lease(at=AT, owner="owner", until=later(60))
+    held = policy_run(tenant).lease(at=AT, owner=OWNER, until=later(60))
     for run in (
         held,
         held.submit(at=AT),
         held.submit(at=AT).complete(at=AT),
-        held.fail(at=AT, error="so"),
+        held.fail(at=AT, error="broken"),
         policy_run(tenant).request_cancellation(at=AT, reason="not needed"),
         held.submit(at=AT).request_cancellation(at=AT),
     ):
@@ -147,20 +116,19 @@ async def test_a_run_of_any_status_can_be_stored(runs: PolicyRunRepository, tena
 
 
 async def test_a_second_insert_of_a_run_id_returns_the_first_run(runs: PolicyRunRepository, tenant: str) -> None:
-    """As it now is; the second one leaves no trace. Another tenant may use the name."""
-    first = await leased(runs, policy_run(tenant, run_id="nightly"))
+    """The second insert adds no row and no event; another tenant may use the run id."""
+    first = await add_leased(runs, policy_run(tenant, run_id="nightly"))
 
     again = await runs.insert(policy_run(tenant, run_id="nightly", priority="high"))
     others = await runs.insert(policy_run(f"{tenant}-other", run_id="nightly"))
 
     assert first == again
     assert others.id not in (first.id, None)
-    assert ["pending", "dispatching"] == [event["to"] for event in await log(runs, first)]
+    assert ["pending", "dispatching"] == [event.status for event in await runs.events(tenant, first.id)]
     assert 1 == (await runs.count(tenant)).value
 
 
 async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant: str) -> None:
-    """By any tenant, which the error does not name; a session stays usable."""
     first = await runs.insert(policy_run(tenant))
     for tenant_id in (tenant, f"{tenant}-other"):
         with pytest.raises(JobAlreadyExists, match=f"a policy run with the id {first.id} already exists") as caught:
@@ -171,7 +139,7 @@ async def test_an_id_that_is_taken_is_an_error(runs: PolicyRunRepository, tenant
 
 
 async def test_get_of_an_unknown_run_returns_none(runs: PolicyRunRepository, tenant: str) -> None:
-    """Also under text that is no id."""
+    """Text that is not a UUID has the same answer as an unknown UUID."""
     assert None is await runs.get(tenant, uuid.uuid4())
     assert None is await runs.get(tenant, "no id")
     assert None is await runs.get_by_run_id(tenant, "nobody's")
@@ -179,51 +147,41 @@ async def test_get_of_an_unknown_run_returns_none(runs: PolicyRunRepository, ten
     assert () == tuple(await runs.events(tenant, "no id"))
 
 
-@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
+@pytest.mark.parametrize("offset", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
 async def test_immediate_availability_follows_the_clock_of_the_database(
-    runs: PolicyRunRepository, tenant: str, off: timedelta
+    runs: PolicyRunRepository, tenant: str, offset: timedelta
 ) -> None:
-    """By a clock that is ahead it would wait; by one that is behind, pass those that wait."""
-    made = datetime.now(UTC) + off
-    now = await runs.insert(policy_run(tenant, available_at=made, created_at=made, queued_at=made))
-    taken = await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
-    assert [now.id] == [run.id for run in taken.runs]
-    assert made == now.created_at
-    assert abs(now.available_at - datetime.now(UTC)) < timedelta(minutes=1)
+    """With the clock of the caller the run would wait, or would come before earlier runs."""
+    created_at = datetime.now(UTC) + offset
+    run = await runs.insert(policy_run(tenant, available_at=created_at, created_at=created_at, queued_at=created_at))
+    assert [run.id] == ids((await lease(runs, tenant, limit=10)).runs)
+    assert created_at == run.created_at
+    assert abs(run.available_at - datetime.now(UTC)) < MINUTE
 
 
 async def test_a_later_available_at_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
-    """It is available when it says."""
-    ahead = datetime.now(UTC) + timedelta(hours=1)
-    later_on = await runs.insert(policy_run(tenant, available_at=ahead))
-
-    taken = await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, limit=10, tenant_id=tenant)
-
-    assert ahead == later_on.available_at
-    assert () == taken.runs
+    """The run is not leased before that time."""
+    available_at = datetime.now(UTC) + timedelta(hours=1)
+    run = await runs.insert(policy_run(tenant, available_at=available_at))
+    assert available_at == run.available_at
+    assert () == (await lease(runs, tenant, limit=10)).runs
 
 
-# Moves
+# Updates
 
 
 async def test_each_legal_transition_is_stored_and_logged(runs: PolicyRunRepository, tenant: str) -> None:
-    """From pending to the end, as the pure moves say; and each answer is the row."""
+    """Each answer is the stored row."""
     run = await runs.insert(policy_run(tenant))
-    held = await runs.replace(run.lease(at=AT, owner="owner", until=later(60)), None, actor="by hand")
-    assert held.job is not None
-    renewed = await runs.replace(held.job.renew(at=AT, until=later(120)), "owner")
-    assert renewed.job is not None
-    back = await runs.replace(renewed.job.release(at=AT, available_at=AT, error="away"), "owner")
-    assert back.job is not None
-    again = await runs.replace(back.job.lease(at=AT, owner="other", until=later(60)), None)
-    assert again.job is not None
-    taken = await runs.replace(again.job.submit(at=AT), "other")
-    assert taken.job is not None
-    done = await runs.replace(taken.job.complete(at=AT), None)
+    leased = applied(await runs.replace(run.lease(at=AT, owner=OWNER, until=later(60)), None, actor="by hand"))
+    renewed = applied(await runs.replace(leased.renew(at=AT, until=later(120)), OWNER))
+    released = applied(await runs.replace(renewed.release(at=AT, available_at=AT, error="away"), OWNER))
+    again = applied(await runs.replace(released.lease(at=AT, owner="other", until=later(60)), None))
+    submitted = applied(await runs.replace(again.submit(at=AT), "other"))
+    completed = applied(await runs.replace(submitted.complete(at=AT), None))
 
-    assert all(result.applied and result for result in (held, renewed, back, again, taken, done))
-    assert done.job == await runs.get(tenant, run.id)
-    moves = [(event.get("from"), event["to"], event["attempts"]) for event in await log(runs, run)]
+    assert completed == await runs.get(tenant, run.id)
+    events = await runs.events(tenant, run.id)
     assert [
         (None, "pending", 0),
         ("pending", "dispatching", 1),
@@ -232,11 +190,10 @@ async def test_each_legal_transition_is_stored_and_logged(runs: PolicyRunReposit
         ("pending", "dispatching", 2),
         ("dispatching", "submitted", 2),
         ("submitted", "completed", 2),
-    ] == moves
-    versions = [event.created_at for event in await runs.events(tenant, run.id)]
+    ] == [(event.payload.get("from"), event.payload["to"], event.payload["attempts"]) for event in events]
+    versions = [event.created_at for event in events]
     assert sorted(set(versions)) == versions
-    assert done.job is not None
-    assert versions[-1] == done.job.updated_at
+    assert versions[-1] == completed.updated_at
 
 
 @pytest.mark.parametrize("owner", [None, "other", "Owner", "owner "])
@@ -244,63 +201,36 @@ async def test_only_the_lease_owner_updates_a_dispatching_run(
     runs: PolicyRunRepository, tenant: str, owner: str | None
 ) -> None:
     """The answer to another owner has the owner of the lease, and nothing changes."""
-    held = await leased(runs, policy_run(tenant))
-    for move in (held.submit(at=AT), held.fail(at=AT, error="so")):
-        result = await runs.replace(move, owner)
+    run = await add_leased(runs, policy_run(tenant))
+    for target in (run.submit(at=AT), run.fail(at=AT, error="broken")):
+        result = await runs.replace(target, owner)
         assert not result
-        assert UpdateOutcome.CONFLICT is result.outcome
-        assert held == result.job
+        assert (UpdateOutcome.CONFLICT, run) == (result.outcome, result.job)
         assert "a later read found it dispatching by 'owner' at attempts 1" in result.reason
-    assert held == await runs.get(tenant, held.id)
-    assert 2 == len(await log(runs, held))
-
-
-async def test_a_lost_attempt_is_not_ended_by_its_former_owner(runs: PolicyRunRepository, tenant: str) -> None:
-    """Though he bears the same name: the attempt is another one."""
-    first = await leased(runs, policy_run(tenant))
-    await runs.replace(first.release(at=AT, available_at=AT), "owner")
-    (second,) = (await queue_of(runs).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)).runs
-
-    late = await runs.replace(first.submit(at=AT), "owner")
-
-    assert (UpdateOutcome.CONFLICT, second) == (late.outcome, late.job)
-    assert (2, Status.DISPATCHING) == (second.attempts, second.status)
+    assert run == await runs.get(tenant, run.id)
+    assert 2 == len(await runs.events(tenant, run.id))
 
 
 async def test_an_update_that_keeps_the_status_compares_the_version(runs: PolicyRunRepository, tenant: str) -> None:
-    """Else a heartbeat of the holder would be written over."""
-    held = await leased(runs, policy_run(tenant))
-    await queue_of(runs).renew([held], timedelta(hours=1))
-    stale = await runs.replace(held.request_cancellation(at=AT), "owner")
-    assert stale.job is not None
-    fresh = await runs.replace(stale.job.request_cancellation(at=AT, reason="why"), "owner")
-    assert (UpdateOutcome.CONFLICT, UpdateOutcome.APPLIED) == (stale.outcome, fresh.outcome)
-    assert fresh.job is not None
-    assert (True, "why", stale.job.lease_expires_at) == (
-        fresh.job.cancellation_requested,
-        fresh.job.cancellation_reason,
-        fresh.job.lease_expires_at,
-    )
+    """Without the comparison an update would overwrite a heartbeat."""
+    run = await add_leased(runs, policy_run(tenant))
+    (renewed,) = (await queue_of(runs).renew([run], timedelta(hours=1))).runs
+    stale = await runs.replace(run.request_cancellation(at=AT), OWNER)
+    fresh = applied(await runs.replace(renewed.request_cancellation(at=AT, reason="not wanted"), OWNER))
+    assert (UpdateOutcome.CONFLICT, renewed) == (stale.outcome, stale.job)
+    assert ("not wanted", renewed.lease_expires_at) == (fresh.cancellation_reason, fresh.lease_expires_at)
 
 
 async def test_a_concurrent_cancellation_request_is_kept(runs: PolicyRunRepository, tenant: str) -> None:
-    """The answer has the acknowledged request, and a run with a request is not released."""
-    held = await leased(runs, policy_run(tenant))
-    asked = await runs.replace(held.request_cancellation(at=AT, reason="why"), "owner")
-    assert asked.applied
-
-    back = await runs.replace(held.release(at=AT, available_at=AT), "owner")
-    taken = await runs.replace(held.submit(at=AT), "owner")
-
-    assert UpdateOutcome.CONFLICT is back.outcome
-    assert taken.job is not None
-    assert (Status.SUBMITTED, True, AT, "why") == (
-        taken.job.status,
-        taken.job.cancellation_requested,
-        taken.job.cancellation_requested_at,
-        taken.job.cancellation_reason,
-    )
-    assert taken.job == await runs.get(tenant, held.id)
+    """The answer has the request, and a run with a request is not released."""
+    run = await add_leased(runs, policy_run(tenant))
+    applied(await runs.replace(run.request_cancellation(at=AT, reason="not wanted"), OWNER))
+    release = await runs.replace(run.release(at=AT, available_at=AT), OWNER)
+    submitted = applied(await runs.replace(run.submit(at=AT), OWNER))
+    assert UpdateOutcome.CONFLICT is release.outcome
+    assert (Status.SUBMITTED, AT) == (submitted.status, submitted.cancellation_requested_at)
+    assert (True, "not wanted") == (submitted.cancellation_requested, submitted.cancellation_reason)
+    assert submitted == await runs.get(tenant, run.id)
 
 
 @pytest.mark.parametrize(
@@ -322,62 +252,51 @@ async def test_a_concurrent_cancellation_request_is_kept(runs: PolicyRunReposito
 async def test_the_requested_fields_never_change(
     runs: PolicyRunRepository, tenant: str, change: dict[str, Any]
 ) -> None:
-    """A move of a value that says otherwise is refused, and not half stored."""
-    held = await leased(runs, policy_run(tenant))
-    result = await runs.replace(held.replace(**change).submit(at=AT), "owner")
-    assert (UpdateOutcome.CONFLICT, held) == (result.outcome, result.job)
+    """An update with another value is a conflict, and no part of it is stored."""
+    run = await add_leased(runs, policy_run(tenant))
+    result = await runs.replace(run.replace(**change).submit(at=AT), OWNER)
+    assert (UpdateOutcome.CONFLICT, run) == (result.outcome, result.job)
     assert "its request differs" in result.reason
 
 
-async def test_an_illegal_update_is_reported_before_any_sql(runs: PolicyRunRepository, tenant: str) -> None:
-    """By both words."""
-    run = await runs.insert(policy_run(tenant))
-    result = await runs.replace(run, "owner")
-    done = (await submitted(runs, policy_run(tenant))).complete(at=AT)
-    illegal = await runs.replace(done, "owner")
+async def test_an_illegal_update_has_both_statuses_in_its_reason(runs: PolicyRunRepository, tenant: str) -> None:
+    """An update that keeps the status pending is a conflict, and one of a missing run is not found."""
+    pending = await runs.replace(await runs.insert(policy_run(tenant)), OWNER)
+    submitted = await add_submitted(runs, policy_run(tenant, priority="high"))
+    illegal = await runs.replace(submitted.complete(at=AT), OWNER)
     missing = await runs.replace(policy_run(tenant).cancel(at=AT), None)
-    assert (UpdateOutcome.CONFLICT, UpdateOutcome.ILLEGAL) == (result.outcome, illegal.outcome)
+    assert (UpdateOutcome.CONFLICT, UpdateOutcome.ILLEGAL) == (pending.outcome, illegal.outcome)
     assert "a policy run cannot go from dispatching to completed" in illegal.reason
     assert (UpdateOutcome.NOT_FOUND, None) == (missing.outcome, missing.job)
 
 
-async def test_a_repeated_transition_id_is_applied_once(runs: PolicyRunRepository, tenant: str) -> None:
-    """And answers the same; its id under another move is refused."""
-    held = await leased(runs, policy_run(tenant))
-    transition_id = uuid.uuid4()
-    first = await runs.replace(held.submit(at=AT), "owner", transition_id=transition_id)
-    again = await runs.replace(held.submit(at=AT), "owner", transition_id=transition_id)
-    assert first == again
-    assert first.applied
-    assert 3 == len(await log(runs, held))
+async def test_the_transition_id_of_another_update_is_refused(runs: PolicyRunRepository, tenant: str) -> None:
+    """A second use of the id would make the answer of the first update wrong."""
+    run, transition_id = await add_leased(runs, policy_run(tenant)), uuid.uuid4()
+    submitted = applied(await runs.replace(run.submit(at=AT), OWNER, transition_id=transition_id))
     with pytest.raises(InvalidJob, match="belongs to another transition") as caught:
-        await runs.replace(held.fail(at=AT, error="so"), "owner", transition_id=transition_id)
+        await runs.replace(run.fail(at=AT, error="broken"), OWNER, transition_id=transition_id)
     assert "transition_id" == caught.value.field
+    assert submitted == await runs.get(tenant, run.id)
 
 
 # Pages
 
 
 async def test_pages_are_newest_first_and_hold_each_run_once(runs: PolicyRunRepository, tenant: str) -> None:
-    """Ties by id; a cursor goes on where the page ended."""
+    """Runs of one time are in the order of their ids."""
     stored = [await runs.insert(policy_run(tenant, queued_at=later(step // 3))) for step in range(10)]
     expected = sorted(stored, key=lambda run: (run.queued_at, run.id), reverse=True)
-    found: list[PolicyRunJob] = []
-    cursor = None
-    pages = 0
-    while pages == 0 or cursor is not None:
-        pages += 1
-        page = await runs.list(tenant, PolicyRunQuery(limit=3, cursor=cursor))
-        found += page.runs
-        cursor = page.next_cursor
-    assert expected == found
-    assert 4 == pages
-    assert expected == list((await runs.list(tenant, PolicyRunQuery(limit=10))).runs)
-    assert None is (await runs.list(tenant, PolicyRunQuery(limit=10))).next_cursor
+    pages = [await runs.list(tenant, PolicyRunQuery(limit=3))]
+    while (cursor := pages[-1].next_cursor) is not None:
+        pages.append(await runs.list(tenant, PolicyRunQuery(limit=3, cursor=cursor)))
+    whole = await runs.list(tenant, PolicyRunQuery(limit=10))
+    assert expected == [run for page in pages for run in page.runs] == list(whole.runs)
+    assert (4, None) == (len(pages), whole.next_cursor)
 
 
 async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
-    """Each choice holds what a dictionary of the same runs would; and so counts."""
+    """Lists and counts have the runs that match all filters."""
     stored: list[PolicyRunJob] = []
     for step in range(24):
         run = policy_run(
@@ -390,7 +309,7 @@ async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
         if step % 4 == 1:
             run = run.cancel(at=AT)
         elif step % 4 == 2:
-            run = run.lease(at=AT, owner="owner", until=later(60)).fail(at=AT, error="so")
+            run = run.lease(at=AT, owner=OWNER, until=later(60)).fail(at=AT, error="broken")
         stored.append(await runs.insert(run))
     newest = stored[::-1]
     for policy, mode, statuses, after in itertools.product(
@@ -413,10 +332,9 @@ async def test_filters_combine(runs: PolicyRunRepository, tenant: str) -> None:
 
 
 async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, tenant: str) -> None:
-    """Another filter, another tenant, or a list of graph jobs: refused by its name."""
+    """A cursor with another filter or tenant is refused."""
     for _ in range(3):
         await runs.insert(policy_run(tenant))
-        await runs.insert(policy_run(f"{tenant}-other"))
     cursor = (await runs.list(tenant, PolicyRunQuery(limit=1))).next_cursor
     assert 2 == len((await runs.list(tenant, PolicyRunQuery(cursor=cursor, limit=500))).runs)
     for call in (
@@ -435,11 +353,11 @@ async def test_a_cursor_continues_its_own_list_only(runs: PolicyRunRepository, t
 async def test_a_count_is_exact_up_to_its_cap(
     runs: PolicyRunRepository, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond it says that there are more."""
+    """The text of a larger count says that there are more."""
     for _ in range(6):
         await runs.insert(policy_run(tenant))
     assert "6" == str(await runs.count(tenant))
-    monkeypatch.setattr(repository_room, "COUNT_MAX", 5)
+    monkeypatch.setattr(repository_module, "COUNT_MAX", 5)
     assert "more than 5" == str(await runs.count(tenant))
     assert COUNT_MAX == 10_000
 
@@ -447,32 +365,32 @@ async def test_a_count_is_exact_up_to_its_cap(
 # Metrics
 
 
-async def test_percentiles_are_of_the_newest_of_all_modes(
+async def test_percentiles_are_of_the_newest_runs_of_all_modes(
     runs: PolicyRunRepository, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though there are more of each mode than are looked at; those counted are those looked at."""
-    monkeypatch.setattr("graphjobs.policy_runs.repository.COUNT_MAX", 10)
+    """Each mode has more completed runs than the cap, and `completed` is the number of the compared runs."""
+    monkeypatch.setattr(repository_module, "COUNT_MAX", 10)
     for mode, seconds in (("full", 2_000), ("simulate", 10)):
         queued_at = datetime.now(UTC) - timedelta(seconds=seconds)
         for _ in range(12):
             run = policy_run(tenant, mode=mode, queued_at=queued_at)
-            await runs.insert(run.lease(at=AT, owner="owner", until=later(60)).submit(at=AT).complete(at=AT))
+            await runs.insert(run.lease(at=AT, owner=OWNER, until=later(60)).submit(at=AT).complete(at=AT))
     metrics = await runs.metrics(tenant)
     assert 10 == metrics.completed
     assert pytest.approx(10, abs=9) == metrics.p50 == pytest.approx(metrics.p99, abs=9)
 
 
 async def test_metrics_have_depth_age_and_latency(runs: PolicyRunRepository, tenant: str) -> None:
-    """By mode and priority, each pair; percentiles of what was completed, by the database's clock."""
+    """Depths and ages by mode and priority; percentiles of the completed runs, by the clock of the database."""
     now = datetime.now(UTC)
     for minutes, priority in ((1, "normal"), (5, "normal"), (2, "emergency")):
         await runs.insert(policy_run(tenant, priority=priority, queued_at=now - timedelta(minutes=minutes)))
     await runs.insert(policy_run(tenant, mode="simulate", queued_at=now + timedelta(hours=1)))
     for hours in (1, 2, 3, 100):
         queued = now - timedelta(hours=hours)
-        # It is completed now, by the version of its row.
-        held = policy_run(tenant, queued_at=queued).lease(at=queued, owner="owner", until=queued)
-        await runs.insert(held.submit(at=queued).complete(at=queued))
+        # The insertion sets the version, which is the time of the completion.
+        leased = policy_run(tenant, queued_at=queued).lease(at=queued, owner=OWNER, until=queued)
+        await runs.insert(leased.submit(at=queued).complete(at=queued))
     metrics = await runs.metrics(tenant)
 
     depths = {cell: depth for cell, depth in metrics.queue.items() if depth.count.value}
@@ -495,70 +413,53 @@ async def test_metrics_have_depth_age_and_latency(runs: PolicyRunRepository, ten
     assert (None, 0, {None}) == (nobody.p50, nobody.completed, {depth.oldest for depth in nobody.queue.values()})
 
 
-# Bad input
+# Invalid arguments; tests/faults/test_policy_hostile.py has the others
 
 
-@pytest.mark.parametrize(
-    ("call", "field"),
-    [
-        (lambda runs: runs.insert("run"), "job"),
-        (lambda runs: runs.insert(policy_run(), actor=""), "actor"),
-        (lambda runs: runs.get("", uuid.uuid4()), "tenant_id"),
-        (lambda runs: runs.get("acme", 7), "job_id"),
-        (lambda runs: runs.get_by_run_id("acme", "x" * 257), "run_id"),
-        (lambda runs: runs.replace(None, None), "job"),
-        (lambda runs: runs.replace(policy_run(), "x" * 10_000), "expected_lease_owner"),
-        (lambda runs: runs.replace(policy_run(), None, transition_id="7"), "transition_id"),
-        (lambda runs: runs.list("acme", PolicyRunQuery(limit=0)), "limit"),
-        (lambda runs: runs.list("acme", PolicyRunQuery(limit=1_001)), "limit"),
-        (lambda runs: runs.list("acme", PolicyRunQuery(limit=True)), "limit"),
-        (lambda runs: runs.list("acme", PolicyRunQuery(mode="partial")), "mode"),  # type: ignore[arg-type]
-        (lambda runs: runs.list("acme", PolicyRunQuery(statuses=("queued",))), "statuses.0"),  # type: ignore[arg-type]
-        (lambda runs: runs.list("acme", PolicyRunQuery(policy_id="a\0b")), "policy_id"),
-        (lambda runs: runs.list("acme", PolicyRunQuery(queued_after=datetime(2026, 1, 1))), "queued_after"),  # noqa: DTZ001
-        (lambda runs: runs.list("acme\n"), "tenant_id"),
-        (lambda runs: runs.count("acme", "full"), "query"),
-        (lambda runs: runs.events("acme", uuid.uuid4(), after=-1), "after"),
-        (lambda runs: runs.events("acme", uuid.uuid4(), limit=0), "limit"),
-        (lambda runs: runs.metrics("acme", window=timedelta(0)), "window"),
-        (lambda runs: runs.metrics("acme", window=timedelta(days=367)), "window"),
-        (lambda runs: runs.metrics("acme", window=60), "window"),
-    ],
-)
-async def test_an_error_names_the_invalid_field(
-    storage: Storage, call: Callable[[Any], Awaitable[object]], field: str
-) -> None:
-    """Before any SQL."""
+def test_an_invalid_status_is_named_with_its_place() -> None:
+    """A public status is not a filter."""
     with pytest.raises(InvalidJob) as caught:
-        await call(storage.policy_runs)
-    assert field == caught.value.field
+        PolicyRunQuery(statuses=("queued",))  # type: ignore[arg-type]
+    assert "statuses.0" == caught.value.field
+
+
+async def test_a_tenant_with_a_newline_at_its_end_is_refused(storage: Storage) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidJob) as caught:
+        await storage.policy_runs.list("acme\n")
+    assert "tenant_id" == caught.value.field
 
 
 # Sessions
 
 
 async def test_a_rolled_back_transaction_changes_nothing(storage: Storage, tenant: str) -> None:
-    """Runs and the caller's own rows commit or vanish together."""
+    """Neither an insertion nor a lease is stored."""
     async with storage.session() as session:
-        runs = storage.policy_runs.using(session)
-        run = await runs.insert(policy_run(tenant))
-        (held,) = (
-            await storage.policy_run_queue.using(session).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant)
-        ).runs
-        assert run.id == held.id
+        run = await add_leased(storage.policy_runs.using(session), policy_run(tenant))
         await session.rollback()
     assert None is await storage.policy_runs.get(tenant, run.id)
 
 
 async def test_pending_runs_send_a_notification(graphjobs_settings: Settings) -> None:
-    """If the settings say so: after an insertion, and after a release without a delay."""
-    heard = asyncio.Event()
+    """The setting `notify` sends one after an insertion and after a release without a delay."""
+    notified = asyncio.Event()
+
+    async def is_notified() -> bool:
+        await asyncio.wait_for(notified.wait(), 10)
+        notified.clear()
+        return True
+
     async with open_storage(graphjobs_settings.model_copy(update={"notify": True})) as storage:
-        listening = asyncio.ensure_future(storage.listen(heard.set))
-        await asyncio.wait_for(heard.wait(), 10)  # it begins with one
-        heard.clear()
-        await storage.policy_runs.insert(policy_run())
-        await asyncio.wait_for(heard.wait(), 10)
+        listening = asyncio.ensure_future(storage.listen(notified.set))
+        assert await is_notified(), "listening begins with a notification"
+        run = await storage.policy_runs.insert(policy_run())
+        assert await is_notified()
+        (leased,) = (await lease(storage.policy_runs)).runs
+        assert not notified.is_set()
+        await storage.policy_run_queue.end([LeaseResult.released(leased)])
+        assert await is_notified()
+        assert run.id == leased.id
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
 
@@ -567,7 +468,7 @@ async def test_pending_runs_send_a_notification(graphjobs_settings: Settings) ->
 
 
 class _Counting:
-    """An executor that counts the statements it runs: alone, each is one round trip."""
+    """An executor that counts the statements it runs: in autocommit a statement is one round trip."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -582,9 +483,8 @@ class _Counting:
 
 
 async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> None:
-    """Where nothing is lost: a second read is for late calls only."""
     counting = _Counting(storage.database)
-    runs = PostgresPolicyRunRepository(counting)
+    runs, queue = PostgresPolicyRunRepository(counting), PolicyRunQueue(counting)
     run = policy_run(tenant)
 
     async def counted(call: Awaitable[Any]) -> Any:
@@ -597,16 +497,15 @@ async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> N
     assert first == await counted(runs.insert(run.replace(id=uuid.uuid4())))
     await counted(runs.get(tenant, run.id))
     await counted(runs.get_by_run_id(tenant, run.run_id))
-    (held,) = (await counted(PolicyRunQueue(counting).lease("owner", _MINUTE, attempts_max=5, tenant_id=tenant))).runs
-    await counted(PolicyRunQueue(counting).lease("owner", _MINUTE, attempts_max=5, limit=1))
-    await counted(PolicyRunQueue(counting).renew([held], timedelta(microseconds=1)))
-    seen = await counted(PolicyRunQueue(counting).expired(tenant_id=tenant))
-    await counted(PolicyRunQueue(counting).rescue(seen, attempts_max=5))
-    other = await leased(runs, policy_run(tenant, priority="emergency"))
-    await counted(PolicyRunQueue(counting).end([LeaseResult.submitted(other)]))
-    now = await runs.get(tenant, other.id)
-    assert now is not None
-    assert await counted(runs.replace(now.complete(at=AT), None))
+    (leased,) = (await counted(queue.lease(OWNER, MINUTE, attempts_max=5, tenant_id=tenant))).runs
+    await counted(queue.lease(OWNER, MINUTE, attempts_max=5, limit=1))
+    await counted(queue.renew([leased], MICROSECOND))
+    expired = await counted(queue.expired(tenant_id=tenant))
+    await counted(queue.rescue(expired, attempts_max=5))
+    other = await add_leased(runs, policy_run(tenant, priority="emergency"))
+    await counted(queue.end([LeaseResult.submitted(other)]))
+    submitted = await read(runs, other)
+    assert await counted(runs.replace(submitted.complete(at=AT), None))
     await counted(runs.list(tenant))
     await counted(runs.count(tenant))
     await counted(runs.events(tenant, run.id))

@@ -1,13 +1,12 @@
-"""The repository's contract on a real database, for both kinds, alone and inside a session of the caller's."""
+"""The repository of graph jobs, for both job types, in autocommit and in a session."""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -33,18 +32,14 @@ Status = GraphJobStatus
 Repository = GraphJobRepository
 
 
-@pytest_asyncio.fixture(params=["alone", "in a session"])
-async def jobs(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterator[Repository]:
-    """The repository, both ways: the contract is the same."""
-    if request.param == "alone":
-        yield Repository(storage.database)
-        return
-    async with storage.session() as session, session.begin():
-        yield Repository(storage.database.using(session))
+@pytest.fixture
+def jobs(session: AsyncSession | None, storage: Storage) -> Repository:
+    """The repository, with both kinds of access."""
+    return Repository(storage.database if session is None else storage.database.using(session))
 
 
 class Kind:
-    """One kind of job, and the repository's verbs for it: what holds for one holds for the other."""
+    """A job type, with the methods of the repository for it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,12 +49,12 @@ class Kind:
         return jobs.get_build_job(tenant, job_id) if self.name == "build" else jobs.get_overlay_job(tenant, job_id)
 
     def list(self, jobs: Repository, tenant: Any, status: Any = None, *, limit: Any = 100) -> Awaitable[Any]:
-        verb = jobs.list_build_jobs if self.name == "build" else jobs.list_overlay_jobs
-        return verb(tenant, status, limit=limit)
+        method = jobs.list_build_jobs if self.name == "build" else jobs.list_overlay_jobs
+        return method(tenant, status, limit=limit)
 
-    def swap(self, jobs: Repository, job: Any, expected: Any) -> Awaitable[bool]:
-        verb: Any = jobs.try_replace if self.name == "build" else jobs.try_replace_overlay
-        return verb(job, expected)  # type: ignore[no-any-return]
+    def replace(self, jobs: Repository, job: Any, expected: Any) -> Awaitable[bool]:
+        method: Any = jobs.try_replace if self.name == "build" else jobs.try_replace_overlay
+        return method(job, expected)  # type: ignore[no-any-return]
 
     def completed(self, job: Any) -> Any:
         return job.complete(at=AT, graph_snapshot_id="g") if self.name == "build" else job.complete(at=AT)
@@ -67,18 +62,17 @@ class Kind:
 
 @pytest.fixture(params=["build", "overlay"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each kind in turn."""
+    """Each job type in turn."""
     return Kind(request.param)
 
 
 @pytest.fixture
 def other(kind: Kind) -> Kind:
-    """The kind it is not."""
+    """The other job type."""
     return Kind("overlay" if kind.name == "build" else "build")
 
 
-async def test_what_was_inserted_is_read_back_whole(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Every field, in every status, with the version the database gave."""
+async def test_an_inserted_job_is_read_with_all_fields(jobs: Repository, kind: Kind, tenant: str) -> None:
     queued = kind.make(tenant, correlation_id="c", metadata={"a": "tab\tline\n", "ü": "☃"})
     running = kind.make(tenant).start(at=AT)
     for job in (queued, running, kind.completed(running.replace(id=uuid.uuid4())), kind.make(tenant).cancel(at=AT)):
@@ -89,7 +83,6 @@ async def test_what_was_inserted_is_read_back_whole(jobs: Repository, kind: Kind
 
 
 async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind, tenant: str) -> None:
-    """An id taken by any type and tenant is reported; the first job stays, and the transaction stays usable."""
     job = kind.make(tenant)
     await jobs.insert(job)
     for again in (job, job.replace(metadata={"a": "b"}), other.make(tenant, id=job.id), kind.make("other", id=job.id)):
@@ -99,25 +92,25 @@ async def test_an_id_is_inserted_once(jobs: Repository, kind: Kind, other: Kind,
     assert job == await kind.get(jobs, tenant, job.id)
 
 
-async def test_a_job_is_found_only_as_its_own_kind(jobs: Repository, kind: Kind, other: Kind, tenant: str) -> None:
-    """A build job is never an overlay job: not got, not listed, not swapped."""
+async def test_a_job_is_found_only_by_the_methods_of_its_type(
+    jobs: Repository, kind: Kind, other: Kind, tenant: str
+) -> None:
     job = await jobs.insert(kind.make(tenant))
     assert await other.get(jobs, tenant, job.id) is None
     assert await other.list(jobs, tenant) == ()
-    assert not await other.swap(
+    assert not await other.replace(
         jobs, other.make(tenant, id=job.id, created_at=job.created_at).start(at=AT), Status.QUEUED
     )
     assert job == await kind.get(jobs, tenant, job.id)
 
 
-async def test_a_tenant_never_reaches_anothers_job(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Not by its id, not in a list, not by a swap, not by its log."""
+async def test_a_tenant_has_no_access_to_jobs_of_another(jobs: Repository, kind: Kind, tenant: str) -> None:
     job = await jobs.insert(kind.make(tenant))
     await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
     thief = f"{tenant}-thief"
     assert await kind.get(jobs, thief, job.id) is None
     assert await kind.list(jobs, thief) == ()
-    assert not await kind.swap(jobs, job.replace(tenant_id=thief).start(at=AT), Status.QUEUED)
+    assert not await kind.replace(jobs, job.replace(tenant_id=thief).start(at=AT), Status.QUEUED)
     assert await jobs.list_events(thief, job.id) == ()
     with pytest.raises(JobNotFound, match=thief):
         await jobs.append_event(GraphJobEvent(job_id=job.id, tenant_id=thief, status=Status.QUEUED))
@@ -125,8 +118,7 @@ async def test_a_tenant_never_reaches_anothers_job(jobs: Repository, kind: Kind,
     assert len(await jobs.list_events(tenant, job.id)) == 1
 
 
-async def test_tenants_that_look_alike_are_two(jobs: Repository, tenant: str) -> None:
-    """Case, trailing blanks, accents composed or not, and a wildcard all tell tenants apart."""
+async def test_tenants_are_compared_byte_by_byte(jobs: Repository, tenant: str) -> None:
     names = [tenant, tenant.upper(), f"{tenant} ", f"{tenant}é", f"{tenant}e\u0301", f"{tenant}%", f"{tenant}_"]
     for name in names:
         await jobs.insert(build_job(name))
@@ -136,18 +128,16 @@ async def test_tenants_that_look_alike_are_two(jobs: Repository, tenant: str) ->
 
 @pytest.mark.parametrize("source", [Status.QUEUED, Status.RUNNING])
 @pytest.mark.parametrize("target", list(GraphJobStatus))
-async def test_a_swap_applies_each_legal_move_and_refuses_the_rest_before_any_sql(
+async def test_each_legal_transition_is_applied_and_others_are_refused(
     jobs: Repository, kind: Kind, tenant: str, source: GraphJobStatus, target: GraphJobStatus
 ) -> None:
-    """Every source that moves, to every target; final ones stand below."""
-    queued = await jobs.insert(kind.make(tenant))
-    job = queued
+    """A queued job cannot complete; an update that keeps the status is legal."""
+    job = queued = await jobs.insert(kind.make(tenant))
     if source is Status.RUNNING:
-        job = queued.start(at=AT)
-        assert await kind.swap(jobs, job, Status.QUEUED)
+        assert await kind.replace(jobs, queued.start(at=AT), Status.QUEUED)
         job = await kind.get(jobs, tenant, job.id)
-    started = job if job.status is Status.RUNNING else job.start(at=AT)
-    moved = {
+    started = job if source is Status.RUNNING else job.start(at=AT)
+    updated = {
         Status.QUEUED: lambda: job.edit(metadata={"a": "b"}) if source is Status.QUEUED else job.requeue(at=AT),
         Status.RUNNING: lambda: job.start(at=AT) if source is Status.QUEUED else job.renew(at=AT, metadata={"a": "b"}),
         Status.COMPLETED: lambda: kind.completed(started),
@@ -156,40 +146,40 @@ async def test_a_swap_applies_each_legal_move_and_refuses_the_rest_before_any_sq
     }[target]()
     if (source, target) == (Status.QUEUED, Status.COMPLETED):
         with pytest.raises(IllegalTransition):
-            await kind.swap(jobs, moved, source)
+            await kind.replace(jobs, updated, source)
         assert job == await kind.get(jobs, tenant, job.id)
         return
-    assert await kind.swap(jobs, moved, source)
+    assert await kind.replace(jobs, updated, source)
     found = await kind.get(jobs, tenant, job.id)
-    assert moved == found
+    assert updated == found
     assert found.updated_at > queued.updated_at
 
 
 @pytest.mark.parametrize("final", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 @pytest.mark.parametrize("target", list(GraphJobStatus))
-async def test_a_final_job_never_moves(
+async def test_a_final_job_is_never_updated(
     jobs: Repository, kind: Kind, tenant: str, final: GraphJobStatus, target: GraphJobStatus
 ) -> None:
-    """Neither by a swap that says it is final, nor by one that believes it still runs."""
     started = kind.make(tenant).start(at=AT)
-    ended = {
+    values = {
+        Status.QUEUED: lambda: started.requeue(at=AT),
+        Status.RUNNING: lambda: started,
         Status.COMPLETED: lambda: kind.completed(started),
         Status.FAILED: lambda: started.fail(at=AT, error="broken"),
         Status.CANCELED: lambda: started.cancel(at=AT),
     }
-    job = await jobs.insert(ended[final]())
-    wanted = ended[target]() if target in ended else started if target is Status.RUNNING else started.requeue(at=AT)
+    job = await jobs.insert(values[final]())
+    updated = values[target]()
     with pytest.raises(IllegalTransition):
-        await kind.swap(jobs, wanted, final)
-    assert not await kind.swap(jobs, wanted.stored(updated_at=job.updated_at), Status.RUNNING)
+        await kind.replace(jobs, updated, final)
+    assert not await kind.replace(jobs, updated.stored(updated_at=job.updated_at), Status.RUNNING)
     assert job == await kind.get(jobs, tenant, job.id)
 
 
-async def test_a_lost_swap_changes_nothing(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Wrong status, wrong attempts, wrong version, no such job: False, and the row is as it was."""
+async def test_a_lost_update_returns_false_and_changes_nothing(jobs: Repository, kind: Kind, tenant: str) -> None:
     stored = await jobs.insert(kind.make(tenant))
     started = stored.start(at=AT)
-    losers = [
+    lost_updates = [
         (started.cancel(at=AT), Status.RUNNING),
         (started.replace(attempts=2), Status.QUEUED),
         (
@@ -199,33 +189,31 @@ async def test_a_lost_swap_changes_nothing(jobs: Repository, kind: Kind, tenant:
         (started.replace(id=uuid.uuid4()), Status.QUEUED),
         (started.replace(created_at=AT), Status.QUEUED),
     ]
-    for loser, expected in losers:
-        assert not await kind.swap(jobs, loser, expected)
+    for updated, expected in lost_updates:
+        assert not await kind.replace(jobs, updated, expected)
     found = await kind.get(jobs, tenant, stored.id)
     assert (stored, stored.updated_at) == (found, found.updated_at)
 
 
 async def test_an_edit_needs_a_version_that_was_read(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Without one, the second of two edits would silently win."""
+    """An edit without a version could overwrite another edit."""
     job = kind.make(tenant)
     await jobs.insert(job)
     with pytest.raises(InvalidJob, match="updated_at"):
-        await kind.swap(jobs, job.edit(metadata={"a": "b"}), Status.QUEUED)
+        await kind.replace(jobs, job.edit(metadata={"a": "b"}), Status.QUEUED)
 
 
-async def test_the_version_only_rises(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Within one transaction too, where now() stands still, and also when the clock of an earlier writer was ahead."""
+async def test_each_update_increases_the_version(jobs: Repository, kind: Kind, tenant: str) -> None:
     job = await jobs.insert(kind.make(tenant))
-    seen = [job.updated_at]
+    versions = [job.updated_at]
     for number in range(5):
-        assert await kind.swap(jobs, job.edit(metadata={"n": str(number)}), Status.QUEUED)
+        assert await kind.replace(jobs, job.edit(metadata={"n": str(number)}), Status.QUEUED)
         job = await kind.get(jobs, tenant, job.id)
-        seen.append(job.updated_at)
-    assert sorted(set(seen)) == seen
+        versions.append(job.updated_at)
+    assert sorted(set(versions)) == versions
 
 
-async def test_lists_are_newest_first_with_ids_as_tie_break(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """One fixed order, of one status and of all, whatever the order of the inserts."""
+async def test_lists_are_newest_first_then_by_id(jobs: Repository, kind: Kind, tenant: str) -> None:
     made = [kind.make(tenant, created_at=AT + timedelta(seconds=number % 3)) for number in range(9)]
     made += [kind.make(tenant, created_at=AT + timedelta(seconds=1)).cancel(at=AT) for _ in range(4)]
     for job in sorted(made, key=lambda job: str(job.id)[::-1]):
@@ -238,8 +226,7 @@ async def test_lists_are_newest_first_with_ids_as_tie_break(jobs: Repository, ki
     assert tuple(j for j in ordered if j.status is Status.CANCELED) == await kind.list(jobs, tenant, "canceled")
 
 
-async def test_a_log_is_read_in_its_order_and_in_pages(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """Oldest first by event id, whatever times the events carry."""
+async def test_a_log_is_read_in_pages_by_event_id(jobs: Repository, kind: Kind, tenant: str) -> None:
     job = await jobs.insert(kind.make(tenant))
     written = [
         await jobs.append_event(
@@ -260,19 +247,11 @@ async def test_a_log_is_read_in_its_order_and_in_pages(jobs: Repository, kind: K
     assert tuple(written[2:]) == await jobs.list_events(tenant, job.id, after=first[-1].id)
 
 
-async def test_text_that_is_no_uuid_is_not_found(jobs: Repository, kind: Kind, tenant: str) -> None:
-    """It is an empty answer and no error, before any SQL."""
-    for nonsense in (
-        "",
-        "42",
-        "x" * 10_000,
-        "{12345678-1234-5678-1234-567812345678}",
-        "\0",
-        "\ud800",
-        str(uuid.uuid4()),
-    ):
-        assert await kind.get(jobs, tenant, nonsense) is None
-        assert await jobs.list_events(tenant, nonsense) == ()
+async def test_text_that_is_not_a_uuid_is_not_found(jobs: Repository, kind: Kind, tenant: str) -> None:
+    braces = "{12345678-1234-5678-1234-567812345678}"
+    for job_id in ("", "42", "x" * 10_000, braces, "\0", "\ud800", str(uuid.uuid4())):
+        assert await kind.get(jobs, tenant, job_id) is None
+        assert await jobs.list_events(tenant, job_id) == ()
 
 
 _BAD_ARGUMENTS: dict[str, tuple[Callable[[Kind, Repository], Awaitable[object]], str]] = {
@@ -290,12 +269,12 @@ _BAD_ARGUMENTS: dict[str, tuple[Callable[[Kind, Repository], Awaitable[object]],
     "after 2**63": (lambda kind, jobs: jobs.list_events("a", uuid.uuid4(), after=2**63), "after"),
     "unknown status": (lambda kind, jobs: kind.list(jobs, "a", "pending"), "status"),
     "status by code": (lambda kind, jobs: kind.list(jobs, "a", 1), "status"),
-    "unknown expected": (lambda kind, jobs: kind.swap(jobs, kind.make(), "pending"), "expected"),
+    "unknown expected": (lambda kind, jobs: kind.replace(jobs, kind.make(), "pending"), "expected"),
     "an id that is a number": (lambda kind, jobs: kind.get(jobs, "a", 42), "job_id"),
     "an id that is bytes": (lambda kind, jobs: kind.get(jobs, "a", bytes(16)), "job_id"),
     "no job": (lambda kind, jobs: jobs.insert(None), "job"),  # type: ignore[type-var]
-    "a job of the other kind": (
-        lambda kind, jobs: kind.swap(jobs, (overlay_job if kind.name == "build" else build_job)(), "queued"),
+    "a job of the other type": (
+        lambda kind, jobs: kind.replace(jobs, (overlay_job if kind.name == "build" else build_job)(), "queued"),
         "job",
     ),
     "no event": (lambda kind, jobs: jobs.append_event({}), "event"),  # type: ignore[arg-type]
@@ -303,8 +282,7 @@ _BAD_ARGUMENTS: dict[str, tuple[Callable[[Kind, Repository], Awaitable[object]],
 
 
 @pytest.mark.parametrize("name", list(_BAD_ARGUMENTS))
-async def test_a_bad_argument_is_refused_by_its_name(jobs: Repository, kind: Kind, name: str) -> None:
-    """Before any SQL: no statement runs for it."""
+async def test_an_invalid_argument_is_named(jobs: Repository, kind: Kind, name: str) -> None:
     call, field = _BAD_ARGUMENTS[name]
     with pytest.raises(InvalidJob, match=field) as caught:
         await call(kind, jobs)
@@ -314,11 +292,17 @@ async def test_a_bad_argument_is_refused_by_its_name(jobs: Repository, kind: Kin
 # --- in the caller's transaction ---
 
 
-async def test_a_job_and_the_callers_own_rows_vanish_together(storage: Storage, tenant: str) -> None:
-    """Rolled back, neither is there; committed, both are."""
-    alone = Repository(storage.database)
+@pytest.fixture
+def autocommit(storage: Storage) -> Repository:
+    """The repository in autocommit."""
+    return Repository(storage.database)
+
+
+async def test_a_job_and_rows_of_the_caller_are_one_transaction(
+    storage: Storage, autocommit: Repository, tenant: str
+) -> None:
     job = build_job(tenant)
-    table = f"own_{uuid.uuid4().hex}"
+    table = f"public.own_{uuid.uuid4().hex}"
     async with storage.session() as session, session.begin():
         await session.execute(text(f"CREATE TABLE {table} (id uuid)"))
     for ending in ("rollback", "commit"):
@@ -327,17 +311,16 @@ async def test_a_job_and_the_callers_own_rows_vanish_together(storage: Storage, 
             await session.execute(text(f"INSERT INTO {table} VALUES (:id)"), {"id": job.id})
             await inside.insert(job)
             assert await inside.try_replace(job.start(at=AT), Status.QUEUED)
-            assert await alone.get_build_job(tenant, job.id) is None
+            assert await autocommit.get_build_job(tenant, job.id) is None
             await (session.rollback() if ending == "rollback" else session.commit())
         async with storage.session() as session:
             own_rows = await session.scalar(text(f"SELECT count(*) FROM {table}"))
-        found = await alone.get_build_job(tenant, job.id)
+        found = await autocommit.get_build_job(tenant, job.id)
         assert (own_rows, found) == (0, None) if ending == "rollback" else (1, job.start(at=AT)) == (own_rows, found)
 
 
-async def test_a_savepoint_takes_a_swap_back(storage: Storage, tenant: str) -> None:
-    """The caller's nested transaction holds for jobs too."""
-    job = await Repository(storage.database).insert(build_job(tenant))
+async def test_a_savepoint_rolls_back_an_update(storage: Storage, autocommit: Repository, tenant: str) -> None:
+    job = await autocommit.insert(build_job(tenant))
     async with storage.session() as session, session.begin():
         inside = Repository(storage.database.using(session))
         async with session.begin_nested() as savepoint:
@@ -346,19 +329,16 @@ async def test_a_savepoint_takes_a_swap_back(storage: Storage, tenant: str) -> N
         assert job == await inside.get_build_job(tenant, job.id)
 
 
-async def test_reading_after_a_swap_gives_what_the_row_holds_now(storage: Storage, tenant: str) -> None:
-    """No identity map is in between: another's swap is seen by the same session."""
-    alone = Repository(storage.database)
-    job = await alone.insert(build_job(tenant))
+async def test_a_session_reads_the_update_of_another(storage: Storage, autocommit: Repository, tenant: str) -> None:
+    job = await autocommit.insert(build_job(tenant))
     async with storage.session() as session:
         inside = Repository(storage.database.using(session))
         assert job == await inside.get_build_job(tenant, job.id)
-        assert await alone.try_replace(job.start(at=AT), Status.QUEUED)
+        assert await autocommit.try_replace(job.start(at=AT), Status.QUEUED)
         assert job.start(at=AT) == await inside.get_build_job(tenant, job.id)
 
 
 async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, storage: Storage, tenant: str) -> None:
-    """By its engine, by an option of the engine, and by an option of its connection; nothing is written."""
     url = shared_settings.database_url
     assert url is not None
 
@@ -368,8 +348,8 @@ async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, sto
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, isolation_level="AUTOCOMMIT")
     plain = create_async_engine("postgresql+asyncpg://", async_creator=creator)
     try:
-        for autocommit in (engine, plain.execution_options(isolation_level="AUTOCOMMIT")):
-            async with AsyncSession(autocommit) as session:
+        for unusable in (engine, plain.execution_options(isolation_level="AUTOCOMMIT")):
+            async with AsyncSession(unusable) as session:
                 with pytest.raises(ConfigurationError, match="autocommit"):
                     storage.database.using(session)
         async with AsyncSession(plain) as session:
@@ -382,8 +362,9 @@ async def test_a_session_in_autocommit_is_refused(shared_settings: Settings, sto
         await plain.dispose()
 
 
-async def test_a_hosts_own_engine_serves_as_well(graphjobs_database_url: str, storage: Storage, tenant: str) -> None:
-    """A session of any asyncpg engine will do: its JSON codecs are not relied on."""
+async def test_a_session_of_another_engine_is_accepted(
+    graphjobs_database_url: str, storage: Storage, tenant: str
+) -> None:
     engine = create_async_engine(
         graphjobs_database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
         json_serializer=lambda _value: "broken",
@@ -403,21 +384,17 @@ async def test_a_hosts_own_engine_serves_as_well(graphjobs_database_url: str, st
         await engine.dispose()
 
 
-async def test_callers_at_once_each_get_their_own_answer(storage: Storage, tenant: str) -> None:
-    """More callers than connections: all are served, none gets another's row."""
-    alone = Repository(storage.database)
-    made = await asyncio.gather(*(alone.insert(build_job(tenant)) for _ in range(60)))
-    found = await asyncio.gather(*(alone.get_build_job(tenant, job.id) for job in made))
+async def test_concurrent_callers_get_their_own_answers(autocommit: Repository, tenant: str) -> None:
+    made = await asyncio.gather(*(autocommit.insert(build_job(tenant)) for _ in range(60)))
+    found = await asyncio.gather(*(autocommit.get_build_job(tenant, job.id) for job in made))
     assert made == found
 
 
-async def test_values_are_handed_out_and_never_rows(storage: Storage, tenant: str) -> None:
-    """The answers are frozen values with plain types."""
-    alone = Repository(storage.database)
-    job = await alone.insert(build_job(tenant))
-    event = await alone.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
-    found = await alone.get_build_job(tenant, job.id)
-    (logged,) = await alone.list_events(tenant, job.id)
+async def test_answers_are_values_of_plain_types(autocommit: Repository, tenant: str) -> None:
+    job = await autocommit.insert(build_job(tenant))
+    event = await autocommit.append_event(GraphJobEvent(job_id=job.id, tenant_id=tenant, status=Status.QUEUED))
+    found = await autocommit.get_build_job(tenant, job.id)
+    (logged,) = await autocommit.list_events(tenant, job.id)
     assert GraphBuildJob is type(found)
     assert (uuid.UUID, uuid.UUID, event) == (type(found.id), type(logged.job_id), logged)
-    assert GraphOverlayJob is type(await alone.insert(overlay_job(tenant)))
+    assert GraphOverlayJob is type(await autocommit.insert(overlay_job(tenant)))

@@ -1,4 +1,4 @@
-"""The use cases: idempotent requests, the completion hook, cancel, and the observers."""
+"""The use cases of graph jobs: idempotent requests, completions, cancellations and observers."""
 
 import asyncio
 from typing import Any
@@ -11,11 +11,11 @@ from graphjobs import (
     ConfigurationError,
     GraphJobService,
     GraphJobStatus,
-    GraphJobUpdateResult,
     IdempotencyConflict,
     InvalidJob,
     JobConflict,
     JobNotFound,
+    UpdateResult,
     open_storage,
 )
 from graphjobs.graph_jobs import service as service_module
@@ -25,6 +25,7 @@ from graphjobs.graph_jobs.store import PostgresGraphJobStore
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
+from tests.integration.states import applied
 
 QUEUED, RUNNING = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
 _DIGEST = "sha256:" + "a" * 64
@@ -46,42 +47,35 @@ def service(storage: Storage) -> GraphJobService:
 
 async def _running(storage: Storage, job: Job) -> Job:
     added = await storage.graph_jobs.add(job)
-    started = await storage.graph_jobs.update(added.start(at=AT), expected=QUEUED)
-    assert started.job is not None
-    return started.job
+    return applied(await storage.graph_jobs.update(added.start(at=AT), expected=QUEUED))
 
 
-async def test_a_request_makes_a_queued_job_of_what_was_asked(service: GraphJobService, tenant: str) -> None:
-    """Without a key, a new one each time; all that was asked is in it."""
+async def test_a_request_without_a_key_adds_a_new_job(service: GraphJobService, tenant: str) -> None:
     request = _build(trigger="backfill", correlation_id="c", metadata={"a": "b"})
     first, second = [await service.request_build(tenant, request, actor="me") for _ in range(2)]
     overlay = await service.request_overlay(tenant, _overlay(subjects=["b", "a"], build_job_id=first.id))
     assert first.id != second.id
-    assert (tenant, QUEUED, "backfill", "c", {"a": "b"}) == (
-        first.tenant_id,
-        first.status,
-        first.trigger,
-        first.correlation_id,
-        first.metadata,
-    )
+    assert (tenant, QUEUED) == (first.tenant_id, first.status)
+    assert ("backfill", "c", {"a": "b"}) == (first.trigger, first.correlation_id, first.metadata)
     assert (("a", "b"), first.id, "manual") == (overlay.subjects, overlay.build_job_id, overlay.trigger)
 
 
-async def test_the_same_key_is_the_same_job(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """Also after a transition; the same key of another tenant is another job; the id does not show the key."""
+async def test_a_repeated_request_with_its_key_returns_the_same_job(
+    service: GraphJobService, storage: Storage, tenant: str
+) -> None:
+    """A transition of the job changes nothing; the same key of another tenant is another job."""
     first = await service.request_build(tenant, _build(), key="k")
-    moved = await storage.graph_jobs.update(first.start(at=AT), expected=QUEUED)
+    started = applied(await storage.graph_jobs.update(first.start(at=AT), expected=QUEUED))
     again = await service.request_build(tenant, _build(), key="k")
     other = await service.request_build(f"{tenant}-2", _build(), key="k")
     assert idempotent_id(tenant, "k") == first.id == again.id != other.id
-    assert moved.job == again
+    assert started == again
     assert 2 == len(await storage.graph_jobs.events(tenant, first.id))
 
 
-async def test_the_same_key_with_another_request_is_an_error(
+async def test_another_request_with_the_same_key_is_refused(
     service: GraphJobService, storage: Storage, tenant: str
 ) -> None:
-    """Of the same kind or the other; nothing is added."""
     await service.request_build(tenant, _build(), key="k")
     others = [
         service.request_build(tenant, _build(sbom_id="other"), key="k"),
@@ -95,67 +89,60 @@ async def test_the_same_key_with_another_request_is_an_error(
     assert 1 == len(await storage.graph_jobs.events(tenant, idempotent_id(tenant, "k")))
 
 
-async def test_two_services_with_one_key_at_once_make_one_job(
+async def test_concurrent_requests_of_two_services_with_one_key_add_one_job(
     shared_settings: Settings, storage: Storage, tenant: str
 ) -> None:
-    """Each process has its own storage; the second gets the job of the first."""
     async with open_storage(shared_settings) as other:
         services = [GraphJobService(store) for store in (storage.graph_jobs, other.graph_jobs)] * 4
         for number in range(40):
             key = f"key {number}"
-            jobs = await asyncio.gather(*(one.request_build(tenant, _build(), key=key) for one in services))
+            jobs = await asyncio.gather(*(service.request_build(tenant, _build(), key=key) for service in services))
             assert {idempotent_id(tenant, key)} == {job.id for job in jobs}
             assert 1 == len(await storage.graph_jobs.events(tenant, jobs[0].id))
     assert 40 == (await storage.graph_jobs.count(tenant)).value
 
 
-async def test_two_requests_with_one_key_at_once_one_is_refused(storage: Storage, tenant: str) -> None:
-    """Whichever came second."""
-    service = GraphJobService(storage.graph_jobs)
+async def test_one_of_two_concurrent_requests_with_one_key_is_refused(service: GraphJobService, tenant: str) -> None:
     for number in range(20):
-        asked = [service.request_build(tenant, _build(sbom_id=name), key=f"k{number}") for name in ("a", "b")]
-        first, second = await asyncio.gather(*asked, return_exceptions=True)
+        requests = [service.request_build(tenant, _build(sbom_id=name), key=f"k{number}") for name in ("a", "b")]
+        first, second = await asyncio.gather(*requests, return_exceptions=True)
         assert {GraphBuildJob, IdempotencyConflict} == {type(first), type(second)}
 
 
-async def test_the_hook_ends_a_build_an_overlay_and_a_failure(
-    service: GraphJobService, storage: Storage, tenant: str
-) -> None:
-    """Called again, late, or saying otherwise, it answers what the job is."""
+async def test_a_completion_finishes_a_job_once(service: GraphJobService, storage: Storage, tenant: str) -> None:
     build, overlay, failing = [
         await _running(storage, build_job(tenant)),
         await _running(storage, overlay_job(tenant)),
         await _running(storage, build_job(tenant)),
     ]
-    hooks = [
+    completions = [
         GraphJobCompletion(job_id=build.id, status="completed", graph_snapshot_id="g1", attempts=1),
         GraphJobCompletion(job_id=overlay.id, status="completed"),
         GraphJobCompletion(job_id=failing.id, status="failed", error="\x00bo\udcffm\n" * 10_000),
     ]
-    ended = [await service.complete(tenant, hook, actor="builder") for hook in hooks]
-    assert ["completed", "completed", "failed"] == [job.status for job in ended]
-    assert isinstance(ended[0], GraphBuildJob)
-    assert "g1" == ended[0].graph_snapshot_id
-    assert ended[2].error is not None
-    assert len(ended[2].error) <= 4_000
-    for job, hook in zip(ended, hooks, strict=True):
-        assert job == await service.complete(tenant, hook)
+    jobs: list[Any] = [await service.complete(tenant, completion, actor="builder") for completion in completions]
+    assert ["completed", "completed", "failed"] == [job.status for job in jobs]
+    assert "g1" == jobs[0].graph_snapshot_id
+    assert len(jobs[2].error) <= 4_000
+    for job, completion in zip(jobs, completions, strict=True):
+        assert job == await service.complete(tenant, completion)
         other = GraphJobCompletion(job_id=job.id, status="failed", error="late", attempts=7)
         assert job == await service.complete(tenant, other)
         assert 3 == len(await storage.graph_jobs.events(tenant, job.id))
 
 
-async def test_the_hook_tells_what_it_cannot_end(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """A queued job, an attempt that was lost, another tenant's, none at all, and a build without its graph."""
+async def test_a_completion_of_a_job_that_cannot_finish_is_an_error(
+    service: GraphJobService, storage: Storage, tenant: str
+) -> None:
     queued = await storage.graph_jobs.add(build_job(tenant))
     running = await _running(storage, build_job(tenant))
-    back = (await storage.graph_jobs.update(running.requeue(at=AT), expected=RUNNING)).job
-    assert back is not None
-    second = (await storage.graph_jobs.update(back.start(at=AT), expected=QUEUED)).job
+    requeued = applied(await storage.graph_jobs.update(running.requeue(at=AT), expected=RUNNING))
+    second = applied(await storage.graph_jobs.update(requeued.start(at=AT), expected=QUEUED))
     for job_id, attempts, status in ((queued.id, None, "queued"), (running.id, 1, "running")):
-        hook = GraphJobCompletion(job_id=job_id, status="failed", error="x", attempts=attempts)
         with pytest.raises(JobConflict) as caught:
-            await service.complete(tenant, hook)
+            await service.complete(
+                tenant, GraphJobCompletion(job_id=job_id, status="failed", error="x", attempts=attempts)
+            )
         assert (job_id, status) == (caught.value.job_id, caught.value.status)
     for tenant_id, job_id in ((tenant, uuid4()), (f"{tenant}-2", running.id)):
         with pytest.raises(JobNotFound):
@@ -167,43 +154,40 @@ async def test_the_hook_tells_what_it_cannot_end(service: GraphJobService, stora
 
 
 @pytest.mark.parametrize(("status", "error"), [("completed", "x"), ("failed", None), ("canceled", None)])
-def test_a_completion_fits_its_status(status: str, error: str | None) -> None:
-    """A failure has a reason, a success has none, and a builder cancels nothing."""
+def test_an_invalid_completion_is_refused(status: str, error: str | None) -> None:
     with pytest.raises(InvalidJob):
         GraphJobCompletion(job_id=uuid4(), status=status, error=error)  # type: ignore[arg-type]
 
 
-class _NotedBefore(PostgresGraphJobStore):
-    """A store in which progress is noted between the read and the first move."""
+class _UpdatedAfterTheRead(PostgresGraphJobStore):
+    """A store in which metadata change between the read and the first update."""
 
-    noted = False
+    changed = False
 
     @override
-    async def update(self, job: Job, **given: Any) -> GraphJobUpdateResult[Job]:
-        if not self.noted:
-            self.noted = True
+    async def update(self, job: Job, **arguments: Any) -> UpdateResult[Job]:
+        if not self.changed:
+            self.changed = True
             now = await self.get_build_job(job.tenant_id, job.id)
             assert now is not None
-            assert (await super().update(now.renew(metadata={"noted": "yes"}), expected=RUNNING)).applied
-        return await super().update(job, **given)
+            applied(await super().update(now.renew(metadata={"progress": "half"}), expected=RUNNING))
+        return await super().update(job, **arguments)
 
 
-@pytest.mark.parametrize("ending", ["complete", "cancel"])
-async def test_progress_that_is_noted_meanwhile_is_not_lost(storage: Storage, tenant: str, ending: str) -> None:
-    """The job is read again, and ended as it then is."""
+@pytest.mark.parametrize("method", ["complete", "cancel"])
+async def test_a_concurrent_change_of_metadata_is_not_lost(storage: Storage, tenant: str, method: str) -> None:
     job = await _running(storage, build_job(tenant))
-    service = GraphJobService(_NotedBefore(storage.database))
-    if ending == "complete":
-        hook = GraphJobCompletion(job_id=job.id, status="completed", graph_snapshot_id="g")
-        ended = await service.complete(tenant, hook)
+    service = GraphJobService(_UpdatedAfterTheRead(storage.database))
+    if method == "complete":
+        completion = GraphJobCompletion(job_id=job.id, status="completed", graph_snapshot_id="g")
+        final = await service.complete(tenant, completion)
     else:
-        ended = await service.cancel(tenant, job.id)
-    assert {"noted": "yes"} == ended.metadata
-    assert ended.status.is_final
+        final = await service.cancel(tenant, job.id)
+    assert {"progress": "half"} == final.metadata
+    assert final.status.is_final
 
 
-async def test_cancel_ends_what_has_not_ended(service: GraphJobService, storage: Storage, tenant: str) -> None:
-    """Twice is once; a completed job is a conflict that tells so; text that is no id is no job."""
+async def test_queued_and_running_jobs_are_canceled(service: GraphJobService, storage: Storage, tenant: str) -> None:
     queued = await storage.graph_jobs.add(build_job(tenant))
     running = await _running(storage, overlay_job(tenant))
     for job_id in (queued.id, str(running.id)):
@@ -218,12 +202,12 @@ async def test_cancel_ends_what_has_not_ended(service: GraphJobService, storage:
             await service.cancel(tenant_id, job_id)
 
 
-def _hook(job: AnyJob) -> GraphJobCompletion:
+def _failure(job: AnyJob) -> GraphJobCompletion:
     return GraphJobCompletion(job_id=job.id, status="failed", error="x")
 
 
-async def test_observers_hear_after_the_commit_and_once(storage: Storage, tenant: str) -> None:
-    """They get the state that another connection reads; a repeated call notifies no observer."""
+async def test_observers_are_called_once_after_the_commit(storage: Storage, tenant: str) -> None:
+    """Another connection reads the final job; concurrent and repeated calls notify no observer."""
     seen: list[tuple[UUID, AnyJob | None]] = []
 
     async def observer(job: AnyJob) -> None:
@@ -231,18 +215,18 @@ async def test_observers_hear_after_the_commit_and_once(storage: Storage, tenant
 
     service = GraphJobService(storage.graph_jobs, observers=[observer])
     job = await _running(storage, build_job(tenant))
-    both = await asyncio.gather(*(service.complete(tenant, _hook(job)) for _ in range(5)))
-    await service.complete(tenant, _hook(job))
-    assert 1 == len({one.updated_at for one in both})
-    assert [(job.id, both[0])] == seen
+    answers = await asyncio.gather(*(service.complete(tenant, _failure(job)) for _ in range(5)))
+    await service.complete(tenant, _failure(job))
+    assert 1 == len({answer.updated_at for answer in answers})
+    assert [(job.id, answers[0])] == seen
 
 
-async def test_an_observer_that_fails_or_hangs_harms_nothing(
+async def test_an_observer_that_fails_or_hangs_does_not_affect_the_job(
     storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The job is ended, the others hear, and the log tells."""
+    """The job is finished, the other observers are called, and the failure is logged."""
     monkeypatch.setattr(service_module, "_OBSERVER_SECONDS", 0.05)
-    heard: list[UUID] = []
+    notified: list[UUID] = []
 
     async def failing(_job: AnyJob) -> None:
         raise RuntimeError("broken observer")
@@ -253,43 +237,43 @@ async def test_an_observer_that_fails_or_hangs_harms_nothing(
     async def hanging(_job: AnyJob) -> None:
         await asyncio.Event().wait()
 
-    async def hearing(job: AnyJob) -> None:
-        heard.append(job.id)
+    async def recording(job: AnyJob) -> None:
+        notified.append(job.id)
 
-    service = GraphJobService(storage.graph_jobs, observers=[failing, cancelling, hanging, hearing])
+    service = GraphJobService(storage.graph_jobs, observers=[failing, cancelling, hanging, recording])
     job = await _running(storage, build_job(tenant))
-    ended = await service.complete(tenant, _hook(job))
-    assert ("failed", [job.id]) == (ended.status, heard)
+    final = await service.complete(tenant, _failure(job))
+    assert ("failed", [job.id]) == (final.status, notified)
     assert "broken observer" in caplog.text
     assert "took longer" in caplog.text
 
 
-async def test_a_cancelled_call_still_lets_observers_hear_of_what_was_done(storage: Storage, tenant: str) -> None:
-    """After a cancellation at any await, the job is finished and observers are notified, or neither."""
-    heard: list[UUID] = []
+async def test_a_cancelled_call_that_finished_the_job_still_calls_observers(storage: Storage, tenant: str) -> None:
+    """A cancellation at any await leaves a finished job with called observers, or neither."""
+    notified: list[UUID] = []
 
     async def observer(job: AnyJob) -> None:
         await asyncio.sleep(0)
-        heard.append(job.id)
+        notified.append(job.id)
 
     service = GraphJobService(storage.graph_jobs, observers=[observer])
-    ended: list[UUID] = []
+    finished: list[UUID] = []
     for delay in range(30):
         job = await _running(storage, build_job(tenant))
-        call = asyncio.create_task(service.complete(tenant, _hook(job)))
+        call = asyncio.create_task(service.complete(tenant, _failure(job)))
         await asyncio.sleep(delay / 10_000)
         call.cancel()
         await asyncio.wait([call])
         now = await storage.graph_jobs.get_job(tenant, job.id)
         assert now is not None
         if now.status.is_final:
-            ended.append(job.id)
-    assert ended
-    assert ended == heard
+            finished.append(job.id)
+    assert finished
+    assert finished == notified
 
 
 async def test_observers_need_a_store_in_autocommit(storage: Storage) -> None:
-    """In a session the service does not see the commit; without observers a session is accepted."""
+    """The service does not see the commit of a session; without observers a session is accepted."""
 
     async def observer(_job: AnyJob) -> None: ...
 
@@ -302,8 +286,7 @@ async def test_observers_need_a_store_in_autocommit(storage: Storage) -> None:
     assert await storage.graph_jobs.get_job("acme", job.id) is None
 
 
-async def test_an_invalid_request_is_refused(service: GraphJobService, tenant: str) -> None:
-    """Before anything is done."""
+async def test_an_invalid_request_is_refused(service: GraphJobService, storage: Storage, tenant: str) -> None:
     calls: list[Any] = [
         service.request_build(tenant, _overlay()),  # type: ignore[arg-type]
         service.request_overlay(tenant, {}),  # type: ignore[arg-type]
@@ -315,3 +298,4 @@ async def test_an_invalid_request_is_refused(service: GraphJobService, tenant: s
     for call in calls:
         with pytest.raises(InvalidJob):
             await call
+    assert 0 == (await storage.graph_jobs.count(tenant)).value

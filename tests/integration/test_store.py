@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graphjobs import GraphJobStatus, GraphJobUpdateResult, InvalidJob, JobAlreadyExists
+from graphjobs import GraphJobStatus, InvalidJob, JobAlreadyExists, UpdateResult
 from graphjobs.core.pagination import BoundedCount
 from graphjobs.core.transitions import UpdateOutcome
 from graphjobs.errors import CorruptRow
@@ -17,6 +17,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.storage import Storage
 from tests.builders import AT, build_job, overlay_job
 from tests.integration.conftest import Access
+from tests.integration.states import applied
 
 Status = GraphJobStatus
 
@@ -24,28 +25,24 @@ _QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 _APPLIED, _CONFLICT, _NOT_FOUND, _ILLEGAL = UpdateOutcome
 
 
-def _same(one: GraphJobUpdateResult[Any], other: GraphJobUpdateResult[Any]) -> bool:
-    """Two answers that say the same, versions and all: jobs are equal whatever their version."""
-    assert one.job is not None
-    assert other.job is not None
-    return one == other and one.job.updated_at == other.job.updated_at
+def _same(one: UpdateResult[Any], other: UpdateResult[Any]) -> bool:
+    """Return whether two answers are equal, also in the version, which the equality of jobs ignores."""
+    return one == other and applied(one).updated_at == applied(other).updated_at
 
 
 # Additions
 
 
-async def test_what_was_added_is_read_back_by_every_read(
+async def test_an_added_job_is_returned_by_every_read(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """With the version of the answer, and as its own type only."""
     started = make(tenant).start(at=AT)
     for job in (make(tenant, correlation_id="c", metadata={"a": "☃"}), started, make(tenant).cancel(at=AT)):
         added = await store.add(job)
         as_build, as_overlay = await store.get_build_job(tenant, job.id), await store.get_overlay_job(tenant, job.id)
         found = await store.get_job(tenant, str(job.id).upper())
         assert found is not None
-        assert (job, added.updated_at) == (added, found.updated_at)
-        assert job == found
+        assert (job, job, added.updated_at) == (added, found, found.updated_at)
         expected = (found, None) if make is build_job else (None, found)
         assert expected == (as_build, as_overlay)
 
@@ -53,7 +50,6 @@ async def test_what_was_added_is_read_back_by_every_read(
 async def test_an_addition_is_logged_with_the_jobs_version(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """The first event has the status, the transition id and the actor."""
     transition = uuid.uuid4()
     added = await store.add(
         make(tenant).start(at=AT).fail(at=AT, error="broken"), transition_id=transition, actor="ann"
@@ -66,22 +62,19 @@ async def test_an_addition_is_logged_with_the_jobs_version(
 async def test_a_repeated_addition_returns_the_job_as_it_is_now(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """It adds no row and no event, also after a transition of the job."""
     transition, job = uuid.uuid4(), make(tenant)
     added = await store.add(job, transition_id=transition)
     again = await store.add(job, transition_id=transition)
     assert (added, added.updated_at) == (again, again.updated_at)
-    moved = (await store.update(added.start(at=AT), expected=_QUEUED)).job
-    assert moved is not None
+    started = applied(await store.update(added.start(at=AT), expected=_QUEUED))
     now = await store.add(job, transition_id=transition)
-    assert (moved, moved.updated_at) == (now, now.updated_at)
+    assert (started, started.updated_at) == (now, now.updated_at)
     assert 2 == len(await store.events(tenant, job.id))
 
 
 async def test_a_taken_id_is_refused_and_the_transaction_stays_usable(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """By any tenant and type, also with another transition id; the log does not grow."""
     added = await store.add(make(tenant), transition_id=uuid.uuid4())
     for again in (
         added,
@@ -141,7 +134,6 @@ async def test_many_of_every_status_are_added_as_they_are(store: GraphJobStore, 
 async def test_an_update_is_applied_with_a_new_version_and_its_event(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """The answer, the row and the log agree after each transition."""
     job = await store.add(make(tenant))
     steps: list[tuple[Callable[[Any], Any], GraphJobStatus]] = [
         (lambda job: job.edit(correlation_id="c"), _QUEUED),
@@ -151,33 +143,27 @@ async def test_an_update_is_applied_with_a_new_version_and_its_event(
         (lambda job: job.fail(at=AT, error="it \N{SNOWMAN} broke"), _QUEUED),
     ]
     for number, (step, expected) in enumerate(steps):
-        moved, transition = step(job), uuid.uuid4()
-        result = await store.update(moved, expected=expected, transition_id=transition, actor=f"ann {number}")
-        assert (_APPLIED, True, transition, "") == (
-            result.outcome,
-            result.applied,
-            result.transition_id,
-            result.reason,
-        )
-        found = await store.get_job(tenant, job.id)
-        assert result.job is not None
-        assert found is not None
-        assert (moved, moved) == (result.job, found)
-        assert job.updated_at < result.job.updated_at == found.updated_at
+        target, transition = step(job), uuid.uuid4()
+        result = await store.update(target, expected=expected, transition_id=transition, actor=f"ann {number}")
+        updated = applied(result)
+        assert (_APPLIED, transition, "") == (result.outcome, result.transition_id, result.reason)
+        found: Any = await store.get_job(tenant, job.id)
+        assert (target, target) == (updated, found)
+        assert job.updated_at < updated.updated_at == found.updated_at
         event = (await store.events(tenant, job.id))[-1]
         payload = dict(event.payload)
         assert 32 == len(payload.pop("digest"))
-        error = {"error": moved.error} if moved.error else {}
+        error = {"error": target.error} if target.error else {}
         assert payload == {
             "from": expected.value,
-            "to": moved.status.value,
-            "attempts": moved.attempts,
+            "to": target.status.value,
+            "attempts": target.attempts,
             "transitionId": str(transition),
             "actor": f"ann {number}",
             **error,
         }
-        assert (result.event_id, moved.status, result.job.updated_at) == (event.id, event.status, event.created_at)
-        job = result.job
+        assert (result.event_id, target.status, updated.updated_at) == (event.id, event.status, event.created_at)
+        job = updated
     assert len(steps) + 1 == len(await store.events(tenant, job.id))
 
 
@@ -189,38 +175,32 @@ async def test_a_repeated_update_answers_the_same_also_after_later_transitions(
     edit, start = uuid.uuid4(), uuid.uuid4()
     edited = await store.update(queued.edit(correlation_id="c"), expected=_QUEUED, transition_id=edit)
     assert _same(edited, await store.update(queued.edit(correlation_id="c"), expected=_QUEUED, transition_id=edit))
-    assert edited.job is not None
-    started = await store.update(edited.job.start(at=AT), expected=_QUEUED, transition_id=start)
-    assert started.job is not None
-    given_back = await store.update(started.job.requeue(at=AT), expected=_RUNNING)
-    assert given_back.applied
+    target = applied(edited).start(at=AT)
+    started = await store.update(target, expected=_QUEUED, transition_id=start)
+    requeued = applied(await store.update(applied(started).requeue(at=AT), expected=_RUNNING))
     for _ in range(2):
-        assert _same(started, await store.update(edited.job.start(at=AT), expected=_QUEUED, transition_id=start))
+        assert _same(started, await store.update(target, expected=_QUEUED, transition_id=start))
         assert _same(edited, await store.update(queued.edit(correlation_id="c"), expected=_QUEUED, transition_id=edit))
-    assert given_back.job == await store.get_job(tenant, queued.id)
+    assert requeued == await store.get_job(tenant, queued.id)
     assert 4 == len(await store.events(tenant, queued.id))
 
 
 async def test_a_lost_update_returns_the_job_as_it_is_now(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """Lost by status, by attempts or by version, it changes and logs nothing."""
     queued = await store.add(make(tenant))
-    edited = (await store.update(queued.edit(correlation_id="c"), expected=_QUEUED)).job
-    assert edited is not None
+    edited = applied(await store.update(queued.edit(correlation_id="c"), expected=_QUEUED))
     by_version = await store.update(queued.edit(correlation_id="d"), expected=_QUEUED)
-    started = (await store.update(edited.start(at=AT), expected=_QUEUED)).job
-    assert started is not None
+    started = applied(await store.update(edited.start(at=AT), expected=_QUEUED))
     by_status = await store.update(queued.cancel(at=AT), expected=_QUEUED)
-    given_back = (await store.update(started.requeue(at=AT), expected=_RUNNING)).job
-    assert given_back is not None
+    requeued = applied(await store.update(started.requeue(at=AT), expected=_RUNNING))
     by_attempts = await store.update(edited.start(at=AT), expected=_QUEUED)
-    for lost, now in ((by_version, edited), (by_status, started), (by_attempts, given_back)):
+    for lost, now in ((by_version, edited), (by_status, started), (by_attempts, requeued)):
         assert (_CONFLICT, False, now, None) == (lost.outcome, lost.applied, lost.job, lost.event_id)
         assert lost.job is not None
         assert now.updated_at == lost.job.updated_at
         assert f"found it {now.status} at attempts {now.attempts}" in lost.reason
-    assert given_back == await store.get_job(tenant, queued.id)
+    assert requeued == await store.get_job(tenant, queued.id)
     assert 4 == len(await store.events(tenant, queued.id))
 
 
@@ -238,18 +218,14 @@ async def test_a_lost_update_can_win_with_the_same_id_later(store: GraphJobStore
 async def test_an_update_of_an_old_version_is_lost(store: GraphJobStore, tenant: str, make: Callable[..., Any]) -> None:
     """With `expected_version` an update that changes the status compares the version, too."""
     queued = await store.add(make(tenant))
-    edited = (await store.update(queued.edit(correlation_id="c"), expected=_QUEUED)).job
-    assert edited is not None
-    assert queued.updated_at is not None
+    edited = applied(await store.update(queued.edit(correlation_id="c"), expected=_QUEUED))
     stale = await store.update(queued.start(at=AT), expected=_QUEUED, expected_version=queued.updated_at)
     assert (_CONFLICT, edited) == (stale.outcome, stale.job)
-    # In any zone: it is the moment that counts.
-    seen = edited.updated_at.astimezone(tz=None)
-    assert (await store.update(edited.start(at=AT), expected=_QUEUED, expected_version=seen)).applied
+    in_local_time = edited.updated_at.astimezone(tz=None)
+    assert (await store.update(edited.start(at=AT), expected=_QUEUED, expected_version=in_local_time)).applied
 
 
 async def test_an_update_that_keeps_the_status_can_name_the_version(store: GraphJobStore, tenant: str) -> None:
-    """A job that was not read can be updated by its version."""
     added = await store.add(build_job(tenant))
     unread = added.stored(updated_at=None).edit(correlation_id="c")
     assert (await store.update(unread, expected=_QUEUED, expected_version=added.updated_at)).applied
@@ -259,7 +235,6 @@ async def test_an_update_that_keeps_the_status_can_name_the_version(store: Graph
 async def test_an_update_of_a_missing_job_is_not_found(
     store: GraphJobStore, tenant: str, make: Callable[..., Any]
 ) -> None:
-    """A job of another tenant or type has the same answer as one that never existed."""
     added = await store.add(make(tenant))
     other = overlay_job if make is build_job else build_job
     for stranger in (
@@ -293,10 +268,10 @@ async def test_two_updates_with_one_id_have_their_own_answers(store: GraphJobSto
     """A mistake of the caller: a check before each update would cost a read of the log."""
     queued, transition = await store.add(build_job(tenant)), uuid.uuid4()
     started = await store.update(queued.start(at=AT), expected=_QUEUED, transition_id=transition)
-    assert started.job is not None
-    back = await store.update(started.job.requeue(at=AT), expected=_RUNNING, transition_id=transition)
+    target = applied(started).requeue(at=AT)
+    requeued = await store.update(target, expected=_RUNNING, transition_id=transition)
     assert started == await store.update(queued.start(at=AT), expected=_QUEUED, transition_id=transition)
-    assert back == await store.update(started.job.requeue(at=AT), expected=_RUNNING, transition_id=transition)
+    assert requeued == await store.update(target, expected=_RUNNING, transition_id=transition)
     assert 3 == len(await store.events(tenant, queued.id))
 
 
@@ -324,12 +299,11 @@ async def test_an_update_of_an_unreadable_row_raises_and_changes_nothing(access:
 
 
 async def test_the_store_says_whether_it_is_autocommit(access: Access) -> None:
-    """A caller with side effects after a commit needs to know."""
+    """A caller with side effects after a commit must know it."""
     assert (access.session is None) == access.store.is_autocommit
 
 
 async def test_a_rollback_leaves_neither_job_nor_event(storage: Storage, tenant: str) -> None:
-    """Of an addition, a batch and an update: other connections see them after the commit only."""
     autocommit, stored = storage.graph_jobs, await storage.graph_jobs.add(build_job(tenant))
     added, many = build_job(tenant), [overlay_job(tenant) for _ in range(3)]
     for ending in ("rollback", "commit"):
@@ -362,7 +336,6 @@ async def test_a_conflict_and_a_taken_id_leave_the_transaction_usable(storage: S
 
 
 async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tenant: str) -> None:
-    """Even with the id, the version, the correlation and the transition id of a job."""
     thief, transition = f"{tenant}-thief", uuid.uuid4()
     mine = [
         await store.add(make(tenant, correlation_id="c"), transition_id=transition) for make in (build_job, overlay_job)
@@ -373,9 +346,9 @@ async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tena
         assert await store.get_build_job(thief, job.id) is None
         assert await store.get_overlay_job(thief, job.id) is None
         assert () == await store.events(thief, job.id)
-        for move in (stolen.start(at=AT), stolen.edit(correlation_id="mine")):
+        for target in (stolen.start(at=AT), stolen.edit(correlation_id="mine")):
             taken = await store.update(
-                move, expected=_QUEUED, expected_version=job.updated_at, transition_id=transition
+                target, expected=_QUEUED, expected_version=job.updated_at, transition_id=transition
             )
             assert (_NOT_FOUND, None) == (taken.outcome, taken.job)
         with pytest.raises(JobAlreadyExists):
@@ -396,12 +369,9 @@ async def test_no_method_reaches_another_tenants_jobs(store: GraphJobStore, tena
 
 
 async def test_the_log_is_read_after_an_event(store: GraphJobStore, tenant: str) -> None:
-    """Oldest first, page by page."""
     job = await store.add(build_job(tenant))
     for number in range(6):
-        edited = (await store.update(job.edit(metadata={"n": str(number)}), expected=_QUEUED)).job
-        assert edited is not None
-        job = edited
+        job = applied(await store.update(job.edit(metadata={"n": str(number)}), expected=_QUEUED))
     whole = await store.events(tenant, job.id)
     assert 7 == len(whole)
     assert whole == tuple(sorted(whole, key=lambda event: (event.id, event.created_at)))

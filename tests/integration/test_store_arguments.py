@@ -120,7 +120,6 @@ _FINISHED = _STARTED.complete(at=AT, graph_snapshot_id="g")
     ],
 )
 async def test_an_illegal_update_is_reported_before_any_sql(source: GraphJobStatus, target: Any) -> None:
-    """With its transition id; it is an answer, not an error."""
     transition = uuid.uuid4()
     result = await PostgresGraphJobStore(_NoSql()).update(target, expected=source, transition_id=transition)
     assert (_ILLEGAL, transition, None, None) == (result.outcome, result.transition_id, result.job, result.event_id)
@@ -128,7 +127,6 @@ async def test_an_illegal_update_is_reported_before_any_sql(source: GraphJobStat
 
 
 async def test_text_that_is_no_uuid_is_not_found(store: GraphJobStore, tenant: str) -> None:
-    """It is an empty answer, not an error."""
     for nonsense in ("", "42", "x" * 10_000, "\0", str(uuid.uuid4())):
         assert await store.get_job(tenant, nonsense) is None
         assert await store.get_build_job(tenant, nonsense) is None

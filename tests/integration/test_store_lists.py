@@ -108,7 +108,6 @@ _QUERIES: dict[str, tuple[dict[str, Any], Callable[[Any], bool]]] = {
 
 @pytest.mark.parametrize("name", list(_QUERIES))
 async def test_pages_have_each_matching_job_once_and_newest_first(store: GraphJobStore, tenant: str, name: str) -> None:
-    """For each limit, also where a page ends between jobs of the same time."""
     filters, wanted = _QUERIES[name]
     expected = _newest_first([job for job in await _filled(store, tenant) if wanted(job)])
     for limit in (1, 3, 7, len(expected) or 1, 1_000):
@@ -123,14 +122,12 @@ async def test_pages_have_each_matching_job_once_and_newest_first(store: GraphJo
 
 
 async def test_jobs_of_one_time_are_walked_by_their_ids(store: GraphJobStore, tenant: str) -> None:
-    """A hundred jobs of one batch share a time, and each is on one page only."""
     added = await store.add_many([build_job(tenant, created_at=AT) for _ in range(100)])
     pages = await _walked(store, tenant, GraphJobQuery(limit=9))
     assert _newest_first(added) == [job for page in pages for job in page.jobs]
 
 
 async def test_a_page_that_ends_with_the_jobs_has_no_next(store: GraphJobStore, tenant: str) -> None:
-    """No cursor leads to an empty page."""
     await store.add_many([build_job(tenant) for _ in range(3)])
     assert (await store.get_jobs(tenant, GraphJobQuery(limit=3))).next_cursor is None
     assert (await store.get_jobs(tenant, GraphJobQuery(limit=2))).next_cursor is not None
@@ -150,7 +147,6 @@ async def test_a_cursor_continues_with_another_limit(store: GraphJobStore, tenan
 
 
 async def test_a_cursor_of_another_tenant_or_query_is_refused(store: GraphJobStore, tenant: str) -> None:
-    """Also a cursor that was cut or changed."""
     await store.add_many([build_job(tenant) for _ in range(3)])
     query = GraphJobQuery(statuses=(_QUEUED,), limit=1)
     cursor = (await store.get_jobs(tenant, query)).next_cursor
@@ -192,7 +188,6 @@ _MID_DAMAGE = {
 async def test_unreadable_rows_are_reported_and_the_pages_continue(
     access: Access, tenant: str, damage: str, limit: int
 ) -> None:
-    """Each is reported once, on its page; a page of unreadable rows still has a cursor."""
     added = _newest_first(
         await access.store.add_many([build_job(tenant, created_at=AT + timedelta(minutes=n // 2)) for n in range(12)])
     )
@@ -239,7 +234,6 @@ async def test_pages_during_additions_have_each_earlier_job_once(storage: Storag
 
 
 async def test_the_active_overlays_are_those_queued_or_running(store: GraphJobStore, tenant: str) -> None:
-    """Without build jobs and final jobs, newest first."""
     made = await _filled(store, tenant)
     active = [job for job in made if job.type is GraphJobType.OVERLAY and job.status in (_QUEUED, _RUNNING)]
     assert GraphJobCollection(tuple(_newest_first(active))) == await store.get_active_overlay_jobs(tenant)
@@ -263,7 +257,6 @@ async def test_the_cursor_of_the_active_overlays_continues_the_documented_query(
 
 
 async def test_a_count_is_exact_up_to_its_bound_and_says_so_beyond(access: Access, tenant: str) -> None:
-    """Ten thousand are counted; one more is reported as more than ten thousand."""
     await access.sql(
         "INSERT INTO scheduler.graph_jobs (id, tenant_id, type, status, payload, correlation_id)"
         " SELECT gen_random_uuid(), $1, n % 2, n % 5, '{}', 'c' FROM generate_series(1, 10000) n",
@@ -293,7 +286,6 @@ async def test_the_cap_is_where_the_count_ends(
 
 
 async def test_a_tenant_without_overlays_has_no_lag(store: GraphJobStore, tenant: str) -> None:
-    """No age and no percentile; build jobs do not count."""
     await store.add(build_job(tenant))
     lag = await store.overlay_lag(tenant, window=timedelta(days=366))
     assert {status: BoundedCount(0) for status in GraphJobStatus} == lag.counts
@@ -343,7 +335,6 @@ async def test_the_lag_is_of_the_databases_times(access: Access, tenant: str) ->
 
 
 async def test_no_age_is_less_than_nothing(access: Access, tenant: str) -> None:
-    """The clock of a creator may be ahead of the database; the lag is not negative."""
     future = timedelta(hours=1)
     queued = overlay_job(tenant, created_at=datetime.now(UTC) + future)
     completed = overlay_job(tenant, created_at=datetime.now(UTC) + future).start(at=AT).complete(at=AT)

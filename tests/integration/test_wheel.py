@@ -6,16 +6,14 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import pytest_graphjobs
 from graphjobs.database.migrations.commands import sql
 from graphjobs.database.schema import REVISION
-from tests.migrations.cli_tools import REPOSITORY, Done, ask, environment, many_graphjobs, run
+from tests.migrations.cli_tools import REPOSITORY, Done, ask, assert_failed, environment, many_graphjobs, run
 
 _UPGRADE_IN_A_LOOP = """
 import asyncio, json
@@ -89,13 +87,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(home, tmp_path_factory.mktemp("elsewhere"))
 
 
-@pytest.fixture
-def empty_url(graphjobs_server_url: str) -> Iterator[str]:
-    """The URL of an empty database, without the schema."""
-    with pytest_graphjobs._database(graphjobs_server_url, "") as url:
-        yield url
-
-
 def test_the_wheel_holds_what_the_package_needs_and_no_tests(wheel: Path) -> None:
     """It has the type marker, the revisions with their environment, the demo's data, the plugin and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -126,7 +117,6 @@ def test_an_upgrade_is_awaited_in_a_running_loop(installed: Installed, empty_url
 
 
 def test_every_command_works(installed: Installed, empty_url: str) -> None:
-    """Upgrade, current, check and downgrade succeed; `sql` renders the same text as in the repository."""
     outputs = {
         ("upgrade",): f"the database is at revision {REVISION}\n",
         ("current",): f"{REVISION}\n",
@@ -143,10 +133,7 @@ def test_every_command_works(installed: Installed, empty_url: str) -> None:
 
 
 def test_the_installed_command_has_an_exit_code_for_scripts(installed: Installed, empty_url: str) -> None:
-    """Success is 0; a failure is one sentence and an exit code."""
     done = installed.run("graphjobs", "db", "upgrade", url=empty_url)
     assert (0, f"the database is at revision {REVISION}\n", "") == (done.returncode, done.stdout, done.stderr)
     failed = installed.run("graphjobs", "db", "upgrade", url="postgresql://alice:hunter2@127.0.0.1:1/graphjobs")
-    assert (4, "") == (failed.returncode, failed.stdout)
-    assert failed.stderr.startswith("graphjobs: no PostgreSQL answers at 127.0.0.1:1/graphjobs")
-    assert failed.stderr.count("\n") == 1
+    assert_failed(failed, "graphjobs: no PostgreSQL answers at 127.0.0.1:1/graphjobs", code=4)

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 60
 
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
+Command: TypeAlias = Callable[..., Done]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -82,14 +83,22 @@ def dump(url: str, *tables: str) -> str:
     return "\n".join(lines)
 
 
-def graphjobs(*arguments: str, url: str = "", **variables: str) -> Done:
+def assert_failed(done: Done, *words: str, code: int = 1) -> None:
+    """Assert the exit code, and that the output is one sentence on standard error with these words."""
+    assert (code, "") == (done.returncode, done.stdout), done.stderr
+    assert done.stderr.startswith("graphjobs: ")
+    assert 1 == done.stderr.count("\n"), done.stderr
+    assert [] == [word for word in words if word not in done.stderr], done.stderr
+
+
+def graphjobs(*arguments: str | Path, url: str = "", **variables: str) -> Done:
     """Run `graphjobs` with the database of a URL."""
     env = environment(**variables) | ({"GRAPHJOBS_DATABASE_URL": url} if url else {})
     return run([beside_python("graphjobs"), *arguments], env=env)
 
 
 @contextmanager
-def many_graphjobs(python: str | Path = sys.executable) -> Iterator[Callable[..., Done]]:
+def many_graphjobs(python: str | Path = sys.executable) -> Iterator[Command]:
     """Provide a function that runs `graphjobs` in a process forked from one with all imports.
 
     The imports take most of the time of a call. The entry point, the exit and the streams are the real ones.

@@ -84,7 +84,6 @@ async def test_a_dump_of_the_two_tables_equals_that_of_the_sql_by_hand(
 
 
 def test_the_code_needs_the_newest_revision() -> None:
-    """The constant of the code is the only head of the scripts."""
     config = Config()
     config.set_main_option("script_location", str(REPOSITORY / "alembic"))
     assert [REVISION] == ScriptDirectory.from_config(config).get_heads()
@@ -112,12 +111,10 @@ def test_a_revision_follows_the_rules(script: Path) -> None:
 
 
 def test_the_rules_are_checked_on_014() -> None:
-    """The list of scripts is not empty."""
     assert "014_graph_jobs" in [script.stem for script in _SCRIPTS]
 
 
 async def test_an_upgrade_after_a_downgrade_leads_to_the_same_schema(empty_settings: Settings, empty_url: str) -> None:
-    """The downgrade keeps only the version table."""
     assert await commands.upgrade(empty_settings) == REVISION
     first = dump(empty_url)
     assert await commands.downgrade(empty_settings, revision="base") is None
@@ -131,7 +128,6 @@ async def test_an_upgrade_after_a_downgrade_leads_to_the_same_schema(empty_setti
 
 
 async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings: Settings, empty_url: str) -> None:
-    """Neither the upgrade nor the downgrade changes the host's tables or their rows."""
     ask(
         empty_url,
         "CREATE SCHEMA scheduler; CREATE TABLE scheduler.runs (id INT PRIMARY KEY);"
@@ -148,7 +144,6 @@ async def test_a_downgrade_keeps_the_schema_and_the_hosts_tables(empty_settings:
 
 
 async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
-    """The declared tables equal those of the revisions, and the check changes nothing."""
     before = dump(graphjobs_database_url)
     await commands.check(graphjobs_settings)
     assert before == dump(graphjobs_database_url)
@@ -158,7 +153,6 @@ async def test_check_finds_no_drift_after_an_upgrade(graphjobs_settings: Setting
 async def test_check_reports_manual_changes(
     graphjobs_settings: Settings, graphjobs_database_url: str, drift: str
 ) -> None:
-    """The error names each difference."""
     statement, word = _DRIFT[drift]
     ask(graphjobs_database_url, statement)
     with pytest.raises(GraphJobsError, match=word) as caught:
@@ -167,7 +161,6 @@ async def test_check_reports_manual_changes(
 
 
 async def test_check_reports_missing_tables_and_changes_nothing(empty_settings: Settings, empty_url: str) -> None:
-    """The check creates no table, with or without the host's schema."""
     for host in ("SELECT 1", "CREATE SCHEMA scheduler"):
         ask(empty_url, host)
         before = dump(empty_url)

@@ -1,14 +1,15 @@
 """Revision 015 builds an index concurrently, and rebuilds an index that an interrupted build left invalid."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from graphjobs.database.migrations import commands
-from graphjobs.errors import GraphJobsError
+from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
 from tests.migrations.blocking_sessions import session, until_waiting
-from tests.migrations.cli_tools import ask, dump
+from tests.migrations.cli_tools import ask
 
 _BEFORE = "014_graph_jobs"
 _INSERT = """
@@ -27,19 +28,6 @@ async def at_014(empty_settings: Settings) -> Settings:
     return empty_settings
 
 
-async def test_it_adds_and_removes_its_index(at_014: Settings, empty_url: str) -> None:
-    """The rows stay, and the schema after the downgrade is that before the upgrade."""
-    ask(empty_url, _INSERT)
-    before = dump(empty_url)
-    await commands.upgrade(at_014, revision="015_correlation_index")
-    valid = ask(empty_url, _VALID)
-    await commands.downgrade(at_014, revision=_BEFORE)
-
-    assert valid == "t"
-    assert before == dump(empty_url)
-    assert ask(empty_url, "SELECT count(*) FROM scheduler.graph_jobs") == "1"
-
-
 async def test_writers_continue_during_the_build(at_014: Settings, empty_url: str) -> None:
     """The build waits for an older transaction and blocks no writer meanwhile."""
     async with session(empty_url) as reader, session(empty_url) as writer, session(empty_url) as watcher:
@@ -51,6 +39,45 @@ async def test_writers_continue_during_the_build(at_014: Settings, empty_url: st
         await asyncio.wait_for(writer.execute(_INSERT), 5)
         await reading.rollback()
         assert await asyncio.wait_for(ended, 20) == commands.history()[-1].revision
+    assert ask(empty_url, _VALID) == "t"
+
+
+async def test_the_build_waits_longer_than_the_lock_time_out_and_says_for_whom(
+    at_014: Settings, empty_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for every older transaction of the database; the lock time-out of other statements is unchanged."""
+    settings = at_014.model_copy(update={"lock_timeout": timedelta(milliseconds=50)})
+    async with session(empty_url) as reader:
+        reading = reader.transaction(isolation="repeatable_read")
+        await reading.start()
+        await reader.fetch("SELECT")
+        ended = asyncio.ensure_future(commands.upgrade(settings))
+        waits_for = f"the migration waits for process {reader.get_server_pid()}"
+        async with asyncio.timeout(20):
+            while waits_for not in caplog.text:
+                await asyncio.sleep(0.05)
+        assert not ended.done()
+        await reading.rollback()
+        await asyncio.wait_for(ended, 20)
+    assert ask(empty_url, _VALID) == "t"
+
+
+async def test_an_upgrade_with_a_lost_connection_says_what_stays(at_014: Settings, empty_url: str) -> None:
+    """The lock is of the same session, so no other migration runs beside it; the next upgrade continues."""
+    async with session(empty_url) as reader, session(empty_url) as watcher:
+        reading = reader.transaction(isolation="repeatable_read")
+        await reading.start()
+        await reader.fetch("SELECT")
+        ended = asyncio.ensure_future(commands.upgrade(at_014))
+        await until_waiting(watcher)
+        await watcher.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        with pytest.raises(DatabaseUnavailable, match="revisions that finished stay"):
+            await ended
+        await reading.rollback()
+    assert await commands.upgrade(at_014) == commands.history()[-1].revision
     assert ask(empty_url, _VALID) == "t"
 
 

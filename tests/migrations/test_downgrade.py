@@ -52,7 +52,6 @@ async def test_a_downgrade_of_tables_with_rows_is_refused(
 
 
 async def test_a_downgrade_with_drop_data_drops_rows(graphjobs_settings: Settings, graphjobs_database_url: str) -> None:
-    """Afterwards the database has no revision."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     assert await commands.downgrade(graphjobs_settings, revision="base", drop_data=True) is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
@@ -62,7 +61,6 @@ async def test_a_downgrade_with_drop_data_drops_rows(graphjobs_settings: Setting
 async def test_a_downgrade_of_empty_tables_needs_no_option(
     graphjobs_settings: Settings, graphjobs_database_url: str
 ) -> None:
-    """No row would be lost."""
     assert await commands.downgrade(graphjobs_settings, revision="base") is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
 
@@ -100,7 +98,6 @@ def test_the_rendered_downgrade_refuses_tables_with_rows(graphjobs_database_url:
 
 
 def test_the_rendered_downgrade_with_drop_data_drops_rows(graphjobs_database_url: str) -> None:
-    """The rendered SQL has no guard."""
     ask(graphjobs_database_url, _TWO_JOBS_AND_AN_EVENT)
     done = psql(graphjobs_database_url, commands.sql(_DOWN, down=True, drop_data=True))
     assert (0, "") == (done.returncode, done.stderr)
@@ -108,7 +105,6 @@ def test_the_rendered_downgrade_with_drop_data_drops_rows(graphjobs_database_url
 
 
 def test_the_rendered_downgrade_of_empty_tables_needs_no_option(graphjobs_database_url: str) -> None:
-    """The rendered upgrade then leads to the same schema."""
     before = dump(graphjobs_database_url)
     down = psql(graphjobs_database_url, commands.sql(_DOWN, down=True))
     gone = ask(graphjobs_database_url, _TABLES_ARE_GONE)
@@ -192,3 +188,39 @@ async def test_a_downgrade_behind_a_lock_is_tried_again(graphjobs_database_url: 
         await reading.rollback()
         assert await asyncio.wait_for(ended, 20) is None
     assert ask(graphjobs_database_url, _TABLES_ARE_GONE) == "t"
+
+
+@pytest.mark.parametrize("drop_data", [False, True])
+@pytest.mark.parametrize(
+    ("create", "named"),
+    [
+        ("CREATE VIEW public.open_jobs AS SELECT id FROM scheduler.graph_jobs", "the view public.open_jobs"),
+        (
+            "CREATE TABLE public.orders (job uuid REFERENCES scheduler.graph_jobs)",
+            "the foreign key orders_job_fkey of public.orders",
+        ),
+    ],
+    ids=["view", "foreign key"],
+)
+async def test_a_downgrade_that_the_hosts_objects_block_changes_nothing(
+    graphjobs_settings: Settings, graphjobs_database_url: str, create: str, named: str, drop_data: bool
+) -> None:
+    """Revision 014 comes last: without the guard, the revisions after it would be gone by then."""
+    ask(graphjobs_database_url, create)
+    with pytest.raises(GraphJobsError, match=f"drop these first: {named}"):
+        await commands.downgrade(graphjobs_settings, revision="base", drop_data=drop_data)
+    assert REVISION == ask(graphjobs_database_url, _VERSION)
+
+
+async def test_a_policy_that_hides_rows_does_not_hide_them_from_the_guard(owned_schema: str, empty_url: str) -> None:
+    """An owner under forced row-level security counts no row: the downgrade is refused, and not for the count."""
+    owner = Settings.load(database_url=owned_schema)
+    await commands.upgrade(owner)
+    ask(
+        empty_url,
+        f"{_INSERT_JOB}; ALTER TABLE scheduler.graph_jobs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    )
+    assert "0" == ask(owned_schema, "SELECT count(*) FROM scheduler.graph_jobs")
+    with pytest.raises(GraphJobsError, match="row-level security hides rows"):
+        await commands.downgrade(owner, revision="base")
+    assert "1" == ask(empty_url, "SELECT count(*) FROM scheduler.graph_jobs")

@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -24,7 +26,6 @@ from graphjobs import (
     GraphJobStatus,
     GraphJobWorker,
     GraphOverlayJob,
-    PolicyRunJob,
     WorkerOptions,
     open_storage,
 )
@@ -41,10 +42,12 @@ from graphjobs.settings import Settings
 from graphjobs.worker import JobContext
 from pytest_graphjobs import run
 from tests.builders import AT, build_job, overlay_job, policy_run, queue_of
+from tests.integration.states import MICROSECOND, MINUTE, applied, read
 
 Status = GraphJobStatus
 
 _SERVER_CONNECTIONS = 3
+_NO_BACKOFF = RetryBackoff(first=MICROSECOND, cap=MICROSECOND)
 
 
 def _free_port() -> int:
@@ -60,14 +63,14 @@ def direct(graphjobs_new_database: Callable[[], str]) -> Settings:
     return Settings.load(database_url=graphjobs_new_database())
 
 
-@pytest.fixture(scope="module")
-def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """The same database behind pgbouncer, on a port of the loopback interface."""
+@contextmanager
+def _pgbouncer(direct: Settings, folder: Path, mode: str, **settings: Any) -> Iterator[Settings]:
+    """Run pgbouncer in front of a database, on a port of the loopback interface."""
     assert direct.database_url is not None
     url = urlsplit(direct.database_url.get_secret_value())
     query = parse_qs(url.query)
     host, server_port = (query["host"][0], query["port"][0]) if "host" in query else (url.hostname, url.port)
-    folder, port = tmp_path_factory.mktemp("pgbouncer"), _free_port()
+    port = _free_port()
     configuration = folder / "pgbouncer.ini"
     lines = [
         "[databases]",
@@ -77,7 +80,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"listen_port = {port}",
         "unix_socket_dir =",
         "auth_type = any",
-        "pool_mode = transaction",
+        f"pool_mode = {mode}",
         f"default_pool_size = {_SERVER_CONNECTIONS}",
         "max_client_conn = 500",
     ]
@@ -88,8 +91,7 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     pooled = Settings.load(
         database_url=urlunsplit(url._replace(netloc=f"{url.username}@127.0.0.1:{port}", query="")),
         pooler="transaction",
-        statement_timeout=timedelta(seconds=13),
-        lock_timeout=timedelta(milliseconds=300),
+        **settings,
     )
     try:
         run(_wait_until_reachable(pooled))
@@ -97,6 +99,14 @@ def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def pooled(direct: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The same database behind pgbouncer in transaction mode."""
+    waits = {"statement_timeout": timedelta(seconds=13), "lock_timeout": timedelta(milliseconds=300)}
+    with _pgbouncer(direct, tmp_path_factory.mktemp("pgbouncer"), "transaction", **waits) as pooled:
+        yield pooled
 
 
 async def _wait_until_reachable(settings: Settings) -> None:
@@ -125,7 +135,6 @@ async def _call_each_verb(jobs: GraphJobRepository, tenant: str) -> None:
 
 
 async def test_many_clients_share_three_connections(pooled: Settings, tenant: str) -> None:
-    """60 concurrent callers, in autocommit and in sessions, over 3 server connections get their own results."""
     async with open_storage(pooled) as storage:
 
         async def in_session(number: int) -> None:
@@ -184,7 +193,6 @@ async def test_cancelled_calls_leave_the_pooler_usable(pooled: Settings, direct:
 
 
 async def test_the_store_adds_updates_pages_and_counts(pooled: Settings, direct: Settings) -> None:
-    """A transition and its event are one statement behind a pooler too; a repeated call returns the same result."""
     async with open_storage(pooled) as storage, open_storage(direct) as beside:
         jobs = storage.graph_jobs
         job = await jobs.add(build_job("store", correlation_id="c"), actor="me")
@@ -234,21 +242,18 @@ async def test_workers_do_every_job_once(pooled: Settings, tenant: str) -> None:
 async def _call_each_run_verb(runs: PolicyRunRepository, tenant: str) -> None:
     """Call each verb of policy runs once, and repeated and late calls."""
     run = policy_run(tenant, run_id="nightly").replace(queued_at=datetime.now(UTC))
-    transition_id, minute = uuid4(), timedelta(minutes=1)
+    transition_id = uuid4()
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
-    (first,) = (await queue_of(runs).lease("A", minute, attempts_max=3, limit=9, tenant_id=tenant)).runs
-    (renewed,) = (await queue_of(runs).renew([first], minute)).runs
+    (first,) = (await queue_of(runs).lease("A", MINUTE, attempts_max=3, limit=9, tenant_id=tenant)).runs
+    (renewed,) = (await queue_of(runs).renew([first], MINUTE)).runs
     assert () == await queue_of(runs).expired(tenant_id=tenant)
     stalled = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
-    soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-    assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=soon)).requeued
-    assert {run.id} == (await queue_of(runs).renew([first], minute)).lost
+    assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=_NO_BACKOFF)).requeued
+    assert {run.id} == (await queue_of(runs).renew([first], MINUTE)).lost
     # now() stands still in the transaction of a session, and advances in autocommit.
     await runs.replace(first.submit(at=AT), "A")
-    again: PolicyRunJob | None = await runs.get(tenant, run.id)
-    assert again is not None
-    leased = (await runs.replace(again.lease(at=AT, owner="B", until=AT), None)).job
-    assert leased is not None
+    again = await read(runs, run)
+    leased = applied(await runs.replace(again.lease(at=AT, owner="B", until=AT), None))
     ended = await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
     assert {run.id} == set(ended.versions)
     assert ended == await queue_of(runs).end([LeaseResult.submitted(leased)], transition_id=transition_id)
@@ -278,13 +283,13 @@ async def test_policy_runs_of_many_clients_share_three_connections(pooled: Setti
 
 async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, direct: Settings, tenant: str) -> None:
     """Six concurrent dispatchers share three connections; one is cancelled, and its runs are rescued."""
-    minute, added, ended = timedelta(minutes=1), [policy_run(tenant) for _ in range(30)], list[object]()
+    added, ended = [policy_run(tenant) for _ in range(30)], list[object]()
 
     async def dispatcher(runs: PolicyRunRepository, owner: str) -> None:
         while leased := (
-            await storage.policy_run_queue.lease(owner, minute, attempts_max=9, limit=3, tenant_id=tenant)
+            await storage.policy_run_queue.lease(owner, MINUTE, attempts_max=9, limit=3, tenant_id=tenant)
         ).runs:
-            await storage.policy_run_queue.renew(leased, minute)
+            await storage.policy_run_queue.renew(leased, MINUTE)
             answer = await storage.policy_run_queue.end([LeaseResult.submitted(run) for run in leased])
             ended.extend(answer.versions)
             assert (0, 0) == (len(answer.lost), len(answer.busy))
@@ -302,8 +307,7 @@ async def test_policy_runs_are_leased_once_and_ended_once(pooled: Settings, dire
         dispatching = PolicyRunQuery(statuses=(PolicyRunStatus.DISPATCHING,), limit=100)
         abandoned = (await beside.policy_runs.list(tenant, dispatching)).runs
         stalled = [StalledItem(run.id, tenant, run.updated_at, run.attempts) for run in abandoned]
-        soon = RetryBackoff(first=timedelta(microseconds=1), cap=timedelta(microseconds=1))
-        rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=soon)
+        rescued = await storage.policy_run_queue.rescue(stalled, attempts_max=9, backoff=_NO_BACKOFF)
         await dispatcher(runs, "the last")
         submitted = PolicyRunQuery(statuses=(PolicyRunStatus.SUBMITTED,), limit=20)
         page = await runs.list(tenant, submitted)
@@ -322,20 +326,59 @@ async def test_a_policy_run_meets_the_time_outs_behind_the_pooler_too(
     pooled: Settings, direct: Settings, tenant: str
 ) -> None:
     """A replace that waits for a lock times out without a change; batches skip locked rows and do not wait."""
-    minute = timedelta(minutes=1)
     async with open_storage(pooled) as storage, open_storage(direct) as other:
         runs = storage.policy_runs
         await runs.insert(policy_run(tenant))
-        (run,) = (await storage.policy_run_queue.lease("A", minute, attempts_max=3, tenant_id=tenant)).runs
+        (run,) = (await storage.policy_run_queue.lease("A", MINUTE, attempts_max=3, tenant_id=tenant)).runs
         async with other.session() as holder, holder.begin():
             await holder.execute(text("SELECT 1 FROM scheduler.policy_runs WHERE id = :id FOR UPDATE"), {"id": run.id})
             with pytest.raises(DatabaseUnavailable) as caught:
                 await runs.replace(run.submit(at=AT), "A")
             renewed, ended = (
-                await storage.policy_run_queue.renew([run], minute),
+                await storage.policy_run_queue.renew([run], MINUTE),
                 await storage.policy_run_queue.end([LeaseResult.submitted(run)]),
             )
         assert "55P03" == caught.value.sqlstate
         assert [frozenset({run.id})] * 2 == [renewed.busy, ended.busy]
         assert run == await runs.get(tenant, run.id)
         assert {run.id} == set((await storage.policy_run_queue.end([LeaseResult.submitted(run)])).versions)
+
+
+async def test_a_pooler_that_refuses_settings_is_not_a_missing_server(
+    direct: Settings, tmp_path: Path, tenant: str
+) -> None:
+    """In session mode too: the error says which setting helps, and with it all verbs work."""
+    with _pgbouncer(direct, tmp_path, "session") as pooled:
+        assert pooled.database_url is not None
+        with pytest.raises(
+            ConfigurationError, match=r"refuses the setting .* set GRAPHJOBS_POOLER=transaction"
+        ) as caught:
+            async with open_storage(Settings.load(database_url=pooled.database_url.get_secret_value())):
+                pass
+        assert "08P01" == caught.value.sqlstate
+        async with open_storage(pooled) as storage:
+            await _call_each_verb(GraphJobRepository(storage.database), tenant)
+
+
+async def test_the_settings_of_the_database_do_not_reach_through_the_pooler(
+    graphjobs_settings: Settings, tmp_path: Path
+) -> None:
+    """A lost race is a conflict and not an error, and only `pg_catalog` is searched, in sessions and alone."""
+    assert graphjobs_settings.database_url is not None
+    connection = await connect(graphjobs_settings.database_url.get_secret_value(), graphjobs_settings)
+    name = await connection.fetchval("SELECT current_database()")
+    for setting in ("default_transaction_isolation = 'repeatable read'", "search_path = public"):
+        await connection.execute(f"ALTER DATABASE {name} SET {setting}")
+    await connection.close()
+    with _pgbouncer(graphjobs_settings, tmp_path, "transaction") as pooled:
+        async with open_storage(pooled) as storage:
+            shown = text("SELECT current_setting('transaction_isolation'), current_setting('search_path')")
+            async with storage.session() as session:
+                assert ("read committed", "pg_catalog") == tuple((await session.execute(shown)).one())
+            assert ("read committed", "pg_catalog") == tuple((await storage.database.fetch_all(shown, {}))[0])
+            job = await storage.graph_jobs.add(build_job("acme"))
+            async with storage.session() as winner, winner.begin():
+                await storage.graph_jobs.using(winner).update(job.cancel(at=AT), expected=Status.QUEUED)
+                losing = asyncio.create_task(storage.graph_jobs.update(job.start(at=AT), expected=Status.QUEUED))
+                await asyncio.sleep(0.2)
+            assert "conflict" == (await losing).outcome

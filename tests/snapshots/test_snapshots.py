@@ -38,7 +38,6 @@ def test_the_committed_sql_can_be_pasted_into_psql(graphjobs_database_url: str) 
 
 
 def test_the_openapi_document_is_the_committed_one() -> None:
-    """Clients are generated from it."""
     assert OPENAPI.read_text(encoding="utf-8") == openapi_text(), _HINT
 
 

@@ -12,13 +12,13 @@ from graphjobs import (
     GraphBuildJob,
     GraphJobEvent,
     GraphJobStatus,
-    GraphJobUpdateResult,
     GraphOverlayJob,
     JobAlreadyExists,
+    UpdateResult,
 )
 from graphjobs.core.fields import parse_id
 from graphjobs.core.pagination import BoundedCount, PartialList
-from graphjobs.core.transitions import UpdateOutcome
+from graphjobs.core.transitions import AppliedUpdate
 from graphjobs.graph_jobs.filters import GraphJobCollection, GraphJobQuery, OverlayLag
 from graphjobs.graph_jobs.models import AnyJob, Job
 from graphjobs.graph_jobs.store import GraphJobStore
@@ -99,9 +99,9 @@ class MemoryGraphJobStore(GraphJobStore):
         expected_version: datetime | None = None,
         transition_id: UUID | None = None,
         actor: str | None = None,
-    ) -> GraphJobUpdateResult[Job]:
+    ) -> UpdateResult[Job]:
         stored = self._store(job, actor)
-        return GraphJobUpdateResult(UpdateOutcome.APPLIED, transition_id or uuid4(), stored, len(self.log))
+        return AppliedUpdate(transition_id or uuid4(), stored, len(self.log))
 
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:

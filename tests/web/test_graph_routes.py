@@ -31,7 +31,6 @@ async def test_a_build_is_requested_read_and_listed(client: httpx.AsyncClient, t
 
 
 async def test_an_overlay_is_requested_and_canceled_twice(client: httpx.AsyncClient) -> None:
-    """The second cancel returns the canceled job."""
     accepted = await client.post("/graphs/overlays", json=overlay_request(subjects=["b", "a"]))
     location = accepted.headers["location"]
     first, second = [await client.post(f"{location}/cancel") for _ in range(2)]

@@ -52,7 +52,6 @@ def test_each_route_documents_its_body_and_its_responses() -> None:
 
 
 async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, tenant: str, tmp_path: Path) -> None:
-    """It generates valid and invalid requests and sequences of them; the document describes each response."""
     token = add_token(token_file, tenant_id=tenant, scopes=SCOPES, name="fuzz")
     async with serving(app) as port:
         process = await asyncio.create_subprocess_exec(

@@ -300,7 +300,6 @@ async def test_an_environment_that_jsonb_does_not_store_is_refused(client: httpx
 
 @pytest.mark.parametrize("run_id", ["x" * 257, "%00", "%7F", "a%09b", "%C2%85", "%FF"])
 async def test_an_invalid_run_id_is_refused_or_not_found(client: httpx.AsyncClient, run_id: str) -> None:
-    """The problem names the field as in a body."""
     response = await client.get(f"/policy/runs/{run_id}")
     if run_id == "%FF":  # decoded to a replacement character
         problem(response, 404)

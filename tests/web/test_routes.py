@@ -73,7 +73,6 @@ async def test_a_repeated_request_with_one_key_is_one(client: httpx.AsyncClient,
 async def test_pages_continue_by_their_cursor(
     client: httpx.AsyncClient, storage: Storage, tenant: str, domain: Domain
 ) -> None:
-    """Each item is listed once; the cursor of another query is refused."""
     inserted = {(await domain.insert(storage, tenant))[0] for _ in range(7)}
     listed: list[str] = []
     cursor: dict[str, str] = {}
@@ -144,7 +143,6 @@ async def test_an_item_of_another_tenant_is_answered_like_a_missing_one(
 async def test_an_invalid_body_is_refused_with_its_fields(
     client: httpx.AsyncClient, domain: Domain, body: Any, expected: list[str]
 ) -> None:
-    """Fields have the names of the request; a body never selects an id or a tenant."""
     assert expected == invalid_fields(await client.post(domain.create, json=body))
     assert [] == (await client.get(domain.list_path)).json()[domain.items]
 

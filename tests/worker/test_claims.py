@@ -206,7 +206,6 @@ async def test_an_error_of_the_server_fails_no_job(
 
 
 async def test_the_stats_agree_with_the_tables(storage: Storage, tenant: str) -> None:
-    """Some jobs are completed, some failed."""
     await storage.graph_jobs.add_many(build_job(tenant, metadata={"n": str(number)}) for number in range(30))
 
     async def build(job: GraphBuildJob, context: JobContext) -> BuildResult:
@@ -305,7 +304,6 @@ async def test_a_closed_listening_connection_is_opened_again(graphjobs_settings:
 
 
 async def test_an_idle_worker_polls_without_notifications(storage: Storage, tenant: str) -> None:
-    """It finds a job that is added later."""
     worker = job_worker(storage, tenant, build=return_result)
     async with working(worker):
         await asyncio.sleep(0.1)

@@ -168,7 +168,6 @@ async def test_queued_jobs_are_processed_with_json_lines_on_stderr(
 async def test_handlers_are_opened_before_the_work_and_closed_after_it(
     graphjobs_storage: Storage, command: _Command
 ) -> None:
-    """The handlers come from a context manager, or from a function."""
     await graphjobs_storage.graph_jobs.add(build_job())
     process = command.run("shop_handlers:opened", "--until-empty")
     assert (0, "opened\nclosed\n") == (process.returncode, process.stdout)
@@ -195,7 +194,6 @@ async def test_sigterm_starts_the_grace_period_and_releases_the_rest(
 async def test_a_second_signal_ends_the_grace_period(
     graphjobs_storage: Storage, command: _Command, signals: list[signal.Signals]
 ) -> None:
-    """The grace period is an hour."""
     slow = await graphjobs_storage.graph_jobs.add(build_job(metadata={"wait": "60"}))
 
     with command.started("shop_handlers:handlers", "--grace", "3600") as process:
@@ -250,24 +248,26 @@ async def test_a_terminal_shows_a_live_line(graphjobs_storage: Storage, command:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "code", "sentence"),
     [
-        (["shop_handlers"], "handlers must be module:attribute"),
-        (["no_such_module:handlers"], "No module named 'no_such_module'"),
-        (["shop_handlers:missing"], "has no attribute 'missing'"),
-        (["broken:handlers"], "No module named 'nothing_of_this_name'"),
-        (["shop_handlers:build"], "must return graphjobs.worker.Handlers: TypeError"),
-        (["shop_handlers:coroutine"], "an `async def` function is not supported"),
-        (["shop_handlers:away"], "could not open the handlers shop_handlers:away: ConnectionError: no server"),
-        (["shop_handlers:nothing"], "must be graphjobs.worker.Handlers or a function that returns them, not int"),
-        (["shop_handlers:handlers", "--concurrency", "0"], "concurrency must be an integer between 1 and 10,000"),
-        (["shop_handlers:handlers", "--lease", "0.5"], "lease must be a timedelta between 0:00:01 and"),
-        (["shop_handlers:handlers", "--tenant", ""], "tenant must "),
+        (["shop_handlers"], 3, "handlers must be module:attribute"),
+        (["no_such_module:handlers"], 3, "No module named 'no_such_module'"),
+        (["shop_handlers:missing"], 3, "has no attribute 'missing'"),
+        (["broken:handlers"], 3, "No module named 'nothing_of_this_name'"),
+        (["shop_handlers:build"], 3, "must return graphjobs.worker.Handlers: TypeError"),
+        (["shop_handlers:coroutine"], 3, "an `async def` function is not supported"),
+        (["shop_handlers:away"], 3, "could not open the handlers shop_handlers:away: ConnectionError: no server"),
+        (["shop_handlers:nothing"], 3, "must be graphjobs.worker.Handlers or a function that returns them, not int"),
+        (["shop_handlers:handlers", "--concurrency", "0"], 2, "concurrency must be an integer between 1 and 10,000"),
+        (["shop_handlers:handlers", "--lease", "0.5"], 2, "lease must be a timedelta between 0:00:01 and"),
+        (["shop_handlers:handlers", "--tenant", ""], 2, "tenant must "),
     ],
 )
-def test_an_invalid_argument_is_reported_in_one_line(command: _Command, arguments: list[str], sentence: str) -> None:
-    """The exit code is 3."""
+def test_invalid_handlers_and_options_are_reported_in_one_line(
+    command: _Command, arguments: list[str], code: int, sentence: str
+) -> None:
+    """The exit code is 3 for handlers, and 2 for options."""
     process = command.run(*arguments)
-    assert 3 == process.returncode
+    assert code == process.returncode
     assert sentence in process.stderr
     assert 1 == process.stderr.count("\n")

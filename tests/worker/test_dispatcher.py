@@ -69,7 +69,6 @@ async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwi
 
 
 async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, run: PolicyRunJob, tenant: str) -> None:
-    """The clock of the database decides."""
     backoff = RetryBackoff(first=timedelta(minutes=10), cap=timedelta(hours=1))
 
     await twin.worker(_fail, backoff=backoff).run(until_empty=True)
@@ -83,7 +82,6 @@ async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, run: Polic
 
 
 async def test_a_rejected_run_fails_at_once(twin: RunTwin, run: PolicyRunJob) -> None:
-    """Another attempt would not help."""
 
     async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
         raise PolicyRunRejected("there is no such policy")
@@ -268,7 +266,6 @@ async def _dispatched_in_order(twin: RunTwin) -> list[PolicyRunJob]:
 
 
 async def test_emergencies_are_dispatched_first(twin: RunTwin, storage: Storage, tenant: str) -> None:
-    """They were added last."""
     recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
         await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))

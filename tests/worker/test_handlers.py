@@ -59,7 +59,6 @@ async def test_the_result_of_a_handler_completes_its_job(storage: Storage, tenan
 
 @pytest.mark.parametrize("result", [None, OverlayResult(), OverlayResult(metadata={"findings": "3"})])
 async def test_an_overlay_handler_may_return_none(storage: Storage, tenant: str, result: OverlayResult | None) -> None:
-    """A result may have metadata."""
     job = await storage.graph_jobs.add(overlay_job(tenant))
 
     async def overlay(_job: GraphOverlayJob, _context: JobContext) -> OverlayResult | None:

@@ -37,7 +37,6 @@ from graphjobs.worker.options import Backoff, jittered
 def test_an_option_out_of_its_bounds_is_named(
     options_class: type[WorkerOptions], options: dict[str, Any], message: str
 ) -> None:
-    """The options are checked when they are created."""
     with pytest.raises(ConfigurationError, match=f"^{message}"):
         options_class(**options)
 

@@ -69,7 +69,6 @@ async def test_a_claim_with_a_lost_answer_is_found(wired: Storage, wire: Wire, t
 
 
 async def test_a_claim_that_never_arrived_raises_database_unavailable(wired: Storage, wire: Wire, tenant: str) -> None:
-    """It is safe to repeat."""
     job = await wired.graph_jobs.add(build_job(tenant))
     wire.fault = Fault.DROP_REQUEST
 

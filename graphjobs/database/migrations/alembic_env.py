@@ -6,10 +6,10 @@ if it is missing, and wait for a table lock no longer than the lock time-out.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 from alembic import context
@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from graphjobs.database.engine import connect, milliseconds, resolve_url, server_settings
 from graphjobs.database.error_translation import translate_error
+from graphjobs.database.migrations.blockers import named_blockers
 from graphjobs.database.schema import REVISION, SCHEMA, VERSION_TABLE
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
@@ -30,9 +31,10 @@ LOCK_WAIT: Final = timedelta(minutes=2)
 _LOCK_KEY: Final = int.from_bytes(b"graphjob")
 _STATEMENT_TIMEOUT: Final = timedelta(hours=1)
 _ROWS_WOULD_BE_LOST: Final = "GJ001"
+_DEPENDENTS_EXIST: Final = "GJ002"
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-OnConnection: TypeAlias = Callable[[Callable[[Connection], None]], Any]
+T = TypeVar("T")
 
 CREATE_SCHEMA_IF_MISSING: Final = f"""
 DO $schema$
@@ -59,6 +61,32 @@ BEGIN
     END IF;
 END
 $version$
+"""
+
+
+_DEPENDENTS_GUARD: Final = f"""
+DO $dependents$
+DECLARE
+    found text;
+BEGIN
+    SELECT string_agg(DISTINCT dependent, ', ') INTO found FROM (
+        SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass AS dependent
+        FROM pg_constraint
+        WHERE contype = 'f' AND confrelid IN (SELECT to_regclass('{SCHEMA}.' || t) FROM unnest(ARRAY[{{tables}}]) AS t)
+            AND conrelid NOT IN (SELECT oid FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace)
+        UNION
+        SELECT 'the view ' || ev_class::regclass
+        FROM pg_rewrite JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid
+        WHERE refclassid = 'pg_class'::regclass AND ev_class <> refobjid
+            AND refobjid IN (SELECT to_regclass('{SCHEMA}.' || t) FROM unnest(ARRAY[{{tables}}]) AS t)
+    ) AS dependents;
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '{_DEPENDENTS_EXIST}',
+            MESSAGE = 'the downgrade would drop tables that other objects depend on: drop these first: ' || found;
+    END IF;
+END
+$dependents$
 """
 
 
@@ -115,6 +143,8 @@ def _render(metadata: MetaData) -> None:
     )
     with context.begin_transaction():
         context.execute(f"SET lock_timeout = {milliseconds(Settings.load().lock_timeout)}")
+        # Otherwise a function of another schema could become the default of a column.
+        context.execute("SET search_path = pg_catalog")
         # Otherwise a guard that waited for its lock would count with its old snapshot, and newer rows would be lost.
         context.execute("SET default_transaction_isolation = 'read committed'")
         # DROP ... IF EXISTS would print notices.
@@ -139,37 +169,56 @@ def _run_guards_first() -> None:
     """Run the guards of all revisions of a downgrade before its first step.
 
     Each revision is a separate transaction: a guard that raises halfway would leave the database between revisions. A
-    guard is a statement that raises; a revision calls it GUARD and runs it again in its own downgrade.
+    guard is a statement that raises. GUARD of a revision refuses to drop rows, and runs again in its own downgrade.
+    Objects of the host that depend on the TABLES of a revision refuse every downgrade that drops these.
     """
     migration = context.get_context()
     plan = migration._migrations_fn  # noqa: SLF001  # alembic has no public way to the steps
     may_drop_data = context.get_x_argument(as_dictionary=True).get("drop-data") == "yes"
-    if _command() != "downgrade" or plan is None or may_drop_data:
+    if _command() != "downgrade" or plan is None:
         return
 
     def guarded_steps(*heads: Any) -> list[Any]:
         steps = list(plan(*heads))
         for step in steps:
-            guard = getattr(step.revision.module, "GUARD", None)
-            if guard is not None:
-                migration.execute(guard)
+            module = step.revision.module
+            if hasattr(module, "TABLES"):
+                migration.execute(_DEPENDENTS_GUARD.format(tables=", ".join(f"'{table}'" for table in module.TABLES)))
+            if hasattr(module, "GUARD") and not may_drop_data:
+                migration.execute(module.GUARD)
         return steps
 
     migration._migrations_fn = guarded_steps  # noqa: SLF001
 
 
 async def _migrate_from_shell(metadata: MetaData) -> None:
-    async with migration_lock(None) as (connection, lock):
-        if _command() in ("upgrade", "stamp"):
-            await lock.execute(CREATE_SCHEMA_IF_MISSING)
-        await connection(lambda sync_connection: _migrate(sync_connection, metadata))
+    create_schema = _command() in ("upgrade", "stamp")
+    await run_locked(
+        None, lambda connection: _migrate(connection, metadata), _read_nothing, create_schema=create_schema
+    )
 
 
-@asynccontextmanager
-async def migration_lock(
+async def _read_nothing(_connection: DriverConnection) -> None:
+    """Read nothing after the work: alembic prints by itself."""
+
+
+async def run_locked(
     settings: Settings | None,
-) -> AsyncIterator[tuple[OnConnection, DriverConnection]]:
-    """Hold the migration lock of the database; yield a function that runs work on a new connection, and the lock's own.
+    work: Callable[[Connection], None],
+    read: Callable[[DriverConnection], Awaitable[T]],
+    *,
+    create_schema: bool = False,
+) -> T:
+    """Run work on a connection that holds the migration lock of the database, so that the lock lasts as long as it.
+
+    Args:
+        settings: the database; None means the settings of the environment.
+        work: runs alembic on the connection.
+        read: reads on the same connection after the work.
+        create_schema: whether to create the schema first, if it is missing.
+
+    Returns:
+        What `read` returned.
 
     Raises:
         ConfigurationError: `pooler` is not "direct".
@@ -180,36 +229,38 @@ async def migration_lock(
         raise ConfigurationError(
             "migrations need a direct connection: set GRAPHJOBS_POOLER=direct and a URL that reaches the server itself"
         )
+    limits = {"statement_timeout": str(milliseconds(_STATEMENT_TIMEOUT)), "idle_session_timeout": "0"}
     url = await resolve_url(settings)
-    options = {
-        "server_settings": server_settings(settings) | {"statement_timeout": str(milliseconds(_STATEMENT_TIMEOUT))},
-        "command_timeout": _STATEMENT_TIMEOUT.total_seconds(),
-        "statement_cache_size": 0,
-    }
+    driver = await connect(
+        url,
+        settings,
+        server_settings=server_settings(settings) | limits,
+        command_timeout=_STATEMENT_TIMEOUT.total_seconds(),
+        statement_cache_size=0,
+    )
 
     async def creator(*_args: Any, **_kwargs: Any) -> DriverConnection:
-        return await connect(url, settings, **options)
+        return driver
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
-
-    async def on_connection(work: Callable[[Connection], None]) -> None:
-        async with engine.connect() as connection:
-            await connection.run_sync(work)
-
-    lock = await connect(url, settings)
     try:
-        with translate_alembic_errors():
-            await _acquire(lock)
-            yield on_connection, lock
+        async with named_blockers(url, settings, driver.get_server_pid()):
+            with translate_alembic_errors():
+                await _acquire(driver)
+                if create_schema:
+                    await driver.execute(CREATE_SCHEMA_IF_MISSING)
+                async with engine.connect() as connection:
+                    await connection.run_sync(work)
+                    return await read(driver)
     finally:
         # The advisory lock ends with its session.
-        await lock.close(timeout=settings.connect_timeout.total_seconds())
+        await driver.close(timeout=settings.connect_timeout.total_seconds())
 
 
-async def _acquire(lock: DriverConnection) -> None:
+async def _acquire(connection: DriverConnection) -> None:
     # Poll: a session that waits in the server would deadlock with CREATE INDEX CONCURRENTLY.
     deadline = asyncio.get_running_loop().time() + LOCK_WAIT.total_seconds()
-    while not await lock.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
         if asyncio.get_running_loop().time() > deadline:
             raise DatabaseUnavailable("another migration of this database has run for two minutes: wait for it to end")
         await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311  # jitter
@@ -225,16 +276,30 @@ def translate_alembic_errors() -> Iterator[None]:
         failure = _translate_command_error(str(error))
     except AssertionError:  # alembic raises it for an empty revision, "@" and "head-1"
         failure = ConfigurationError("revision does not exist: `graphjobs db history` lists all revisions")
-    except Exception as error:
-        driver_error = error.orig.__cause__ if isinstance(error, exc.DBAPIError) and error.orig else error
-        if getattr(driver_error, "sqlstate", None) == _ROWS_WOULD_BE_LOST:
-            failure = GraphJobsError(str(driver_error), sqlstate=_ROWS_WOULD_BE_LOST)
+    except Exception as raised:
+        # After a lost connection the end of an autocommit block raises this one, and hides the first.
+        cause = raised.__context__ if isinstance(raised, exc.PendingRollbackError) and raised.__context__ else raised
+        driver_error = cause.orig.__cause__ if isinstance(cause, exc.DBAPIError) and cause.orig else cause
+        sqlstate = getattr(driver_error, "sqlstate", None)
+        if sqlstate in (_ROWS_WOULD_BE_LOST, _DEPENDENTS_EXIST):
+            failure = GraphJobsError(str(driver_error), sqlstate=sqlstate)
         else:
-            failure = translate_error(error, ambiguous=False)
+            failure = _name_finished_revisions(translate_error(cause, ambiguous=False))
         if failure is None:
             raise
     if failure is not None:
         raise failure
+
+
+def _name_finished_revisions(failure: GraphJobsError | None) -> GraphJobsError | None:
+    """Return the error of a migration that ended early, which may have changed something."""
+    if not isinstance(failure, DatabaseUnavailable):
+        return failure
+    problem = str(failure).partition(";")[0]
+    return DatabaseUnavailable(
+        f"{problem}; revisions that finished stay, the one that was running is repeated: run the migration again",
+        sqlstate=failure.sqlstate,
+    )
 
 
 def _translate_command_error(message: str) -> GraphJobsError:

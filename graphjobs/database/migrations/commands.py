@@ -10,11 +10,13 @@ import io
 import random
 import threading
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+import alembic
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -22,15 +24,15 @@ from sqlalchemy import Connection
 
 from graphjobs.database.engine import connect, resolve_url
 from graphjobs.database.migrations.alembic_env import (
-    CREATE_SCHEMA_IF_MISSING,
     DriverConnection,
-    OnConnection,
-    migration_lock,
+    run_locked,
     translate_alembic_errors,
 )
 from graphjobs.database.schema import SCHEMA, VERSION_TABLE
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 from graphjobs.settings import Settings
+
+T = TypeVar("T")
 
 _RENDER_WAIT_SECONDS: Final = 10
 _RETRIES_MAX: Final = 5
@@ -73,13 +75,15 @@ async def upgrade(settings: Settings | None = None, *, revision: str = "head") -
         ConfigurationError: the revision does not exist, or the role lacks a privilege.
         GraphJobsError: an interrupted build left an invalid index.
     """
-    async with migration_lock(settings) as (connection, lock):
-        await lock.execute(CREATE_SCHEMA_IF_MISSING)
-        await _run(connection, "upgrade", lambda config: command.upgrade(config, revision))
-        reached = await _revision(lock)
-        invalid = await lock.fetch(_INVALID_INDEXES)
+
+    async def read(connection: DriverConnection) -> tuple[str | None, list[str]]:
+        return await _revision(connection), [row[0] for row in await connection.fetch(_INVALID_INDEXES)]
+
+    reached, invalid = await _run(
+        settings, "upgrade", lambda config: command.upgrade(config, revision), read, create_schema=True
+    )
     if invalid:
-        names = ", ".join(row[0] for row in invalid)
+        names = ", ".join(invalid)
         raise GraphJobsError(f"an interrupted build left an invalid index: {names}; drop it and upgrade again")
     return reached
 
@@ -98,9 +102,9 @@ async def downgrade(settings: Settings | None = None, *, revision: str, drop_dat
     Raises:
         GraphJobsError: tables hold rows; the message says how many, and how to keep them.
     """
-    async with migration_lock(settings) as (connection, lock):
-        await _run(connection, "downgrade", lambda config: command.downgrade(config, revision), drop_data=drop_data)
-        return await _revision(lock)
+    return await _run(
+        settings, "downgrade", lambda config: command.downgrade(config, revision), _revision, drop_data=drop_data
+    )
 
 
 async def check(settings: Settings | None = None) -> None:
@@ -110,8 +114,7 @@ async def check(settings: Settings | None = None) -> None:
         SchemaOutOfDate: the database is not at the newest revision.
         GraphJobsError: the database differs from the declared tables; the message names each difference.
     """
-    async with migration_lock(settings) as (connection, _lock):
-        await _run(connection, "check", command.check)
+    await _run(settings, "check", command.check, _revision)
 
 
 async def current(settings: Settings | None = None) -> str | None:
@@ -183,28 +186,45 @@ def _revisions_folder() -> Path:
 
 
 async def _run(
-    on_connection: OnConnection, name: str, work: Callable[[Config], object], *, drop_data: bool = False
-) -> None:
+    settings: Settings | None,
+    name: str,
+    work: Callable[[Config], object],
+    read: Callable[[DriverConnection], Awaitable[T]],
+    *,
+    create_schema: bool = False,
+    drop_data: bool = False,
+) -> T:
     """Run one alembic command; repeat it if a lock was not free in time, since each revision is a transaction."""
     # A blocking wait would stop the event loop, in which the other migration may run.
     while not _ALEMBIC_IN_THIS_PROCESS.acquire(blocking=False):  # noqa: ASYNC110  # held across threads and loops
         await asyncio.sleep(0.05)
     try:
-        for attempt in range(1, _RETRIES_MAX + 1):
+        attempt = 1
+        while True:
             config = _config(drop_data=drop_data)
 
             def in_environment(connection: Connection, config: Config = config) -> None:
                 config.attributes |= {"connection": connection, "command": name}
-                work(config)
+                with _kept_alembic_proxies():
+                    work(config)
 
             try:
-                with translate_alembic_errors():
-                    await on_connection(in_environment)
+                return await run_locked(settings, in_environment, read, create_schema=create_schema)
             except DatabaseUnavailable as error:
                 if error.sqlstate not in ("55P03", "40P01") or attempt == _RETRIES_MAX:
                     raise
-                await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** (attempt - 1))  # noqa: S311
-            else:
-                return
+            await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** (attempt - 1))  # noqa: S311
+            attempt += 1
     finally:
         _ALEMBIC_IN_THIS_PROCESS.release()
+
+
+@contextmanager
+def _kept_alembic_proxies() -> Iterator[None]:
+    """Run alembic inside the environment or a revision of a host: alembic has one global environment, not a stack."""
+    kept = [proxy for module in (alembic.context, alembic.op) if (proxy := getattr(module, "_proxy", None)) is not None]
+    try:
+        yield
+    finally:
+        for proxy in kept:
+            proxy._install_proxy()  # noqa: SLF001  # alembic has no public way to restore it

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import insert_events
+from graphjobs.core.event_log import insert_events, newest_transition_id
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import (
@@ -138,17 +138,7 @@ FIND_CLAIMED_JOBS: Final = (
         JOBS.c.tenant_id == sa.func.any(TENANTS),
         JOBS.c.type == KIND,
         JOBS.c.status == RUNNING,
-        # A scalar per job: with EXISTS, the planner may begin with the log of all jobs.
-        sa.select(EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'")))
-        .where(
-            EVENTS.c.job_id == JOBS.c.id,
-            EVENTS.c.tenant_id == JOBS.c.tenant_id,
-            EVENTS.c.created_at == JOBS.c.updated_at,
-        )
-        .order_by(EVENTS.c.created_at.desc())
-        .limit(sa.literal_column("1"))
-        .scalar_subquery()
-        == TRANSITION,
+        newest_transition_id(EVENTS, JOBS, EVENTS.c.created_at == JOBS.c.updated_at) == TRANSITION,
     )
     .order_by(JOBS.c.created_at, JOBS.c.id)
 )

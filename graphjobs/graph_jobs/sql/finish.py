@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.selectable import NamedFromClause
 
 from graphjobs.core.event_log import find_transitioned, insert_events
+from graphjobs.core.queue_flow import KEY_ARRAYS, VERSION_ARRAY
 from graphjobs.database.sql_expressions import jsonb_merge, null_if_unrepresentable, unnest_params
 from graphjobs.graph_jobs.sql.expressions import (
     QUEUED,
@@ -41,9 +42,7 @@ def _by_keys(*conditions: sa.ColumnElement[bool]) -> tuple[sa.ColumnElement[bool
 _is_running: Final = sa.cast(JOBS.c.status, sa.Integer) == RUNNING
 
 
-_KEYS: Final = (("p_job_ids", sa.Uuid, "job_id"), ("p_tenant_ids", sa.Text, "tenant_id"))
 _ATTEMPTS: Final = ("p_attempts", sa.Integer, "attempts")
-_VERSION: Final = ("p_versions", sa.DateTime(timezone=True), "version")
 _CHANGE: Final = (
     ("p_new_statuses", sa.SmallInteger, "status"),
     ("p_payloads", sa.Text, "patch"),
@@ -126,12 +125,12 @@ def _returning_versions(updated: sa.CTE) -> sa.Select[Any]:
 
 
 def _finish() -> sa.CTE:
-    inputs, locked = unnest_params("inputs", *_KEYS, _ATTEMPTS, *_CHANGE), _locked()
+    inputs, locked = unnest_params("inputs", *KEY_ARRAYS, _ATTEMPTS, *_CHANGE), _locked()
     return _apply(_fenced(inputs, locked, _same_attempt(inputs, locked)))
 
 
 def _take_over() -> sa.CTE:
-    inputs, locked = unnest_params("inputs", *_KEYS, _VERSION, *_CHANGE), _locked()
+    inputs, locked = unnest_params("inputs", *KEY_ARRAYS, VERSION_ARRAY, *_CHANGE), _locked()
     return _apply(_fenced(inputs, locked, locked.c.version.is_not_distinct_from(inputs.c.version)))
 
 
@@ -193,7 +192,7 @@ FINISH_JOBS_WITH_FOLLOWUPS: Final = _finish_with_followups()
 
 
 def _renew() -> sa.Select[Any]:
-    inputs, locked = unnest_params("inputs", *_KEYS, _ATTEMPTS), _locked()
+    inputs, locked = unnest_params("inputs", *KEY_ARRAYS, _ATTEMPTS), _locked()
     fenced = _fenced(inputs, locked, _same_attempt(inputs, locked), inputs.c.job_id, inputs.c.tenant_id)
     renewed = (
         sa.update(JOBS)

@@ -191,13 +191,15 @@ def _overlay_lag() -> sa.Select[Any]:
         .limit(LIMIT)
         .subquery()
     )
-    share = [
-        sa.func.percentile_cont(sa.literal_column(level)).within_group(completed.c.latency) for level in ("0.5", "0.95")
+    # Labelled: SQLAlchemy 2.0 and 2.1 name them differently.
+    percentiles = [
+        sa.func.percentile_cont(sa.literal_column(level)).within_group(completed.c.latency).label(name)
+        for level, name in (("0.5", "p50"), ("0.95", "p95"))
     ]
     columns: list[sa.ColumnElement[Any]] = [
         *(_counted([_IndexScan(condition)]) for condition in of_status.values()),
         _seconds_from(oldest, sa.func.now()),
-        *share,
+        *percentiles,
         sa.func.count(completed.c.latency),
     ]
     return sa.select(*columns).select_from(completed)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from graphjobs.core.event_log import insert_events
+from graphjobs.core.event_log import insert_events, newest_transition_id
 from graphjobs.database.sql_expressions import AFTER_TENANT, ONE, jsonb_merge, next_version, rotating_tenants
 from graphjobs.policy_runs.sql.single import EVENTS, LEASE_DURATION, LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
@@ -277,19 +277,14 @@ FIND_LEASED_RUNS: Final = (
     .where(
         RUNS.c.status == _DISPATCHING,
         RUNS.c.lease_owner == _OWNER,
-        # The newest lease; cancellation may have been requested since. A scalar per run: with EXISTS, the planner may
-        # begin with the log of all runs.
-        sa.select(EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'transitionId'")))
-        .where(
-            EVENTS.c.job_id == RUNS.c.id,
-            EVENTS.c.tenant_id == RUNS.c.tenant_id,
+        # The newest lease; cancellation may have been requested since.
+        newest_transition_id(
+            EVENTS,
+            RUNS,
             EVENTS.c.status == _DISPATCHING,
             EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
             == sa.literal_column(f"'{Status.PENDING}'"),
         )
-        .order_by(EVENTS.c.created_at.desc())
-        .limit(ONE)
-        .scalar_subquery()
         == sa.bindparam("p_transition_id", type_=sa.Text),
     )
     .order_by(RUNS.c.priority.desc(), RUNS.c.available_at, RUNS.c.id)

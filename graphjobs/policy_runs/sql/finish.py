@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import find_transitioned, insert_events
+from graphjobs.core.queue_flow import KEY_ARRAYS, VERSION_ARRAY
 from graphjobs.database.sql_expressions import jsonb_merge, next_version, unnest_params
 from graphjobs.policy_runs.sql.single import EVENTS, LEASE_DURATION, RUNS, TENANT_KEY, code
 from graphjobs.policy_runs.status import PolicyRunStatus
@@ -28,9 +29,7 @@ _by_keys: Final = (RUNS.c.id == sa.func.any(_JOBS), TENANT_KEY == sa.func.any(_D
 # The cast keeps the planner from the indexes on status.
 _is_dispatching: Final = sa.cast(RUNS.c.status, sa.Integer) == _DISPATCHING
 
-_KEYS: Final = (("p_job_ids", sa.Uuid, "job_id"), ("p_tenant_ids", sa.Text, "tenant_id"))
 _LEASE: Final = (("p_lease_attempts", sa.Integer, "attempts"), ("p_lease_owners", sa.Text, "lease_owner"))
-_VERSION: Final = (("p_versions", sa.DateTime(timezone=True), "version"),)
 _CHANGE: Final = (
     ("p_new_statuses", sa.SmallInteger, "requested_status"),
     ("p_delays", sa.Interval, "delay"),
@@ -80,7 +79,7 @@ def _by_fenced(fenced: sa.CTE) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _apply(fence_columns: tuple[tuple[str, Any, str], ...], fence: _Fence) -> sa.Select[Any]:
     """Finish the leases that the fence admits: the status, when the run is available again, and the error."""
-    inputs, locked = unnest_params("inputs", *_KEYS, *fence_columns, *_CHANGE), _locked()
+    inputs, locked = unnest_params("inputs", *KEY_ARRAYS, *fence_columns, *_CHANGE), _locked()
     # A run with a requested cancellation is canceled, unless it was submitted.
     requested = inputs.c.requested_status
     is_canceled = (requested != code(Status.SUBMITTED)) & locked.c.cancellation_requested_at.is_not(None)
@@ -153,7 +152,7 @@ The status is canceled in place of pending or failed where cancellation was requ
 other transactions hold are left out.
 """
 
-TAKE_OVER_RUNS: Final = _apply(_VERSION, _same_version)
+TAKE_OVER_RUNS: Final = _apply((VERSION_ARRAY,), _same_version)
 """Finishes leases of runs that still are at the version seen, of any owner; returns the same as `FINISH_RUNS`.
 
 Runs with rows that other transactions hold are left alone: their holders are alive.
@@ -161,7 +160,7 @@ Runs with rows that other transactions hold are left alone: their holders are al
 
 
 def _renew() -> sa.Select[Any]:
-    inputs, locked = unnest_params("inputs", *_KEYS, *_LEASE), _locked()
+    inputs, locked = unnest_params("inputs", *KEY_ARRAYS, *_LEASE), _locked()
     fenced = (
         sa.select(inputs.c.job_id, inputs.c.tenant_id)
         .join_from(inputs, locked, _same_lease(inputs, locked))

@@ -167,6 +167,11 @@ def _run_id_from_path(verb: str = "") -> Callable[..., Coroutine[Any, Any, str]]
     return read_run_id
 
 
+RunId: TypeAlias = Annotated[str, Depends(_run_id_from_path())]
+CancelRunId: TypeAlias = Annotated[str, Depends(_run_id_from_path("/cancel"))]
+RetryRunId: TypeAlias = Annotated[str, Depends(_run_id_from_path("/retry"))]
+
+
 def _run_response(run: PolicyRunJob) -> Response:
     return json_response(PolicyRunView.of(run))
 
@@ -212,11 +217,7 @@ async def list_runs(
     **update_options(PolicyRunCancelBody, PolicyRunView, body_required=False),
 )
 async def cancel_run(
-    caller: RunCaller,
-    run_id: Annotated[str, Depends(_run_id_from_path("/cancel"))],
-    body: CancelBody,
-    service: RunService,
-    request: Request,
+    caller: RunCaller, run_id: CancelRunId, body: CancelBody, service: RunService, request: Request
 ) -> Response:
     """Cancel a queued run; request the cancellation of a running one. A repeated call changes nothing."""
     actor = event_actor(caller, request)
@@ -229,11 +230,7 @@ async def cancel_run(
     **update_options(PolicyRunRetryBody, PolicyRunView, body_required=False, status_code=202),
 )
 async def retry_run(
-    caller: RunCaller,
-    run_id: Annotated[str, Depends(_run_id_from_path("/retry"))],
-    body: RetryBody,
-    service: RunService,
-    request: Request,
+    caller: RunCaller, run_id: RetryRunId, body: RetryBody, service: RunService, request: Request
 ) -> Response:
     """Add a new run with the request of a run that has ended; its metadata has the old run id as retryOf."""
     actor = event_actor(caller, request)
@@ -243,9 +240,7 @@ async def retry_run(
 
 # The last route: its path also matches the paths with a verb.
 @policy_routes.get("/runs/{run_id:path}", response_model=PolicyRunView, responses=READ_PROBLEMS, summary="Read a run")
-async def get_run(
-    caller: ReadCaller, run_id: Annotated[str, Depends(_run_id_from_path())], service: RunService
-) -> Response:
+async def get_run(caller: ReadCaller, run_id: RunId, service: RunService) -> Response:
     """Read a run by its run id."""
     run = await service.get(caller.tenant_id, run_id)
     if run is None:

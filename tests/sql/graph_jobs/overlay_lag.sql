@@ -56,7 +56,7 @@ AND scheduler.graph_jobs.type = 1
 AND scheduler.graph_jobs.status = 0
 AND CASE WHEN (scheduler.graph_jobs.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.created_at END IS NOT NULL
 ORDER BY scheduler.graph_jobs.created_at
-LIMIT 1)) AS FLOAT) AS anon_16, percentile_cont(0.5) WITHIN GROUP (ORDER BY anon_17.latency) AS percentile_cont_1, percentile_cont(0.95) WITHIN GROUP (ORDER BY anon_17.latency) AS percentile_cont_2, count(anon_17.latency) AS count_6
+LIMIT 1)) AS FLOAT) AS anon_16, percentile_cont(0.5) WITHIN GROUP (ORDER BY anon_17.latency) AS p50, percentile_cont(0.95) WITHIN GROUP (ORDER BY anon_17.latency) AS p95, count(anon_17.latency) AS count_6
 FROM (SELECT greatest(CAST(EXTRACT(epoch
 FROM scheduler.graph_jobs.updated_at - scheduler.graph_jobs.created_at) AS FLOAT), 0.0) AS latency
 FROM scheduler.graph_jobs

@@ -230,13 +230,11 @@ _ALL_REPAIRED: dict[str, Case] = {**{name: ("graph_jobs", *case) for name, case 
 
 
 def test_names_of_cases_are_unique() -> None:
-    """No case replaces another one."""
     assert len(_CLEAN) + len(CLEAN) + len(_REPAIRED) + len(REPAIRED) == len(_ALL_CLEAN) + len(_ALL_REPAIRED)
 
 
 @pytest.mark.parametrize(("collection", "document"), _ALL_CLEAN.values(), ids=_ALL_CLEAN)
 def test_a_clean_document_is_mapped_without_a_change(collection: str, document: dict[str, Any]) -> None:
-    """A document in the current form reports no change."""
     mapped = map_document(collection, document)
     assert isinstance(mapped, Mapped), mapped
     assert () == mapped.changes
@@ -246,7 +244,6 @@ def test_a_clean_document_is_mapped_without_a_change(collection: str, document: 
 def test_a_repair_reports_its_change(
     collection: str, document: dict[str, Any], fields: dict[str, Any], changes: list[tuple[str, str]]
 ) -> None:
-    """A repair yields the intended fields, and exactly its own changes."""
     mapped = map_document(collection, document)
     assert isinstance(mapped, Mapped), mapped
     assert fields == {name: getattr(mapped.value, name) for name in fields}

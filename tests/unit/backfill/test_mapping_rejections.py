@@ -229,7 +229,6 @@ def test_no_text_repeats_a_value(collection: str, document: dict[str, Any], hold
 
 
 def test_an_unknown_collection_raises() -> None:
-    """It is an error of the program, because no document selects a collection."""
     with pytest.raises(KeyError, match="graphs"):
         map_document("graphs", build())
 

@@ -88,7 +88,6 @@ pymongo_leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:Re
 
 @pymongo_leaves_a_socket
 async def test_an_absent_server_is_reported_within_the_time_out() -> None:
-    """The port is closed."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -116,7 +115,6 @@ async def test_a_server_that_hangs_up_is_reported_within_the_time_out() -> None:
 
 
 async def test_the_time_out_of_the_address_replaces_the_default() -> None:
-    """The default is ten seconds, not the thirty of pymongo."""
     client, _ = mongo_source._create_client("mongodb://host/scheduler")
     assert 10 == client.options.server_selection_timeout
     await client.close()

@@ -209,7 +209,6 @@ async def test_memory_does_not_grow_with_the_file(tmp_path: Path, file_format: s
 
 
 async def test_the_event_loop_continues_during_a_read(tmp_path: Path) -> None:
-    """Another task gets its turns."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(dumps.encode_file(few_documents(20_000), "array.json"))
     waits: list[float] = []
@@ -229,7 +228,6 @@ async def test_the_event_loop_continues_during_a_read(tmp_path: Path) -> None:
 
 
 async def test_at_most_two_batches_are_read_ahead(tmp_path: Path) -> None:
-    """A caller that pauses also pauses the read."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 20_000, "bson"))
     async with open_source(str(path)) as source, aclosing(source.read(source.parts[0])) as reading:
@@ -244,7 +242,6 @@ def open_files() -> int:
 
 
 async def test_files_are_closed_after_any_read(tmp_path: Path) -> None:
-    """After the end, an early end, a cancellation, and a second cancellation."""
     path = tmp_path / "graph_jobs.bson"
     path.write_bytes(dumps.encode_file([{"text": "x" * 1_000}] * 5_000, "bson"))
     before = open_files()
@@ -271,7 +268,6 @@ async def test_files_are_closed_after_any_read(tmp_path: Path) -> None:
 
 
 async def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
-    """An unchanged file keeps its fingerprint. One changed byte in the middle changes it."""
 
     async def fingerprint() -> str:
         async with open_source(str(path)) as source:
@@ -308,7 +304,6 @@ async def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
 async def test_an_invalid_source_raises_with_a_hint(
     tmp_path: Path, contents: dict[str, bytes | None], name: str, words: list[str]
 ) -> None:
-    """The error names the actual and the expected files."""
     for file_name, content in contents.items():
         path = tmp_path / file_name
         path.parent.mkdir(exist_ok=True)

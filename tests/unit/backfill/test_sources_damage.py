@@ -198,7 +198,6 @@ async def test_invalid_text_affects_no_other_record(tmp_path: Path, bad: bytes, 
 
 @pytest.mark.parametrize("broken", [b'{"a": "no end', b'{"a": {"b": 1}', b'{"a": "x" "b": "}'])
 async def test_an_object_without_an_end_affects_no_other(tmp_path: Path, broken: bytes) -> None:
-    """In an array of mongoexport the next object begins a line."""
     path = tmp_path / "graph_jobs.json"
     path.write_bytes(b'[{"a": 1},\n' + broken + b',\n{"b": 2},\n{"c": "\\n{"}]\n')
     records = await read_records(path)

@@ -71,7 +71,6 @@ def test_an_object_is_read_with_the_digest_of_its_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_content_that_is_not_a_json_object_is_refused(content: bytes, sentence: str, tmp_path: Path) -> None:
-    """Each defect has its own error text."""
     assert error_of_content(content, tmp_path).endswith(sentence)
 
 
@@ -121,7 +120,6 @@ def test_a_file_truncated_anywhere_is_reported_as_truncated(ascii_only: bool, tm
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """The error is one sentence."""
     assert error_of(tmp_path / "missing.json") == "the file does not exist"
 
 
@@ -174,7 +172,6 @@ def test_an_endless_device_is_refused() -> None:
 
 
 def test_a_file_at_the_limit_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
-    """The error text contains the limit."""
     path = tmp_path / "document.json"
     path.write_bytes(b'{"a": 1}'.ljust(2_000))
 
@@ -227,7 +224,6 @@ def test_cleaned_text_is_printable_and_short(text: str, length_max: int) -> None
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=("C", "Z"))))
 def test_printable_text_is_unchanged(text: str) -> None:
-    """Cleaning changes only unprintable text."""
     assert text == clean_text(text, max(1, len(text)))
 
 

@@ -68,7 +68,6 @@ def test_a_graph_has_all_components_the_root_and_the_edges_sorted() -> None:
 
 
 def test_the_graph_of_an_empty_sbom_is_empty() -> None:
-    """An SBOM may have no components."""
     graph = build_graph(sbom_of(()))
 
     assert (graph.nodes, graph.edges, graph.depth) == ((), (), 0)
@@ -76,7 +75,6 @@ def test_the_graph_of_an_empty_sbom_is_empty() -> None:
 
 
 def test_the_snapshot_id_is_the_digest_of_the_documented_form() -> None:
-    """The docstring of DependencyGraph is sufficient to calculate it in any language."""
     canonical = 'graphjobs-dependency-graph@1\n["a\\"b"]\n["caf\\u00e9"]\n["a\\"b","caf\\u00e9"]\n'
 
     graph = build_graph(sbom_of(("café", 'a"b'), (('a"b', "café"),)))
@@ -138,7 +136,6 @@ def test_the_order_of_the_input_does_not_change_the_graph(shape: Shape, seed: in
 
 @given(first=shapes(), second=shapes())
 def test_different_graphs_have_different_ids(first: Shape, second: Shape) -> None:
-    """The id depends on nodes and edges."""
     ids = {build_graph(sbom_of(nodes, tuple(edges))).snapshot_id for nodes, edges in (first, second)}
 
     assert (first == second) == (len(ids) == 1)

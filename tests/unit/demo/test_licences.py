@@ -86,7 +86,6 @@ def test_expressions_are_evaluated_like_their_tree(expression: tuple[str, bool])
 
 @given(words=st.lists(st.sampled_from(["(", ")", "AND", "OR", "WITH", "MIT", "GPL-1"]), max_size=12))
 def test_any_sequence_of_words_is_evaluated_without_an_error(words: list[str]) -> None:
-    """An invalid expression is evaluated as text, and every forbidden word is found."""
     text = " ".join(words)
     breach = find_breach(text, gpl)
 

@@ -39,7 +39,6 @@ def policy_file(directory: Path, fields: object) -> Path:
 
 
 def test_all_fields_of_a_policy_are_read(tmp_path: Path) -> None:
-    """Name, patterns and digest."""
     fields = {"name": "rules", "forbidden_licences": ["GPL-*"], "forbidden_packages": ["pkg:npm/@angular/*"]}
 
     policy = read_policy(policy_file(tmp_path, fields))
@@ -49,7 +48,6 @@ def test_all_fields_of_a_policy_are_read(tmp_path: Path) -> None:
 
 
 def test_a_policy_may_forbid_nothing(tmp_path: Path) -> None:
-    """Both lists are optional."""
     policy = read_policy(policy_file(tmp_path, {"name": "anything goes"}))
 
     assert findings_of(policy, sbom_of(component("a", "GPL-3.0-only", purl="pkg:pypi/a@1"))) == ()
@@ -111,7 +109,6 @@ def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_finding_has_its_rule_reason_and_reach() -> None:
-    """The reach is the number of nodes that depend on the component."""
     sbom = sbom_of(
         component("app", "MIT"),
         component("driver", "LGPL-3.0-only"),
@@ -182,7 +179,6 @@ def test_packages_are_compared_with_a_version_if_the_pattern_has_one(
 
 
 def test_findings_are_sorted_and_each_rule_occurs_once() -> None:
-    """A component may break several rules; two licences with one pattern are one finding."""
     policy = policy_of(licences=("GPL-*", "MPL-*"), packages=("pkg:pypi/*",))
     sbom = sbom_of(
         component("b", "MPL-2.0", "GPL-2.0", "GPL-3.0", purl="pkg:pypi/b@1"),

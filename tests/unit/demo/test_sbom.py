@@ -40,7 +40,6 @@ def error_of(path: Path) -> str:
 
 
 def test_all_parts_of_an_sbom_are_read(tmp_path: Path) -> None:
-    """Subject, components, dependencies, and the fields of the file."""
     sbom = read(
         tmp_path,
         serialNumber="urn:uuid:3e671687-395b-41f5-a30f-a58921a69b79",
@@ -70,14 +69,12 @@ def test_all_parts_of_an_sbom_are_read(tmp_path: Path) -> None:
 
 
 def test_an_sbom_may_be_empty(tmp_path: Path) -> None:
-    """Only bomFormat is required; other fields have defaults."""
     sbom = read(tmp_path)
 
     assert Sbom("service.cdx.json", sbom.digest, None, 1, (), (), None) == sbom
 
 
 def test_licences_are_read_in_every_form(tmp_path: Path) -> None:
-    """CycloneDX has ids, names and expressions."""
     licences = [
         {"license": {"id": "MIT", "acknowledgement": "declared"}},
         {"license": {"name": "License :: OSI Approved :: BSD License"}},
@@ -94,7 +91,6 @@ def test_licences_are_read_in_every_form(tmp_path: Path) -> None:
 
 
 def test_nested_components_and_services_are_flattened(tmp_path: Path) -> None:
-    """A dependency may refer to any of them."""
     sbom = read(
         tmp_path,
         metadata={"component": {"name": "app", "components": [{"bom-ref": "module", "name": "module"}]}},
@@ -119,7 +115,6 @@ def test_deeply_nested_components_are_read_without_recursion(tmp_path: Path) -> 
 
 
 def test_a_component_without_a_ref_gets_a_unique_one(tmp_path: Path) -> None:
-    """bom-ref is optional in CycloneDX; a generated ref never equals a bom-ref of the file."""
     sbom = read(
         tmp_path,
         components=[
@@ -241,7 +236,6 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_sbom_is_refused_with_its_defect(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    """The error names the path and the defect: a wrong type, a missing name, a duplicate or unknown ref."""
     assert error_of(sbom_file(tmp_path, **fields)).startswith(sentence)
 
 
@@ -261,7 +255,6 @@ def test_an_spdx_document_has_its_own_error(fields: dict[str, Any], tmp_path: Pa
 
 
 def test_other_json_is_refused(tmp_path: Path) -> None:
-    """For instance a package.json."""
     path = tmp_path / "package.json"
     path.write_text('{"name": "x", "version": "1", "@context": [[]]}')
 
@@ -269,7 +262,6 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    """The error of the file follows the name of the file."""
     content = sbom_file(tmp_path, components=[{"name": "a"}]).read_bytes()
     truncated = tmp_path / "truncated.json"
     truncated.write_bytes(content[:-2])
@@ -279,7 +271,6 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
-    """The default limit is 16 MiB; a sparse file takes no disk space."""
     path = tmp_path / "huge.json"
     path.touch()
     os.truncate(path, 16 * 1024 * 1024 + 1)
@@ -288,7 +279,6 @@ def test_a_file_over_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None
 
 
 def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file at the limit is read."""
     assert components_module.COMPONENTS_MAX == 100_000
     monkeypatch.setattr(components_module, "COMPONENTS_MAX", 3)
 
@@ -298,7 +288,6 @@ def test_too_many_components_are_refused_with_the_limit(tmp_path: Path, monkeypa
 
 
 def test_too_many_dependencies_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated dependencies count, because they take time."""
     assert sbom_module.DEPENDENCIES_MAX == 1_000_000
     monkeypatch.setattr(sbom_module, "DEPENDENCIES_MAX", 3)
     components = [{"bom-ref": "a", "name": "a"}]
@@ -368,7 +357,6 @@ def test_any_bytes_are_refused_and_have_a_fingerprint(content: bytes, tmp_path_f
 
 
 def test_the_fingerprint_of_an_sbom_is_its_digest(tmp_path: Path) -> None:
-    """The digest of a job equals the one that its worker reads."""
     path = sbom_file(tmp_path, components=[{"name": "a"}])
 
     assert read_sbom(path).digest == fingerprint(path)

@@ -76,7 +76,6 @@ def test_the_policy_of_the_package_has_findings_in_some_sboms() -> None:
 
 
 def test_the_readme_lists_every_data_file() -> None:
-    """It describes how each file was created."""
     readme = (shipped_policy().parent / "README.md").read_text()
 
     assert all(path.name in readme for path in (*shipped_sboms(), shipped_policy()))

@@ -1,4 +1,4 @@
-"""Queries and their cursors: what is refused, and what a cursor is bound to."""
+"""Queries of graph jobs and their cursors."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,8 +16,7 @@ from tests.builders import AT
     st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.just(UTC)),  # noqa: DTZ001
     st.uuids(),
 )
-def test_a_cursor_leads_to_the_position_it_was_made_of(time: datetime, job_id: UUID) -> None:
-    """To the microsecond."""
+def test_a_cursor_keeps_its_position(time: datetime, job_id: UUID) -> None:
     queued, running = GraphJobStatus.QUEUED, GraphJobStatus.RUNNING
     query = GraphJobQuery(statuses=(running, queued))
     cursor = query.cursor_after("acme", PageKey(time, job_id))
@@ -26,15 +25,13 @@ def test_a_cursor_leads_to_the_position_it_was_made_of(time: datetime, job_id: U
 
 
 @given(st.text(min_size=1, max_size=256))
-def test_what_is_no_cursor_is_invalid_and_nothing_else(cursor: str) -> None:
-    """Whatever a client sends."""
+def test_any_other_text_is_an_invalid_cursor(cursor: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         GraphJobQuery(cursor=cursor).page_key("acme")
     assert caught.value.field == "cursor"
 
 
 def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
-    """Each filter counts; the limit does not."""
     cursor = GraphJobQuery().cursor_after("acme", PageKey(AT, UUID(int=1)))
     assert (AT, UUID(int=1)) == GraphJobQuery(limit=3, cursor=cursor).page_key("acme")
     changed = [
@@ -66,19 +63,16 @@ def test_a_cursor_is_bound_to_tenant_and_filters() -> None:
         ({"tenant_id": "acme"}, "tenant_id", "Extra"),
     ],
 )
-def test_an_invalid_filter_is_named(fields: dict[str, object], field: str, reason: str) -> None:
-    """With the reason."""
+def test_an_invalid_filter_is_rejected_with_its_field(fields: dict[str, object], field: str, reason: str) -> None:
     with pytest.raises(InvalidJob, match=reason) as caught:
         GraphJobQuery(**fields)  # type: ignore[arg-type]
     assert field == caught.value.field
 
 
-def test_a_range_ends_before_its_end() -> None:
-    """Times have microseconds: the last one before the end is where a page starts."""
+def test_a_range_excludes_its_end() -> None:
     start = GraphJobQuery(created_to=AT).page_key("acme")
     assert (AT - timedelta(microseconds=1), 2**128 - 1) == (start.at, start.id.int)
 
 
-def test_a_bounded_count_says_whether_it_is_exact() -> None:
-    """For people."""
+def test_the_text_of_a_count_shows_if_it_is_exact() -> None:
     assert ["7", "more than 7"] == [str(BoundedCount(7)), str(BoundedCount(7, exact=False))]

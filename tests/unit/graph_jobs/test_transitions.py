@@ -1,4 +1,4 @@
-"""The pure moves: what each changes, what it keeps, and where it may start."""
+"""The transitions of graph jobs: changed fields, unchanged fields and legal statuses."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ Status = GraphJobStatus
 
 _LATER = AT + timedelta(minutes=1)
 
-Move = Callable[[Any], Any]
+Transition = Callable[[Any], Any]
 
 
 def _in_status(job: Any, status: GraphJobStatus) -> Any:
@@ -36,7 +36,7 @@ def _complete(job: Any) -> Any:
     return job.complete(at=_LATER)
 
 
-_MOVES: dict[str, tuple[Move, set[GraphJobStatus], GraphJobStatus | None]] = {
+_TRANSITIONS: dict[str, tuple[Transition, set[GraphJobStatus], GraphJobStatus | None]] = {
     "edit": (lambda job: job.edit(metadata={"a": "b"}), {Status.QUEUED}, None),
     "start": (lambda job: job.start(at=_LATER), {Status.QUEUED}, Status.RUNNING),
     "renew": (lambda job: job.renew(at=_LATER, metadata={"a": "b"}), {Status.RUNNING}, None),
@@ -57,32 +57,30 @@ _MOVES: dict[str, tuple[Move, set[GraphJobStatus], GraphJobStatus | None]] = {
 
 @pytest.mark.parametrize("make", [build_job, overlay_job])
 @pytest.mark.parametrize("status", list(GraphJobStatus))
-@pytest.mark.parametrize("name", list(_MOVES))
-def test_each_move_starts_where_the_table_lets_it(
+@pytest.mark.parametrize("name", list(_TRANSITIONS))
+def test_each_transition_starts_from_its_legal_statuses(
     name: str, status: GraphJobStatus, make: Callable[[], GraphBuildJob | GraphOverlayJob]
 ) -> None:
-    """From every status each move gives the status it leads to, or is refused."""
-    move, sources, target = _MOVES[name]
+    transition, sources, target = _TRANSITIONS[name]
     job = _in_status(make(), status)
     if status not in sources:
         with pytest.raises(IllegalTransition):
-            move(job)
+            transition(job)
         return
-    moved = move(job)
-    assert (target or status) == moved.status
-    assert (job.id, job.tenant_id, job.created_at) == (moved.id, moved.tenant_id, moved.created_at)
+    result = transition(job)
+    assert (target or status) == result.status
+    assert (job.id, job.tenant_id, job.created_at) == (result.id, result.tenant_id, result.created_at)
 
 
-def test_a_move_leaves_the_value_it_starts_from_as_it_was() -> None:
-    """Values are frozen: a move gives another one."""
+def test_a_transition_does_not_change_its_source() -> None:
     job = build_job()
     before = job.to_json()
     job.start(at=AT)
     assert before == job.to_json()
 
 
-def test_attempts_rise_by_one_with_each_start() -> None:
-    """After a release and a second start, a job has its second attempt; until then it keeps the first start."""
+def test_each_start_adds_one_attempt() -> None:
+    """A released job keeps the time of its first start until the second."""
     first = build_job().start(at=AT)
     back = first.requeue(at=_LATER)
     second = back.start(at=_LATER)
@@ -90,8 +88,7 @@ def test_attempts_rise_by_one_with_each_start() -> None:
     assert (second.attempts, second.started_at) == (2, _LATER)
 
 
-def test_attempts_have_a_bound() -> None:
-    """A job that was started 99,999 times is not started again."""
+def test_attempts_have_a_limit() -> None:
     job = build_job(attempts=ATTEMPTS_MAX)
     with pytest.raises(InvalidJob, match="attempts"):
         job.start(at=AT)
@@ -103,15 +100,14 @@ def test_starting_and_completing_clear_the_error_of_an_earlier_attempt() -> None
     assert queued.start(at=AT).error is None
 
 
-def test_a_move_that_keeps_the_status_keeps_the_version() -> None:
-    """An edit keeps the version that was read; a new status is a value without a version."""
+def test_only_a_new_status_clears_the_version() -> None:
+    """An edit keeps the version of the job."""
     read = build_job().stored(updated_at=_LATER)
     assert read.edit(metadata={"a": "b"}).updated_at == _LATER
     assert read.start(at=AT).updated_at is None
 
 
-def test_what_an_edit_does_not_name_stays() -> None:
-    """None leaves a field as it is."""
+def test_an_edit_keeps_other_fields() -> None:
     job = overlay_job(correlation_id="c", subjects=["b", "a"], metadata={"a": "b"})
     edited = job.edit(subjects=["z", "y", "z"])
     assert (edited.correlation_id, edited.subjects, edited.metadata) == ("c", ("y", "z"), {"a": "b"})
@@ -128,13 +124,13 @@ def test_what_an_edit_does_not_name_stays() -> None:
         ("", "no reason was given"),
     ],
 )
-def test_an_error_text_is_cleaned_and_never_refused(text: str, expected: str) -> None:
-    """Whatever a handler raised can be stored."""
+def test_any_error_text_is_cleaned_and_accepted(text: str, expected: str) -> None:
+    """Any text of a handler can be stored."""
     assert expected == build_job().fail(at=AT, error=text).error
 
 
-def test_a_long_error_keeps_its_head_and_its_tail() -> None:
-    """The last line of a traceback says most, so it stays."""
+def test_a_long_error_keeps_its_first_and_last_characters() -> None:
+    """The last line of a traceback is the most useful."""
     error = build_job().fail(at=AT, error="head" + "x\0" * 5_000_000 + "tail").error
     assert error is not None
     assert error.startswith("head")
@@ -142,7 +138,7 @@ def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     assert len(error) <= 4_000
 
 
-def test_times_of_moves_are_kept_in_utc() -> None:
+def test_times_of_transitions_are_in_utc() -> None:
     """An aware time of another zone is the same moment, in UTC."""
     job = build_job().start(at=datetime.fromisoformat("2026-01-02T05:04:05.678901+02:00"))
     assert job.started_at is not None
