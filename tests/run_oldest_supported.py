@@ -21,7 +21,7 @@ _SKIPPED: Final = (
     # These test layers above the statements: commands, routes, examples, processes.
     *("docs", "web", "snapshots/test_cli_json_keys.py"),
     *(f"integration/test_{name}.py" for name in ("cli_db", "cli_policy", "cli_web", "demo")),
-    *(f"worker/test_{name}.py" for name in ("cli_worker", "processes", "dispatch_processes")),
+    *(f"worker/test_{name}.py" for name in ("cli_worker", "processes")),
     *(f"backfill/test_{name}.py" for name in ("parallel_mapping", "resume_after_kill")),
 )
 

@@ -2,9 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -33,6 +34,12 @@ _PAGES = [*(_ROOT / name for name in _TOP_PAGES), *sorted((_ROOT / "docs").rglob
 
 def _page(name: str) -> str:
     return (_ROOT / name).read_text(encoding="utf-8")
+
+
+def _rows(page: str, row: str, *, after: str = "") -> list[Any]:
+    """Return what a pattern finds in the rows of a page; with a text before, those of the first table after it."""
+    text = _page(page)
+    return re.findall(rf"^\| {row}", text.split(after)[1].split("\n\n")[0] if after else text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
@@ -74,17 +81,26 @@ def test_the_state_diagram_is_the_transition_table(
 
 def test_the_public_statuses_of_policy_runs_are_documented() -> None:
     """The table has each status with its public status."""
-    table = _page("docs/policy-runs.md").split("| status |")[1].split("\n\n")[0]
-    rows = re.findall(r"^\| ([\w, ]+) \| (\w+) \|$", table, flags=re.MULTILINE)
+    rows = _rows("docs/policy-runs.md", r"([\w, ]+) \| (\w+) \|$", after="| status |")
     documented = {status: public for statuses, public in rows for status in statuses.split(", ")}
     assert {str(status): status.public_status for status in PolicyRunStatus} == documented
 
 
-def test_every_option_of_the_dispatcher_is_documented_and_none_that_is_gone() -> None:
-    """The table of docs/policy-runs.md is what the class has."""
-    table = _page("docs/policy-runs.md").split("| option |")[1].split("\n\n")[0]
-    documented = re.findall(r"^\| `(\w+)` ", table, flags=re.MULTILINE)
-    assert {option.name for option in fields(DispatcherOptions)} == set(documented)
+@pytest.mark.parametrize(
+    ("page", "heading", "row", "expected"),
+    [
+        ("docs/policy-runs.md", "| option |", r"`(\w+)` ", {option.name for option in fields(DispatcherOptions)}),
+        ("docs/configuration.md", "", r"`GRAPHJOBS_(\w+)` ", {name.upper() for name in Settings.model_fields}),
+        ("docs/configuration.md", "", r"(\d) \| ", [str(int(code)) for code in Exit]),
+        ("docs/migrations.md", "", r"`(\d{3}_\w+)` ", [revision.revision for revision in commands.history()]),
+    ],
+    ids=["options of the dispatcher", "settings", "exit codes", "revisions"],
+)
+def test_a_table_has_a_row_for_each_name_in_the_code_and_no_other(
+    page: str, heading: str, row: str, expected: Collection[str]
+) -> None:
+    """Exit codes and revisions stand in their order."""
+    assert expected == type(expected)(_rows(page, row, after=heading))  # type: ignore[call-arg]
 
 
 def test_every_use_case_of_policy_runs_is_documented_and_none_that_is_gone() -> None:
@@ -94,15 +110,9 @@ def test_every_use_case_of_policy_runs_is_documented_and_none_that_is_gone() -> 
     assert {name for name in vars(PolicyRunService) if not name.startswith("_")} == set(documented)
 
 
-def test_the_documented_settings_are_those_of_the_class() -> None:
-    """The table is in docs/configuration.md."""
-    documented = re.findall(r"^\| `(GRAPHJOBS_\w+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
-    assert {f"GRAPHJOBS_{name.upper()}" for name in Settings.model_fields} == set(documented)
-
-
 def test_the_documented_commands_are_those_of_the_cli() -> None:
     """The table is in docs/configuration.md."""
-    documented = re.findall(r"^\| `graphjobs ([\w ]+)` ", _page("docs/configuration.md"), flags=re.MULTILINE)
+    documented = _rows("docs/configuration.md", r"`graphjobs ([\w ]+)` ")
     commands = set()
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         commands |= {f"{name} {inner}" for inner in getattr(command, "commands", {})} or {name}
@@ -123,12 +133,6 @@ def test_the_documented_worker_options_are_those_of_the_class_and_the_command() 
     assert expected - {"`--help`"} == flags
 
 
-def test_every_exit_code_is_documented() -> None:
-    """The table has every exit code, in order."""
-    documented = re.findall(r"^\| (\d) \| ", _page("docs/configuration.md"), flags=re.MULTILINE)
-    assert [int(code) for code in Exit] == [int(code) for code in documented]
-
-
 def test_every_error_is_documented() -> None:
     """The table of errors and the tree in the module's docstring have each class."""
     classes = {
@@ -147,7 +151,7 @@ def test_every_decision_is_listed_with_its_date() -> None:
     """The index of docs/decisions/ has each file with its date and title."""
     folder = _ROOT / "docs" / "decisions"
     files = {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "README.md"}
-    listed = re.findall(r"^\| ([\d-]+) \| \[(.+)\]\((.+)\) \|$", _page("docs/decisions/README.md"), flags=re.MULTILINE)
+    listed = _rows("docs/decisions/README.md", r"([\d-]+) \| \[(.+)\]\((.+)\) \|$")
     assert files.keys() == {name for _, _, name in listed}
     for date, title, name in listed:
         assert name.startswith(f"{date}-")
@@ -155,12 +159,6 @@ def test_every_decision_is_listed_with_its_date() -> None:
         assert ["Context", "Choice", "Alternatives", "Consequences"] == re.findall(
             r"^## (\w+)$", files[name], re.MULTILINE
         )
-
-
-def test_every_revision_is_documented() -> None:
-    """The table of docs/migrations.md has each revision of the folder."""
-    documented = re.findall(r"^\| `(\d{3}_\w+)` ", _page("docs/migrations.md"), flags=re.MULTILINE)
-    assert [revision.revision for revision in commands.history()] == documented
 
 
 def test_every_module_is_documented() -> None:

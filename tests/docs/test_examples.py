@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -11,6 +10,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from graphjobs.database.embedded.server import embedded_cluster
+from tests.migrations.cli_tools import Done, run
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -46,15 +46,7 @@ def test_each_python_example_runs(code: str, graphjobs_database_url: str, tmp_pa
         if "def test_" in code
         else ["-W", "error"]
     )
-    done = subprocess.run(
-        [sys.executable, *runner, name],
-        cwd=tmp_path,
-        env=_environment(graphjobs_database_url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run([sys.executable, *runner, name], cwd=tmp_path, env=_environment(graphjobs_database_url))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -80,16 +72,8 @@ def test_the_commands_of_the_rollback_run_unchanged(graphjobs_database_url: str,
     )
     count = "psql -At -c 'SELECT count(*) FROM scheduler.graph_jobs'"
 
-    def shell(command: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def shell(command: str) -> Done:
+        return run(["bash", "-c", command], cwd=tmp_path, env=environment)
 
     assert shell(f'psql -v ON_ERROR_STOP=1 -c "{insert}"').returncode == 0
     first = shell(lines[0])

@@ -1,9 +1,9 @@
 """The words of docs/glossary.md hold in the whole project: no retired word, no docstring with a refused opening."""
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import pytest
 
@@ -23,6 +23,11 @@ from tests.docs.vocabulary import (
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _GLOSSARY: Final = "docs/glossary.md"
+
+_SOURCES: Final = ("graphjobs/*.py", "benchmarks/*.py", "alembic/*.py", "pytest_graphjobs.py", "examples/*.py")
+_PAGES: Final = ("docs/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", ".github/*.md")
+_SETTINGS: Final = ("Makefile", "pyproject.toml", "alembic.ini", ".ci/run", ".github/*.yml", ".pre-commit-config.yaml")
+Check: TypeAlias = Callable[[Vocabulary, str, str], list[Violation]]
 
 _ALLOWED: Final[tuple[Allowed, ...]] = ()
 """Correct uses of retired words, each with its reason."""
@@ -79,43 +84,29 @@ def _assert_none(violations: Iterable[Violation]) -> None:
         pytest.fail("\n".join(map(str, found)), pytrace=False)
 
 
-def test_no_retired_word_in_source_files(vocabulary: Vocabulary) -> None:
-    """Identifiers, docstrings, comments and strings of the package, the benchmarks and the revisions."""
-    files = _files("graphjobs/*.py", "benchmarks/*.py", "alembic/*.py", "pytest_graphjobs.py", "examples/*.py")
-    assert len(files) > 20
-    found = [violation for path, code in files.items() for violation in source_violations(vocabulary, path, code)]
-    _assert_none(found)
-
-
-def test_no_retired_word_in_pages(vocabulary: Vocabulary) -> None:
-    """Text, code spans and examples of each page but the glossary."""
-    files = _files("docs/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", ".github/*.md")
-    assert len(files) > 5
-    pages = {path: page for path, page in files.items() if path != _GLOSSARY}
-    found = [violation for path, page in pages.items() for violation in page_violations(vocabulary, path, page)]
-    _assert_none(found)
-
-
-def test_no_retired_word_in_names_and_docstrings_of_tests(vocabulary: Vocabulary) -> None:
-    """Names of tests are sentences that people read."""
-    files = _files("tests/*.py")
-    assert len(files) > 20
-    found = [violation for path, code in files.items() for violation in violations_in_tests(vocabulary, path, code)]
-    _assert_none(found)
-
-
-def test_no_retired_word_in_project_files(vocabulary: Vocabulary) -> None:
-    """Configuration and the Makefile are read by contributors, too."""
-    files = _files("Makefile", "pyproject.toml", "alembic.ini", ".ci/run", ".github/*.yml", ".pre-commit-config.yaml")
-    found = [violation for path, text in files.items() for violation in text_violations(vocabulary, path, text)]
-    _assert_none(found)
+@pytest.mark.parametrize(
+    ("check", "patterns", "files_min"),
+    [
+        pytest.param(source_violations, _SOURCES, 20, id="source files"),
+        pytest.param(page_violations, _PAGES, 5, id="pages"),
+        pytest.param(violations_in_tests, ["tests/*.py"], 20, id="names and docstrings of tests"),
+        pytest.param(text_violations, _SETTINGS, 1, id="project files"),
+    ],
+)
+def test_no_retired_word_in_the_project(
+    vocabulary: Vocabulary, check: Check, patterns: Iterable[str], files_min: int
+) -> None:
+    """All text is checked, but the strings of tests and the page that retires the words."""
+    files = _files(*patterns)
+    assert len(files) > files_min
+    files.pop(_GLOSSARY, None)
+    _assert_none(violation for path, text in files.items() for violation in check(vocabulary, path, text))
 
 
 def test_docstrings_of_the_package_begin_with_an_ordinary_word() -> None:
     """Those of functions with an imperative verb, the others with a noun phrase or such a verb."""
     files = _files("graphjobs/*.py", "pytest_graphjobs.py")
-    found = [violation for path, code in files.items() for violation in opening_violations(path, code)]
-    _assert_none(found)
+    _assert_none(violation for path, code in files.items() for violation in opening_violations(path, code))
 
 
 def test_the_glossary_retires_words_names_and_modules(vocabulary: Vocabulary) -> None:
@@ -133,31 +124,36 @@ def test_no_term_of_the_glossary_is_retired(vocabulary: Vocabulary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("check", "text", "expected"),
     [
-        ("class Sighting: ...", "Sighting"),
-        ("def f(following): ...", "following"),
-        ("f(following=1)", "following"),
-        ("def give_back(): ...", "give_back"),
-        ("def _give_back(): ...", "give_back"),
-        ("jobs_sighted = 1", "sighted"),
-        ("self.sighted = 1", "sighted"),
-        ("import x as sighted", "sighted"),
-        ("class JobSighted: ...", "sighted"),
-        ('"""A row that is none."""', "is none"),
-        ("x = 1  # it cannot be", "cannot be"),
-        ("x = 1  # It\tCannot  Be.", "cannot be"),
-        ('raise ValueError(f"{x} cannot be")', "cannot be"),
-        ('x = "given_back"', "given back"),
-        ('x = "givenBack"', "given back"),
-        ("from graphjobs.landing import x", "graphjobs.landing"),
-        ("import graphjobs.landing", "graphjobs.landing"),
-        ('x = "see graphjobs/landing.py"', "graphjobs.landing"),
+        (source_violations, "class Sighting: ...", "Sighting"),
+        (source_violations, "def f(following): ...", "following"),
+        (source_violations, "f(following=1)", "following"),
+        (source_violations, "def give_back(): ...", "give_back"),
+        (source_violations, "def _give_back(): ...", "give_back"),
+        (source_violations, "jobs_sighted = 1", "sighted"),
+        (source_violations, "self.sighted = 1", "sighted"),
+        (source_violations, "import x as sighted", "sighted"),
+        (source_violations, "class JobSighted: ...", "sighted"),
+        (source_violations, '"""A row that is none."""', "is none"),
+        (source_violations, "x = 1  # it cannot be", "cannot be"),
+        (source_violations, "x = 1  # It\tCannot  Be.", "cannot be"),
+        (source_violations, 'raise ValueError(f"{x} cannot be")', "cannot be"),
+        (source_violations, 'x = "given_back"', "given back"),
+        (source_violations, 'x = "givenBack"', "given back"),
+        (source_violations, "from graphjobs.landing import x", "graphjobs.landing"),
+        (source_violations, "import graphjobs.landing", "graphjobs.landing"),
+        (source_violations, 'x = "see graphjobs/landing.py"', "graphjobs.landing"),
+        (page_violations, "It is none of them.", "is none"),
+        (page_violations, "See `Sighting`.", "Sighting"),
+        (page_violations, "See `graphjobs.x.Sighting`.", "Sighting"),
+        (page_violations, "```python\nf(following=1)\n```\n", "following"),
+        (page_violations, "The log has `given_back`.", "given back"),
     ],
 )
-def test_a_retired_word_in_code_is_found(code: str, expected: str) -> None:
-    """Wherever it stands: a definition, a keyword, a string, a comment, an import."""
-    assert expected in {violation.word for violation in source_violations(_FIXTURE, "graphjobs/x.py", code)}
+def test_a_retired_word_is_found(check: Check, text: str, expected: str) -> None:
+    """In a definition, a keyword, a string, a comment, an import, prose, a code span, or an example on a page."""
+    assert expected in {violation.word for violation in check(_FIXTURE, "x", text)}
 
 
 @pytest.mark.parametrize(
@@ -186,21 +182,6 @@ def test_a_violation_names_its_line_and_replacement() -> None:
 def test_a_file_with_a_retired_name_is_found(path: str) -> None:
     """Modules and packages alike."""
     assert [Violation(path, 1, "graphjobs.landing", "core")] == source_violations(_FIXTURE, path, "")
-
-
-@pytest.mark.parametrize(
-    ("page", "expected"),
-    [
-        ("It is none of them.", "is none"),
-        ("See `Sighting`.", "Sighting"),
-        ("See `graphjobs.x.Sighting`.", "Sighting"),
-        ("```python\nf(following=1)\n```\n", "following"),
-        ("The log has `given_back`.", "given back"),
-    ],
-)
-def test_a_retired_word_on_a_page_is_found(page: str, expected: str) -> None:
-    """In text, code spans and Python examples."""
-    assert expected in {violation.word for violation in page_violations(_FIXTURE, "docs/x.md", page)}
 
 
 def test_names_and_docstrings_of_tests_are_checked_but_not_their_strings() -> None:

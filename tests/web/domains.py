@@ -3,29 +3,20 @@
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 from uuid import UUID
 
 from typing_extensions import override
 
+from graphjobs import PolicyRunJob
+from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.storage import Storage
 from graphjobs.web import create_app
 from tests.builders import build_job, policy_run
 from tests.web.requests import build_request, overlay_request, policy_request
 
 
-async def _insert_job(storage: Storage, tenant: str) -> tuple[str, UUID]:
-    job = await storage.graph_jobs.add(build_job(tenant, correlation_id="c"))
-    return str(job.id), job.id
-
-
-async def _insert_run(storage: Storage, tenant: str) -> tuple[str, UUID]:
-    run = await storage.policy_runs.insert(policy_run(tenant))
-    return run.run_id, run.id
-
-
-@dataclass(frozen=True)
 class Domain:
     """One domain.
 
@@ -34,24 +25,27 @@ class Domain:
         items: the last part of the path of its list, and the member of a page.
         create: the path that adds a job or run.
         noun: the name of a job or run in problems.
-        key: the field or header that makes a repeated request safe.
         id_field: the field that identifies a job or run in paths.
-        filters: a query that finds what `insert` adds.
+        key: the field or header that makes a repeated request safe.
+        filter: a parameter of a query that finds what `insert` adds, and its value.
+        read: the scope of its GET requests.
+        write: the scope of its POST requests.
         request: builds a body for `create`.
-        insert: adds a queued job or run; returns its id in paths, and the id of its row.
+        add: adds a queued job or run.
     """
 
-    prefix: str
-    items: str
-    create: str
-    noun: str
-    key: str
-    id_field: str
-    filters: dict[str, str]
-    scopes: dict[str, str]
-    table: str
+    prefix: ClassVar[str]
+    items: ClassVar[str]
+    create: ClassVar[str]
+    noun: ClassVar[str]
+    id_field: ClassVar[str]
+    key: ClassVar[str]
+    table: ClassVar[str]
+    filter: ClassVar[tuple[str, str]]
+    read: ClassVar[str]
+    write: ClassVar[str]
     request: Callable[..., dict[str, Any]]
-    insert: Callable[[Storage, str], Awaitable[tuple[str, UUID]]]
+    add: Callable[[Storage, str], Awaitable[AnyJob | PolicyRunJob]]
 
     @property
     def list_path(self) -> str:
@@ -64,33 +58,28 @@ class Domain:
             return {"json": self.request(**fields), "headers": {self.key: key}}
         return {"json": self.request(**fields, **{self.key: key})}
 
+    async def insert(self, storage: Storage, tenant: str) -> tuple[str, UUID]:
+        """Add a queued job or run; return its id in paths, and the id of its row."""
+        item = await self.add(storage, tenant)
+        return item.run_id if isinstance(item, PolicyRunJob) else str(item.id), item.id
 
-GRAPHS: Final = Domain(
-    prefix="/graphs",
-    items="jobs",
-    create="/graphs/build",
-    noun="job",
-    key="Idempotency-Key",
-    id_field="id",
-    filters={"correlationId": "c"},
-    scopes={"GET": "graph:read", "POST": "graph:write"},
-    table="graph_jobs",
-    request=build_request,
-    insert=_insert_job,
-)
-POLICIES: Final = Domain(
-    prefix="/policy",
-    items="runs",
-    create="/policy/runs",
-    noun="policy run",
-    key="runId",
-    id_field="runId",
-    filters={"status": "queued"},
-    scopes={"GET": "policy:read", "POST": "policy:run"},
-    table="policy_runs",
-    request=policy_request,
-    insert=_insert_run,
-)
+
+class _Graphs(Domain):
+    prefix, items, create, noun, id_field = "/graphs", "jobs", "/graphs/build", "job", "id"
+    key, table, filter = "Idempotency-Key", "graph_jobs", ("correlationId", "c")
+    read, write, request = "graph:read", "graph:write", staticmethod(build_request)
+    add = staticmethod(lambda storage, tenant: storage.graph_jobs.add(build_job(tenant, correlation_id="c")))
+
+
+class _Policies(Domain):
+    prefix, items, create, noun, id_field = "/policy", "runs", "/policy/runs", "policy run", "runId"
+    key, table, filter = "runId", "policy_runs", ("status", "queued")
+    read, write, request = "policy:read", "policy:run", staticmethod(policy_request)
+    add = staticmethod(lambda storage, tenant: storage.policy_runs.insert(policy_run(tenant)))
+
+
+GRAPHS: Final = _Graphs()
+POLICIES: Final = _Policies()
 
 
 @dataclass(frozen=True)
@@ -105,6 +94,11 @@ class Route:
     @override
     def __str__(self) -> str:
         return f"{self.method} {self.template}"
+
+    @property
+    def scope(self) -> str:
+        """The scope that a caller needs."""
+        return self.domain.read if self.method == "GET" else self.domain.write
 
     def path(self, item_id: str) -> str:
         """Return the path, with the id of a job or run."""

@@ -11,7 +11,7 @@ from graphjobs.web.tokens import TokenFile
 from tests.builders import AT, build_job, overlay_job
 from tests.web.conftest import Client
 from tests.web.problem_assertions import problem
-from tests.web.requests import build_request, overlay_request
+from tests.web.requests import MISSING_ID, build_request, overlay_request
 
 
 async def test_a_build_is_requested_read_and_listed(client: httpx.AsyncClient, tenant: str) -> None:
@@ -74,10 +74,20 @@ async def test_a_running_job_of_another_tenant_does_not_change(
     assert job == await storage.graph_jobs.get_job(tenant, job.id)
 
 
-@pytest.mark.parametrize("job_id", ["nope", "%00", "{01a20aef-e103-7054-9083-74e4aa124c5a}"])
-async def test_an_id_that_is_not_a_uuid_is_not_found(client: httpx.AsyncClient, job_id: str) -> None:
-    """It is 404 like any missing job."""
-    problem(await client.get(f"/graphs/jobs/{job_id}"), 404)
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/graphs/jobs/nope", "there is no such job"),
+        ("/graphs/jobs/%00", "there is no such job"),
+        (f"/graphs/jobs/{{{MISSING_ID}}}", "there is no such job"),
+        ("/nowhere", "Not Found"),
+    ],
+)
+async def test_an_unknown_path_and_an_id_that_is_not_a_uuid_are_not_found(
+    client: httpx.AsyncClient, path: str, detail: str
+) -> None:
+    """An invalid id is answered like a missing job; the problem document is the same outside of the routes."""
+    assert detail == problem(await client.get(path), 404)["detail"]
 
 
 async def test_events_continue_after_an_event(client: httpx.AsyncClient, storage: Storage, tenant: str) -> None:
@@ -106,10 +116,6 @@ async def test_the_lag_has_counts_and_ages_of_overlays(
     assert 0 <= lag["oldestQueuedSeconds"] < 600
     assert 0 <= lag["p50Seconds"] <= lag["p95Seconds"] < 600
     assert queued.status is GraphJobStatus.QUEUED
-
-
-async def test_an_unknown_path_is_a_problem(client: httpx.AsyncClient) -> None:
-    problem(await client.get("/nowhere"), 404)
 
 
 async def test_a_valid_request_id_is_kept_and_an_invalid_one_is_replaced(client: httpx.AsyncClient) -> None:

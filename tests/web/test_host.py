@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -39,6 +39,14 @@ async def _by_header(request: Request) -> Caller:
     if user is None:
         raise HTTPException(401, "log in first")
     return Caller(f"tenant of {user}", frozenset(SCOPES) if user != "guest" else frozenset({"graph:read"}), user)
+
+
+def _host(**options: Any) -> FastAPI:
+    """Build an application with the routes of graph jobs, which authenticates by a header."""
+    app = FastAPI(**options)
+    app.include_router(graph_routes)
+    app.dependency_overrides[authenticated] = _by_header
+    return app
 
 
 def _client(app: FastAPI, **headers: str) -> httpx.AsyncClient:
@@ -98,9 +106,7 @@ async def test_the_storage_is_open_during_the_lifespan_of_the_application(graphj
     async def observer(job: AnyJob) -> None:
         observed.append(job)
 
-    app = FastAPI(lifespan=own_lifespan)
-    app.include_router(graph_routes)
-    app.dependency_overrides[authenticated] = _by_header
+    app = _host(lifespan=own_lifespan)
 
     @app.get("/how-many")
     async def how_many(store: Annotated[GraphJobStore, Depends(graph_job_store)], request: Request) -> list[str]:
@@ -122,9 +128,7 @@ async def test_the_storage_is_open_during_the_lifespan_of_the_application(graphj
 
 async def test_an_application_without_a_store_raises_an_error_with_the_solution() -> None:
     """If it was started without its lifespan, or no store was set."""
-    app = FastAPI()
-    app.include_router(graph_routes)
-    app.dependency_overrides[authenticated] = _by_header
+    app = _host()
     async with _client(app, **{"x-user": "ada"}) as ada:
         assert 503 == (await ada.get("/graphs/jobs")).status_code
     with pytest.raises(ConfigurationError, match="add_scheduler_postgres_storage"):
@@ -134,9 +138,7 @@ async def test_an_application_without_a_store_raises_an_error_with_the_solution(
 @pytest.mark.parametrize("kind", ["postgres", "another"])
 async def test_one_line_switches_the_store(storage: Storage, kind: str, tenant: str) -> None:
     """The rollback of the plan: the responses are the same."""
-    app = FastAPI()
-    app.include_router(graph_routes)
-    app.dependency_overrides[authenticated] = _by_header
+    app = _host()
     use_graph_job_store(app, storage.graph_jobs if kind == "postgres" else MemoryGraphJobStore())
     async with _client(app, **{"x-user": tenant}) as client:
         key = {"idempotency-key": "k"}
@@ -158,10 +160,8 @@ async def test_one_line_switches_the_store(storage: Storage, kind: str, tenant: 
 
 async def test_a_store_without_a_repository_serves_graph_jobs_only(storage: Storage, tenant: str) -> None:
     """Routes of policy runs answer 503 after authentication; one line sets the repository."""
-    app = FastAPI()
-    app.include_router(graph_routes)
+    app = _host()
     app.include_router(policy_routes, prefix="/scheduler")
-    app.dependency_overrides[authenticated] = _by_header
     use_graph_job_store(app, storage.graph_jobs)
     async with _client(app, **{"x-user": tenant}) as client, _client(app) as anonymous:
         assert 200 == (await client.get("/graphs/jobs")).status_code

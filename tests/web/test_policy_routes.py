@@ -24,23 +24,24 @@ _ALWAYS = {
 }
 
 
+async def _replace(storage: Storage, run: PolicyRunJob, lease_owner: str | None) -> PolicyRunJob:
+    """Replace a stored run by a later version."""
+    replaced = (await storage.policy_runs.replace(run, lease_owner)).job
+    assert replaced is not None
+    return replaced
+
+
 async def _dispatching(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
     """Insert a run that is dispatching."""
     run = await storage.policy_runs.insert(policy_run(tenant, **fields))
-    leased = run.lease(at=AT, owner="the owner", until=AT + timedelta(hours=1))
-    result = await storage.policy_runs.replace(leased, None)
-    assert result.job is not None
-    return result.job
+    return await _replace(storage, run.lease(at=AT, owner="the owner", until=AT + timedelta(hours=1)), None)
 
 
 async def _completed(storage: Storage, tenant: str, **fields: Any) -> PolicyRunJob:
     """Insert a run that is completed."""
-    run = (await _dispatching(storage, tenant, **fields)).submit(at=AT)
-    submitted = await storage.policy_runs.replace(run, "the owner")
-    assert submitted.job is not None
-    done = await storage.policy_runs.replace(submitted.job.complete(at=AT), None)
-    assert done.job is not None
-    return done.job
+    run = await _dispatching(storage, tenant, **fields)
+    submitted = await _replace(storage, run.submit(at=AT), "the owner")
+    return await _replace(storage, submitted.complete(at=AT), None)
 
 
 def _of_each_status(tenant: str) -> list[PolicyRunJob]:

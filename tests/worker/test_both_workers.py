@@ -14,7 +14,8 @@ from graphjobs import ConfigurationError, open_storage
 from graphjobs.policy_runs.models import PolicyRunJob
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult
-from tests.worker.twins import TWINS, JobTwin, Twin, run_until, wait_forever, wait_until
+from tests.worker.twins import TWINS, JobTwin, Twin
+from tests.worker.worker_control import run_until, wait_forever, wait_until, working
 
 _LEASE = timedelta(seconds=1)
 
@@ -57,7 +58,7 @@ async def test_each_item_is_processed_once_within_the_concurrency_limit(twin: Tw
     assert sorted(item.id for item in items) == sorted(processed)
     assert at_once_max <= 20
     assert number == sum(twin.finished_by(worker) for worker in workers)
-    assert {twin.finished} == {(await twin.get(item)).status.value for item in items}
+    assert {(twin.finished, 1)} == {await twin.status(item) for item in items}
     for item in items[:30]:
         assert [twin.queued, twin.running, twin.finished] == await twin.statuses(item)
 
@@ -73,7 +74,27 @@ async def test_a_handler_that_is_not_async_fails_no_item(twin: Twin, tenant: str
     with pytest.raises(ConfigurationError, match="handler is not asynchronous: define it with `async def`"):
         await asyncio.wait_for(worker.run(), 10)
 
-    assert [twin.queued] * 5 == [(await twin.get(item)).status.value for item in items]
+    assert {twin.queued} == {(await twin.get(item)).status.value for item in items}
+
+
+async def test_a_handler_beyond_its_time_limit_is_cancelled_and_its_attempt_fails(twin: Twin) -> None:
+    """Its context reports the cancellation; a policy run gets another attempt."""
+    item = await twin.add()
+    cancelled: list[bool] = []
+
+    async def handler(item: Any, context: Any) -> BuildResult:
+        try:
+            return await wait_forever(item, context)
+        finally:
+            cancelled.append(context.cancelled)
+
+    worker = twin.worker(handler, time_limit=timedelta(milliseconds=50), attempts_max=2)
+    await run_until(worker, lambda: worker.stats.failed == 1)
+
+    attempts = 1 if isinstance(twin, JobTwin) else 2
+    assert [True] * attempts == cancelled
+    assert ("failed", attempts) == await twin.status(item)
+    assert "the handler exceeded its time limit of 0:00:00.050000" == await twin.error(item)
 
 
 async def test_an_observer_that_raises_is_logged_and_affects_no_item(
@@ -100,14 +121,12 @@ async def test_a_notification_wakes_a_worker_with_a_long_poll(twin_class: type[T
         twin = twin_class(storage, "acme")
         ended = asyncio.Event()
         worker = twin.worker(poll=timedelta(hours=1), listen=True, on_ended=lambda _result: ended.set())
-        running = asyncio.ensure_future(worker.run())
-        for _ in range(3):
-            await asyncio.sleep(0.2)
-            ended.clear()
-            await twin.add()
-            await asyncio.wait_for(ended.wait(), 5)
-        worker.stop()
-        await running
+        async with working(worker):
+            for _ in range(3):
+                await asyncio.sleep(0.2)
+                ended.clear()
+                await twin.add()
+                await asyncio.wait_for(ended.wait(), 5)
     assert 3 == twin.finished_by(worker)
 
 
@@ -127,17 +146,14 @@ async def test_a_running_item_gets_heartbeats_and_is_not_rescued(twin: Twin) -> 
         return BuildResult("graph")
 
     worker = twin.worker(handler, name="holder", lease=_LEASE, rescue=False)
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(lambda: twin.claimed_by(worker) == 1)
     rescuer = twin.worker(name="rescuer", lease=_LEASE)
-    rescuing = asyncio.ensure_future(rescuer.run())
-    await asyncio.sleep(3.5 * _LEASE.total_seconds())
-    held = await twin.get(item)
-    proceed.set()
-    await wait_until(lambda: twin.finished_by(worker) == 1)
-    for one in (worker, rescuer):
-        one.stop()
-    await asyncio.gather(running, rescuing)
+    async with working(worker):
+        await wait_until(lambda: twin.claimed_by(worker) == 1)
+        async with working(rescuer):
+            await asyncio.sleep(3.5 * _LEASE.total_seconds())
+            held = await twin.get(item)
+            proceed.set()
+            await wait_until(lambda: twin.finished_by(worker) == 1)
 
     assert (0, 0) == (rescuer.stats.rescued, twin.claimed_by(rescuer))
     assert (twin.finished, 1) == await twin.status(item)
@@ -252,11 +268,9 @@ async def test_a_second_stop_shortens_the_grace_period(twin: Twin) -> None:
     """As a user who presses Ctrl-C twice expects."""
     await twin.add()
     worker = twin.worker(wait_forever, grace=timedelta(hours=1))
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(lambda: twin.claimed_by(worker) == 1)
-    worker.stop()
-    worker.stop(grace=timedelta(0))
-    await asyncio.wait_for(running, 5)
+    async with asyncio.timeout(5), working(worker, grace=timedelta(0)):
+        await wait_until(lambda: twin.claimed_by(worker) == 1)
+        worker.stop()
 
     assert 1 == worker.stats.released
 
@@ -274,7 +288,8 @@ _ENDS_ITS_EVENT_LOOP = """
 import asyncio, sys
 from graphjobs import open_storage
 from graphjobs.settings import Settings
-from tests.worker.twins import TWINS, wait_forever
+from tests.worker.twins import TWINS
+from tests.worker.worker_control import wait_forever
 
 async def main():
     storage = await open_storage(Settings.load(database_url=sys.argv[1])).__aenter__()

@@ -8,7 +8,6 @@ import pytest
 
 from graphjobs import (
     GraphBuildJob,
-    GraphJobQuery,
     GraphJobsError,
     GraphJobStatus,
     GraphJobType,
@@ -20,7 +19,8 @@ from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, JobContext
 from graphjobs.worker.tenant_rotation import TenantRotation
 from tests.builders import build_job, overlay_job
-from tests.worker.twins import execute, get_job, job_worker, return_result, run_jobs, run_until, wait_until
+from tests.worker.twins import JobTwin, execute, get_job, job_worker, run_jobs, statuses_of
+from tests.worker.worker_control import return_after, return_result, wait_until, working
 
 Status = GraphJobStatus
 
@@ -38,7 +38,7 @@ async def test_a_worker_claims_only_the_types_with_a_handler(storage: Storage, t
 
     await run_jobs(storage, tenant, build=return_result)
 
-    assert [Status.COMPLETED, Status.QUEUED] == [(await get_job(storage, job)).status for job in (build, overlay)]
+    assert [Status.COMPLETED, Status.QUEUED] == await statuses_of(storage, (build, overlay))
 
 
 async def test_both_job_types_are_claimed_in_rotation(storage: Storage, tenant: str) -> None:
@@ -135,12 +135,7 @@ async def test_a_locked_row_delays_no_other_result(storage: Storage, tenant: str
     """The result of its own job waits until the row is unlocked."""
     locked, *others = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(10)]
     proceed = asyncio.Event()
-
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        await proceed.wait()
-        return BuildResult("graph")
-
-    worker = job_worker(storage, tenant, build=build)
+    worker = job_worker(storage, tenant, build=return_after(proceed))
     running = asyncio.ensure_future(worker.run(until_empty=True))
     await wait_until(lambda: worker.stats.claimed == 10)
     async with storage.session() as session, session.begin():
@@ -151,19 +146,14 @@ async def test_a_locked_row_delays_no_other_result(storage: Storage, tenant: str
     await asyncio.wait_for(running, 5)
 
     assert (10, 0) == (worker.stats.completed, worker.stats.lost)
-    assert {Status.COMPLETED} == {(await get_job(storage, job)).status for job in (locked, *others)}
+    assert {Status.COMPLETED} == set(await statuses_of(storage, (locked, *others)))
 
 
 async def test_a_live_job_with_a_locked_row_is_not_rescued(storage: Storage, tenant: str) -> None:
     """No heartbeat could be stored while the row was locked."""
     job = await storage.graph_jobs.add(build_job(tenant))
     proceed = asyncio.Event()
-
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        await proceed.wait()
-        return BuildResult("graph")
-
-    worker = job_worker(storage, tenant, build=build, lease=timedelta(seconds=1))
+    worker = job_worker(storage, tenant, build=return_after(proceed), lease=timedelta(seconds=1))
     running = asyncio.ensure_future(worker.run(until_empty=True))
     await wait_until(lambda: worker.stats.claimed == 1)
     async with storage.session() as session, session.begin():
@@ -188,11 +178,11 @@ async def test_an_old_version_alone_does_not_make_a_job_stalled(storage: Storage
     (scan,) = rescuer.scans
 
     await rescuer.process(await scan())
-    assert [Status.RUNNING] * 2 == [(await get_job(storage, job)).status for job in jobs]
+    assert [Status.RUNNING] * 2 == await statuses_of(storage, jobs)
     await storage.graph_job_queue.renew([alive])
     await rescuer.process(await scan())
 
-    assert [Status.RUNNING, Status.QUEUED] == [(await get_job(storage, job)).status for job in (alive, stalled)]
+    assert [Status.RUNNING, Status.QUEUED] == await statuses_of(storage, (alive, stalled))
     assert 1 == worker.stats.rescued
 
 
@@ -225,10 +215,8 @@ async def test_the_stats_agree_with_the_tables(storage: Storage, tenant: str) ->
 
     worker = await run_jobs(storage, tenant, build=build)
 
-    stored = [
-        (await storage.graph_jobs.count(tenant, GraphJobQuery(statuses=(status,)))).value
-        for status in (Status.COMPLETED, Status.FAILED)
-    ]
+    twin = JobTwin(storage, tenant)
+    stored = [await twin.count(tenant, [status]) for status in ("completed", "failed")]
     assert stored == [worker.stats.completed, worker.stats.failed] == [20, 10]
 
 
@@ -293,10 +281,8 @@ async def test_a_notification_during_a_claim_of_other_tenants_is_not_lost(graphj
             return BuildResult("graph")
 
         worker = job_worker(storage, None, build=build, poll=timedelta(hours=1), listen=True, concurrency=2, batch=1)
-        running = asyncio.ensure_future(worker.run())
-        await wait_until(lambda: "b" in started, seconds=5)
-        worker.stop(grace=timedelta(0))
-        await running
+        async with working(worker, grace=timedelta(0)):
+            await wait_until(lambda: "b" in started, seconds=5)
     assert ["a", "b"] == started
 
 
@@ -307,24 +293,22 @@ async def test_a_closed_listening_connection_is_opened_again(graphjobs_settings:
         worker = job_worker(
             storage, "acme", build=return_result, poll=timedelta(hours=1), listen=True, on_ended=ended.append
         )
-        running = asyncio.ensure_future(worker.run())
-        await storage.graph_jobs.add(build_job("acme"))
-        await wait_until(lambda: len(ended) == 1)
-        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-        await execute(storage, terminate)
-        await storage.graph_jobs.add(build_job("acme"))
-        await wait_until(lambda: len(ended) == 2, seconds=20)
-        worker.stop()
-        await running
+        async with working(worker):
+            await storage.graph_jobs.add(build_job("acme"))
+            await wait_until(lambda: len(ended) == 1)
+            terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            await execute(storage, terminate)
+            await storage.graph_jobs.add(build_job("acme"))
+            await wait_until(lambda: len(ended) == 2, seconds=20)
     assert 2 == worker.stats.completed
 
 
 async def test_an_idle_worker_polls_without_notifications(storage: Storage, tenant: str) -> None:
     worker = job_worker(storage, tenant, build=return_result)
-    running = asyncio.ensure_future(run_until(worker, lambda: worker.stats.completed == 1))
-    await asyncio.sleep(0.1)
-    job = await storage.graph_jobs.add(build_job(tenant))
-    await running
+    async with working(worker):
+        await asyncio.sleep(0.1)
+        job = await storage.graph_jobs.add(build_job(tenant))
+        await wait_until(lambda: worker.stats.completed == 1)
     assert Status.COMPLETED is (await get_job(storage, job)).status
 
 

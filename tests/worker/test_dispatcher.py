@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from graphjobs import ConfigurationError, PolicyRunDispatcher, PolicyRunJob, PolicyRunRejected, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
@@ -12,7 +14,8 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run
-from tests.worker.twins import RunTwin, run_until, wait_forever
+from tests.worker.twins import RunTwin
+from tests.worker.worker_control import Handler, run_until, wait_forever
 
 Status = PolicyRunStatus
 
@@ -23,8 +26,25 @@ def twin(storage: Storage, tenant: str) -> RunTwin:
     return RunTwin(storage, tenant)
 
 
+@pytest_asyncio.fixture
+async def run(twin: RunTwin) -> PolicyRunJob:
+    """A pending run."""
+    added: PolicyRunJob = await twin.add()
+    return added
+
+
 async def _fail(_run: PolicyRunJob, _context: DispatchContext) -> None:
     raise OSError("the engine is away")
+
+
+def _fail_and_record(final: list[bool]) -> Handler:
+    """Build a function that fails, after it has recorded whether the attempt is the final one."""
+
+    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> Any:
+        final.append(context.is_final_attempt)
+        await _fail(run, context)
+
+    return dispatch
 
 
 async def _request_cancellation(storage: Storage, run: PolicyRunJob, reason: str | None = None) -> PolicyRunJob:
@@ -35,16 +55,10 @@ async def _request_cancellation(storage: Storage, run: PolicyRunJob, reason: str
 # Retries
 
 
-async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwin) -> None:
+async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwin, run: PolicyRunJob) -> None:
     """Each attempt stores its error; the context reports the final attempt."""
-    run = await twin.add()
     final: list[bool] = []
-
-    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        final.append(context.is_final_attempt)
-        await _fail(run, context)
-
-    dispatcher = twin.worker(dispatch, attempts_max=3)
+    dispatcher = twin.worker(_fail_and_record(final), attempts_max=3)
     await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
 
     failed = await twin.get(run)
@@ -54,8 +68,7 @@ async def test_a_failed_attempt_is_retried_until_no_attempt_is_left(twin: RunTwi
     assert ["pending", *["dispatching", "pending"] * 2, "dispatching", "failed"] == await twin.statuses(run)
 
 
-async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, tenant: str) -> None:
-    run = await twin.add()
+async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, run: PolicyRunJob, tenant: str) -> None:
     backoff = RetryBackoff(first=timedelta(minutes=10), cap=timedelta(hours=1))
 
     await twin.worker(_fail, backoff=backoff).run(until_empty=True)
@@ -68,8 +81,7 @@ async def test_the_next_attempt_waits_for_the_back_off(twin: RunTwin, tenant: st
     assert () == (await queue.lease("another", timedelta(minutes=1), attempts_max=5, tenant_id=tenant)).runs
 
 
-async def test_a_rejected_run_fails_at_once(twin: RunTwin) -> None:
-    run = await twin.add()
+async def test_a_rejected_run_fails_at_once(twin: RunTwin, run: PolicyRunJob) -> None:
 
     async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> None:
         raise PolicyRunRejected("there is no such policy")
@@ -81,20 +93,8 @@ async def test_a_rejected_run_fails_at_once(twin: RunTwin) -> None:
     assert "PolicyRunRejected: there is no such policy" == failed.last_error
 
 
-async def test_an_attempt_beyond_the_time_limit_has_failed(twin: RunTwin) -> None:
-    """The function is cancelled, and the run gets another attempt."""
-    run = await twin.add()
-    dispatcher = twin.worker(wait_forever, time_limit=timedelta(milliseconds=50), attempts_max=2)
-    await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
-
-    failed = await twin.get(run)
-    assert (Status.FAILED, 2) == (failed.status, failed.attempts)
-    assert "exceeded its time limit of 0:00:00.050000" in str(failed.last_error)
-
-
-async def test_released_attempts_do_not_count(twin: RunTwin) -> None:
+async def test_released_attempts_do_not_count(twin: RunTwin, run: PolicyRunJob) -> None:
     """Three deployments do not use up the attempts of a run."""
-    run = await twin.add()
     for deployment in range(3):
         dispatcher = twin.worker(wait_forever, attempts_max=2, grace=timedelta(0))
         await run_until(dispatcher, lambda dispatcher=dispatcher: dispatcher.stats.leased == 1)  # type: ignore[misc]
@@ -103,12 +103,7 @@ async def test_released_attempts_do_not_count(twin: RunTwin) -> None:
         assert 1 == dispatcher.stats.released
 
     final: list[bool] = []
-
-    async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
-        final.append(context.is_final_attempt)
-        await _fail(run, context)
-
-    dispatcher = twin.worker(dispatch, attempts_max=2)
+    dispatcher = twin.worker(_fail_and_record(final), attempts_max=2)
     await run_until(dispatcher, lambda: dispatcher.stats.failed == 1)
     assert [False, True] == final
     assert 5 == (await twin.get(run)).attempts
@@ -117,9 +112,8 @@ async def test_released_attempts_do_not_count(twin: RunTwin) -> None:
 # Cancellations
 
 
-async def test_a_leased_run_is_canceled_at_the_next_heartbeat(twin: RunTwin) -> None:
+async def test_a_leased_run_is_canceled_at_the_next_heartbeat(twin: RunTwin, run: PolicyRunJob) -> None:
     """The function is cancelled, its context reports it, and nothing is submitted."""
-    run = await twin.add()
     contexts: list[DispatchContext] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
@@ -138,9 +132,8 @@ async def test_a_leased_run_is_canceled_at_the_next_heartbeat(twin: RunTwin) -> 
     assert ["pending", "dispatching", "dispatching", "canceled"] == await twin.statuses(run)
 
 
-async def test_renew_reports_a_cancellation_request(twin: RunTwin) -> None:
+async def test_renew_reports_a_cancellation_request(twin: RunTwin, run: PolicyRunJob) -> None:
     """A function that returns after such a report has not submitted the run, which otherwise would wait forever."""
-    run = await twin.add()
     renewed: list[bool] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
@@ -167,10 +160,9 @@ async def test_renew_reports_a_cancellation_request(twin: RunTwin) -> None:
     ],
 )
 async def test_a_function_that_ignores_its_cancellation_has_submitted_nothing(
-    twin: RunTwin, cause: str, status: PolicyRunStatus, expected: tuple[int, int, int]
+    twin: RunTwin, run: PolicyRunJob, cause: str, status: PolicyRunStatus, expected: tuple[int, int, int]
 ) -> None:
     """Its return does not mean that the policy engine has the run, whatever the cause of the cancellation."""
-    run = await twin.add()
     started = asyncio.Event()
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
@@ -199,10 +191,9 @@ async def test_a_function_that_ignores_its_cancellation_has_submitted_nothing(
 
 @pytest.mark.parametrize("attempts_max", [1, 5])
 async def test_a_run_with_a_cancellation_request_is_canceled_if_its_attempt_fails(
-    twin: RunTwin, attempts_max: int
+    twin: RunTwin, run: PolicyRunJob, attempts_max: int
 ) -> None:
     """It is neither failed after the last attempt nor retried after an earlier one, and keeps the error."""
-    run = await twin.add()
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
         await _request_cancellation(twin.storage, run)
@@ -219,9 +210,10 @@ async def test_a_run_with_a_cancellation_request_is_canceled_if_its_attempt_fail
 # Lost leases
 
 
-async def test_a_run_lost_unnoticed_and_leased_again_fails_at_its_final_attempt(twin: RunTwin) -> None:
+async def test_a_run_lost_unnoticed_and_leased_again_fails_at_its_final_attempt(
+    twin: RunTwin, run: PolicyRunJob
+) -> None:
     """The dispatcher still has the earlier attempt in flight."""
-    run = await twin.add()
     final: list[bool] = []
 
     async def dispatch(run: PolicyRunJob, context: DispatchContext) -> None:
@@ -244,9 +236,8 @@ async def test_a_run_lost_unnoticed_and_leased_again_fails_at_its_final_attempt(
     assert (0, 1) == (dispatcher.stats.exhausted, dispatcher.stats.failed)
 
 
-async def test_a_lost_run_is_not_submitted(twin: RunTwin, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_run_is_not_submitted(twin: RunTwin, run: PolicyRunJob, caplog: pytest.LogCaptureFixture) -> None:
     """Another process ended its lease; the dispatcher reports it and changes nothing."""
-    run = await twin.add()
 
     async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
         await twin.storage.policy_run_queue.end([LeaseResult.failed(run, "by hand")])
@@ -263,17 +254,22 @@ async def test_a_lost_run_is_not_submitted(twin: RunTwin, caplog: pytest.LogCapt
 # Order
 
 
+async def _dispatched_in_order(twin: RunTwin) -> list[PolicyRunJob]:
+    """Dispatch all runs one by one, and return them in their order."""
+    runs: list[PolicyRunJob] = []
+
+    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
+        runs.append(run)
+
+    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    return runs
+
+
 async def test_emergencies_are_dispatched_first(twin: RunTwin, storage: Storage, tenant: str) -> None:
     recent = datetime.now(UTC) - timedelta(minutes=1)  # no run of normal priority is overdue
     for priority in ("normal", "high", "emergency"):
         await storage.policy_runs.insert(policy_run(tenant, priority=priority, run_id=priority, available_at=recent))
-    order: list[str] = []
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        order.append(run.run_id)
-
-    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
-    assert ["emergency", "high", "normal"] == order
+    assert ["emergency", "high", "normal"] == [run.run_id for run in await _dispatched_in_order(twin)]
 
 
 async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> None:
@@ -281,21 +277,17 @@ async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> Non
     twin = RunTwin(graphjobs_storage, None)
     for tenant in (*["a"] * 12, "b", "c"):
         await twin.add(tenant)
-    order: list[str] = []
-
-    async def dispatch(run: PolicyRunJob, _context: DispatchContext) -> None:
-        order.append(run.tenant_id)
-
-    await twin.worker(dispatch, concurrency=1).run(until_empty=True)
+    order = [run.tenant_id for run in await _dispatched_in_order(twin)]
     assert {"a", "b", "c"} == set(order[:3])
     assert 14 == len(order)
 
 
-async def test_an_invalid_function_is_refused_and_any_return_value_submits(twin: RunTwin, storage: Storage) -> None:
+async def test_an_invalid_function_is_refused_and_any_return_value_submits(
+    twin: RunTwin, run: PolicyRunJob, storage: Storage
+) -> None:
     """The return value of a dispatch function is ignored."""
     with pytest.raises(ConfigurationError, match="dispatch must be an `async def` function"):
         PolicyRunDispatcher(storage, "dispatch")  # type: ignore[arg-type]
-    run = await twin.add()
 
     async def dispatch(_run: PolicyRunJob, _context: DispatchContext) -> str:
         return "submitted"

@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from graphjobs import (
-    DatabaseUnavailable,
-    GraphBuildJob,
-    GraphJobStatus,
-    OutcomeUnknown,
-    PolicyRunJob,
-    open_storage,
-)
+from graphjobs import DatabaseUnavailable, GraphBuildJob, GraphJobStatus, OutcomeUnknown, PolicyRunJob, open_storage
 from graphjobs.core.results import StalledItem
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.models import AnyJob
@@ -27,9 +20,17 @@ from graphjobs.worker.completer import BatchCompleter
 from tests.builders import build_job, policy_run
 from tests.faults.backend_monitor import url_of, with_settings
 from tests.faults.faulty_proxy import Fault, Wire
-from tests.worker.twins import RunTwin, get_job, job_worker, return_result, run_jobs, wait_forever, wait_until
+from tests.worker.twins import RunTwin, get_job, job_worker, run_jobs, statuses_of
+from tests.worker.worker_control import return_after, return_result, wait_forever, wait_until, working
 
 Status = GraphJobStatus
+
+
+async def _claimed(storage: Storage, tenant: str) -> AnyJob:
+    """Add and claim a job."""
+    await storage.graph_jobs.add(build_job(tenant))
+    (job,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+    return job
 
 
 @pytest_asyncio.fixture
@@ -46,8 +47,7 @@ async def wired(wire: Wire, shared_settings: Settings) -> AsyncIterator[Storage]
     settings = with_settings(shared_settings, database_url=wire.url, pool_size=3, connect_timeout=2.0)
     async with open_storage(settings) as storage:
         for _ in range(3):
-            await storage.graph_jobs.add(build_job("warm-up"))
-            (job,) = (await storage.graph_job_queue.claim("warm-up", "build", limit=1)).jobs
+            job = await _claimed(storage, "warm-up")
             await storage.graph_job_queue.renew([job])
             await storage.graph_job_queue.rescue([StalledItem(job.id, "warm-up", None, 1)], attempts_max=3)
             await storage.graph_job_queue.end([AttemptResult.failed(job, "warmed up")])
@@ -83,8 +83,7 @@ async def test_the_outcome_of_a_result_with_a_lost_answer_is_resolved(
     wired: Storage, wire: Wire, tenant: str, fault: Fault
 ) -> None:
     """It is applied, or never will be; there is at most one event."""
-    await wired.graph_jobs.add(build_job(tenant))
-    (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+    job = await _claimed(wired, tenant)
     result = AttemptResult.completed(job, graph_snapshot_id="graph")
     wire.fault = fault
 
@@ -102,8 +101,7 @@ async def test_the_outcome_of_a_result_with_a_lost_answer_is_resolved(
 
 async def test_the_outcome_of_a_rescue_with_a_lost_answer_is_resolved(wired: Storage, wire: Wire, tenant: str) -> None:
     """The event log has its transition id."""
-    await wired.graph_jobs.add(build_job(tenant))
-    (job,) = (await wired.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+    job = await _claimed(wired, tenant)
     stalled, _ = await wired.graph_job_queue.stalled(tenant, "build", lease=timedelta(microseconds=1))
     wire.fault = Fault.DROP_REPLY
 
@@ -125,17 +123,14 @@ async def test_a_worker_waits_for_an_unavailable_database_and_loses_nothing(
         return BuildResult("graph")
 
     worker = job_worker(wired, tenant, build=build, concurrency=4, lease=timedelta(seconds=30))
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(lambda: len(started) == 4)
-    wire.lasts, wire.fault = True, Fault.DROP_REQUEST
-    proceed.set()
-    await wait_until(lambda: wire.hit >= 3)
-    assert 0 == worker.stats.completed
-    assert 4 == worker.in_flight
-    wire.fault = Fault.NONE
-    await wait_until(lambda: worker.stats.completed == 12)
-    worker.stop()
-    await running
+    async with working(worker):
+        await wait_until(lambda: len(started) == 4)
+        wire.lasts, wire.fault = True, Fault.DROP_REQUEST
+        proceed.set()
+        await wait_until(lambda: wire.hit >= 3)
+        assert (0, 4) == (worker.stats.completed, worker.in_flight)
+        wire.fault = Fault.NONE
+        await wait_until(lambda: worker.stats.completed == 12)
 
     assert (0, 0) == (worker.stats.lost, worker.stats.released)
     assert sorted(job.id for job in added) == sorted(started)
@@ -148,8 +143,7 @@ async def test_a_result_that_its_first_try_is_still_storing_is_recognized_by_its
     storage: Storage, tenant: str
 ) -> None:
     """The first answer is lost before the commit, so the retry finds a busy row; later it finds its own transition."""
-    await storage.graph_jobs.add(build_job(tenant))
-    (job,) = (await storage.graph_job_queue.claim(tenant, "build", limit=1)).jobs
+    job = await _claimed(storage, tenant)
     outcomes: list[str | None] = []
     transition_ids: list[object] = []
 
@@ -201,27 +195,22 @@ async def test_heartbeats_continue_after_an_outage(wired: Storage, wire: Wire, s
     """Without them the job would stall, although its worker lives."""
     job = await storage.graph_jobs.add(build_job(tenant))
     proceed = asyncio.Event()
+    worker = job_worker(wired, tenant, build=return_after(proceed), lease=timedelta(seconds=1), rescue=False)
+    async with working(worker):
+        await wait_until(lambda: worker.stats.claimed == 1)
+        wire.lasts, wire.fault = True, Fault.DROP_REQUEST
+        await wait_until(lambda: wire.hit >= 3)
+        wire.fault = Fault.NONE
+        before = (await get_job(storage, job)).updated_at
 
-    async def build(_job: GraphBuildJob, _context: JobContext) -> BuildResult:
-        await proceed.wait()
-        return BuildResult("graph")
+        async def has_heartbeat() -> bool:
+            return before != (await get_job(storage, job)).updated_at
 
-    worker = job_worker(wired, tenant, build=build, lease=timedelta(seconds=1), rescue=False)
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(lambda: worker.stats.claimed == 1)
-    wire.lasts, wire.fault = True, Fault.DROP_REQUEST
-    await wait_until(lambda: wire.hit >= 3)
-    wire.fault = Fault.NONE
-    before = (await get_job(storage, job)).updated_at
-
-    async def has_heartbeat() -> bool:
-        return before != (await get_job(storage, job)).updated_at
-
-    await wait_until(has_heartbeat, seconds=10)
-    proceed.set()
-    await wait_until(lambda: worker.stats.completed == 1)
-    worker.stop()
-    await running
+        await wait_until(has_heartbeat, seconds=10)
+        assert Status.RUNNING is (await get_job(storage, job)).status
+        proceed.set()
+        await wait_until(lambda: worker.stats.completed == 1)
+    assert (0, 1) == (worker.stats.lost, (await get_job(storage, job)).attempts)
 
 
 async def test_a_worker_stops_in_time_while_the_database_is_unavailable(
@@ -236,11 +225,9 @@ async def test_a_worker_stops_in_time_while_the_database_is_unavailable(
     monkeypatch.setattr(base_worker, "FLUSH_TIMEOUT", timedelta(milliseconds=500))
     job = await storage.graph_jobs.add(build_job(tenant))
     worker = job_worker(wired, tenant, build=wait_forever)
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(lambda: worker.stats.claimed == 1)
-    wire.lasts, wire.fault = True, Fault.DROP_REQUEST
-    worker.stop(grace=timedelta(0))
-    await asyncio.wait_for(running, 10)
+    async with asyncio.timeout(10), working(worker, grace=timedelta(0)):
+        await wait_until(lambda: worker.stats.claimed == 1)
+        wire.lasts, wire.fault = True, Fault.DROP_REQUEST
     wire.fault = Fault.NONE
 
     assert "stops without storing 1 attempt results; those jobs will be rescued" in caplog.text
@@ -261,11 +248,9 @@ async def test_a_result_that_the_database_refuses_fails_its_own_job_only(
     monkeypatch.setattr(AttemptResult, "patch", property(invalid_patch))
     await run_jobs(storage, tenant, build=return_result)
 
-    stored = [await get_job(storage, job) for job in added]
-    statuses = [job.status for job in stored]
-    assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.COMPLETED] == statuses
-    assert stored[1].error is not None
-    assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in stored[1].error
+    assert [Status.COMPLETED, Status.FAILED, *[Status.COMPLETED] * 2] == await statuses_of(storage, added)
+    error = (await get_job(storage, added[1])).error
+    assert "could not be stored: the database refused a value (SQLSTATE 22P05)" in str(error)
 
 
 async def test_a_dispatcher_stores_a_submission_once_after_an_outage(
@@ -280,14 +265,11 @@ async def test_a_dispatcher_stores_a_submission_once_after_an_outage(
         wire.lasts, wire.fault = True, Fault.DROP_REPLY
 
     dispatcher = RunTwin(wired, tenant).worker(dispatch, lease=timedelta(seconds=1), rescue=False)
-    running = asyncio.ensure_future(dispatcher.run())
-    await wait_until(lambda: wire.hit >= 3)
-    await asyncio.sleep(1.1)
-    wire.fault = Fault.NONE
-    await wait_until(lambda: dispatcher.stats.submitted + dispatcher.stats.lost == 1)
-    dispatcher.stop()
-    await running
+    async with working(dispatcher):
+        await wait_until(lambda: wire.hit >= 3)
+        await asyncio.sleep(1.1)
+        wire.fault = Fault.NONE
+        await wait_until(lambda: dispatcher.stats.submitted + dispatcher.stats.lost == 1)
 
     assert (1, 0, [1]) == (dispatcher.stats.submitted, dispatcher.stats.lost, dispatched)
-    log = [event.status for event in await storage.policy_runs.events(tenant, run.id)]
-    assert ["pending", "dispatching", "submitted"] == log
+    assert ["pending", "dispatching", "submitted"] == await RunTwin(storage, tenant).statuses(run)

@@ -16,7 +16,8 @@ import pytest
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult
-from tests.worker.twins import TWINS, execute, run_until
+from tests.worker.twins import TWINS, execute
+from tests.worker.worker_control import run_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SEED = 20_260_102

@@ -1,58 +1,26 @@
 """One interface to the worker of graph jobs and the dispatcher of policy runs, for tests of both."""
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from itertools import cycle, islice
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final
+from uuid import UUID
 
 from typing_extensions import override
 
-from graphjobs import GraphJobQuery
+from graphjobs import GraphBuildJob, GraphJobQuery, GraphJobStatus, PolicyRunJob
 from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.policy_runs.attempt_results import RetryBackoff
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.storage import Storage
-from graphjobs.worker import BuildResult, DispatcherOptions, GraphJobWorker, PolicyRunDispatcher, WorkerOptions
+from graphjobs.worker import DispatcherOptions, GraphJobWorker, PolicyRunDispatcher, WorkerOptions
 from tests.builders import build_job, policy_run
+from tests.worker.worker_control import Worker, return_result
 
 POLL: Final = timedelta(milliseconds=20)
 SHORT_BACKOFF: Final = RetryBackoff(first=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
-
-Worker: TypeAlias = GraphJobWorker | PolicyRunDispatcher
-Handler: TypeAlias = Callable[[Any, Any], Awaitable[BuildResult]]
-
-
-async def return_result(_job: object, _context: object) -> BuildResult:
-    """Return at once; a dispatcher ignores the result."""
-    return BuildResult("graph")
-
-
-async def wait_forever(_job: object, _context: object) -> BuildResult:
-    """Wait until cancelled."""
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
-    """Wait until a condition is true, and fail after a time limit."""
-    deadline = time.monotonic() + seconds
-    while True:
-        is_true = condition()
-        if is_true if isinstance(is_true, bool) else await is_true:
-            return
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.005)
-
-
-async def run_until(worker: Worker, condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Run a worker until a condition is true, then stop it."""
-    running = asyncio.ensure_future(worker.run())
-    await wait_until(condition)
-    worker.stop()
-    await asyncio.wait_for(running, 30)
 
 
 def job_worker(storage: Storage, tenant: str | None, **arguments: Any) -> GraphJobWorker:
@@ -76,6 +44,11 @@ async def get_job(storage: Storage, job: AnyJob) -> AnyJob:
     return stored
 
 
+async def statuses_of(storage: Storage, jobs: Iterable[AnyJob]) -> list[GraphJobStatus]:
+    """Return the stored status of each job."""
+    return [(await get_job(storage, job)).status for job in jobs]
+
+
 async def execute(storage: Storage, statement: str, *arguments: object) -> None:
     """Run one SQL statement in a transaction of its own."""
     async with storage.session() as session, session.begin():
@@ -87,32 +60,21 @@ class Twin(ABC):
 
     queued: ClassVar[str]
     running: ClassVar[str]
+    claimed: ClassVar[str]
     finished: ClassVar[str]
     table: ClassVar[str]
+    query: ClassVar[Callable[..., Any]]
+    repository: Any
+    insert: Callable[[Any], Awaitable[Any]]
+    find: Callable[[str, UUID], Awaitable[Any]]
 
     def __init__(self, storage: Storage, tenant: str | None) -> None:
         self.storage = storage
         self.tenant = tenant
 
     @abstractmethod
-    async def add(self, tenant: str | None = None) -> Any:
-        """Add a queued item."""
-
-    @abstractmethod
-    async def add_many(self, number: int, tenant: str) -> list[Any]:
-        """Add queued items."""
-
-    @abstractmethod
-    async def get(self, item: Any) -> Any:
-        """Return the stored item."""
-
-    @abstractmethod
-    async def events(self, item: Any) -> Iterable[Any]:
-        """Return the event log of an item."""
-
-    @abstractmethod
-    async def count(self, tenant: str, statuses: Iterable[str]) -> int:
-        """Return the number of items of a tenant with one of the statuses."""
+    def new_items(self, number: int, tenant: str) -> Iterable[Any]:
+        """Build queued items."""
 
     @abstractmethod
     async def claim_without_worker(self, attempts_max: int = 5) -> None:
@@ -122,49 +84,71 @@ class Twin(ABC):
     def worker(self, handler: Any = return_result, **options: Any) -> Worker:
         """Build a worker or dispatcher with short waits."""
 
-    @abstractmethod
-    def finished_by(self, worker: Worker) -> int:
-        """Return the number of items that a worker has completed or submitted."""
+    async def add(self, tenant: str | None = None) -> Any:
+        """Add a queued item."""
+        (item,) = self.new_items(1, tenant or self.tenant or "acme")
+        return await self.insert(item)
 
-    @abstractmethod
-    def claimed_by(self, worker: Worker) -> int:
-        """Return the number of items that a worker has claimed."""
+    async def add_many(self, number: int, tenant: str) -> list[Any]:
+        """Add queued items."""
+        return [await self.insert(item) for item in self.new_items(number, tenant)]
+
+    async def get(self, item: Any) -> Any:
+        """Return the stored item."""
+        stored = await self.find(item.tenant_id, item.id)
+        assert stored is not None
+        return stored
 
     async def status(self, item: Any) -> tuple[str, int]:
         """Return the stored status and attempts of an item."""
         stored = await self.get(item)
         return stored.status.value, stored.attempts
 
+    async def error(self, item: Any) -> str:
+        """Return the stored error of an item."""
+        stored = await self.get(item)
+        return str(stored.last_error if isinstance(stored, PolicyRunJob) else stored.error)
+
+    async def count(self, tenant: str, statuses: Iterable[str]) -> int:
+        """Return the number of items of a tenant with one of the statuses."""
+        count = await self.repository.count(tenant, self.query(statuses=tuple(statuses)))
+        return int(count.value)
+
+    async def events(self, item: Any) -> Iterable[Any]:
+        """Return the event log of an item."""
+        events: Iterable[Any] = await self.repository.events(item.tenant_id, item.id)
+        return events
+
     async def statuses(self, item: Any) -> list[str]:
         """Return the statuses of an item in the order of its event log."""
         return [event.status.value for event in await self.events(item)]
+
+    def finished_by(self, worker: Worker) -> int:
+        """Return the number of items that a worker has completed or submitted."""
+        return int(getattr(worker.stats, self.finished))
+
+    def claimed_by(self, worker: Worker) -> int:
+        """Return the number of items that a worker has claimed."""
+        return int(getattr(worker.stats, self.claimed))
 
 
 class JobTwin(Twin):
     """Build jobs and their worker."""
 
-    queued, running, finished, table = "queued", "running", "completed", "graph_job"
+    queued, running, claimed, finished, table = "queued", "running", "claimed", "completed", "graph_job"
+    query = GraphJobQuery
+
+    def __init__(self, storage: Storage, tenant: str | None) -> None:
+        super().__init__(storage, tenant)
+        self.repository, self.insert, self.find = storage.graph_jobs, storage.graph_jobs.add, storage.graph_jobs.get_job
 
     @override
-    async def add(self, tenant: str | None = None) -> Any:
-        return await self.storage.graph_jobs.add(build_job(tenant or self.tenant or "acme"))
+    def new_items(self, number: int, tenant: str) -> Iterable[GraphBuildJob]:
+        return (build_job(tenant) for _ in range(number))
 
     @override
     async def add_many(self, number: int, tenant: str) -> list[Any]:
-        return list(await self.storage.graph_jobs.add_many(build_job(tenant) for _ in range(number)))
-
-    @override
-    async def get(self, item: Any) -> Any:
-        return await get_job(self.storage, item)
-
-    @override
-    async def events(self, item: Any) -> Iterable[Any]:
-        return await self.storage.graph_jobs.events(item.tenant_id, item.id)
-
-    @override
-    async def count(self, tenant: str, statuses: Iterable[str]) -> int:
-        query = GraphJobQuery(statuses=tuple(statuses))  # type: ignore[arg-type]
-        return (await self.storage.graph_jobs.count(tenant, query)).value
+        return list(await self.storage.graph_jobs.add_many(self.new_items(number, tenant)))
 
     @override
     async def claim_without_worker(self, attempts_max: int = 5) -> None:
@@ -174,48 +158,29 @@ class JobTwin(Twin):
     def worker(self, handler: Any = return_result, **options: Any) -> GraphJobWorker:
         return job_worker(self.storage, self.tenant, build=handler, **options)
 
-    @override
-    def finished_by(self, worker: Worker) -> int:
-        assert isinstance(worker, GraphJobWorker)
-        return worker.stats.completed
-
-    @override
-    def claimed_by(self, worker: Worker) -> int:
-        assert isinstance(worker, GraphJobWorker)
-        return worker.stats.claimed
-
 
 class RunTwin(Twin):
     """Policy runs and their dispatcher."""
 
-    queued, running, finished, table = "pending", "dispatching", "submitted", "policy_run"
+    queued, running, claimed, finished, table = "pending", "dispatching", "leased", "submitted", "policy_run"
+    query = PolicyRunQuery
+
+    def __init__(self, storage: Storage, tenant: str | None) -> None:
+        super().__init__(storage, tenant)
+        self.repository, self.insert, self.find = (
+            storage.policy_runs,
+            storage.policy_runs.insert,
+            storage.policy_runs.get,
+        )
 
     @override
-    async def add(self, tenant: str | None = None) -> Any:
-        return await self.storage.policy_runs.insert(policy_run(tenant or self.tenant or "acme"))
-
-    @override
-    async def add_many(self, number: int, tenant: str) -> list[Any]:
+    def new_items(self, number: int, tenant: str) -> Iterable[PolicyRunJob]:
         priorities = islice(cycle(("normal", "normal", "high", "emergency")), number)
-        return [await self.storage.policy_runs.insert(policy_run(tenant, priority=priority)) for priority in priorities]
-
-    @override
-    async def get(self, item: Any) -> Any:
-        return await self.storage.policy_runs.get(item.tenant_id, item.id)
-
-    @override
-    async def events(self, item: Any) -> Iterable[Any]:
-        return await self.storage.policy_runs.events(item.tenant_id, item.id)
-
-    @override
-    async def count(self, tenant: str, statuses: Iterable[str]) -> int:
-        query = PolicyRunQuery(statuses=tuple(statuses))  # type: ignore[arg-type]
-        return (await self.storage.policy_runs.count(tenant, query)).value
+        return (policy_run(tenant, priority=priority) for priority in priorities)
 
     @override
     async def claim_without_worker(self, attempts_max: int = 5) -> None:
-        lease = timedelta(milliseconds=1)
-        queue = self.storage.policy_run_queue
+        queue, lease = self.storage.policy_run_queue, timedelta(milliseconds=1)
         await queue.lease("dead", lease, attempts_max=attempts_max, tenant_id=self.tenant)
 
     @override
@@ -223,16 +188,6 @@ class RunTwin(Twin):
         on_ended = options.pop("on_ended", lambda _result: None)
         merged = DispatcherOptions(**{"tenant": self.tenant, "poll": POLL, "backoff": SHORT_BACKOFF, **options})
         return PolicyRunDispatcher(self.storage, handler, options=merged, on_ended=on_ended)
-
-    @override
-    def finished_by(self, worker: Worker) -> int:
-        assert isinstance(worker, PolicyRunDispatcher)
-        return worker.stats.submitted
-
-    @override
-    def claimed_by(self, worker: Worker) -> int:
-        assert isinstance(worker, PolicyRunDispatcher)
-        return worker.stats.leased
 
 
 TWINS: Final[Mapping[str, Callable[[Storage, str | None], Twin]]] = {"worker": JobTwin, "dispatcher": RunTwin}
