@@ -25,6 +25,7 @@ _CONFIGURATION: Final = {
     "42501": "the database role lacks a privilege on the schema scheduler: grant it, or use its owner",
     "42704": "the server does not know a setting in the options of GRAPHJOBS_DATABASE_URL: check the URL",
 }
+_EVENT_KEYS: Final = {"graph_job_events_pkey": "graph_job_events", "policy_run_events_pkey": "policy_run_events"}
 _MISSING_RELATION: Final = {"42P01", "3F000", "42703"}
 _UNAVAILABLE: Final = {
     "25006": "the database is read-only, such as a standby",
@@ -97,6 +98,14 @@ def _driver_error(error: BaseException) -> BaseException:
 def _by_sqlstate(sqlstate: str, *, constraint: str | None, ambiguous: bool) -> GraphJobsError:
     if sqlstate in _CONFIGURATION:
         return ConfigurationError(_CONFIGURATION[sqlstate], sqlstate=sqlstate)
+    if sqlstate == "23505" and constraint in _EVENT_KEYS:
+        table = f"scheduler.{_EVENT_KEYS[constraint]}"
+        advance = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"  # noqa: S608
+        return DatabaseUnavailable(
+            f"the sequence of {table}.id is behind the table, as after a restore; nothing was changed: run {advance}",
+            sqlstate=sqlstate,
+            constraint=constraint,
+        )
     if sqlstate in _MISSING_RELATION:
         return SchemaOutOfDate(found=None, expected=REVISION, sqlstate=sqlstate)
     if sqlstate in _UNAVAILABLE:

@@ -124,7 +124,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
 
         Raises:
             ConfigurationError: the worker runs already or has run, a handler is not asynchronous, or the configuration
-                does not work.
+                does not work: another event loop, a wrong password, a missing privilege. A retry would not help.
             GraphJobsError: the executor of the handlers is broken; their jobs will be rescued.
         """
         if self._main_task is not None:
@@ -184,6 +184,8 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
             was_idle, started = not self.in_flight, time.monotonic()
             try:
                 claimed = await self._claim_batch()
+            except ConfigurationError:
+                raise
             except GraphJobsError as error:
                 wait = backoff.next_seconds()
                 _log.warning("the claim failed, next try in %.1f s: %s", wait, error)
@@ -286,6 +288,8 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
                 )
             try:
                 await self._renew()
+            except ConfigurationError:
+                raise
             except GraphJobsError as error:
                 wait = min(interval, backoff.next_seconds())
                 _log.warning("the heartbeat of %s jobs failed: %s", self.in_flight, error)

@@ -12,7 +12,14 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.results import FinishResult
-from graphjobs.errors import GraphJobsError, InvalidJob, OutcomeUnknown
+from graphjobs.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    GraphJobsError,
+    InvalidJob,
+    OutcomeUnknown,
+    SchemaOutOfDate,
+)
 from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff
 
@@ -20,7 +27,11 @@ _BATCH_TOO_LARGE: Final = {"53200", "57014"}
 """SQLSTATEs out of memory and query canceled: a smaller batch may succeed."""
 _INVALID_VALUE: Final = ("22", "23")
 """SQLSTATE classes of errors in the values, not in the database."""
+_NOT_ABOUT_RESULTS: Final = (DatabaseUnavailable, OutcomeUnknown, SchemaOutOfDate)
+"""Errors of the connection or the server, which all results have in common."""
 _BUSY_SECONDS: Final = 0.05
+_SET_ASIDE_SECONDS: Final = 10.0
+"""The wait before a result is tried again that the server refused by itself, such as in a trigger of the host."""
 _FAILED: Final = "failed"
 
 _log = logging.getLogger(__name__)
@@ -53,17 +64,19 @@ class BatchCompleter(Generic[J, E]):
     on_written: Callable[[E, str | None], None]
     unstorable: Callable[[J, str], E]
     _waiting: deque[E] = field(default_factory=deque)
+    _set_aside: dict[UUID, E] = field(default_factory=dict)
+    _refused: set[UUID] = field(default_factory=set)
     _in_write: list[E] = field(default_factory=list)
     _has_work: asyncio.Event = field(default_factory=asyncio.Event)
     _is_empty: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._in_write)
+        return len(self._waiting) + len(self._in_write) + len(self._set_aside)
 
     @property
     def jobs(self) -> list[J]:
         """The jobs without a stored result; they still need heartbeats."""
-        return [result.job for result in (*self._in_write, *self._waiting)]
+        return [result.job for result in (*self._in_write, *self._waiting, *self._set_aside.values())]
 
     def add(self, result: E) -> None:
         """Add a result to store."""
@@ -79,9 +92,17 @@ class BatchCompleter(Generic[J, E]):
             self._in_write = []
             if not self._waiting:
                 self._has_work.clear()
-                self._is_empty.set()
+                if not self._set_aside:
+                    self._is_empty.set()
                 await self._has_work.wait()
-            self._in_write = [self._waiting.popleft() for _ in range(min(self.batch, len(self._waiting)))]
+            self._in_write = [self._waiting.popleft()]
+            # A result that was refused before is tried alone.
+            while (
+                self._waiting
+                and len(self._in_write) < self.batch
+                and self._refused.isdisjoint((self._in_write[-1].job.id, self._waiting[0].job.id))
+            ):
+                self._in_write.append(self._waiting.popleft())
             await self._write(list(self._in_write), uuid7())
 
     async def drained(self, timeout: timedelta) -> bool:
@@ -101,16 +122,21 @@ class BatchCompleter(Generic[J, E]):
         while True:
             try:
                 finished = await self.sink.end(results, actor=self.actor, transition_id=transition_id)
+            except ConfigurationError:
+                raise
             except GraphJobsError as error:
-                invalid = _is_invalid_value(error)
-                if len(results) > 1 and (invalid or error.sqlstate in _BATCH_TOO_LARGE):
+                refused = not isinstance(error, _NOT_ABOUT_RESULTS)
+                if len(results) > 1 and (refused or error.sqlstate in _BATCH_TOO_LARGE):
                     # The database refuses one of the results; in a batch of its own it affects no other.
                     half = len(results) // 2
                     await self._write(results[:half], transition_id)
                     await self._write(results[half:], transition_id)
                     return
-                if invalid:
+                if refused and _is_invalid_value(error):
                     self._replace(results[0], error)
+                    return
+                if refused:
+                    self._put_aside(results[0], error)
                     return
                 in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
                 _log.warning("%s attempt results are not stored yet: %s", len(self), error)
@@ -128,10 +154,23 @@ class BatchCompleter(Generic[J, E]):
                 self._put_back(result, result)
             else:
                 self._in_write.remove(result)
+                self._refused.discard(result.job.id)
                 self.on_written(result, finished.lost.get(result.job.id))
         if len(finished.busy) == len(results):
             # Another transaction holds all rows of this batch. Later results do not wait for it.
             await asyncio.sleep(_BUSY_SECONDS)
+
+    def _put_aside(self, result: E, error: GraphJobsError) -> None:
+        """Try a result again later: the server refuses it, and not for its values, so its attempt has not failed."""
+        _log.error("the result of job %s is refused, and tried again later: %s", result.job.id, error)
+        self._in_write.remove(result)
+        self._set_aside[result.job.id] = result
+        self._refused.add(result.job.id)
+        asyncio.get_running_loop().call_later(_SET_ASIDE_SECONDS, self._return, result)
+
+    def _return(self, result: E) -> None:
+        if self._set_aside.pop(result.job.id, None) is not None:
+            self.add(result)
 
     def _put_back(self, result: E, replacement: E) -> None:
         self._in_write.remove(result)

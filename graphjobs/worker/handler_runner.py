@@ -249,7 +249,7 @@ def error_text(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error)[:_ERROR_CHARACTERS_MAX]
-    except Exception:  # noqa: BLE001  # a user's __str__ may raise any exception
+    except BaseException:  # noqa: BLE001  # a user's __str__ may raise any exception, SystemExit too
         return f"{name}, which has no readable text"
     if isinstance(error, BaseExceptionGroup):
         inner = (error_text(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])

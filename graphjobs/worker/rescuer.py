@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from graphjobs.core.results import RescueResult, StalledItem
-from graphjobs.errors import GraphJobsError
+from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.worker.options import WorkerOptions, batched, jittered
 from graphjobs.worker.stats import BaseStats
 
@@ -46,6 +46,8 @@ class Rescuer:
             for scan in self.scans:
                 try:
                     await self.process(await scan())
+                except ConfigurationError:
+                    raise
                 except GraphJobsError as error:
                     _log.warning("the scan for stalled jobs failed: %s", error)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import urlsplit, urlunsplit
 
 from graphjobs.database.embedded.server import embedded_cluster
 from graphjobs.errors import ConfigurationError
@@ -71,6 +72,12 @@ def ask(url: str, sql: str) -> str:
     done = psql(url, sql)
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout.strip()
+
+
+def as_role(url: str, role: str) -> str:
+    """Return a URL with a role whose password is its name."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def dump(url: str, *tables: str) -> str:

@@ -2,13 +2,12 @@
 
 import secrets
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 import pytest_graphjobs
 from graphjobs.settings import Settings
-from tests.migrations.cli_tools import ask, psql
+from tests.migrations.cli_tools import as_role, ask, psql
 
 
 @pytest.fixture
@@ -36,8 +35,7 @@ def role(empty_url: str) -> Iterator[str]:
 @pytest.fixture
 def url_of_role(role: str, empty_url: str) -> str:
     """The URL of the empty database with that role."""
-    parts = urlsplit(empty_url)
-    return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
+    return as_role(empty_url, role)
 
 
 @pytest.fixture
