@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Annotated, Any, Final
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
+from typing_extensions import override
 
 from graphjobs.cli.exit_codes import Exit
 from graphjobs.errors import ConfigurationError
@@ -28,6 +30,8 @@ _DEFAULTS: Final = WorkerOptions()
 _LIVE_INTERVAL_SECONDS: Final = 0.25
 _LOG_INTERVAL_SECONDS: Final = 10.0
 _RATE_WINDOW_SECONDS: Final = 5.0
+_SPARE_THREADS: Final = 32
+"""Threads beyond two for each handler, for calls that outlive their handlers."""
 
 _log = logging.getLogger("graphjobs.worker")
 
@@ -89,6 +93,8 @@ async def _run(console: Console, loaded: Any, location: str, options: WorkerOpti
     signals = _ShutdownSignals(console, task.cancel if task else lambda: None)
     # Before anything is opened: an early signal is not lost, and what is opened by then is closed.
     loop = asyncio.get_running_loop()
+    threads = _HandlerThreads(2 * options.concurrency + _SPARE_THREADS)
+    loop.set_default_executor(threads)
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, signals.on_signal)
     async with open_storage() as storage, open_handlers(loaded, location) as handlers:
@@ -105,13 +111,35 @@ async def _run(console: Console, loaded: Any, location: str, options: WorkerOpti
     else:
         _log_progress(worker, None, "total")
     code = Exit.UNAVAILABLE if worker.in_flight else Exit.DONE
-    if worker.abandoned:
-        # The abandoned handlers would keep the process alive, and their results are ignored.
-        _log.error("the process exits with %s abandoned handlers", worker.abandoned)
+    if worker.abandoned or threads.running:
+        # They would keep the process alive, and their results are ignored.
+        _log.error(
+            "the process exits with %s abandoned handlers and %s running threads", worker.abandoned, threads.running
+        )
         logging.shutdown()
         os._exit(code)
     if code:
         raise typer.Exit(code)
+
+
+class _HandlerThreads(ThreadPoolExecutor):
+    """The threads of `asyncio.to_thread`: a call that outlives its handler keeps its thread, and is known."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, thread_name_prefix="handler")
+        self._calls: set[Future[Any]] = set()
+
+    @override
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        call = super().submit(function, *args, **kwargs)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
+
+    @property
+    def running(self) -> int:
+        """The number of calls that run now."""
+        return sum(call.running() for call in tuple(self._calls))
 
 
 class _ShutdownSignals:

@@ -29,6 +29,7 @@ Status = GraphJobStatus
 _COMMAND = Path(sys.executable).with_name("graphjobs")
 _HANDLERS = """
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 from graphjobs.worker import BuildResult, Handlers
@@ -37,6 +38,8 @@ from graphjobs.worker import BuildResult, Handlers
 async def build(job, context):
     if "wait" in job.metadata:
         await asyncio.sleep(float(job.metadata["wait"]))
+    if "thread" in job.metadata:
+        await asyncio.to_thread(time.sleep, 3600)
     while "stubborn" in job.metadata:
         try:
             await asyncio.sleep(60)
@@ -221,17 +224,24 @@ def test_a_signal_while_the_handlers_open_ends_the_process(command: _Command) ->
     assert "closed" == stdout.strip()
 
 
+@pytest.mark.parametrize(
+    ("how", "left"),
+    [
+        ("stubborn", "1 abandoned handlers and 0 running threads"),
+        ("thread", "0 abandoned handlers and 1 running threads"),
+    ],
+)
 async def test_an_abandoned_handler_does_not_keep_the_process_alive(
-    graphjobs_storage: Storage, command: _Command
+    graphjobs_storage: Storage, command: _Command, how: str, left: str
 ) -> None:
-    """The handler ignores its cancellation; the job is queued again, and the process exits."""
-    stubborn = await graphjobs_storage.graph_jobs.add(build_job(metadata={"stubborn": "yes"}))
+    """The handler or its thread ignores the cancellation; the job is queued again, and the process exits."""
+    stubborn = await graphjobs_storage.graph_jobs.add(build_job(metadata={how: "yes"}))
 
     with command.started("shop_handlers:handlers", "--grace", "0") as process:
         await _wait_until_running(graphjobs_storage, stubborn)
         _, stderr = _finish(process, signal.SIGTERM)
 
-    assert "exits with 1 abandoned handlers" in _lines(stderr)[-1]["message"]
+    assert f"exits with {left}" in _lines(stderr)[-1]["message"]
     assert Status.QUEUED is (await get_job(graphjobs_storage, stubborn)).status
 
 
