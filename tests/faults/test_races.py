@@ -229,7 +229,7 @@ async def test_a_deadlock_fails_one_transaction_only(storage: Storage, shared_wa
     ("waits", "sqlstate", "variable"),
     [
         ({"lock_timeout": 0.1}, "55P03", "GRAPHJOBS_LOCK_TIMEOUT"),
-        ({"statement_timeout": 0.1}, "57014", "GRAPHJOBS_STATEMENT_TIMEOUT"),
+        ({"statement_timeout": 0.5}, "57014", "GRAPHJOBS_STATEMENT_TIMEOUT"),
     ],
 )
 @pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in a session"])

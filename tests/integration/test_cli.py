@@ -23,7 +23,7 @@ def test_short_help_equals_long_help() -> None:
 
 def test_completion_is_printed() -> None:
     """Shells load it."""
-    assert "_GRAPHJOBS_COMPLETE" in graphjobs("--show-completion", "bash").stdout
+    assert "_GRAPHJOBS_COMPLETE" in graphjobs(_GRAPHJOBS_COMPLETE="source_bash").stdout
 
 
 def test_the_option_names_the_database(graphjobs_database_url: str) -> None:

@@ -230,9 +230,6 @@ def test_a_signal_while_the_handlers_open_ends_the_process(command: _Command) ->
         ("stubborn", "1 abandoned handlers and 0 running threads"),
         ("thread", "0 abandoned handlers and 1 running threads"),
     ],
-        ("stubborn", "1 abandoned handlers and 0 running threads"),
-        ("thread", "0 abandoned handlers and 1 running threads"),
-    ],
 )
 async def test_an_abandoned_handler_does_not_keep_the_process_alive(
     graphjobs_storage: Storage, command: _Command, how: str, left: str
