@@ -18,7 +18,8 @@ from graphjobs.backfill.transform.coercion import (
     to_kebab_case,
 )
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
-from graphjobs.core.fields import METADATA_ENTRIES_MAX, NAMES_MAX, sanitize_error
+from graphjobs.core.fields import NAMES_MAX, sanitize_error
+from graphjobs.core.metadata import METADATA_ENTRIES_MAX
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000
 _NEVER_PRESERVED: Final = frozenset({"_quarantine"})

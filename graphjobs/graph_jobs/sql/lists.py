@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql_expressions import null_if_unrepresentable
+from graphjobs.database.sql_expressions import null_if_unrepresentable, within_budget
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.sql.single import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -76,9 +76,13 @@ def _merged(scans: Iterable[_IndexScan]) -> sa.FromClause:
     return merged[0] if len(merged) == 1 else sa.union_all(*(sa.select(rows) for rows in merged)).subquery("newest")
 
 
+def _order(rows: sa.FromClause) -> tuple[sa.ColumnElement[Any], ...]:
+    return rows.c.created_at.desc(), rows.c.id.desc()
+
+
 def _ordered(newest: sa.FromClause) -> sa.Select[Any]:
     """Order merged rows in the fixed order of lists."""
-    return job_columns(newest).order_by(newest.c.created_at.desc(), newest.c.id.desc()).limit(LIMIT)
+    return within_budget(sa.select(newest).order_by(*_order(newest)).limit(LIMIT), job_columns, _order)
 
 
 def _page(scans: Iterable[_IndexScan]) -> sa.Select[Any]:
