@@ -113,7 +113,7 @@ async def _start(connection: Connection, *, all_tenants: bool) -> Start:
 
 
 class PolicyRunPlans(Plans):
-    """Two tenants of 20,000 runs: six statuses, three modes and three priorities in turn, and five policies."""
+    """Two tenants of 50,000 runs: six statuses, three modes and three priorities in turn, and five policies."""
 
     table, events = "policy_runs", "policy_run_events"
     statements = statements_of(single, lists, acquire, finish)
