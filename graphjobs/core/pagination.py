@@ -25,6 +25,9 @@ PAGE_DEFAULT: Final = 50
 COUNT_MAX: Final = 10_000
 """Counts are exact up to this number: each counted row is one index entry that is read."""
 
+SAMPLE_MAX: Final = 1_000
+"""Percentiles are of so many of the newest entries: a row of the table is read for each."""
+
 CURSOR_LENGTH_MAX: Final = 256
 
 TIMESTAMP_MIN: Final = datetime(1, 1, 2, tzinfo=UTC)

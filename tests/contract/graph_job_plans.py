@@ -190,6 +190,7 @@ class GraphJobPlans(Plans):
             "p_after_created_at": datetime(9999, 12, 30, tzinfo=UTC),
             "p_after_id": uuid.UUID(int=2**128 - 1),
             "p_window": timedelta(days=366),
+            "p_completed_limit": LIMIT,
             "p_after_tenant_id": "",
             "p_tenant_ids": [tenant],
             "p_distinct_tenant_ids": [tenant],

@@ -26,6 +26,7 @@ _STATUSES: Final = sa.bindparam("p_statuses", type_=ARRAY(sa.SmallInteger))
 _AFTER_CREATED: Final = sa.bindparam("p_after_created_at", type_=sa.DateTime(timezone=True))
 _AFTER_JOB: Final = sa.bindparam("p_after_id", type_=sa.Uuid)
 _EARLIEST: Final = sa.bindparam("p_created_from", type_=sa.DateTime(timezone=True))
+_COMPLETED_LIMIT: Final = sa.bindparam("p_completed_limit", type_=sa.BigInteger)
 _WINDOW: Final = sa.bindparam("p_window", type_=sa.Interval)
 
 _of_tenant: Final = JOBS.c.tenant_id == TENANT
@@ -192,7 +193,7 @@ def _overlay_lag() -> sa.Select[Any]:
         )
         .where(of_status[GraphJobStatus.COMPLETED], JOBS.c.created_at >= sa.func.now() - _WINDOW, finite)
         .order_by(JOBS.c.created_at.desc())
-        .limit(LIMIT)
+        .limit(_COMPLETED_LIMIT)
         .subquery()
     )
     share = [
