@@ -21,6 +21,7 @@ from graphjobs.backfill.extract.records import COLLECTIONS, EVENTS, JOBS, RUN_EV
 from graphjobs.backfill.transactions import snapshot
 from graphjobs.backfill.transform.reverse_mapping import to_document
 from graphjobs.core.event_log import Event
+from graphjobs.core.pagination import split_at_budget
 from graphjobs.database.executor import Executor, Row, run_to_completion
 from graphjobs.errors import ConfigurationError, CorruptRow
 from graphjobs.graph_jobs import row_mapping as job_mapping
@@ -106,7 +107,8 @@ async def _write_table(
     scan, _ = _TABLES[collection]
     key, report.table = scan.first, collection
     while True:
-        rows = await executor.fetch_all(scan.page, {"p_from_id": key, "p_limit": _PAGE_ROWS})
+        page = await executor.fetch_all(scan.page, {"p_from_id": key, "p_limit": _PAGE_ROWS})
+        rows, truncated = split_at_budget(page)
         unreadable = await _in_thread(_write_page, collection, rows, files)
         report.documents[collection] += len(rows) - len(unreadable)
         if unreadable:
@@ -114,7 +116,7 @@ async def _write_table(
             await _in_thread(files.write, UNREADABLE, _unreadable_lines(collection, unreadable, texts))
             report.unreadable[collection] += len(unreadable)
         on_progress(report)
-        if len(rows) < _PAGE_ROWS or rows[-1][0] == scan.last:
+        if (len(rows) < _PAGE_ROWS and not truncated) or rows[-1][0] == scan.last:
             return
         key = scan.key_after(rows[-1][0])
 

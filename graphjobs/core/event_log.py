@@ -27,7 +27,7 @@ from graphjobs.core.pagination import PAGE_MAX, PartialList, check_event_id, rea
 from graphjobs.core.recovery import on_server
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.database.executor import Executor, Row
-from graphjobs.database.sql_expressions import null_if_unrepresentable
+from graphjobs.database.sql_expressions import null_if_unrepresentable, within_budget
 from graphjobs.errors import CorruptRow
 
 LOG_COLUMNS: Final = ("job_id", "tenant_id", "status", "payload", "created_at")
@@ -154,7 +154,7 @@ def find_transition(events: sa.Table) -> sa.Select[Any]:
     ).order_by(sa.desc("id"))
 
 
-def event_columns(events: sa.Table) -> sa.Select[Any]:
+def event_columns(events: sa.FromClause) -> sa.Select[Any]:
     """Select the columns that `event_from_row` reads, in its order."""
     return sa.select(
         events.c.id,
@@ -170,8 +170,8 @@ def list_events(events: sa.Table) -> sa.Select[Any]:
     """List one job's log after an event, oldest first."""
     # An expression, so that the primary key serves neither order nor range: the planner would walk all logs by it.
     event_id = events.c.id + sa.literal_column("0")
-    return (
-        event_columns(events)
+    log = (
+        sa.select(events)
         .where(
             events.c.job_id == sa.bindparam("p_job_id", type_=sa.Uuid),
             events.c.tenant_id == sa.bindparam("p_tenant_id", type_=sa.Text),
@@ -180,6 +180,7 @@ def list_events(events: sa.Table) -> sa.Select[Any]:
         .order_by(event_id)
         .limit(sa.bindparam("p_limit", type_=sa.BigInteger))
     )
+    return within_budget(log, event_columns, lambda rows: [rows.c.id])
 
 
 def find_transitioned(events: sa.Table) -> sa.Select[Any]:

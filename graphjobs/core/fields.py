@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
-from immutabledict import immutabledict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -36,10 +35,7 @@ REASON_LENGTH_MAX: Final = 1_048_576
 """The most characters of a reason that callers may give; the stored text keeps its head and tail."""
 NAMES_MAX: Final = 1_000
 _PART_LENGTH_MAX: Final = 100
-METADATA_ENTRIES_MAX: Final = 64
-METADATA_VALUE_LENGTH_MAX: Final = 4_096
 
-_NO_ENTRIES: Final[immutabledict[str, str]] = immutabledict()
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 _LOCAL_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
 _UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
@@ -161,10 +157,6 @@ def _sorted_names(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
-def _sorted_mapping(value: Mapping[str, str]) -> immutabledict[str, str]:
-    return immutabledict(sorted(value.items())) if value else _NO_ENTRIES
-
-
 def _in_utf8(text: object) -> object:
     """Replace lone surrogates, which text from files or processes may hold and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
@@ -187,12 +179,6 @@ NameSet: TypeAlias = Annotated[
     AfterValidator(_sorted_names),
 ]
 """A set of names, sorted and unique, as a tuple."""
-Metadata: TypeAlias = Annotated[
-    Mapping[Name, Annotated[str, BoundedText(METADATA_VALUE_LENGTH_MAX, multiline=True)]],
-    Field(max_length=METADATA_ENTRIES_MAX),
-    AfterValidator(_sorted_mapping),
-    PlainSerializer(dict, return_type=dict[str, str]),
-]
 Json: TypeAlias = Annotated[
     JsonObject,
     AfterValidator(freeze_json),
@@ -278,14 +264,20 @@ class FrozenModel(BaseModel):
         __init__.__pydantic_base_init__ = True
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
+    def from_json(cls, text: str | bytes, *, stored: bool = False) -> Self:
         """Parse a payload: a JSON object with camelCase keys.
+
+        Args:
+            text: the JSON.
+            stored: whether it is that of a row, to which limits that are newer than the row do not apply.
 
         Raises:
             InvalidJob: the text is not JSON, or not such a value.
         """
         try:
-            value: Self = cls.__pydantic_validator__.validate_json(text, by_alias=True, by_name=False)
+            value: Self = cls.__pydantic_validator__.validate_json(
+                text, by_alias=True, by_name=False, context={"stored": True} if stored else None
+            )
         except ValidationError as error:
             invalid = _too_deep(error.title) if nests_deeper(text, VALUE_DEPTH_MAX) else from_validation_error(error)
         else:

@@ -25,6 +25,9 @@ PAGE_DEFAULT: Final = 50
 COUNT_MAX: Final = 10_000
 """Counts are exact up to this number: each counted row is one index entry that is read."""
 
+SAMPLE_MAX: Final = 1_000
+"""Percentiles are of so many of the newest entries: a row of the table is read for each."""
+
 CURSOR_LENGTH_MAX: Final = 256
 
 TIMESTAMP_MIN: Final = datetime(1, 1, 2, tzinfo=UTC)
@@ -158,27 +161,39 @@ class PartialList(tuple[T, ...]):
 
     Attributes:
         unreadable: a `CorruptRow` for each row that is left out.
+        truncated: True where the list ended before its limit, because the next entry would exceed 8 MiB of payload.
     """
 
     unreadable: tuple[CorruptRow, ...] = ()
+    truncated: bool = False
 
-    def __new__(cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = ()) -> Self:
+    def __new__(
+        cls, items: Iterable[T] = (), unreadable: Iterable[CorruptRow] = (), *, truncated: bool = False
+    ) -> Self:
         """Build the list from its readable entries and the errors of the others."""
         listed = super().__new__(cls, items)
         listed.unreadable = tuple(unreadable)
+        listed.truncated = truncated
         return listed
 
 
+def split_at_budget(rows: Sequence[Row]) -> tuple[Sequence[Row], bool]:
+    """Return the rows of a list that ends at the budget of bytes, and whether it ended there; see `within_budget`."""
+    truncated = bool(rows) and rows[-1][0] is None
+    return rows[:-1] if truncated else rows, truncated
+
+
 def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
-    """Read rows; an unreadable row is left out and reported, and harms no other."""
+    """Read the rows of a list that ends at the budget of bytes; an unreadable row is left out and harms no other."""
     items: list[T] = []
     unreadable: list[CorruptRow] = []
+    rows, truncated = split_at_budget(rows)
     for row in rows:
         try:
             items.append(read(row))
         except CorruptRow as error:
             unreadable.append(error)
-    return PartialList(items, unreadable)
+    return PartialList(items, unreadable, truncated=truncated)
 
 
 def read_page(
@@ -188,14 +203,15 @@ def read_page(
 
     Args:
         read: reads a row.
-        rows: the rows of the page, and one more where the list goes on.
+        rows: the rows of the page, and one more where the list goes on after its limit or its budget of bytes.
         query: the query.
         tenant_id: the tenant that the query is for.
         key_of: returns the key of a row.
     """
-    shown = rows[: query.limit]
+    fitting, _ = split_at_budget(rows)
+    shown = fitting[: query.limit]
     listed = read_rows(read, shown)
-    cursor = query.cursor_after(tenant_id, key_of(shown[-1])) if len(rows) > query.limit else None
+    cursor = query.cursor_after(tenant_id, key_of(shown[-1])) if len(rows) > len(shown) else None
     return Page(tuple(listed), cursor, listed.unreadable)
 
 

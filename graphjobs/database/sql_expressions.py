@@ -1,6 +1,6 @@
 """SQL expressions that every package uses: arrays as rows, increasing versions, tenants in rotation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -46,6 +46,68 @@ def jsonb_merge(*parts: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     for part in parts[1:]:
         merged = merged.op("||", return_type=JSONB)(part)
     return merged
+
+
+PAYLOAD_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The most bytes of payload that one statement returns, beside its limit of rows; a single row may be larger."""
+
+_BUDGET: Final[sa.ColumnElement[int]] = sa.literal_column(str(PAYLOAD_BYTES_MAX), sa.BigInteger)
+
+
+def exceeds_budget(size: sa.ColumnElement[int], order: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
+    """Return whether a row, with all rows before it, exceeds the budget of bytes; the first row never does."""
+    return sa.func.sum(size).over(order_by=order, rows=(None, 0)) > sa.func.greatest(_BUDGET, size)
+
+
+def within_budget(
+    rows: sa.Select[Any],
+    columns: Callable[[sa.FromClause], sa.Select[Any]],
+    order: Callable[[sa.FromClause], Sequence[sa.ColumnElement[Any]]],
+) -> sa.Select[Any]:
+    """End a list where its payloads, as text, exceed the budget of bytes.
+
+    The first row that exceeds it is returned without its payload and with NULL as its first column, so that the caller
+    knows that the list goes on. Rows after it are neither read out of TOAST nor converted: the count is a window
+    function that PostgreSQL stops at its bound.
+
+    Args:
+        rows: selects the columns of the table, ordered and limited.
+        columns: selects the columns of the answer; the first one is the key.
+        order: returns the order of the rows.
+    """
+    limited = rows.subquery("limited")
+    # OFFSET keeps the planner from converting each payload twice.
+    as_text = (
+        sa.select(*(sa.cast(c, sa.Text).label(c.name) if c.name == "payload" else c for c in limited.c))
+        .order_by(*order(limited))
+        .offset(sa.literal_column("0"))
+        .subquery("as_text")
+    )
+    is_over = exceeds_budget(sa.func.octet_length(as_text.c.payload), order(as_text)).label("is_over")
+    summed = sa.select(*as_text.c, is_over).subquery("summed")
+    fits = ~summed.c.is_over
+    over = sa.func.count(sa.case((summed.c.is_over, ONE))).over(order_by=order(summed), rows=(None, 0)).label("over")
+    page = sa.select(
+        *(sa.case((fits, c)).label(c.name) if c.name == "payload" else c for c in summed.c), over
+    ).subquery("page")
+    key, *others = columns(page).selected_columns
+    listed = sa.select(sa.case((~page.c.is_over, key)), *others)
+    return listed.where(page.c.over <= ONE).order_by(*order(page))
+
+
+def payload_bytes(rows: sa.FromClause) -> sa.ColumnElement[int]:
+    """Return the size of a row's payload as text."""
+    return sa.func.octet_length(sa.cast(rows.c.payload, sa.Text))
+
+
+def ids_within_budget(locked: sa.FromClause) -> sa.CTE:
+    """Choose the ids of locked rows, with their turn, tenant and size, that fit the budget of bytes together.
+
+    The first row of each tenant comes before the second of any, so that no tenant takes the budget of all.
+    """
+    is_over = exceeds_budget(locked.c.size, (locked.c.turn, locked.c.tenant_id, locked.c.id)).label("is_over")
+    chosen = sa.select(locked.c.id, is_over).subquery("chosen")
+    return sa.select(chosen.c.id).where(~chosen.c.is_over).cte("locked_ids").prefix_with("MATERIALIZED")
 
 
 NextTenant = Callable[[Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]], sa.ColumnElement[Any]]

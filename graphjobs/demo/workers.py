@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX
+from graphjobs.core.metadata import METADATA_VALUE_LENGTH_MAX
 from graphjobs.core.pagination import PAGE_MAX
 from graphjobs.demo.documents import show_path
 from graphjobs.demo.graph import DependencyGraph, build_graph

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from graphjobs.core.fields import Metadata, check_name, sanitize_error
+from graphjobs.core.fields import check_name, sanitize_error
+from graphjobs.core.metadata import Metadata
 from graphjobs.core.transitions import dump_json
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob

@@ -103,7 +103,7 @@ class OverlayLag:
         oldest_queued: the age of the oldest queued job; None where none is queued.
         p50: the median from created to completed over the window; None where none was completed.
         p95: the 95th percentile of the same.
-        completed: the number of jobs that the percentiles cover: the newest of the window, up to the cap of counts.
+        completed: the number of jobs that the percentiles cover: the newest of the window, at most 1,000.
         window: the percentiles cover jobs created at most this long ago.
     """
 

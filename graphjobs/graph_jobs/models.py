@@ -18,7 +18,6 @@ from graphjobs.core.fields import (
     ErrorText,
     FrozenModel,
     Id,
-    Metadata,
     Name,
     NameSet,
     UtcTime,
@@ -26,6 +25,7 @@ from graphjobs.core.fields import (
     sanitize_error,
     utc_now,
 )
+from graphjobs.core.metadata import Metadata
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -58,9 +58,9 @@ class GraphJob(FrozenModel):
     """The version of the row; not part of the payload, and None on a value that was never stored."""
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, updated_at: datetime | None = None) -> Self:
+    def from_json(cls, text: str | bytes, *, stored: bool = False, updated_at: datetime | None = None) -> Self:
         """Parse a payload, with the version of its row; see `FrozenModel.from_json`."""
-        job = super().from_json(text)
+        job = super().from_json(text, stored=stored)
         if job.updated_at is not None:
             raise InvalidJob(f"{cls.__name__}.updated_at: Extra inputs are not permitted", field="updated_at")
         job.__dict__["updated_at"] = updated_at  # the value is still being made

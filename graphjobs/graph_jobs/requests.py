@@ -8,7 +8,8 @@ from immutabledict import immutabledict
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from graphjobs.core.fields import Digest, FrozenModel, Id, Metadata, Name, NameSet, Reason
+from graphjobs.core.fields import Digest, FrozenModel, Id, Name, NameSet, Reason
+from graphjobs.core.metadata import Metadata
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob

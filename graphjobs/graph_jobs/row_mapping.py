@@ -109,7 +109,7 @@ def any_job_from_row(row: Row) -> AnyJob:
 
 def _job_from_columns(kind: type[Job], columns: JobColumns) -> Job:
     try:
-        job = kind.from_json(columns.payload, updated_at=columns.updated_at)
+        job = kind.from_json(columns.payload, stored=True, updated_at=columns.updated_at)
     except InvalidJob as error:
         problem = f"its payload is not a {kind.__name__}: {error}"
     else:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from graphjobs.core.fields import check_name, parse_id
 from graphjobs.core.notifications import notify_queued
-from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, BoundedCount, PartialList, read_page
+from graphjobs.core.pagination import COUNT_MAX, PAGE_MAX, SAMPLE_MAX, BoundedCount, PartialList, read_page
 from graphjobs.core.queue_flow import versions_by_id
 from graphjobs.core.recovery import confirm_replicated
 from graphjobs.core.transitions import RefusedUpdate, Transition, UpdateOutcome, UpdateResult, ensure_transition_id
@@ -297,7 +297,7 @@ class PostgresGraphJobStore(GraphJobStore):
     @override
     async def overlay_lag(self, tenant_id: str, *, window: timedelta) -> OverlayLag:
         tenant, window = check_name(tenant_id, "tenant_id"), check_duration(window, "window", WINDOW_MAX)
-        params = {"p_tenant_id": tenant, "p_window": window, "p_limit": COUNT_MAX + 1}
+        params = {"p_tenant_id": tenant, "p_window": window, "p_limit": COUNT_MAX + 1, "p_completed_limit": SAMPLE_MAX}
         ((*counts, oldest, p50, p95, completed),) = await self._executor.fetch_all(lists.OVERLAY_LAG, params)
         by_status = dict(zip(Status, (BoundedCount.from_count(count, COUNT_MAX) for count in counts), strict=True))
         return OverlayLag(by_status, None if oldest is None else max(oldest, 0.0), p50, p95, completed, window)

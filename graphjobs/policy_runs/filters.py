@@ -81,7 +81,7 @@ class PolicyRunMetrics:
         p50: the median from requested to completed over the window; None where none was completed.
         p95: the 95th percentile of the same.
         p99: the 99th percentile.
-        completed: the number of runs that the percentiles cover: the newest of the window, at most 10,000.
+        completed: the number of runs that the percentiles cover: the newest of the window, at most 1,000.
         window: the percentiles cover runs requested at most this long ago.
     """
 

@@ -17,7 +17,6 @@ from graphjobs.core.fields import (
     FrozenModel,
     Id,
     Json,
-    Metadata,
     Name,
     NameSet,
     UtcTime,
@@ -25,6 +24,7 @@ from graphjobs.core.fields import (
     sanitize_error,
     utc_now,
 )
+from graphjobs.core.metadata import Metadata
 from graphjobs.core.pagination import TIMESTAMP_MAX, TIMESTAMP_MIN
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.errors import InvalidJob

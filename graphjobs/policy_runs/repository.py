@@ -13,6 +13,7 @@ from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import (
     COUNT_MAX,
     PAGE_MAX,
+    SAMPLE_MAX,
     BoundedCount,
     PartialList,
     read_page,
@@ -271,7 +272,7 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
     @override
     async def metrics(self, tenant_id: str, *, window: timedelta = METRICS_WINDOW) -> PolicyRunMetrics:
         tenant, window = check_name(tenant_id, "tenant_id"), check_duration(window, "window", WINDOW_MAX)
-        limits = {"p_limit": COUNT_MAX + 1, "p_completed_limit": COUNT_MAX}
+        limits = {"p_limit": COUNT_MAX + 1, "p_completed_limit": SAMPLE_MAX}
         params = {**lists.metric_params(), **limits, "p_tenant_id": tenant, "p_window": window}
         rows = await self._executor.fetch_all(lists.RUN_METRICS, params)
         depths: dict[tuple[PolicyRunMode, PolicyRunPriority], QueueDepth] = {}

@@ -79,7 +79,7 @@ def run_from_row(row: Row) -> PolicyRunJob:
     columns = row_columns(row)
     job_id = as_uuid(columns.pop("id"))
     try:
-        payload = PolicyRunPayload.from_json(columns.pop("payload"))
+        payload = PolicyRunPayload.from_json(columns.pop("payload"), stored=True)
         return PolicyRunJob(
             **{
                 **columns,

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from graphjobs.core.fields import METADATA_ENTRIES_MAX, REASON_LENGTH_MAX, utc_now
+from graphjobs.core.fields import REASON_LENGTH_MAX, utc_now
+from graphjobs.core.metadata import METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, metadata_bytes
 from graphjobs.core.pagination import BoundedCount
 from graphjobs.core.update_retry import conflict, update_until_applied
 from graphjobs.core.validation import check_type
@@ -146,7 +147,7 @@ class PolicyRunService:
 
         Raises:
             JobNotFound: the tenant has no such run.
-            JobConflict: the run is not final; or it has 64 metadata entries, so that `retryOf` does not fit.
+            JobConflict: the run is not final; or `retryOf` does not fit its metadata.
             IdempotencyConflict: `new_run_id` was used for another request.
         """
         run = await self._read(tenant_id, run_id)
@@ -155,6 +156,9 @@ class PolicyRunService:
         metadata = {**run.metadata, RETRY_OF: run.run_id}
         if len(metadata) > METADATA_ENTRIES_MAX:
             problem = f"the run has {len(run.metadata)} metadata entries, and a retry adds one: request a new run"
+            raise conflict(run, problem)
+        if metadata_bytes(metadata) > METADATA_BYTES_MAX:
+            problem = f"the metadata of a retry would exceed {METADATA_BYTES_MAX:,} bytes: request a new run"
             raise conflict(run, problem)
         spec = {**run.spec(), "metadata": metadata}
         return await self.enqueue(PolicyRunRequest(tenant_id=tenant_id, run_id=new_run_id, **spec), actor=actor)

@@ -49,11 +49,12 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "APPEND_EVENT": PlanCase("APPEND_EVENT", {KEY}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
     "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
-    "LIST_JOBS": PlanCase("LIST_JOBS", {_BY_TYPE}),
-    "LIST_JOBS_BY_STATUS": PlanCase("LIST_JOBS_BY_STATUS", {_BY_TYPE}),
-    "OVERLAY_LAG": PlanCase("OVERLAY_LAG", {_BY_TYPE}),
+    "LIST_JOBS": PlanCase("LIST_JOBS", {_BY_TYPE}, instead=_BY_STATUS),
+    "LIST_JOBS_BY_STATUS": PlanCase("LIST_JOBS_BY_STATUS", {_BY_TYPE}, instead=_BY_STATUS),
+    # The oldest queued job is behind the dead versions of those that rolled-back claims took.
+    "OVERLAY_LAG": PlanCase("OVERLAY_LAG", {_BY_TYPE}, pages_per_row=20, instead=_BY_STATUS),
     "NOTIFY_QUEUED": PlanCase("NOTIFY_QUEUED", set()),
-    "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}),
+    "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}, instead=_BY_STATUS),
     "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY}),
     "FIND_CLAIMED_JOBS": _many_rows("FIND_CLAIMED_JOBS", {TRANSITION, KEY}, {"p_transition_id": "of a claim"}),
     **{
@@ -71,7 +72,9 @@ CASES: Final[Mapping[str, PlanCase]] = {
         "LIST_STALLED_JOBS", {_BY_TYPE, LOG}, extra_rows=DEAD_ROWS, pages_per_row=2 * _PAGES_PER_KEY
     ),
     **{
-        f"{verb}_BY_{key}, {what}": PlanCase(f"{verb}_BY_{key}", {index}, arguments)
+        f"{verb}_BY_{key}, {what}": PlanCase(
+            f"{verb}_BY_{key}", {index}, arguments, instead=_BY_STATUS if index == _BY_TYPE else None
+        )
         for verb in ("LIST", "COUNT")
         for key, index, choices in (
             ("TENANT", _BY_STATUS, {"one status": _ONE, "two": _TWO}),
@@ -112,7 +115,7 @@ async def _start_of_two_tenants(connection: Connection) -> Start:
 
 
 class GraphJobPlans(Plans):
-    """Two tenants of 20,000 jobs: twenty of each time, and two thirds in one of two correlations."""
+    """Two tenants of 50,000 jobs: twenty of each time, and two thirds in one of two correlations."""
 
     table, events = "graph_jobs", "graph_job_events"
     statements = statements_of(single, lists, acquire, finish, notifications)
@@ -186,6 +189,7 @@ class GraphJobPlans(Plans):
             "p_after_created_at": datetime(9999, 12, 30, tzinfo=UTC),
             "p_after_id": uuid.UUID(int=2**128 - 1),
             "p_window": timedelta(days=366),
+            "p_completed_limit": LIMIT,
             "p_after_tenant_id": "",
             "p_tenant_ids": [tenant],
             "p_distinct_tenant_ids": [tenant],

@@ -52,7 +52,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "FIND_RUN_BY_RUN_ID": PlanCase("FIND_RUN_BY_RUN_ID", {_NAME}),
     "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
-    "RUN_METRICS": PlanCase("RUN_METRICS", {_DEPTH, _BY_STATUS}, extra_rows=10_000),
+    "RUN_METRICS": PlanCase("RUN_METRICS", {_DEPTH, _BY_STATUS}, extra_rows=3 * 1_000),
     # An event is read only for runs that may have no attempt left.
     "LEASE_RUNS": _many_rows("LEASE_RUNS", {_PENDING, KEY, LOG}),
     "LEASE_RUNS, last attempt": _many_rows("LEASE_RUNS", {_PENDING, KEY, LOG}, {"p_attempts_max": 1}),
@@ -115,7 +115,7 @@ async def _start(connection: Connection, *, all_tenants: bool) -> Start:
 
 
 class PolicyRunPlans(Plans):
-    """Two tenants of 20,000 runs: six statuses, three modes and three priorities in turn, and five policies."""
+    """Two tenants of 50,000 runs: six statuses, three modes and three priorities in turn, and five policies."""
 
     table, events = "policy_runs", "policy_run_events"
     statements = statements_of(single, lists, acquire, finish)
@@ -183,7 +183,7 @@ class PolicyRunPlans(Plans):
             "p_window": timedelta(days=366),
             "p_after_tenant_id": "",
             "p_after_emergency_tenant_id": "",
-            "p_completed_limit": 10_000,
+            "p_completed_limit": 1_000,
             "p_lease_duration": timedelta(minutes=1),
             "p_attempts_max": 5,
             "p_rotation_offset": 7,

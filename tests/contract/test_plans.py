@@ -91,7 +91,8 @@ async def test_a_statement_reads_only_the_rows_that_it_returns(
     plans, connection = database
     case = plans.cases[name]
     nodes = await plans.plan(connection, case, tenant, mode)
-    assert case.indexes == indexes_in(nodes)
+    used = indexes_in(nodes)
+    assert case.indexes == used or (case.instead in used and used <= case.indexes | {case.instead})
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
     scans = [node for node in nodes if "Index Name" in node]
     rows = [rows_read(node) for node in scans]
@@ -99,7 +100,13 @@ async def test_a_statement_reads_only_the_rows_that_it_returns(
     assert isinstance(limit, int)
     # Rows before and after a page may have the time of its ends.
     ties = 2 * TIES if isinstance(plans, GraphJobPlans) else 0
-    assert all(count <= case.scans * limit + ties + case.extra_rows for count in rows), rows
+    rows_max = case.scans * limit + ties + case.extra_rows
+    excess = [
+        (node["Index Name"], count)
+        for node, count in zip(scans, rows, strict=True)
+        if count > rows_max * (2 if node["Index Name"] == case.instead else 1)
+    ]
+    assert not excess
     # A scan does not leaf through the index: it reads a few pages to find a place, and at most one for each row.
     pages = [pages_read(node) for node in scans]
     loops = [int(node["Actual Loops"]) for node in scans]

@@ -369,7 +369,7 @@ async def test_percentiles_are_of_the_newest_runs_of_all_modes(
     runs: PolicyRunRepository, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each mode has more completed runs than the cap, and `completed` is the number of the compared runs."""
-    monkeypatch.setattr(repository_module, "COUNT_MAX", 10)
+    monkeypatch.setattr(repository_module, "SAMPLE_MAX", 10)
     for mode, seconds in (("full", 2_000), ("simulate", 10)):
         queued_at = datetime.now(UTC) - timedelta(seconds=seconds)
         for _ in range(12):

@@ -285,6 +285,16 @@ async def test_the_cap_is_where_the_count_ends(
     assert expected == (await store.overlay_lag(tenant, window=timedelta(days=1))).counts[_QUEUED]
 
 
+async def test_the_lag_is_of_the_newest_completed_jobs(
+    store: GraphJobStore, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`completed` is the number of the compared jobs, and does not bound the counts."""
+    monkeypatch.setattr(store_module, "SAMPLE_MAX", 2)
+    await store.add_many([overlay_job(tenant).start(at=AT).complete(at=AT) for _ in range(3)])
+    lag = await store.overlay_lag(tenant, window=timedelta(days=366))
+    assert (2, BoundedCount(3)) == (lag.completed, lag.counts[GraphJobStatus.COMPLETED])
+
+
 async def test_a_tenant_without_overlays_has_no_lag(store: GraphJobStore, tenant: str) -> None:
     await store.add(build_job(tenant))
     lag = await store.overlay_lag(tenant, window=timedelta(days=366))

@@ -24,7 +24,8 @@ from graphjobs.backfill.transform.diagnostics import FieldRejected, describe
 from graphjobs.backfill.transform.field_reader import FieldReader
 from graphjobs.backfill.transform.uuids import REPRESENTATIONS, LegacyUuids, uuid_of
 from graphjobs.core.event_log import Event
-from graphjobs.core.fields import METADATA_VALUE_LENGTH_MAX, NAME_LENGTH_MAX
+from graphjobs.core.fields import NAME_LENGTH_MAX
+from graphjobs.core.metadata import METADATA_VALUE_LENGTH_MAX
 from graphjobs.graph_jobs.models import GraphJob, GraphOverlayJob
 from graphjobs.policy_runs.models import PolicyRunJob
 

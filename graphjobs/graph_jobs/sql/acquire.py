@@ -16,8 +16,10 @@ from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import (
     ONE,
+    ids_within_budget,
     jsonb_merge,
     null_if_unrepresentable,
+    payload_bytes,
     rotating_tenants,
     unnest_params,
 )
@@ -66,7 +68,7 @@ _tenant_shares: Final = unnest_params(
     "tenant_shares", ("p_tenant_ids", sa.Text, "tenant_id"), ("p_shares", sa.BigInteger, "share")
 )
 _candidates: Final = (
-    sa.select(JOBS.c.id)
+    sa.select(JOBS.c.id, JOBS.c.created_at, payload_bytes(JOBS).label("size"))
     .where(JOBS.c.tenant_id == _tenant_shares.c.tenant_id, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
     # The index's own order: with the id in it, all jobs of one time would be read and sorted.
     .order_by(JOBS.c.created_at)
@@ -75,12 +77,20 @@ _candidates: Final = (
     .lateral("candidates")
 )
 # Materialized: inlined into the UPDATE, the LIMIT can be evaluated again for each row, and too many rows are taken.
-_locked_ids: Final = (
-    sa.select(_candidates.c.id)
+_locked: Final = (
+    sa.select(
+        _candidates.c.id,
+        _candidates.c.size,
+        _tenant_shares.c.tenant_id,
+        sa.func.row_number()
+        .over(partition_by=_tenant_shares.c.tenant_id, order_by=_candidates.c.created_at)
+        .label("turn"),
+    )
     .join_from(_tenant_shares, _candidates, sa.true())
-    .cte("locked_ids")
+    .cte("locked")
     .prefix_with("MATERIALIZED")
 )
+_locked_ids: Final = ids_within_budget(_locked)
 _now: Final = db_now()
 _claimed: Final = (
     sa.update(JOBS)
@@ -130,7 +140,10 @@ _claimed_log: Final = insert_events(
     "logged",
 )
 CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
-"""Starts the oldest queued jobs of one type, of each tenant at most its share, with an event each."""
+"""Starts the oldest queued jobs of one type, of each tenant at most its share, with an event each.
+
+It takes fewer where their payloads exceed the budget of bytes.
+"""
 
 
 def _find_claimed() -> sa.Select[Any]:

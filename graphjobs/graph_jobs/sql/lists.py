@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql_expressions import null_if_unrepresentable
+from graphjobs.database.sql_expressions import null_if_unrepresentable, within_budget
 from graphjobs.graph_jobs.filters import GraphJobQuery
 from graphjobs.graph_jobs.sql.single import CORRELATION, JOBS, KIND, LIMIT, TENANT, job_columns
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
@@ -26,6 +26,7 @@ _STATUSES: Final = sa.bindparam("p_statuses", type_=ARRAY(sa.SmallInteger))
 _AFTER_CREATED: Final = sa.bindparam("p_after_created_at", type_=sa.DateTime(timezone=True))
 _AFTER_JOB: Final = sa.bindparam("p_after_id", type_=sa.Uuid)
 _EARLIEST: Final = sa.bindparam("p_created_from", type_=sa.DateTime(timezone=True))
+_COMPLETED_LIMIT: Final = sa.bindparam("p_completed_limit", type_=sa.BigInteger)
 _WINDOW: Final = sa.bindparam("p_window", type_=sa.Interval)
 
 _of_tenant: Final = JOBS.c.tenant_id == TENANT
@@ -76,9 +77,13 @@ def _merged(scans: Iterable[_IndexScan]) -> sa.FromClause:
     return merged[0] if len(merged) == 1 else sa.union_all(*(sa.select(rows) for rows in merged)).subquery("newest")
 
 
+def _order(rows: sa.FromClause) -> tuple[sa.ColumnElement[Any], ...]:
+    return rows.c.created_at.desc(), rows.c.id.desc()
+
+
 def _ordered(newest: sa.FromClause) -> sa.Select[Any]:
     """Order merged rows in the fixed order of lists."""
-    return job_columns(newest).order_by(newest.c.created_at.desc(), newest.c.id.desc()).limit(LIMIT)
+    return within_budget(sa.select(newest).order_by(*_order(newest)).limit(LIMIT), job_columns, _order)
 
 
 def _page(scans: Iterable[_IndexScan]) -> sa.Select[Any]:
@@ -188,7 +193,7 @@ def _overlay_lag() -> sa.Select[Any]:
         )
         .where(of_status[GraphJobStatus.COMPLETED], JOBS.c.created_at >= sa.func.now() - _WINDOW, finite)
         .order_by(JOBS.c.created_at.desc())
-        .limit(LIMIT)
+        .limit(_COMPLETED_LIMIT)
         .subquery()
     )
     # Labelled: SQLAlchemy 2.0 and 2.1 name them differently.

@@ -4,7 +4,7 @@ Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS` and `LIST
 transactions hold are skipped. All times are the database's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,7 +12,15 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from graphjobs.core.event_log import insert_events, recorded
 from graphjobs.core.recovery import on_server
-from graphjobs.database.sql_expressions import AFTER_TENANT, ONE, jsonb_merge, next_version, rotating_tenants
+from graphjobs.database.sql_expressions import (
+    AFTER_TENANT,
+    ONE,
+    ids_within_budget,
+    jsonb_merge,
+    next_version,
+    payload_bytes,
+    rotating_tenants,
+)
 from graphjobs.policy_runs.sql.single import (
     COLUMNS,
     EVENTS,
@@ -98,11 +106,15 @@ def _has_available(*priorities: PolicyRunPriority) -> Callable[[sa.CTE], sa.Colu
 
 
 def _candidates(
-    tenants: sa.CTE, priority: PolicyRunPriority, limit: Any, *conditions: sa.ColumnElement[bool]
+    tenants: sa.CTE,
+    priority: PolicyRunPriority,
+    limit: Any,
+    *conditions: sa.ColumnElement[bool],
+    columns: Sequence[sa.ColumnElement[Any]] = (),
 ) -> sa.Select[Any]:
     """Lock the runs of a tenant and priority that have been available for longest."""
     return (
-        sa.select(RUNS.c.id)
+        sa.select(RUNS.c.id, *columns)
         .where(_pending(priority), TENANT_KEY == tenants.c.tenant_id, *conditions)
         # The index's own order: with the id in it, all runs of one time would be read and sorted.
         .order_by(RUNS.c.available_at)
@@ -144,11 +156,18 @@ def _pick_by_priority(tenant_shares: sa.CTE, *, with_emergencies: bool) -> sa.Se
     step = _with_locked(
         step, "normal", _candidates(step, PolicyRunPriority.NORMAL, _remaining(step), _is_available, is_new)
     )
-    return sa.select(sa.func.unnest(step.c.ids).label("id"))
+    ids = (
+        sa.func.unnest(step.c.ids).table_valued(sa.column("id", sa.Uuid), with_ordinality="turn").render_derived("ids")
+    )
+    return sa.select(ids.c.id, step.c.tenant_id, ids.c.turn).select_from(step.join(ids, sa.true()))
 
 
-def _lease(locked_ids: _AnySelect, tenants: Any, *cursors: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    locked = _materialized(locked_ids, "locked_ids")
+def _lease(locked_turns: _AnySelect, tenants: Any, *cursors: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    turns = _materialized(locked_turns, "turns")
+    size = sa.select(payload_bytes(RUNS)).where(RUNS.c.id == turns.c.id, TENANT_KEY == turns.c.tenant_id)
+    locked = ids_within_budget(
+        _materialized(sa.select(*turns.c, size.scalar_subquery().label("size")).select_from(turns), "locked")
+    )
     leased = (
         sa.update(RUNS)
         .where(
@@ -240,10 +259,21 @@ def _lease_any_tenant() -> sa.Select[Any]:
     emergency_tenants = _tenants_with("emergency_tenants", PolicyRunPriority.EMERGENCY, after=_AFTER_EMERGENCY_TENANT)
     emergency_shares = _shares(emergency_tenants, "emergency_shares")
     candidates = _candidates(
-        emergency_shares, PolicyRunPriority.EMERGENCY, emergency_shares.c.share, _is_available
+        emergency_shares,
+        PolicyRunPriority.EMERGENCY,
+        emergency_shares.c.share,
+        _is_available,
+        columns=[RUNS.c.available_at],
     ).lateral("candidates")
     emergencies = _materialized(
-        sa.select(candidates.c.id).join_from(emergency_shares, candidates, sa.true()), "emergencies"
+        sa.select(
+            candidates.c.id,
+            emergency_shares.c.tenant_id,
+            sa.func.row_number()
+            .over(partition_by=emergency_shares.c.tenant_id, order_by=candidates.c.available_at)
+            .label("turn"),
+        ).join_from(emergency_shares, candidates, sa.true()),
+        "emergencies",
     )
     tenants = _tenants_with(
         "tenants",
@@ -258,7 +288,7 @@ def _lease_any_tenant() -> sa.Select[Any]:
         "served"
     )
     return _lease(
-        sa.union_all(sa.select(emergencies.c.id), others),
+        sa.union_all(sa.select(*emergencies.c), others),
         sa.func.any(sa.func.array(sa.select(served.c.tenant_id).scalar_subquery(), type_=ARRAY(sa.Text))),
         _cursor(emergency_shares),
         _cursor(tenant_shares),

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.database.sql_expressions import ONE, unnest_params
+from graphjobs.database.sql_expressions import ONE, unnest_params, within_budget
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT, TENANT_KEY, code, run_columns
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
@@ -42,7 +42,8 @@ def _page(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
     order = (newest.c.queued_at.desc(), newest.c.id.desc())
     page = sa.select(newest.c.id).select_from(joined).order_by(*order).limit(LIMIT)
     ids = sa.func.array(page.scalar_subquery(), type_=ARRAY(sa.Uuid))
-    return run_columns(RUNS).where(RUNS.c.id == sa.func.any(ids), TENANT_KEY == TENANT).order_by(*_ORDER).limit(LIMIT)
+    rows = sa.select(RUNS).where(RUNS.c.id == sa.func.any(ids), TENANT_KEY == TENANT).order_by(*_ORDER).limit(LIMIT)
+    return within_budget(rows, run_columns, lambda page: (page.c.queued_at.desc(), page.c.id.desc()))
 
 
 def _count(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:

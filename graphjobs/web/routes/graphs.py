@@ -90,6 +90,9 @@ class EventPage(CamelModel):
 
     events: list[GraphJobEvent]
     unreadable: list[UnreadableRow]
+    truncated: bool = Field(
+        description="Whether the list ended before its limit, at 8 MiB of payload: continue after the last event."
+    )
 
 
 class Count(CamelModel):
@@ -158,7 +161,7 @@ async def list_events(
     events = await store.events(caller.tenant_id, job_id, after=params.after, limit=params.limit)
     if not events and not events.unreadable and await store.get_job(caller.tenant_id, job_id) is None:
         raise JobNotFound(caller.tenant_id, job_id)
-    return list_response("events", events, events.unreadable)
+    return list_response("events", events, events.unreadable, truncated=events.truncated)
 
 
 @graph_routes.post(

@@ -6,10 +6,11 @@
 PREPARE graph_jobs_claim_jobs AS
 WITH db_now AS MATERIALIZED
 (SELECT to_char(timezone('utc', now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS utc_text),
-locked_ids AS MATERIALIZED
-(SELECT candidates.id AS id
+locked AS MATERIALIZED
+(SELECT candidates.id AS id, candidates.size AS size, tenant_shares.tenant_id AS tenant_id, row_number() OVER (PARTITION BY tenant_shares.tenant_id
+ORDER BY candidates.created_at) AS turn
 FROM unnest($2::TEXT[], $3::BIGINT[]) AS tenant_shares(tenant_id, share)
-JOIN LATERAL (SELECT scheduler.graph_jobs.id AS id
+JOIN LATERAL (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.created_at AS created_at, octet_length(CAST(scheduler.graph_jobs.payload AS TEXT)) AS size
 FROM scheduler.graph_jobs
 WHERE scheduler.graph_jobs.tenant_id = tenant_shares.tenant_id
 AND scheduler.graph_jobs.type = $4::SMALLINT
@@ -17,6 +18,12 @@ AND scheduler.graph_jobs.status = 0
 ORDER BY scheduler.graph_jobs.created_at
 LIMIT tenant_shares.share
 FOR NO KEY UPDATE SKIP LOCKED) AS candidates ON true),
+locked_ids AS MATERIALIZED
+(SELECT chosen.id AS id
+FROM (SELECT locked.id AS id, sum(locked.size) OVER (ORDER BY locked.turn, locked.tenant_id, locked.id ROWS BETWEEN UNBOUNDED PRECEDING
+AND CURRENT ROW) > greatest(8388608, locked.size) AS is_over
+FROM locked) AS chosen
+WHERE NOT chosen.is_over),
 claimed AS
 (UPDATE scheduler.graph_jobs
 SET status=1, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object' AND CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END < 99999) THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || jsonb_build_object('status', 'running', 'attempts', CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload -> 'attempts') = 'number' AND ((scheduler.graph_jobs.payload ->> 'attempts') ~ '^[0-9]{1,5}$')) THEN CAST(scheduler.graph_jobs.payload ->> 'attempts' AS INTEGER) END + 1, 'startedAt', (SELECT db_now.utc_text

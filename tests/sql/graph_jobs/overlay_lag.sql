@@ -2,6 +2,7 @@
 --   $1 p_tenant_id TEXT
 --   $2 p_limit BIGINT
 --   $3 p_window INTERVAL
+--   $4 p_completed_limit BIGINT
 PREPARE graph_jobs_overlay_lag AS
 SELECT (SELECT count(anon_2.one) AS count_1
 FROM (SELECT anon_3.one AS one
@@ -67,4 +68,4 @@ AND scheduler.graph_jobs.created_at >= now() - $3::INTERVAL
 AND CASE WHEN (scheduler.graph_jobs.created_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.created_at END IS NOT NULL
 AND CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL
 ORDER BY scheduler.graph_jobs.created_at DESC
-LIMIT $2::BIGINT) AS anon_17;
+LIMIT $4::BIGINT) AS anon_17;

@@ -80,9 +80,10 @@ FROM emergency_tenants
 JOIN (SELECT count(emergency_tenants.tenant_id) AS tenant_count
 FROM emergency_tenants) AS emergency_shares_counted ON true),
 emergencies AS MATERIALIZED
-(SELECT candidates.id AS id
+(SELECT candidates.id AS id, emergency_shares.tenant_id AS tenant_id, row_number() OVER (PARTITION BY emergency_shares.tenant_id
+ORDER BY candidates.available_at) AS turn
 FROM emergency_shares
-JOIN LATERAL (SELECT scheduler.policy_runs.id AS id
+JOIN LATERAL (SELECT scheduler.policy_runs.id AS id, scheduler.policy_runs.available_at AS available_at
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
@@ -241,12 +242,25 @@ ORDER BY scheduler.policy_runs.available_at
 LIMIT high.share - cardinality(high.ids)
 FOR NO KEY UPDATE SKIP LOCKED))) AS ids
 FROM high),
-locked_ids AS MATERIALIZED
-(SELECT emergencies.id AS id
+turns AS MATERIALIZED
+(SELECT emergencies.id AS id, emergencies.tenant_id AS tenant_id, emergencies.turn AS turn
 FROM emergencies
 UNION ALL
-SELECT unnest(normal.ids) AS id
-FROM normal),
+SELECT ids.id AS id, normal.tenant_id AS tenant_id, ids.turn AS turn
+FROM normal
+JOIN unnest(normal.ids) WITH ORDINALITY AS ids(id, turn) ON true),
+locked AS MATERIALIZED
+(SELECT turns.id AS id, turns.tenant_id AS tenant_id, turns.turn AS turn, (SELECT octet_length(CAST(scheduler.policy_runs.payload AS TEXT)) AS octet_length_1
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.id = turns.id
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = turns.tenant_id) AS size
+FROM turns),
+locked_ids AS MATERIALIZED
+(SELECT chosen.id AS id
+FROM (SELECT locked.id AS id, sum(locked.size) OVER (ORDER BY locked.turn, locked.tenant_id, locked.id ROWS BETWEEN UNBOUNDED PRECEDING
+AND CURRENT ROW) > greatest(8388608, locked.size) AS is_over
+FROM locked) AS chosen
+WHERE NOT chosen.is_over),
 leased AS
 (UPDATE scheduler.policy_runs
 SET status=1, attempts=least(scheduler.policy_runs.attempts + 1, 99999), last_attempt_at=now(), lease_owner=$2::VARCHAR, lease_expires_at=(now() + $3::INTERVAL), updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')

@@ -53,9 +53,22 @@ ORDER BY scheduler.policy_runs.available_at
 LIMIT high.share - cardinality(high.ids)
 FOR NO KEY UPDATE SKIP LOCKED))) AS ids
 FROM high),
+turns AS MATERIALIZED
+(SELECT ids.id AS id, normal.tenant_id AS tenant_id, ids.turn AS turn
+FROM normal
+JOIN unnest(normal.ids) WITH ORDINALITY AS ids(id, turn) ON true),
+locked AS MATERIALIZED
+(SELECT turns.id AS id, turns.tenant_id AS tenant_id, turns.turn AS turn, (SELECT octet_length(CAST(scheduler.policy_runs.payload AS TEXT)) AS octet_length_1
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.id = turns.id
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = turns.tenant_id) AS size
+FROM turns),
 locked_ids AS MATERIALIZED
-(SELECT unnest(normal.ids) AS id
-FROM normal),
+(SELECT chosen.id AS id
+FROM (SELECT locked.id AS id, sum(locked.size) OVER (ORDER BY locked.turn, locked.tenant_id, locked.id ROWS BETWEEN UNBOUNDED PRECEDING
+AND CURRENT ROW) > greatest(8388608, locked.size) AS is_over
+FROM locked) AS chosen
+WHERE NOT chosen.is_over),
 leased AS
 (UPDATE scheduler.policy_runs
 SET status=1, attempts=least(scheduler.policy_runs.attempts + 1, 99999), last_attempt_at=now(), lease_owner=$2::VARCHAR, lease_expires_at=(now() + $3::INTERVAL), updated_at=greatest(now(), scheduler.policy_runs.updated_at + interval '1 microsecond')

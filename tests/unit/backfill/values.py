@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from graphjobs import GraphBuildJob, GraphJobEvent, GraphJobStatus, GraphOverlayJob, InvalidJob, PolicyRunJob
 from graphjobs.backfill.transform.legacy_ids import derive_uuid
-from graphjobs.core.fields import METADATA_ENTRIES_MAX
+from graphjobs.core.metadata import METADATA_ENTRIES_MAX
 from graphjobs.policy_runs.models import PolicyRunEvent, PolicyRunInputs
 from graphjobs.policy_runs.status import PolicyRunStatus
 

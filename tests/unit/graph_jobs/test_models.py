@@ -58,6 +58,7 @@ _BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "UUID in braces": ({"id": "{12345678-1234-5678-1234-567812345678}"}, "id"),
     "UUID as bytes": ({"id": bytes(16)}, "id"),
     "10 MB metadata": ({"metadata": {"a": "x" * 10_000_000}}, "metadata.a"),
+    "100 kB metadata": ({"metadata": {f"key {number}": "x" * 4_000 for number in range(25)}}, "metadata"),
     "many metadata": ({"metadata": {str(i): "x" for i in range(65)}}, "metadata"),
     "metadata that nests": ({"metadata": _nested(5_000)}, "metadata.a"),
     "metadata with a number": ({"metadata": {"a": 1}}, "metadata.a"),
