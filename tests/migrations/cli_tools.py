@@ -75,7 +75,7 @@ def ask(url: str, sql: str) -> str:
 
 
 def as_role(url: str, role: str) -> str:
-    """Return a URL with a role whose password is its name."""
+    """Return a URL with a role that has its name as password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
 

@@ -154,7 +154,7 @@ async def test_a_sequence_behind_its_table_fails_no_item(
     assert [twin.finished] * 3 == [str((await twin.find(tenant, item.id)).status) for item in items]
 
 
-def test_an_exception_whose_text_ends_the_process_has_a_text() -> None:
+def test_an_exception_with_a_text_that_ends_the_process_has_a_text() -> None:
     class Hostile(Exception):
         def __str__(self) -> str:
             raise SystemExit(3)

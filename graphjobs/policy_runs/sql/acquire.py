@@ -21,6 +21,15 @@ from graphjobs.database.sql_expressions import (
     payload_bytes,
     rotating_tenants,
 )
+from graphjobs.policy_runs.sql.expressions import (
+    DISPATCHING,
+    IDS,
+    OWNER,
+    PENDING,
+    counted_attempts,
+    materialized,
+    released,
+)
 from graphjobs.policy_runs.sql.single import (
     COLUMNS,
     EVENTS,
@@ -29,7 +38,6 @@ from graphjobs.policy_runs.sql.single import (
     RUNS,
     TENANT,
     TENANT_KEY,
-    code,
     run_columns,
 )
 from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
@@ -42,26 +50,15 @@ OVERDUE_EVERY: Final = 8
 _OVERDUE: Final = sa.text("interval '10 minutes'")
 """The time after which an available run of normal priority is overdue."""
 
-_PENDING, _DISPATCHING = code(Status.PENDING), code(Status.DISPATCHING)
-_OWNER: Final = sa.bindparam("p_lease_owner", type_=sa.Text)
 _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 _ROTATION_OFFSET: Final = sa.bindparam("p_rotation_offset", type_=sa.BigInteger)
 _AFTER_EMERGENCY_TENANT: Final = sa.bindparam("p_after_emergency_tenant_id", type_=sa.Text)
-_IDS: Final = ARRAY(sa.Uuid)
-_NO_IDS: Final = sa.cast(sa.literal_column("'{}'"), _IDS).label("ids")
+_NO_IDS: Final = sa.cast(sa.literal_column("'{}'"), IDS).label("ids")
 _NO_CURSORS: Final = (sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.Text))
 
 
-_AnySelect = sa.Select[Any] | sa.CompoundSelect[Any]
-
-
-def _materialized(select: _AnySelect, name: str) -> sa.CTE:
-    # Inlined, a CTE that locks rows can be evaluated more than once, and lock too many.
-    return select.cte(name).prefix_with("MATERIALIZED")
-
-
 def _pending(priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
-    return (RUNS.c.status == _PENDING) & (RUNS.c.priority == sa.literal_column(str(priority.code)))
+    return (RUNS.c.status == PENDING) & (RUNS.c.priority == sa.literal_column(str(priority.code)))
 
 
 def _next_tenant(*priorities: PolicyRunPriority) -> Callable[..., sa.ColumnElement[Any]]:
@@ -133,8 +130,8 @@ def _remaining(step: sa.CTE) -> sa.ColumnElement[Any]:
 
 def _with_locked(step: sa.CTE, name: str, candidates: sa.Select[Any]) -> sa.CTE:
     """Build the next step: the ids that each tenant has in this step, and those of its candidates, which it locks."""
-    ids = sa.func.array_cat(step.c.ids, sa.func.array(candidates.correlate(step).scalar_subquery()), type_=_IDS)
-    return _materialized(sa.select(step.c.tenant_id, step.c.share, ids.label("ids")), name)
+    ids = sa.func.array_cat(step.c.ids, sa.func.array(candidates.correlate(step).scalar_subquery()), type_=IDS)
+    return materialized(sa.select(step.c.tenant_id, step.c.share, ids.label("ids")), name)
 
 
 def _pick_by_priority(tenant_shares: sa.CTE, *, with_emergencies: bool) -> sa.Select[Any]:
@@ -162,26 +159,28 @@ def _pick_by_priority(tenant_shares: sa.CTE, *, with_emergencies: bool) -> sa.Se
     return sa.select(ids.c.id, step.c.tenant_id, ids.c.turn).select_from(step.join(ids, sa.true()))
 
 
-def _lease(locked_turns: _AnySelect, tenants: Any, *cursors: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    turns = _materialized(locked_turns, "turns")
+def _lease(
+    locked_turns: sa.Select[Any] | sa.CompoundSelect[Any], tenants: Any, *cursors: sa.ColumnElement[Any]
+) -> sa.Select[Any]:
+    turns = materialized(locked_turns, "turns")
     size = sa.select(payload_bytes(RUNS)).where(RUNS.c.id == turns.c.id, TENANT_KEY == turns.c.tenant_id)
     locked = ids_within_budget(
-        _materialized(sa.select(*turns.c, size.scalar_subquery().label("size")).select_from(turns), "locked")
+        materialized(sa.select(*turns.c, size.scalar_subquery().label("size")).select_from(turns), "locked")
     )
     leased = (
         sa.update(RUNS)
         .where(
-            RUNS.c.id == sa.func.any(sa.func.array(sa.select(locked.c.id).scalar_subquery(), type_=_IDS)),
+            RUNS.c.id == sa.func.any(sa.func.array(sa.select(locked.c.id).scalar_subquery(), type_=IDS)),
             TENANT_KEY == tenants,
             # The cast keeps the planner from the indexes of pending runs.
-            sa.cast(RUNS.c.status, sa.Integer) == _PENDING,
+            sa.cast(RUNS.c.status, sa.Integer) == PENDING,
         )
         .values(
-            status=_DISPATCHING,
+            status=DISPATCHING,
             # A run at the largest number of attempts keeps it; the queue fails it at once.
             attempts=sa.func.least(RUNS.c.attempts + ONE, sa.literal_column("99999")),
             last_attempt_at=sa.func.now(),
-            lease_owner=_OWNER,
+            lease_owner=OWNER,
             lease_expires_at=sa.func.now() + LEASE_DURATION,
             updated_at=next_version(RUNS.c.updated_at),
         )
@@ -197,35 +196,9 @@ def _lease(locked_turns: _AnySelect, tenants: Any, *cursors: sa.ColumnElement[An
     )
     return (
         run_columns(leased)
-        .add_columns(_counted_attempts(leased), *cursors)
+        .add_columns(counted_attempts(leased), *cursors)
         .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
         .add_cte(log)
-    )
-
-
-def _counted_attempts(runs: sa.FromClause) -> sa.ColumnElement[int]:
-    """Build the number of attempts that count; the log is read only where no attempt may be left."""
-    return sa.case(
-        (runs.c.attempts >= sa.bindparam("p_attempts_max", type_=sa.Integer), runs.c.attempts - _released(runs)),
-        else_=runs.c.attempts,
-    )
-
-
-def _released(runs: sa.FromClause) -> sa.ColumnElement[int]:
-    """Build the number of attempts that were released in order: they do not count against the bound."""
-    payload = EVENTS.c.payload
-    return (
-        sa.select(sa.func.count(EVENTS.c.id))
-        .where(
-            EVENTS.c.job_id == runs.c.id,
-            EVENTS.c.tenant_id == runs.c.tenant_id,
-            EVENTS.c.status == _PENDING,
-            payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
-            == sa.literal_column(f"'{Status.DISPATCHING}'"),
-            payload.op("->", return_type=JSONB)(sa.literal_column("'error'")).is_(None),
-        )
-        .correlate(runs)
-        .scalar_subquery()
     )
 
 
@@ -236,7 +209,7 @@ def _tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, only_if
     )
     listed = tenants.limit(LIMIT).subquery(f"{name}_listed")
     turn = sa.func.row_number().over().label("turn")
-    return _materialized(sa.select(listed.c.tenant.label("tenant_id"), turn), name)
+    return materialized(sa.select(listed.c.tenant.label("tenant_id"), turn), name)
 
 
 def _shares(tenants: sa.CTE, name: str) -> sa.CTE:
@@ -245,7 +218,7 @@ def _shares(tenants: sa.CTE, name: str) -> sa.CTE:
     remainder = sa.case((tenants.c.turn <= LIMIT % counted.c.tenant_count, ONE), else_=sa.literal_column("0"))
     share = (LIMIT // counted.c.tenant_count + remainder).label("share")
     columns = (tenants.c.tenant_id, tenants.c.turn, share, counted.c.tenant_count, _NO_IDS)
-    return _materialized(sa.select(*columns).join_from(tenants, counted, sa.true()), name)
+    return materialized(sa.select(*columns).join_from(tenants, counted, sa.true()), name)
 
 
 def _cursor(shares: sa.CTE) -> sa.ColumnElement[Any]:
@@ -265,7 +238,7 @@ def _lease_any_tenant() -> sa.Select[Any]:
         _is_available,
         columns=[RUNS.c.available_at],
     ).lateral("candidates")
-    emergencies = _materialized(
+    emergencies = materialized(
         sa.select(
             candidates.c.id,
             emergency_shares.c.tenant_id,
@@ -314,13 +287,13 @@ LEASE_RUNS_OF_TENANT: Final = _lease_tenant()
 
 
 def _find_leased() -> sa.Select[Any]:
-    log = recorded(EVENTS, EVENTS.c.status == _DISPATCHING)
+    log = recorded(EVENTS, EVENTS.c.status == DISPATCHING)
     # By the ids alone: joined to the log instead, the planner may overestimate its rows and read the whole table.
-    held = _materialized(
+    held = materialized(
         sa.select(RUNS).where(
-            RUNS.c.id == sa.func.any(sa.func.array(sa.select(log.c.job_id).scalar_subquery(), type_=_IDS)),
-            sa.cast(RUNS.c.status, sa.Integer) == _DISPATCHING,
-            RUNS.c.lease_owner == _OWNER,
+            RUNS.c.id == sa.func.any(sa.func.array(sa.select(log.c.job_id).scalar_subquery(), type_=IDS)),
+            sa.cast(RUNS.c.status, sa.Integer) == DISPATCHING,
+            RUNS.c.lease_owner == OWNER,
         ),
         "held",
     )
@@ -330,7 +303,7 @@ def _find_leased() -> sa.Select[Any]:
     found = sa.select(
         log.c.job_id,
         *(column.label(f"held_{name}") for name, column in columns),
-        _counted_attempts(held).label("counted_attempts"),
+        counted_attempts(held).label("counted_attempts"),
         *(cursor.label(f"cursor_{number}") for number, cursor in enumerate(_NO_CURSORS)),
     )
     located = on_server(found.select_from(log.outerjoin(held, is_held)))
@@ -346,7 +319,7 @@ The row is as `LEASE_RUNS` returns it, without cursors.
 _expired: Final = (
     sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
     .where(
-        RUNS.c.status == _DISPATCHING,
+        RUNS.c.status == DISPATCHING,
         sa.or_(
             RUNS.c.lease_expires_at < sa.func.now(),
             # A version that is ahead of the clock by more than its lease: after the clock was set back, the end of the
@@ -366,7 +339,7 @@ _expired: Final = (
     .cte("expired")
     .prefix_with("MATERIALIZED")
 )
-LIST_EXPIRED_RUNS: Final = sa.select(*_expired.c, _released(_expired)).select_from(_expired)
+LIST_EXPIRED_RUNS: Final = sa.select(*_expired.c, released(_expired)).select_from(_expired)
 """Lists expired leases of one tenant, or of all, with free rows; the earliest leased first.
 
 Returns id, tenant, version, attempts, and how many attempts were released.
