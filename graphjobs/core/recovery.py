@@ -6,24 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    Integer,
-    Select,
-    Text,
-    bindparam,
-    case,
-    cast,
-    column,
-    exists,
-    func,
-    literal_column,
-    null,
-    select,
-    table,
-    true,
-)
+import sqlalchemy as sa
 
 from graphjobs.database.executor import Executor, Row
 from graphjobs.errors import UNREPLICATED, Backend, DatabaseUnavailable, OutcomeUnknown
@@ -33,42 +16,42 @@ T = TypeVar("T")
 _RESOLVE_SECONDS: Final = 15.0
 _PROBE_EVERY_SECONDS: Final = 0.1
 
-HAS_STANDBYS: Final[ColumnElement[bool]] = func.current_setting(
-    literal_column("'synchronous_standby_names'")
-) != literal_column("''")
+HAS_STANDBYS: Final[sa.ColumnElement[bool]] = sa.func.current_setting(
+    sa.literal_column("'synchronous_standby_names'")
+) != sa.literal_column("''")
 """True where commits wait for standbys."""
 
 _server: Final = (
-    func.pg_is_in_recovery().label("in_recovery"),
-    func.pg_postmaster_start_time().label("started_at"),
+    sa.func.pg_is_in_recovery().label("in_recovery"),
+    sa.func.pg_postmaster_start_time().label("started_at"),
     HAS_STANDBYS.label("has_standbys"),
 )
 
-_FIND_BACKEND: Final[Select[Any]] = select(
+_FIND_BACKEND: Final[sa.Select[Any]] = sa.select(
     *_server,
-    exists(
-        select(literal_column("1"))
-        .select_from(table("pg_stat_activity", schema="pg_catalog"))
+    sa.exists(
+        sa.select(sa.literal_column("1"))
+        .select_from(sa.table("pg_stat_activity", schema="pg_catalog"))
         .where(
-            column("pid") == bindparam("p_backend_pid", type_=Integer),
+            sa.column("pid") == sa.bindparam("p_backend_pid", type_=sa.Integer),
             # NULL for a backend of another role, which therefore counts as running.
-            column("backend_start").is_(None)
-            | (column("backend_start") == bindparam("p_backend_start", type_=DateTime(timezone=True))),
+            sa.column("backend_start").is_(None)
+            | (sa.column("backend_start") == sa.bindparam("p_backend_start", type_=sa.DateTime(timezone=True))),
         )
     ),
 )
 """Reads the server, and whether a backend runs there."""
 
-_AWAIT_STANDBY: Final[Select[Any]] = select(
+_AWAIT_STANDBY: Final[sa.Select[Any]] = sa.select(
     *_server,
-    case(
+    sa.case(
         (
-            ~func.pg_is_in_recovery() & HAS_STANDBYS,
-            func.pg_logical_emit_message(
-                true(), literal_column("'graphjobs'"), cast(literal_column("''"), Text), type_=None
+            ~sa.func.pg_is_in_recovery() & HAS_STANDBYS,
+            sa.func.pg_logical_emit_message(
+                sa.true(), sa.literal_column("'graphjobs'"), sa.cast(sa.literal_column("''"), sa.Text), type_=None
             ),
         ),
-        else_=null(),
+        else_=sa.null(),
     ),
 )
 """Waits until the synchronous standbys have all that is committed: an entry of the WAL that means nothing follows it.
@@ -89,14 +72,14 @@ class Server(NamedTuple):
         return backend is not None and not self.in_recovery and self.started_at == backend.server_started_at
 
 
-def on_server(find: Select[Any]) -> Select[Any]:
+def on_server(find: sa.Select[Any]) -> sa.Select[Any]:
     """Build a statement that also reads on which server it looked; it has no order. Read its rows by `LookupResult.of`.
 
     Args:
         find: its first column is never NULL.
     """
-    server, found = select(*_server).cte("server"), find.cte("found")
-    return select(*server.c, *found.c).select_from(server.outerjoin(found, literal_column("true")))
+    server, found = sa.select(*_server).cte("server"), find.cte("found")
+    return sa.select(*server.c, *found.c).select_from(server.outerjoin(found, sa.literal_column("true")))
 
 
 @dataclass(frozen=True, slots=True)
