@@ -38,7 +38,10 @@ def serve(
     tokens: Annotated[Path | None, typer.Option(help="The token file; see `graphjobs tokens add`.")] = None,
 ) -> None:
     """Serve graph jobs and policy runs over HTTP, until SIGINT or SIGTERM. Terminate TLS in a proxy."""
-    asyncio.run(_serve(host, port, tokens))
+    with _web_extra():
+        from graphjobs.web.server import loop_factory
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(host, port, tokens))
 
 
 async def _serve(host: str, port: int, tokens: Path | None) -> None:

@@ -73,6 +73,7 @@ def create_app(tokens: TokenFile | None = None) -> FastAPI:
         title="graphjobs",
         summary="Graph jobs and policy runs of a scheduler, on PostgreSQL.",
         version="1",
+        redirect_slashes=False,  # the redirect would follow the Host header, before the caller is known
     )
     app.state.graphjobs_tokens = tokens
     app.include_router(graph_routes)

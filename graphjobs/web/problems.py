@@ -18,7 +18,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
 from graphjobs.errors import (
@@ -36,9 +37,17 @@ from graphjobs.errors import (
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
+RETRY_HEADERS: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 # RFC 9110, section 15.5. Before Python 3.13, http.HTTPStatus has the older phrases of these.
 _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+_SECURITY_HEADERS: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +135,18 @@ class ProblemRoute(APIRoute):
         self._methods.setdefault(path, set()).update(self.methods or ())
 
     @override
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and scope["path"].endswith("\n") and ":path}" not in self.path:
+            return Match.NONE, {}  # `$`, the end of Starlette's patterns, also matches before a last newline
+        # HEAD is not in `methods`: OpenAPI would list it.
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD" and "GET" in (self.methods or ())
+        return super().matches({**scope, "method": "GET"} if is_head else scope)
+
+    @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.methods and scope["method"] not in self.methods:
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await super().handle({**scope, "method": "GET"}, receive, _without_body(send))
+        elif self.methods and scope["method"] not in self.methods:
             # Starlette would list the methods of this route only; a path may have several routes.
             error = StarletteHTTPException(405, headers={"Allow": ", ".join(sorted(self._methods[self.path]))})
             response = await handle_error(Request(scope), error)
@@ -147,15 +166,28 @@ class ProblemRoute(APIRoute):
             except Exception:  # noqa: BLE001  # a defect is a problem document, too
                 _log.exception("request %s failed", request_id(request))
                 response = problem_response(request, _INTERNAL)
-            response.headers["x-request-id"] = request_id(request)
-            return response
+            return _with_headers(response, request)
 
         return handle_with_problems
 
 
+def _without_body(send: Send) -> Send:
+    """Send the headers of a response, and none of its body."""
+
+    async def send_headers(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_headers
+
+
 async def handle_error(request: Request, error: Exception) -> Response:
     """Answer an error outside of the routes, such as an unknown path, as an application's exception handler."""
-    response = problem_response(request, to_problem(error))
+    return _with_headers(problem_response(request, to_problem(error)), request)
+
+
+def _with_headers(response: Response, request: Request) -> Response:
+    """Add the request id, and the headers of an API whose responses are for its callers only."""
+    response.headers.update(_SECURITY_HEADERS)
     response.headers["x-request-id"] = request_id(request)
     return response
 
@@ -199,14 +231,14 @@ def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
             return Problem(422, "idempotency-conflict", str(error), {"errors": fields})
         case OutcomeUnknown():
             detail = f"the outcome is unknown: read the {terms.noun}, or repeat the request with the same {terms.key}"
-            return Problem(503, "outcome-unknown", detail, headers=_RETRY)
+            return Problem(503, "outcome-unknown", detail, headers=RETRY_HEADERS)
         case ConfigurationError():
             _log.error("%s", error)
             detail = "the service is not configured for this request: its operator finds the reason in the log"
-            return Problem(503, "unavailable", detail, headers=_RETRY)
+            return Problem(503, "unavailable", detail, headers=RETRY_HEADERS)
         case DatabaseUnavailable() | SchemaOutOfDate():
             _log.warning("the database is not available: %s", error)
-            return Problem(503, "unavailable", "the database is not available: try again later", headers=_RETRY)
+            return Problem(503, "unavailable", "the database is not available: try again later", headers=RETRY_HEADERS)
         case CorruptRow():
             _log.error("%s", error)
             detail = f"the {terms.noun} is stored but unreadable: its operator finds the reason in the log"
@@ -217,7 +249,6 @@ def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
     return _INTERNAL
 
 
-_RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 _INTERNAL: Final = Problem(500, "internal", "the service failed: its operator finds the reason in the log")
 
 

@@ -11,7 +11,7 @@ from graphjobs.web.auth import Caller, require_scope
 from graphjobs.web.problems import Problem
 
 BODY_BYTES_MAX: Final = 1_048_576
-_READ_SECONDS: Final = 30.0
+_READ_SECONDS: Final = 10.0
 
 Body = TypeVar("Body", bound=FrozenModel)
 

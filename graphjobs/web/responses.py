@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
@@ -74,6 +75,17 @@ def update_options(
 def _describe_body(body: type[FrozenModel], *, required: bool) -> dict[str, Any]:
     """Return the OpenAPI description of a body that `request_bodies.body_of` reads."""
     return {"requestBody": {"required": required, "content": {_JSON: {"schema": inline_schema(body)}}}}
+
+
+def client_path(request: Request, *, parent: str = "") -> str:
+    """Return the percent-encoded path of a request as its client sees it, up to `parent` at its end.
+
+    A proxy may strip the root path of the application from paths; clients need it.
+    """
+    path: str = request.scope["path"]
+    root: str = request.scope.get("root_path", "").rstrip("/")
+    is_stripped = not (path + "/").startswith(root + "/")
+    return quote((root if is_stripped else "") + path.removesuffix(parent))
 
 
 def json_response(value: FrozenModel, status: int = 200, **headers: str) -> Response:

@@ -1,5 +1,6 @@
 """Run an application on uvicorn: the socket, the limits, and the shutdown."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
@@ -9,9 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from graphjobs.errors import ConfigurationError
-
-CONCURRENT_MAX: Final = 1_000
-"""The maximum of concurrent requests; further requests are answered 503."""
+from graphjobs.web.connections import RECEIVE_SECONDS, bounded_protocol, close_late_connections, connection_limit
+from graphjobs.web.request_limit import RequestLimit
 
 _GRACE_SECONDS: Final = 20
 
@@ -34,6 +34,15 @@ def listen(host: str, port: int) -> socket.socket:
     raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}")
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop of the service: uvloop's, or asyncio's own where uvloop does not run."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
 async def serve(
     app: FastAPI, listening: socket.socket, *, ready: Callable[[], None] = lambda: None, access_log: bool = True
 ) -> None:
@@ -47,14 +56,7 @@ async def serve(
         ready: called when a signal leads to an orderly shutdown, and the service can be announced.
         access_log: False logs no requests.
     """
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        access_log=access_log,
-        limit_concurrency=CONCURRENT_MAX,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    server = uvicorn.Server(config)
+    server = build_server(app, access_log=access_log)
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -64,4 +66,27 @@ async def serve(
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
     ready()
-    await server.serve(sockets=[listening])
+    await run(server, listening)
+
+
+def build_server(app: FastAPI, *, access_log: bool = True) -> uvicorn.Server:
+    """Return the server of an application, with its limits."""
+    config = uvicorn.Config(
+        RequestLimit(app),
+        http=bounded_protocol(connection_limit()),
+        ws="none",
+        lifespan="off",
+        access_log=access_log,
+        timeout_keep_alive=round(RECEIVE_SECONDS),
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+async def run(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Run a server of `build_server` until it is stopped."""
+    closing = asyncio.create_task(close_late_connections(server.server_state.connections))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        closing.cancel()

@@ -24,6 +24,7 @@ from graphjobs.web.responses import (
     CamelModel,
     Time,
     UnreadableRow,
+    client_path,
     create_options,
     json_response,
     list_response,
@@ -119,7 +120,7 @@ async def request_build(
 ) -> Response:
     """Add a build job, or return the job that was added with the same key before."""
     job = await service.request_build(caller.tenant_id, body, key=idempotency_key, actor=event_actor(caller, request))
-    return json_response(job, 202, location=f"{request.url.path.removesuffix('build')}jobs/{job.id}")
+    return json_response(job, 202, location=f"{client_path(request, parent='build')}jobs/{job.id}")
 
 
 @graph_routes.post(
@@ -130,7 +131,7 @@ async def request_overlay(
 ) -> Response:
     """Add an overlay job, or return the job that was added with the same key before."""
     job = await service.request_overlay(caller.tenant_id, body, key=idempotency_key, actor=event_actor(caller, request))
-    return json_response(job, 202, location=f"{request.url.path.removesuffix('overlays')}jobs/{job.id}")
+    return json_response(job, 202, location=f"{client_path(request, parent='overlays')}jobs/{job.id}")
 
 
 @graph_routes.get("/jobs", response_model=JobPage, responses=LIST_PROBLEMS, summary="List jobs, newest first")

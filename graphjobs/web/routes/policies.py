@@ -29,6 +29,7 @@ from graphjobs.web.responses import (
     CamelModel,
     Time,
     UnreadableRow,
+    client_path,
     create_options,
     json_response,
     list_response,
@@ -181,14 +182,14 @@ def _accepted(run: PolicyRunJob, runs_path: str) -> Response:
     segment = quote(run.run_id, safe="")
     if segment in (".", ".."):  # clients would resolve these as relative paths
         segment = segment.replace(".", "%2E")
-    return json_response(PolicyRunView.of(run), 202, location=f"{quote(runs_path)}/{segment}")
+    return json_response(PolicyRunView.of(run), 202, location=f"{runs_path}/{segment}")
 
 
 @policy_routes.post("/runs", summary="Request a policy run", **create_options(PolicyRunBody, PolicyRunView))
 async def request_run(caller: RunCaller, body: RunBody, service: RunService, request: Request) -> Response:
     """Add a queued run, or return the run that was added with the same runId before."""
     run = await service.enqueue(body.to_request(caller), actor=event_actor(caller, request))
-    return _accepted(run, request.scope["path"])
+    return _accepted(run, client_path(request))
 
 
 @policy_routes.post(
@@ -199,7 +200,7 @@ async def request_simulation(
 ) -> Response:
     """Add a queued run without effect, or return the run that was added with the same runId before."""
     run = await service.simulate(body.to_request(caller), actor=event_actor(caller, request))
-    return _accepted(run, request.scope["path"].removesuffix("simulations") + "runs")
+    return _accepted(run, client_path(request, parent="simulations") + "runs")
 
 
 @policy_routes.get("/runs", response_model=PolicyRunPage, responses=LIST_PROBLEMS, summary="List runs, newest first")
@@ -235,7 +236,7 @@ async def retry_run(
     """Add a new run with the request of a run that has ended; its metadata has the old run id as retryOf."""
     actor = event_actor(caller, request)
     run = await service.retry(caller.tenant_id, run_id, new_run_id=body.run_id, actor=actor)
-    return _accepted(run, request.scope["path"].removesuffix(f"/{run_id}/retry"))
+    return _accepted(run, client_path(request, parent=f"/{run_id}/retry"))
 
 
 # The last route: its path also matches the paths with a verb.
