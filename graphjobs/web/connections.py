@@ -12,9 +12,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 RECEIVE_SECONDS: Final = 10.0
-"""How long a client may take for a header, for a body, and until its next request."""
+"""The time that a client has for a header, for a body, and until its next request."""
 SEND_SECONDS: Final = 10.0
-"""How long a client may take to read `_SEND_BYTES_MIN` of a response."""
+"""The time that a client has to read `_SEND_BYTES_MIN` of a response."""
 
 _SEND_BYTES_MIN: Final = 65_536
 _HEADER_BYTES_MAX: Final = 65_536
@@ -38,7 +38,7 @@ def connection_limit() -> int:
 
 
 class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # chosen at run time: httptools, or h11
-    """A connection whose client has a deadline for all that it sends and reads.
+    """A connection with a deadline for all that its client sends and reads.
 
     Attributes:
         limit: how many clients may be connected. One more closes the connection that has waited longest without a

@@ -186,7 +186,7 @@ async def handle_error(request: Request, error: Exception) -> Response:
 
 
 def _with_headers(response: Response, request: Request) -> Response:
-    """Add the request id, and the headers of an API whose responses are for its callers only."""
+    """Add the request id, and the headers of an API with responses for its callers only."""
     response.headers.update(_SECURITY_HEADERS)
     response.headers["x-request-id"] = request_id(request)
     return response

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -85,7 +85,8 @@ def build_server(app: FastAPI, *, access_log: bool = True) -> uvicorn.Server:
 
 async def run(server: uvicorn.Server, listening: socket.socket) -> None:
     """Run a server of `build_server` until it is stopped."""
-    closing = asyncio.create_task(close_late_connections(server.server_state.connections))
+    connections: Any = server.server_state.connections  # of the class that the configuration names
+    closing = asyncio.create_task(close_late_connections(connections))
     try:
         await server.serve(sockets=[listening])
     finally:

@@ -30,8 +30,6 @@ _INVALID_VALUE: Final = ("22", "23")
 _NOT_ABOUT_RESULTS: Final = (DatabaseUnavailable, OutcomeUnknown, SchemaOutOfDate)
 """Errors of the connection or the server, which all results have in common."""
 _BUSY_SECONDS: Final = 0.05
-_SET_ASIDE_SECONDS: Final = 10.0
-"""The wait before a result is tried again that the server refused by itself, such as in a trigger of the host."""
 _FAILED: Final = "failed"
 
 _log = logging.getLogger(__name__)
@@ -65,7 +63,7 @@ class BatchCompleter(Generic[J, E]):
     unstorable: Callable[[J, str], E]
     _waiting: deque[E] = field(default_factory=deque)
     _set_aside: dict[UUID, E] = field(default_factory=dict)
-    _refused: set[UUID] = field(default_factory=set)
+    _refused: dict[UUID, Backoff] = field(default_factory=dict)
     _in_write: list[E] = field(default_factory=list)
     _has_work: asyncio.Event = field(default_factory=asyncio.Event)
     _is_empty: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,7 +98,7 @@ class BatchCompleter(Generic[J, E]):
             while (
                 self._waiting
                 and len(self._in_write) < self.batch
-                and self._refused.isdisjoint((self._in_write[-1].job.id, self._waiting[0].job.id))
+                and self._refused.keys().isdisjoint((self._in_write[-1].job.id, self._waiting[0].job.id))
             ):
                 self._in_write.append(self._waiting.popleft())
             await self._write(list(self._in_write), uuid7())
@@ -154,7 +152,7 @@ class BatchCompleter(Generic[J, E]):
                 self._put_back(result, result)
             else:
                 self._in_write.remove(result)
-                self._refused.discard(result.job.id)
+                self._refused.pop(result.job.id, None)
                 self.on_written(result, finished.lost.get(result.job.id))
         if len(finished.busy) == len(results):
             # Another transaction holds all rows of this batch. Later results do not wait for it.
@@ -162,11 +160,12 @@ class BatchCompleter(Generic[J, E]):
 
     def _put_aside(self, result: E, error: GraphJobsError) -> None:
         """Try a result again later: the server refuses it, and not for its values, so its attempt has not failed."""
-        _log.error("the result of job %s is refused, and tried again later: %s", result.job.id, error)
+        job_id = result.job.id
+        wait = self._refused.setdefault(job_id, Backoff()).next_seconds()
+        _log.error("the result of job %s is refused, next try in %.1f s: %s", job_id, wait, error)
         self._in_write.remove(result)
-        self._set_aside[result.job.id] = result
-        self._refused.add(result.job.id)
-        asyncio.get_running_loop().call_later(_SET_ASIDE_SECONDS, self._return, result)
+        self._set_aside[job_id] = result
+        asyncio.get_running_loop().call_later(wait, self._return, result)
 
     def _return(self, result: E) -> None:
         if self._set_aside.pop(result.job.id, None) is not None:

@@ -1,6 +1,7 @@
 """Slow, silent and greedy clients on real connections: each is closed in time, and none keeps out others."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -162,10 +163,10 @@ async def test_an_endless_header_is_closed() -> None:
     async with _serving(_app()) as connect:
         reader, writer = await connect()
         writer.write(_HALF[:-1])
-        with pytest.raises(ConnectionError):
+        with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(20):
-                while True:
+                while not reader.at_eof():
                     writer.write(b"x" * 10_000)
                     await writer.drain()
-                    if reader.at_eof():
-                        raise ConnectionResetError
+                    await asyncio.sleep(0)
+        assert writer.is_closing() or reader.at_eof()

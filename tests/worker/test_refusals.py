@@ -8,7 +8,6 @@ import pytest_asyncio
 
 from graphjobs import ConfigurationError, Settings, open_storage
 from graphjobs.storage import Storage
-from graphjobs.worker import completer
 from graphjobs.worker.handler_runner import error_text
 from tests.faults.backend_monitor import url_of
 from tests.migrations.cli_tools import as_role
@@ -95,10 +94,9 @@ async def test_a_storage_of_another_event_loop_ends_a_worker(
 
 @_DOMAINS
 async def test_a_result_that_a_trigger_refuses_waits_alone(
-    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin], monkeypatch: pytest.MonkeyPatch
+    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin]
 ) -> None:
     """The others of its batch are stored; it is stored, too, once the trigger is gone."""
-    monkeypatch.setattr(completer, "_SET_ASIDE_SECONDS", 0.2)
     twin = twin_class(graphjobs_storage, tenant)
     items = [await twin.add() for _ in range(8)]
     proceed, table = asyncio.Event(), f"scheduler.{twin.table}s"
