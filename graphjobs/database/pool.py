@@ -199,12 +199,14 @@ def gated_pool(engine: AsyncEngine) -> _GatedPool:
     return pool
 
 
-def _replace_unusable(dbapi_connection: Any, _record: object, proxy: Any) -> None:
+def _replace_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:
     """Make the pool replace a connection at its check-out; unlike a ping this costs no round trip."""
     driver = dbapi_connection.driver_connection
     if not proxy._pool.health.is_usable(driver):  # noqa: SLF001  # the event has no other way to the pool
         # At once: a farewell would wait for a server that may be gone.
         driver.terminate()
+        # Otherwise SQLAlchemy awaits its end, and loses the place in the pool if the caller is cancelled meanwhile.
+        record.dbapi_connection = None
         raise exc.DisconnectionError
 
 
