@@ -225,7 +225,8 @@ async def test_a_worker_stops_in_time_while_the_database_is_unavailable(
     monkeypatch.setattr(base_worker, "FLUSH_TIMEOUT", timedelta(milliseconds=500))
     job = await storage.graph_jobs.add(build_job(tenant))
     worker = job_worker(wired, tenant, build=wait_forever)
-    async with asyncio.timeout(10), working(worker, grace=timedelta(0)):
+    # A claim that is under way then is looked for during 15 seconds.
+    async with asyncio.timeout(30), working(worker, grace=timedelta(0)):
         await wait_until(lambda: worker.stats.claimed == 1)
         wire.lasts, wire.fault = True, Fault.DROP_REQUEST
     wire.fault = Fault.NONE
