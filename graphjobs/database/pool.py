@@ -17,7 +17,7 @@ from sqlalchemy.pool import (
     PoolProxiedConnection,
     QueuePool,
 )
-from sqlalchemy.util.concurrency import await_
+from sqlalchemy.util import await_only
 from typing_extensions import override
 
 from graphjobs.database.error_translation import ends_connection
@@ -145,7 +145,7 @@ class _GatedPool(Pool):
         if self._has_entered:
             self._has_entered = False
         elif not self._takes_idle and not self.gate.try_enter():
-            await_(self.gate.enter())
+            await_only(self.gate.enter())
         try:
             return super()._do_get()
         except BaseException:
