@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, Self
 
 from sqlalchemy import event, exc
@@ -187,8 +188,8 @@ def guard(engine: AsyncEngine, gate: FairGate, health: PoolHealth) -> None:
     """Put the gate in front of an engine's pool, and let lost connections be replaced."""
     pool = gated_pool(engine)
     pool.gate, pool.health = gate, health
-    event.listen(engine.sync_engine, "checkout", _replace_unusable)
-    event.listen(engine.sync_engine, "handle_error", _discard_lost)
+    event.listen(engine.sync_engine, "checkout", partial(_replace_unusable, health))
+    event.listen(engine.sync_engine, "handle_error", partial(_discard_lost, health))
 
 
 def gated_pool(engine: AsyncEngine) -> _GatedPool:
@@ -199,10 +200,10 @@ def gated_pool(engine: AsyncEngine) -> _GatedPool:
     return pool
 
 
-def _replace_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:
+def _replace_unusable(health: PoolHealth, dbapi_connection: Any, record: Any, _proxy: Any) -> None:
     """Make the pool replace a connection at its check-out; unlike a ping this costs no round trip."""
     driver = dbapi_connection.driver_connection
-    if not proxy._pool.health.is_usable(driver):  # noqa: SLF001  # the event has no other way to the pool
+    if not health.is_usable(driver):
         # At once: a farewell would wait for a server that may be gone.
         driver.terminate()
         # Otherwise SQLAlchemy awaits its end, and loses the place in the pool if the caller is cancelled meanwhile.
@@ -210,12 +211,11 @@ def _replace_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:
         raise exc.DisconnectionError
 
 
-def _discard_lost(context: Any) -> None:
+def _discard_lost(health: PoolHealth, context: Any) -> None:
     """Keep a connection of a session out of the pool after an error that ends it."""
     if not ends_connection(context.original_exception):
         return
     context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
     connection = context.connection
     if connection is not None and not connection.invalidated:
-        pooled = connection.connection
-        pooled._pool.health.discard(pooled.driver_connection)  # noqa: SLF001
+        health.discard(connection.connection.driver_connection)

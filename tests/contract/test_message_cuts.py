@@ -58,6 +58,27 @@ async def test_a_call_that_is_cut_after_any_message_answers_the_truth(
     assert number > 3
 
 
+async def test_the_first_connection_of_a_process_may_be_cut_after_any_answer(
+    wire: Wire, shared_settings: Settings, domain: Domain
+) -> None:
+    """SQLAlchemy asks the server about itself there, and has no pooled connection yet."""
+    item = await domain.add()
+    number = 0
+    while True:
+        wire.hit, wire.message_cut = 0, MessageCut(is_request=False, remaining=number)
+        try:
+            async with open_wired(wire, shared_settings) as storage:
+                assert item == await domain.on(storage).read(item)
+        except DatabaseUnavailable:
+            assert wire.hit
+        finally:
+            wire.message_cut = None
+        if not wire.hit:
+            break
+        number += 1
+    assert number > 3
+
+
 @each_direction
 async def test_a_start_that_is_cut_after_any_message_reports_all_that_it_took(
     wire: Wire, shared_settings: Settings, domain: Domain, is_request: bool
