@@ -11,7 +11,7 @@ SCHEMA: Final = "scheduler"
 VERSION_TABLE: Final = "graphjobs_schema_version"
 """The version table of graphjobs, separate from the one of a host that uses Alembic too."""
 
-REVISION: Final = "018_transition_index"
+REVISION: Final = "019_event_log_index"
 """The newest revision, which this code needs."""
 
 

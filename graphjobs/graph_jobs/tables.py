@@ -52,6 +52,7 @@ class GraphJobEventRow(Base):
 
     __table_args__ = (
         sa.Index("idx_graph_job_events_job", "job_id", created_at.desc()),
+        sa.Index("idx_graph_job_events_log", "job_id", "id"),
         sa.Index(
             "idx_graph_job_events_transition",
             sa.text("(payload ->> 'transitionId')"),

@@ -130,7 +130,7 @@ class PolicyRunEventRow(Base):
     )
 
     __table_args__ = (
-        sa.Index("idx_policy_run_events_job", "job_id", created_at.desc()),
+        sa.Index("idx_policy_run_events_log", "job_id", "id"),
         sa.Index(
             "idx_policy_run_events_transition",
             sa.text("(payload ->> 'transitionId')"),

@@ -125,7 +125,7 @@ def tables_and_tenants_in(statement: Executable) -> tuple[int, int]:
     writes = re.findall(r"INSERT INTO scheduler\.\w+ \(([^)]*)\)", sql)
     assert all("tenant_id" in columns for columns in writes)
     reads = len(re.findall(r"(?:FROM|UPDATE|JOIN) scheduler\.\w+\b(?!\.)", sql))
-    return reads, len(re.findall(r'scheduler\.\w+\.tenant_id(?: COLLATE "C"\))? = ', sql))
+    return reads, len(re.findall(r'(?:scheduler\.\w+|page_of_log)\.tenant_id(?: COLLATE "C"\))? = ', sql))
 
 
 class PlanCase(NamedTuple):

@@ -16,7 +16,7 @@ from tests.builders import AT, policy_run
 from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection, PlanCase, Plans, Start, statements_of
 
 KEY: Final = "policy_runs_pkey"
-LOG: Final = "idx_policy_run_events_job"
+LOG: Final = "idx_policy_run_events_log"
 TRANSITION: Final = "idx_policy_run_events_transition"
 _NAME: Final = "idx_policy_runs_run_id"
 _PENDING: Final = "idx_policy_runs_pending"
@@ -52,7 +52,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "TRANSITION_RUN_THROUGH": PlanCase("TRANSITION_RUN_THROUGH", {KEY}),
     "FIND_RUN_BY_RUN_ID": PlanCase("FIND_RUN_BY_RUN_ID", {_NAME}),
     "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
-    "LIST_EVENTS": PlanCase("LIST_EVENTS", {LOG}),
+    "LIST_EVENTS": PlanCase("LIST_EVENTS", {KEY, LOG}),
     "RUN_METRICS": PlanCase("RUN_METRICS", {_DEPTH, _BY_STATUS}, extra_rows=3 * 1_000),
     # An event is read only for runs that may have no attempt left.
     # The byte budget looks up each run's size once more; PostgreSQL 15 reads more pages for it than 18.

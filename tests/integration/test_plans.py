@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from graphjobs.database.executor import compiled
 from graphjobs.graph_jobs.sql import single
-from tests.contract.graph_job_plans import BUSY_JOB, CASES, KEY, TRANSITION, GraphJobPlans
-from tests.contract.plans import KNOWN, NEW, Connection, PlanCase, indexes_in, nodes_of, pages_read
+from tests.contract.graph_job_plans import BUSY_JOB, CASES, KEY, LOG, TRANSITION, GraphJobPlans
+from tests.contract.plans import KNOWN, LIMIT, NEW, Connection, PlanCase, indexes_in, nodes_of, pages_read, rows_read
 
 PLANS: Final = GraphJobPlans()
 MODES: Final = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -40,6 +40,20 @@ async def test_a_transition_of_a_busy_job_is_found_without_its_log(connection: C
     nodes = await PLANS.plan(connection, case, KNOWN, mode)
     assert case.indexes == indexes_in(nodes)
     assert 10 >= max(map(pages_read, nodes))
+
+
+@MODES
+async def test_a_page_of_a_long_log_is_read_from_where_it_is_asked(connection: Connection, mode: str) -> None:
+    """The events before and after the page are not read."""
+    middle = await connection.fetchval(
+        "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY id) FROM scheduler.graph_job_events WHERE job_id = $1",
+        BUSY_JOB,
+    )
+    for after in (0, middle):
+        case = PlanCase("LIST_EVENTS", {KEY, LOG}, {"p_job_id": BUSY_JOB, "p_after_event_id": after})
+        nodes = await PLANS.plan(connection, case, KNOWN, mode)
+        assert case.indexes == indexes_in(nodes)
+        assert LIMIT >= max(rows_read(node) for node in nodes if "Index Name" in node)
 
 
 @pytest.mark.parametrize("connection", [True], ids=["analysed"], indirect=True)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from graphjobs.database.embedded.server import embedded_cluster
+from graphjobs.database.migrations.commands import history
 from graphjobs.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -88,6 +89,12 @@ def dump(url: str, *tables: str) -> str:
     # A newer pg_dump adds \restrict with a random word.
     lines = [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict ", "\\unrestrict "))]
     return "\n".join(lines)
+
+
+def relative_to_head(revision: str | None) -> str:
+    """Return a revision, or the empty schema, as the number of steps down from the newest one."""
+    later = [one.revision for one in history()][::-1]
+    return f"-{later.index(revision) if revision else len(later)}"
 
 
 def assert_failed(done: Done, *words: str, code: int = 1) -> None:

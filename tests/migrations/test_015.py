@@ -9,7 +9,7 @@ from graphjobs.database.migrations import commands
 from graphjobs.errors import DatabaseUnavailable, GraphJobsError
 from graphjobs.settings import Settings
 from tests.migrations.blocking_sessions import session, until_waiting
-from tests.migrations.cli_tools import ask
+from tests.migrations.cli_tools import ask, relative_to_head
 
 _BEFORE = "014_graph_jobs"
 _INSERT = """
@@ -109,7 +109,7 @@ async def test_a_downgrade_is_refused_before_its_first_step(at_014: Settings, em
     """A refusal after a step would leave the database between revisions."""
     await commands.upgrade(at_014)
     ask(empty_url, _INSERT)
-    for revision in ("base", "-5"):
+    for revision in ("base", relative_to_head(None)):
         with pytest.raises(GraphJobsError, match=r"1 rows of scheduler\.graph_jobs"):
             await commands.downgrade(at_014, revision=revision)
     assert ask(empty_url, _VALID) == "t"

@@ -9,7 +9,7 @@ from graphjobs.database.migrations import commands
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
 from tests.builders import build_job
-from tests.migrations.cli_tools import ask, dump, psql
+from tests.migrations.cli_tools import ask, dump, psql, relative_to_head
 
 _BEFORE = "015_correlation_index"
 _INSERT = """
@@ -28,7 +28,7 @@ async def at_015(empty_settings: Settings) -> Settings:
 
 async def test_the_event_table_has_the_shape_of_014(at_015: Settings, empty_url: str) -> None:
     """The dumps of both event tables differ only in names and comments."""
-    await commands.upgrade(at_015)
+    await commands.upgrade(at_015, revision="016_policy_runs")
     runs, jobs = (
         [line for line in dump(empty_url, table).splitlines() if "COMMENT" not in line and not line.startswith("-- ")]
         for table in ("policy_run_events", "graph_job_events")
@@ -54,7 +54,7 @@ async def test_existing_jobs_stay_and_older_schemas_are_refused(at_015: Settings
         assert () == (await storage.policy_runs.list("acme")).runs
 
 
-@pytest.mark.parametrize("revision", ["base", _BEFORE, "-3"])
+@pytest.mark.parametrize("revision", ["base", _BEFORE, relative_to_head(_BEFORE)])
 async def test_a_downgrade_refuses_to_drop_runs(at_015: Settings, empty_url: str, revision: str) -> None:
     await commands.upgrade(at_015)
     ask(empty_url, _INSERT)

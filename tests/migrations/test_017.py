@@ -5,7 +5,7 @@ import pytest
 from graphjobs.database.migrations import commands
 from graphjobs.errors import GraphJobsError
 from graphjobs.settings import Settings
-from tests.migrations.cli_tools import ask, psql
+from tests.migrations.cli_tools import ask, psql, relative_to_head
 
 _BEFORE = "016_policy_runs"
 _INSERT = """
@@ -23,7 +23,7 @@ async def test_downgrade_drops_no_pending_documents_without_the_option(
     with pytest.raises(
         GraphJobsError, match=r"1 pending rows of scheduler\.backfill_quarantine.*graphjobs quarantine write"
     ):
-        await commands.downgrade(empty_settings, revision="-2")
+        await commands.downgrade(empty_settings, revision=relative_to_head(_BEFORE))
     assert ask(empty_url, "SELECT count(*) FROM scheduler.backfill_quarantine") == "1"
     await commands.downgrade(empty_settings, revision=_BEFORE, drop_data=True)
     assert await commands.current(empty_settings) == _BEFORE

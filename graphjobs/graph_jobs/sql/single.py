@@ -197,5 +197,5 @@ APPEND_EVENT: Final = (
 )
 """Appends an event to the log of a tenant's job; returns the event's id, or no row where there is no such job."""
 
-LIST_EVENTS: Final = list_events(EVENTS)
+LIST_EVENTS: Final = list_events(JOBS, EVENTS)
 """Lists one job's log after an event, oldest first."""

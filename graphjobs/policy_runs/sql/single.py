@@ -206,5 +206,5 @@ The version of the first is a microsecond before that of the second.
 FIND_TRANSITION: Final = find_transition(EVENTS)
 """Finds the events of one run by a transition id; returns event id, payload and version."""
 
-LIST_EVENTS: Final = list_events(EVENTS)
+LIST_EVENTS: Final = list_events(RUNS, EVENTS)
 """Lists one run's log after an event, oldest first."""
