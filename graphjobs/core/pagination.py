@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import Field
 from pydantic_core import from_json, to_json
 
-from graphjobs.core.fields import BoundedText, FrozenModel
+from graphjobs.core.fields import BoundedText, FrozenModel, check_name
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
 
@@ -29,6 +29,10 @@ SAMPLE_MAX: Final = 1_000
 """Percentiles are of so many of the newest entries: a row of the table is read for each."""
 
 CURSOR_LENGTH_MAX: Final = 256
+
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
+_END: Final = datetime.max.replace(tzinfo=UTC)
+"""PostgreSQL's -infinity and infinity, as asyncpg sends them."""
 
 TIMESTAMP_MIN: Final = datetime(1, 1, 2, tzinfo=UTC)
 TIMESTAMP_MAX: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
@@ -126,6 +130,38 @@ def decode_cursor(filters: Sequence[object], cursor: str, *, names: str) -> Page
 
 def _digest(filters: Sequence[object]) -> str:
     return hashlib.sha256(to_json(filters)).hexdigest()[:16]
+
+
+class ScanPosition(NamedTuple):
+    """The position that a part of a scan begins after: a time, and the tenant of that time."""
+
+    at: datetime
+    tenant_id: str
+
+
+def scan_cursor(tenant_id: str | None, at: datetime | None) -> str:
+    """Return the cursor of a scan that goes on after a time of a tenant; empty without a tenant: all was read.
+
+    A time that Python cannot represent is taken for the last one of its tenant.
+    """
+    return "" if tenant_id is None else f"{(at or _END).isoformat()} {tenant_id}"
+
+
+def parse_scan_cursor(cursor: object) -> ScanPosition:
+    """Return the position of a cursor; an empty one begins.
+
+    Raises:
+        InvalidJob: the cursor is malformed.
+    """
+    if cursor == "":
+        return ScanPosition(_BEGINNING, "")
+    try:
+        time, _, tenant_id = str(cursor).partition(" ")
+        return ScanPosition(
+            datetime.fromisoformat(time).astimezone(UTC), check_name(tenant_id, "after") if tenant_id else ""
+        )
+    except (ValueError, OverflowError):
+        raise InvalidJob("after must be the cursor of the call before, unchanged", field="after") from None
 
 
 def as_tuple(value: object) -> object:

@@ -30,9 +30,9 @@ def versions_by_id(rows: Iterable[Row]) -> dict[UUID, datetime]:
     return {as_uuid(row[0]): row[1] for row in rows}
 
 
-def stalled_from_rows(rows: Iterable[Row]) -> tuple[StalledItem, ...]:
-    """Return stalled items from rows of id, tenant, version, attempts and released attempts."""
-    return tuple(StalledItem(as_uuid(job_id), *others) for job_id, *others in rows)
+def stalled_from_rows(rows: Iterable[Iterable[Any]]) -> tuple[StalledItem, ...]:
+    """Return stalled items from rows of id, tenant, version, attempts and released attempts; other rows have no id."""
+    return tuple(StalledItem(as_uuid(job_id), *others) for job_id, *others in rows if job_id is not None)
 
 
 def key_params(items: Iterable[Identified]) -> dict[str, object]:

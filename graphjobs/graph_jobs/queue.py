@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import as_uuid, check_limit, check_name
 from graphjobs.core.notifications import notify_queued
+from graphjobs.core.pagination import parse_scan_cursor, scan_cursor
 from graphjobs.core.queue_flow import QueueFlow, stalled_from_rows, versions_by_id
 from graphjobs.core.results import FinishResult, HeartbeatResult, RescueResult, StalledItem, exhausted_reason
 from graphjobs.core.transitions import ensure_transition_id, event_payload
@@ -37,6 +38,7 @@ from graphjobs.graph_jobs.params import (
 )
 from graphjobs.graph_jobs.row_mapping import JobColumns, any_job_from_row
 from graphjobs.graph_jobs.sql import acquire, finish
+from graphjobs.graph_jobs.sql.stalled import LIST_STALLED_JOBS, LIST_STALLED_JOBS_OF_TENANT
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 
 Status = GraphJobStatus
@@ -187,7 +189,7 @@ class GraphJobQueue:
         after: str = "",
         limit: int = BATCH_MAX,
     ) -> tuple[tuple[StalledItem, ...], str]:
-        """List running jobs without a heartbeat for the length of a lease, by the database's clock.
+        """Read a part of the running jobs, and list those without a heartbeat for the length of a lease.
 
         That alone does not show that a worker has died: no worker can send heartbeats while the database is away. List
         them, wait for longer than a heartbeat, and pass them to `rescue`, which takes those that have not changed.
@@ -195,23 +197,27 @@ class GraphJobQueue:
         Args:
             tenant_id: the tenant; None means all.
             kind: build or overlay.
-            lease: the time without a heartbeat, up to a day.
-            after: the cursor of the call before.
-            limit: the most jobs, and the most tenants to read, 1 to 1,000.
+            lease: the time without a heartbeat, up to a day, by the database's clock.
+            after: the cursor of the call before; empty begins.
+            limit: how many running jobs to read, and of how many tenants, 1 to 1,000; a few more of equal times.
 
         Returns:
-            The stalled jobs, and the cursor to continue after.
+            The stalled jobs, and the cursor to continue after; it is empty where all running jobs were read.
         """
-        code, limit = parse_member(GraphJobType, kind, "kind").code, check_limit(limit, limit_max=BATCH_MAX)
-        lease = check_duration(lease, "lease")
+        position = parse_scan_cursor(after)
+        params = {
+            "p_type": parse_member(GraphJobType, kind, "kind").code,
+            "p_lease": check_duration(lease, "lease"),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
+            "p_after_created_at": position.at,
+        }
         if tenant_id is None:
-            tenants = await self.tenants_with(kind, Status.RUNNING, after=after, limit=limit)
+            statement, params["p_after_tenant_id"] = LIST_STALLED_JOBS, position.tenant_id
         else:
-            tenants = (check_name(tenant_id, "tenant_id"),)
-        if not tenants:
-            return (), after
-        params = {**tenant_share_params(tenants, limit), "p_type": code, "p_lease": lease}
-        return stalled_from_rows(await self._executor.fetch_all(acquire.LIST_STALLED_JOBS, params)), tenants[-1]
+            statement, params["p_tenant_id"] = LIST_STALLED_JOBS_OF_TENANT, check_name(tenant_id, "tenant_id")
+        rows = await self._executor.fetch_all(statement, params)
+        tenant, last, *_ = rows[0]
+        return stalled_from_rows(item for _, _, *item in rows), scan_cursor(tenant, last)
 
     async def rescue(
         self, stalled: Iterable[StalledItem], *, attempts_max: int, actor: str | None = None

@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from graphjobs.core.fields import as_uuid, check_limit, check_name, sanitize_error
 from graphjobs.core.notifications import notify_queued
+from graphjobs.core.pagination import parse_scan_cursor, scan_cursor
 from graphjobs.core.queue_flow import QueueFlow, stalled_from_rows
 from graphjobs.core.results import ATTEMPTS_MAX, FinishResult, RescueResult, StalledItem, exhausted_reason
 from graphjobs.core.transitions import ensure_transition_id, event_payload
@@ -42,6 +43,7 @@ from graphjobs.policy_runs.params import (
 )
 from graphjobs.policy_runs.row_mapping import row_columns, run_from_row
 from graphjobs.policy_runs.sql import acquire, finish
+from graphjobs.policy_runs.sql.expired import LIST_EXPIRED_RUNS
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 Status = PolicyRunStatus
@@ -175,8 +177,10 @@ class PolicyRunQueue:
         await notify_queued(self._executor, enabled=self._notify and available)
         return await self._flow.resolve_missing([result.job for result in ended], params, versions, transition_id)
 
-    async def expired(self, *, tenant_id: str | None = None, limit: int = BATCH_MAX) -> tuple[StalledItem, ...]:
-        """List leases that have expired by the database's clock, the earliest leased first.
+    async def expired(
+        self, *, tenant_id: str | None = None, after: str = "", limit: int = BATCH_MAX
+    ) -> tuple[tuple[StalledItem, ...], str]:
+        """Read a part of the leases, and list those that have expired by the database's clock, the earliest first.
 
         A lease from when that clock was ahead by more than the lease counts as expired, too.
 
@@ -185,13 +189,20 @@ class PolicyRunQueue:
 
         Args:
             tenant_id: the tenant; None means all.
-            limit: the most leases, 1 to 1,000.
+            after: the cursor of the call before; empty begins.
+            limit: how many leases to read, of all tenants, 1 to 1,000; a few more of equal times.
+
+        Returns:
+            The expired leases, and the cursor to continue after; it is empty where all leases were read.
         """
         params = {
             "p_tenant_id": None if tenant_id is None else check_name(tenant_id, "tenant_id"),
+            "p_after_attempt_at": parse_scan_cursor(after).at,
             "p_limit": check_limit(limit, limit_max=BATCH_MAX),
         }
-        return stalled_from_rows(await self._executor.fetch_all(acquire.LIST_EXPIRED_RUNS, params))
+        rows = await self._executor.fetch_all(LIST_EXPIRED_RUNS, params)
+        last, *_ = rows[0]
+        return stalled_from_rows(item for _, *item in rows), scan_cursor(None if last is None else "", last)
 
     async def rescue(
         self,

@@ -17,14 +17,13 @@ from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.worker.completer import BatchCompleter, ResultSink
 from graphjobs.worker.context import E, J
 from graphjobs.worker.handler_runner import HandlerOwner, HandlerRunner, log_fields
-from graphjobs.worker.options import Backoff, WorkerOptions, batched, jittered
+from graphjobs.worker.options import POLL_COST_FACTOR, Backoff, WorkerOptions, batched, jittered
 from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.stats import BaseStats
 
 FLUSH_TIMEOUT: Final = timedelta(seconds=10)
 """The time in which a worker that stops tries to store attempt results."""
 
-_POLL_COST_FACTOR: Final = 9
 _LOGGED_JOBS_MAX: Final = 100
 _HEARTBEATS_PER_LEASE: Final = 4
 
@@ -199,7 +198,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
                 return
             # With very many tenants a claim is slow: claims that find nothing take at most a tenth of the time.
             elapsed = timedelta(seconds=time.monotonic() - started)
-            await self._wait_for_wake(max(self.options.poll, _POLL_COST_FACTOR * elapsed))
+            await self._wait_for_wake(max(self.options.poll, POLL_COST_FACTOR * elapsed))
 
     def _free_slots(self) -> int:
         """Return how many more items may be claimed; 0 while too many results wait for the database."""

@@ -70,7 +70,6 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
         self._rotations = {job_type: TenantRotation(self._queue, job_type, tenant) for job_type in job_types}
         self._first = 0
         self._saturated: set[GraphJobType] = set()
-        self._stalled_cursors: dict[GraphJobType, str] = {}
 
     @override
     async def run_handler(self, job: AnyJob, context: JobContext) -> AttemptResult:
@@ -143,11 +142,9 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
         scans = [partial(self._find_stalled, job_type) for job_type in self._handlers.job_types]
         return Rescuer(scans, self._rescue, self.options, self._stats, self._wake.set)
 
-    async def _find_stalled(self, job_type: GraphJobType) -> tuple[StalledItem, ...]:
-        options, after = self.options, self._stalled_cursors.get(job_type, "")
-        items, cursor = await self._queue.stalled(options.tenant, job_type, lease=options.lease, after=after)
-        self._stalled_cursors[job_type] = cursor
-        return items
+    async def _find_stalled(self, job_type: GraphJobType, after: str) -> tuple[Sequence[StalledItem], str]:
+        options = self.options
+        return await self._queue.stalled(options.tenant, job_type, lease=options.lease, after=after)
 
     async def _rescue(self, items: Sequence[StalledItem]) -> RescueResult:
         options = self.options

@@ -14,6 +14,8 @@ from graphjobs.core.validation import BATCH_MAX, LEASE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
 
 CONCURRENCY_MAX: Final = 10_000
+POLL_COST_FACTOR: Final = 9
+"""A worker waits for so many times as long as a query took that may be slow: it takes at most a tenth of the time."""
 
 T = TypeVar("T")
 

@@ -183,8 +183,8 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
     def _rescuer(self) -> Rescuer:
         return Rescuer([self._find_expired], self._rescue, self.options, self._stats, self._wake.set)
 
-    async def _find_expired(self) -> tuple[StalledItem, ...]:
-        return await self._queue.expired(tenant_id=self.options.tenant)
+    async def _find_expired(self, after: str) -> tuple[Sequence[StalledItem], str]:
+        return await self._queue.expired(tenant_id=self.options.tenant, after=after)
 
     async def _rescue(self, items: Sequence[StalledItem]) -> RescueResult:
         options = self.options

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,7 +10,7 @@ from uuid import UUID
 
 from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import ConfigurationError, GraphJobsError
-from graphjobs.worker.options import WorkerOptions, batched, jittered
+from graphjobs.worker.options import POLL_COST_FACTOR, WorkerOptions, batched, jittered
 from graphjobs.worker.stats import BaseStats
 
 _SCANS_PER_LEASE: Final = 2
@@ -24,14 +25,15 @@ class Rescuer:
     """Scans for stalled jobs in the background, and rescues them.
 
     Attributes:
-        scans: functions that each return some stalled jobs.
+        scans: functions that each read the part of the jobs after a cursor, and return the stalled ones and the next
+            cursor, which is empty at the end.
         rescue: rescues stalled jobs at their version.
         options: the options of the worker.
         stats: the counters of the worker.
         on_requeued: called if jobs were queued again.
     """
 
-    scans: Sequence[Callable[[], Awaitable[Sequence[StalledItem]]]]
+    scans: Sequence[Callable[[str], Awaitable[tuple[Sequence[StalledItem], str]]]]
     rescue: Callable[[Sequence[StalledItem]], Awaitable[RescueResult]]
     options: WorkerOptions
     stats: BaseStats
@@ -39,17 +41,29 @@ class Rescuer:
     _candidates: dict[UUID, StalledItem] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Scan twice per lease, until cancelled; between two scans a live job has at least one heartbeat."""
-        interval = self.options.lease.total_seconds() / _SCANS_PER_LEASE
+        """Scan twice per lease, until cancelled; between two scans a live job has at least one heartbeat.
+
+        Where very much runs, a scan is slow: scans take at most a tenth of the time.
+        """
+        interval, elapsed = self.options.lease.total_seconds() / _SCANS_PER_LEASE, 0.0
         while True:
-            await asyncio.sleep(jittered(interval))
+            await asyncio.sleep(max(jittered(interval), POLL_COST_FACTOR * elapsed))
+            started = time.monotonic()
             for scan in self.scans:
                 try:
-                    await self.process(await scan())
+                    await self._process_all(scan)
                 except ConfigurationError:
                     raise
                 except GraphJobsError as error:
                     _log.warning("the scan for stalled jobs failed: %s", error)
+            elapsed = time.monotonic() - started
+
+    async def _process_all(self, scan: Callable[[str], Awaitable[tuple[Sequence[StalledItem], str]]]) -> None:
+        items, cursor = await scan("")
+        await self.process(items)
+        while cursor:
+            items, cursor = await scan(cursor)
+            await self.process(items)
 
     async def process(self, stalled: Sequence[StalledItem]) -> None:
         """Rescue the jobs that an earlier scan found at the same version; remember the others."""

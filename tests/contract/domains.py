@@ -371,7 +371,8 @@ class PolicyRuns(Domain):
 
     @override
     async def stalled(self) -> set[UUID]:
-        return {item.job_id for item in await self.queue.expired(tenant_id=self.tenant)}
+        expired, _ = await self.queue.expired(tenant_id=self.tenant)
+        return {item.job_id for item in expired}
 
     @override
     async def rescue(self, *items: Any) -> RescueResult:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from typing_extensions import override
 
 from graphjobs.core import notifications
-from graphjobs.graph_jobs.sql import acquire, finish, lists, single
+from graphjobs.graph_jobs.sql import acquire, finish, lists, single, stalled
 from tests.builders import AT, build_job
 from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection, PlanCase, Plans, Start, statements_of
 
@@ -50,12 +50,12 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "APPEND_EVENT": PlanCase("APPEND_EVENT", {KEY}),
     "LIST_EVENTS": PlanCase("LIST_EVENTS", {KEY, LOG}),
     "FIND_TRANSITION": PlanCase("FIND_TRANSITION", {TRANSITION}),
-    "LIST_JOBS": PlanCase("LIST_JOBS", {_BY_TYPE}, instead=_BY_STATUS),
-    "LIST_JOBS_BY_STATUS": PlanCase("LIST_JOBS_BY_STATUS", {_BY_TYPE}, instead=_BY_STATUS),
+    "LIST_JOBS": PlanCase("LIST_JOBS", {_BY_TYPE}, instead={_BY_STATUS}),
+    "LIST_JOBS_BY_STATUS": PlanCase("LIST_JOBS_BY_STATUS", {_BY_TYPE}, instead={_BY_STATUS}),
     # The oldest queued job is behind the dead versions of those that rolled-back claims took.
-    "OVERLAY_LAG": PlanCase("OVERLAY_LAG", {_BY_TYPE}, pages_per_row=20, instead=_BY_STATUS),
+    "OVERLAY_LAG": PlanCase("OVERLAY_LAG", {_BY_TYPE}, pages_per_row=20, instead={_BY_STATUS}),
     "NOTIFY_QUEUED": PlanCase("NOTIFY_QUEUED", set()),
-    "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}, instead=_BY_STATUS),
+    "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}, instead={_BY_STATUS}),
     # The byte budget looks up each row's size once more; PostgreSQL 15 reads more pages for it than 18.
     "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY}, pages_per_row=3 * _PAGES_PER_KEY),
     "FIND_CLAIMED_JOBS": _many_rows("FIND_CLAIMED_JOBS", {TRANSITION, KEY}, {"p_transition_id": "of a claim"}),
@@ -70,12 +70,14 @@ CASES: Final[Mapping[str, PlanCase]] = {
             "GET_STATES": KEY,
         }.items()
     },
-    "LIST_STALLED_JOBS": PlanCase(
-        "LIST_STALLED_JOBS", {_BY_TYPE, LOG}, extra_rows=DEAD_ROWS, pages_per_row=2 * _PAGES_PER_KEY, instead=_LOG_014
+    # The tenants after this one are read, too; the second index has the next tenant.
+    "LIST_STALLED_JOBS": _many_rows("LIST_STALLED_JOBS", {_BY_TYPE, _BY_STATUS, KEY, LOG}, instead={_LOG_014}),
+    "LIST_STALLED_JOBS_OF_TENANT": _many_rows(
+        "LIST_STALLED_JOBS_OF_TENANT", {_BY_TYPE, KEY, LOG}, instead={_BY_STATUS, _LOG_014}
     ),
     **{
         f"{verb}_BY_{key}, {what}": PlanCase(
-            f"{verb}_BY_{key}", {index}, arguments, instead=_BY_STATUS if index == _BY_TYPE else None
+            f"{verb}_BY_{key}", {index}, arguments, instead={_BY_STATUS} if index == _BY_TYPE else set()
         )
         for verb in ("LIST", "COUNT")
         for key, index, choices in (
@@ -120,10 +122,10 @@ class GraphJobPlans(Plans):
     """Two tenants of 50,000 jobs: twenty of each time, and two thirds in one of two correlations."""
 
     table, events = "graph_jobs", "graph_job_events"
-    statements = statements_of(single, lists, acquire, finish, notifications)
+    statements = statements_of(single, lists, acquire, stalled, finish, notifications)
     cases = CASES
     acquire: ClassVar[ModuleType] = acquire
-    across_tenants: ClassVar[set[str]] = {"LIST_TENANTS_WITH_STATUS"}
+    across_tenants: ClassVar[set[str]] = {"LIST_TENANTS_WITH_STATUS", "LIST_STALLED_JOBS"}
     starts: ClassVar[Mapping[str, Any]] = {"two tenants": _start_of_two_tenants}
 
     @override
@@ -192,7 +194,7 @@ class GraphJobPlans(Plans):
             "p_after_id": uuid.UUID(int=2**128 - 1),
             "p_window": timedelta(days=366),
             "p_completed_limit": LIMIT,
-            "p_after_tenant_id": "",
+            "p_after_tenant_id": tenant if case.statement == "LIST_STALLED_JOBS" else "",
             "p_tenant_ids": [tenant],
             "p_distinct_tenant_ids": [tenant],
             "p_shares": [LIMIT],

@@ -3,7 +3,7 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -135,8 +135,8 @@ class PlanCase(NamedTuple):
         extra_rows: the rows that a scan may read beyond the limit.
         pages_per_row: more than one if the scan descends the index for each row.
         scans: how many scans one node of the plan may stand for.
-        instead: an index that the planner may take instead of one of `indexes` for some scans, where it estimates one
-            row of each and this one has fewer levels; every second row that it reads is of the other type.
+        instead: indexes that the planner may take instead of some of `indexes`, where it estimates one row of each and
+            these have fewer levels; of a tenant's index without the type, every second row is of the other type.
     """
 
     statement: str
@@ -145,7 +145,7 @@ class PlanCase(NamedTuple):
     extra_rows: int = 0
     pages_per_row: int = 1
     scans: int = 1
-    instead: str | None = None
+    instead: Set[str] = frozenset()
 
 
 class Start(NamedTuple):

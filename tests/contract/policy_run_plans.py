@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from graphjobs.core.transitions import event_payload
 from graphjobs.policy_runs.row_mapping import run_params
-from graphjobs.policy_runs.sql import acquire, finish, lists, single
+from graphjobs.policy_runs.sql import acquire, expired, finish, lists, single
 from tests.builders import AT, policy_run
 from tests.contract.plans import DEAD_ROWS, KNOWN, LIMIT, NEW, ROWS, Connection, PlanCase, Plans, Start, statements_of
 
@@ -62,8 +62,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     ),
     "LEASE_RUNS_OF_TENANT": _many_rows("LEASE_RUNS_OF_TENANT", {_PENDING, KEY, LOG}, pages_per_row=_PAGES_PER_LEASE),
     "FIND_LEASED_RUNS": _many_rows("FIND_LEASED_RUNS", {TRANSITION, KEY, LOG}, {"p_transition_id": "leased"}),
-    # All leased runs: each heartbeat would write an index on the ends of leases.
-    "LIST_EXPIRED_RUNS": _many_rows("LIST_EXPIRED_RUNS", {_LEASED, LOG}, {"p_tenant_id": None}, extra_rows=2 * ROWS),
+    "LIST_EXPIRED_RUNS": _many_rows("LIST_EXPIRED_RUNS", {_LEASED, KEY, LOG}, {"p_tenant_id": None}),
     **{
         name: _many_rows(name, {index})
         for name, index in {
@@ -122,7 +121,7 @@ class PolicyRunPlans(Plans):
     """Two tenants of 50,000 runs: six statuses, three modes and three priorities in turn, and five policies."""
 
     table, events = "policy_runs", "policy_run_events"
-    statements = statements_of(single, lists, acquire, finish)
+    statements = statements_of(single, lists, acquire, expired, finish)
     cases = CASES
     acquire: ClassVar[ModuleType] = acquire
     across_tenants: ClassVar[set[str]] = {"LEASE_RUNS", "FIND_LEASED_RUNS", "LIST_EXPIRED_RUNS"}
@@ -186,6 +185,7 @@ class PolicyRunPlans(Plans):
             "p_after_id": uuid.UUID(int=2**128 - 1),
             "p_window": timedelta(days=366),
             "p_after_tenant_id": "",
+            "p_after_attempt_at": datetime.min.replace(tzinfo=UTC),
             "p_after_emergency_tenant_id": "",
             "p_completed_limit": 1_000,
             "p_lease_duration": timedelta(minutes=1),

@@ -92,7 +92,7 @@ async def test_a_statement_reads_only_the_rows_that_it_returns(
     case = plans.cases[name]
     nodes = await plans.plan(connection, case, tenant, mode)
     used = indexes_in(nodes)
-    assert case.indexes == used or (case.instead in used and used <= case.indexes | {case.instead})
+    assert case.indexes == used or (case.instead & used and used <= case.indexes | case.instead)
     assert not [node["Node Type"] for node in nodes if node["Node Type"] == "Seq Scan"]
     scans = [node for node in nodes if "Index Name" in node]
     rows = [rows_read(node) for node in scans]
@@ -104,7 +104,7 @@ async def test_a_statement_reads_only_the_rows_that_it_returns(
     excess = [
         (node["Index Name"], count)
         for node, count in zip(scans, rows, strict=True)
-        if count > rows_max * (2 if node["Index Name"] == case.instead else 1)
+        if count > rows_max * (2 if node["Index Name"] in case.instead else 1)
     ]
     assert not excess
     # A scan does not leaf through the index: it reads a few pages to find a place, and at most one for each row.

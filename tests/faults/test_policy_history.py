@@ -203,7 +203,7 @@ class Worker:
         outcome, answer = await self._make(self._queue.rescue(self._stalled, attempts_max=99_999, backoff=_AT_ONCE))
         if outcome is Outcome.APPLIED:
             self._history.rescued += len(answer.requeued)
-        self._stalled = list(await self._reader.policy_run_queue.expired(tenant_id=TENANT))
+        self._stalled = list((await self._reader.policy_run_queue.expired(tenant_id=TENANT))[0])
 
     def _some(self, runs: Iterable[PolicyRunJob]) -> list[PolicyRunJob]:
         given = list(runs)

@@ -342,12 +342,12 @@ async def test_expired_leases_of_tenants_with_hostile_names_are_rescued(graphjob
     for run, name in zip(leased, TENANTS, strict=False):
         await overwrite(graphjobs_storage, run, "tenant_id = $2", name)
 
-    expired = await graphjobs_storage.policy_run_queue.expired()
+    expired, _ = await graphjobs_storage.policy_run_queue.expired()
     rescued = await graphjobs_storage.policy_run_queue.rescue(expired, attempts_max=3)
 
     assert {*TENANTS, leased[-1].tenant_id} == {item.tenant_id for item in expired}
     assert ({run.id for run in leased}, ()) == (set(rescued.requeued), rescued.failed)
-    assert () == await graphjobs_storage.policy_run_queue.expired()
+    assert () == (await graphjobs_storage.policy_run_queue.expired())[0]
 
 
 # Arguments

@@ -126,7 +126,7 @@ async def test_queues_have_connections_while_callers_hold_all_others(
             )
             item = StalledItem(second.id, TENANT, second.updated_at, second.attempts)
             assert (second.id,) == (await queue.rescue([item], attempts_max=3)).requeued
-            assert () == await storage.policy_run_queue.expired(tenant_id=TENANT)
+            assert ((), "") == await storage.policy_run_queue.expired(tenant_id=TENANT)
         assert [False, True] == sorted(await asyncio.gather(*calls))
 
 

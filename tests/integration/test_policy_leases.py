@@ -213,7 +213,7 @@ async def test_a_heartbeat_only_extends_the_lease(runs: PolicyRunRepository) -> 
     assert timedelta(minutes=59) < renewed.lease_expires_at - datetime.now(UTC) < timedelta(minutes=61)
     assert renewed == await runs.get("acme", run.id)
     assert 2 == len(await runs.events("acme", run.id))
-    assert () == await queue_of(runs).expired()
+    assert () == (await queue_of(runs).expired())[0]
 
 
 async def test_many_leases_are_renewed_and_ended_in_one_call_each(runs: PolicyRunRepository) -> None:
@@ -285,7 +285,7 @@ async def test_an_expired_lease_is_listed_and_its_run_is_rescued(runs: PolicyRun
     """The run waits for the back-off, the attempt counts, and a late result is lost; a renewed run is skipped."""
     stalled, renewed = await add(runs, "acme", "normal", "normal")
     leased = {run.id: run for run in (await lease(runs, duration=MICROSECOND, limit=2)).runs}
-    expired = await queue_of(runs).expired()
+    expired, _ = await queue_of(runs).expired()
     await queue_of(runs).renew([leased[renewed.id]], MINUTE)
 
     backoff = RetryBackoff(first=timedelta(minutes=8), cap=timedelta(minutes=8))
@@ -309,9 +309,12 @@ async def test_expired_leases_of_one_tenant_are_listed(runs: PolicyRunRepository
         await add(runs, tenant, "normal")
     (first,) = (await lease(runs, "a", duration=MICROSECOND)).runs
     (second,) = (await lease(runs, "b", duration=MICROSECOND)).runs
-    assert [second.id] == [item.job_id for item in await queue_of(runs).expired(tenant_id="b")]
-    assert [first.id, second.id] == [item.job_id for item in await queue_of(runs).expired()]
-    assert [first.id] == [item.job_id for item in await queue_of(runs).expired(limit=1)]
+    assert [second.id] == [item.job_id for item in (await queue_of(runs).expired(tenant_id="b"))[0]]
+    assert [first.id, second.id] == [item.job_id for item in (await queue_of(runs).expired())[0]]
+    found, cursor = await queue_of(runs).expired(limit=1)
+    rest, end = await queue_of(runs).expired(limit=1, after=cursor)
+    assert [[first.id], [second.id]] == [[item.job_id for item in part] for part in (found, rest)]
+    assert ((), "") == await queue_of(runs).expired(after=end)
 
 
 _REFUSE_FAILURES = (
@@ -391,6 +394,6 @@ async def test_a_lease_from_when_the_clock_was_ahead_is_listed_unless_it_was_ren
                 (run.id, ahead),
             )
     await queue_of(runs).renew([held[alive.id]], MINUTE)
-    seen = await queue_of(runs).expired()
+    seen, _ = await queue_of(runs).expired()
     assert [stopped.id] == [item.job_id for item in seen]
     assert (stopped.id,) == (await queue_of(runs).rescue(seen, attempts_max=5)).requeued

@@ -500,7 +500,7 @@ async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> N
     (leased,) = (await counted(queue.lease(OWNER, MINUTE, attempts_max=5, tenant_id=tenant))).runs
     await counted(queue.lease(OWNER, MINUTE, attempts_max=5, limit=1))
     await counted(queue.renew([leased], MICROSECOND))
-    expired = await counted(queue.expired(tenant_id=tenant))
+    expired, _ = await counted(queue.expired(tenant_id=tenant))
     await counted(queue.rescue(expired, attempts_max=5))
     other = await add_leased(runs, policy_run(tenant, priority="emergency"))
     await counted(queue.end([LeaseResult.submitted(other)]))

@@ -151,6 +151,8 @@ async def test_an_invalid_limit_is_named(autocommit: Access, tenant: str, limit:
         (lambda queue: queue.stalled(None, _BUILD, lease=timedelta(0)), "lease"),
         (lambda queue: queue.stalled(None, _BUILD, lease=timedelta(days=2)), "lease"),
         (lambda queue: queue.stalled(None, _BUILD, lease=60), "lease"),
+        (lambda queue: queue.stalled(None, _BUILD, lease=MINUTE, after="tomorrow"), "after"),
+        (lambda queue: queue.stalled(None, _BUILD, lease=MINUTE, after=f"{AT.isoformat()} \0"), "after"),
     ],
 )
 async def test_bad_input_is_named(autocommit: Access, call: Callable[[Any], Awaitable[object]], field: str) -> None:
@@ -549,6 +551,37 @@ async def test_only_jobs_without_a_heartbeat_are_listed_as_stalled(autocommit: A
     seen, _ = await autocommit.queue.stalled(tenant, _BUILD, lease=timedelta(minutes=1))
 
     assert {quiet.id, ahead.id} == {item.job_id for item in seen}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1_000])
+@pytest.mark.parametrize("all_tenants", [True, False])
+async def test_a_scan_finds_each_stalled_job_once_in_whatever_parts(
+    autocommit: Access, tenant: str, limit: int, all_tenants: bool
+) -> None:
+    """Jobs of equal times stay together; tenants with nothing that runs are passed over."""
+    tenants = [tenant, *(f"{tenant} {number}" for number in range(4))] if all_tenants else [tenant]
+    stalled = set()
+    for number, name in enumerate(tenants):
+        jobs = [build_job(name, created_at=later(step // 3)) for step in range(6)] if number % 2 == 0 else []
+        for job in await autocommit.store.add_many(jobs) and (await autocommit.queue.claim(name, _BUILD, limit=9)).jobs:
+            stalled.add(job.id)
+        await autocommit.store.add(build_job(name))
+    (alive, *_) = await claim(autocommit, tenant)
+    await autocommit.sql(
+        "UPDATE scheduler.graph_jobs SET updated_at = now() - interval '1 hour' WHERE id = ANY($1)", list(stalled)
+    )
+
+    found, cursor, parts = [], "", 0
+    while cursor or not parts:
+        items, cursor = await autocommit.queue.stalled(
+            None if all_tenants else tenant, _BUILD, lease=MINUTE, after=cursor, limit=limit
+        )
+        found += [item.job_id for item in items if item.tenant_id.startswith(tenant)]
+        parts += 1
+
+    assert sorted(stalled) == sorted(found)
+    assert alive.id not in found
+    assert limit > 6 or parts > 1
 
 
 async def test_a_stalled_row_without_an_attempt_is_failed(autocommit: Access, tenant: str) -> None:

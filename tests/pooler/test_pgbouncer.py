@@ -246,7 +246,7 @@ async def _call_each_run_verb(runs: PolicyRunRepository, tenant: str) -> None:
     assert (await runs.insert(run)).id == run.id == (await runs.insert(policy_run(tenant, run_id="nightly"))).id
     (first,) = (await queue_of(runs).lease("A", MINUTE, attempts_max=3, limit=9, tenant_id=tenant)).runs
     (renewed,) = (await queue_of(runs).renew([first], MINUTE)).runs
-    assert () == await queue_of(runs).expired(tenant_id=tenant)
+    assert ((), "") == await queue_of(runs).expired(tenant_id=tenant)
     stalled = StalledItem(run.id, tenant, renewed.updated_at, renewed.attempts)
     assert (run.id,) == (await queue_of(runs).rescue([stalled], attempts_max=3, backoff=_NO_BACKOFF)).requeued
     assert {run.id} == (await queue_of(runs).renew([first], MINUTE)).lost

@@ -177,10 +177,10 @@ async def test_an_old_version_alone_does_not_make_a_job_stalled(storage: Storage
     rescuer = worker._rescuer()
     (scan,) = rescuer.scans
 
-    await rescuer.process(await scan())
+    await rescuer.process((await scan(""))[0])
     assert [Status.RUNNING] * 2 == await statuses_of(storage, jobs)
     await storage.graph_job_queue.renew([alive])
-    await rescuer.process(await scan())
+    await rescuer.process((await scan(""))[0])
 
     assert [Status.RUNNING, Status.QUEUED] == await statuses_of(storage, (alive, stalled))
     assert 1 == worker.stats.rescued

@@ -1,7 +1,7 @@
-"""Statements that find work: tenants with queued jobs, claims, and stalled jobs; see `single` for the rules.
+"""Statements that find work: tenants with queued jobs, and claims; see `single` for the rules.
 
-One statement reads across tenants: `LIST_TENANTS_WITH_STATUS`. Rows that other transactions hold are skipped. All times
-are the database's.
+Two statements read across tenants: `LIST_TENANTS_WITH_STATUS`, and `LIST_STALLED_JOBS` in `stalled`. Rows that other
+transactions hold are skipped. All times are the database's.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from graphjobs.core.event_log import insert_events, recorded
 from graphjobs.core.recovery import on_server
 from graphjobs.core.results import ATTEMPTS_MAX
-from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import (
     ONE,
     ids_within_budget,
     jsonb_merge,
-    null_if_unrepresentable,
     payload_bytes,
     rotating_tenants,
     unnest_params,
@@ -31,7 +29,6 @@ from graphjobs.graph_jobs.sql.expressions import (
     db_now,
     is_object,
     next_job_version,
-    payload_attempts,
     without_error,
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, job_columns
@@ -40,7 +37,8 @@ from graphjobs.graph_jobs.status import GraphJobStatus
 _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 
 
-def _next_tenant(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
+def next_tenant(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ScalarSelect[Any]:
+    """Build the step to the next tenant with a job: one index descent."""
     step = sa.select(JOBS.c.tenant_id).where(JOBS.c.tenant_id >= sa.literal_column("''"), is_after(JOBS.c.tenant_id))
     return step.order_by(JOBS.c.tenant_id).limit(ONE).scalar_subquery()
 
@@ -61,7 +59,7 @@ def _has_work(walk: sa.CTE) -> sa.ColumnElement[bool]:
     return newest.is_not(None)
 
 
-LIST_TENANTS_WITH_STATUS: Final = rotating_tenants("tenants", _next_tenant, _has_work).limit(LIMIT)
+LIST_TENANTS_WITH_STATUS: Final = rotating_tenants("tenants", next_tenant, _has_work).limit(LIMIT)
 """Lists tenants that have jobs of a type in a status, beginning after one and wrapping around. Reads across tenants."""
 
 _tenant_shares: Final = unnest_params(
@@ -174,46 +172,3 @@ def _find_claimed() -> sa.Select[Any]:
 
 FIND_CLAIMED_JOBS: Final = _find_claimed()
 """Finds the jobs of a claim with a lost answer in the log: the id of each, and its row if it runs at that attempt."""
-
-_stalled: Final = (
-    sa.select(JOBS.c.id, JOBS.c.tenant_id, JOBS.c.updated_at, JOBS.c.payload)
-    .where(
-        JOBS.c.tenant_id == _tenant_shares.c.tenant_id,
-        JOBS.c.type == KIND,
-        JOBS.c.status == RUNNING,
-        # Versions ahead of the clock, too: after the clock was set back, their age would hide them for long.
-        sa.or_(
-            JOBS.c.updated_at < sa.func.now() - sa.bindparam("p_lease", type_=sa.Interval),
-            JOBS.c.updated_at > sa.func.now() + sa.bindparam("p_lease", type_=sa.Interval),
-        ),
-    )
-    .order_by(JOBS.c.created_at)
-    .limit(_tenant_shares.c.share)
-    # A job with a row that another transaction holds receives no heartbeat, so a missing heartbeat says nothing.
-    .with_for_update(key_share=True, skip_locked=True)
-    .lateral("stalled")
-)
-_released: Final = (
-    sa.select(sa.func.count(EVENTS.c.id))
-    .where(
-        EVENTS.c.job_id == _stalled.c.id,
-        EVENTS.c.tenant_id == _stalled.c.tenant_id,
-        EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
-        == sa.literal_column(f"'{GraphJobStatus.RUNNING}'"),
-        EVENTS.c.status == QUEUED,
-        ~EVENTS.c.payload.op("?", return_type=sa.Boolean)(sa.literal_column(f"'{RESCUED}'")),
-    )
-    .correlate(_stalled)
-    .scalar_subquery()
-)
-LIST_STALLED_JOBS: Final = sa.select(
-    _stalled.c.id,
-    _stalled.c.tenant_id,
-    null_if_unrepresentable(_stalled.c.updated_at),
-    payload_attempts(_stalled.c.payload),
-    _released,
-).join_from(_tenant_shares, _stalled, sa.true())
-"""Lists running jobs without a heartbeat with free rows; of each tenant the oldest, at most its share.
-
-Returns id, tenant, version, attempts (NULL where the payload has no such number), and how many attempts were released.
-"""

@@ -1,7 +1,7 @@
 """Statements that lease pending runs, and find leases and their ends; see `single` for the rules.
 
-Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS` and `LIST_EXPIRED_RUNS`. Rows that other
-transactions hold are skipped. All times are the database's.
+Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS`, and `LIST_EXPIRED_RUNS` in `expired`. Rows that
+other transactions hold are skipped. All times are the database's.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,6 @@ from graphjobs.policy_runs.sql.expressions import (
     PENDING,
     counted_attempts,
     materialized,
-    released,
 )
 from graphjobs.policy_runs.sql.single import (
     COLUMNS,
@@ -314,33 +313,4 @@ FIND_LEASED_RUNS: Final = _find_leased()
 """Finds the runs of a lease with a lost answer in the log: the id of each, and its row if its owner still holds it.
 
 The row is as `LEASE_RUNS` returns it, without cursors.
-"""
-
-_expired: Final = (
-    sa.select(RUNS.c.id, RUNS.c.tenant_id, RUNS.c.updated_at, RUNS.c.attempts)
-    .where(
-        RUNS.c.status == DISPATCHING,
-        sa.or_(
-            RUNS.c.lease_expires_at < sa.func.now(),
-            # A version that is ahead of the clock by more than its lease: after the clock was set back, the end of the
-            # lease is as far ahead. A heartbeat since then has set an end before the version.
-            sa.and_(
-                RUNS.c.lease_expires_at > RUNS.c.updated_at,
-                RUNS.c.updated_at - sa.func.now() > RUNS.c.lease_expires_at - RUNS.c.updated_at,
-            ),
-        ),
-        sa.or_(TENANT.is_(None), RUNS.c.tenant_id == TENANT),
-    )
-    # The time of the lease, not of its end: no heartbeat changes it, so that only transitions write its index.
-    .order_by(RUNS.c.last_attempt_at)
-    .limit(LIMIT)
-    # A run with a row that another transaction holds receives no heartbeat, so a missing heartbeat says nothing.
-    .with_for_update(key_share=True, skip_locked=True)
-    .cte("expired")
-    .prefix_with("MATERIALIZED")
-)
-LIST_EXPIRED_RUNS: Final = sa.select(*_expired.c, released(_expired)).select_from(_expired)
-"""Lists expired leases of one tenant, or of all, with free rows; the earliest leased first.
-
-Returns id, tenant, version, attempts, and how many attempts were released.
 """
