@@ -22,6 +22,7 @@ from benchmarks.leases import leases
 from benchmarks.lists import lists
 from benchmarks.measure import Figure, Pace
 from benchmarks.pages import pages
+from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.report import print_conditions, print_suite, print_targets, write_json
 from benchmarks.repository import repository
 from benchmarks.server import conditions, new_database, server
@@ -109,4 +110,5 @@ async def _run(suite: Suite, bench: Bench) -> list[Figure]:
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     typer.run(main)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
@@ -20,6 +19,7 @@ from benchmarks.copy_baseline import copy_rows, write_rows
 from benchmarks.dumping import write_dump
 from benchmarks.killed_backfill import COUNT
 from benchmarks.measure import BenchmarkError, Figure, compared
+from benchmarks.processes import started
 from benchmarks.seeding import connected, settle, truncate
 from benchmarks.suite import Bench
 from graphjobs.backfill.batches import DOCUMENTS_MAX
@@ -169,7 +169,7 @@ class _Backfills:
     async def _measured(self, dump: Path, *options: str) -> list[dict[str, Any]]:
         arguments = (str(self._limit), "backfill", str(dump), "--json", *options)
         program = _HERE.with_name("backfill_memory.py")
-        async with _started(program, *arguments, env=self._environment, stdout=PIPE, stderr=PIPE) as process:
+        async with started(str(program), *arguments, env=self._environment, stdout=PIPE, stderr=PIPE) as process:
             output, stderr = await process.communicate()
         if process.returncode:
             raise BenchmarkError(f"graphjobs backfill ended with {process.returncode}: {stderr.decode()[-500:]}")
@@ -179,7 +179,7 @@ class _Backfills:
     async def _counting(self) -> AsyncIterator[Process]:
         self._count.write_bytes(bytes(COUNT.size))
         program = _HERE.with_name("killed_backfill.py")
-        async with _started(program, str(self._whole), str(self._count), env=self._environment) as process:
+        async with started(str(program), str(self._whole), str(self._count), env=self._environment) as process:
             yield process
 
     def _counted(self) -> int:
@@ -215,18 +215,6 @@ _OTHERS: Final = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
-
-
-@asynccontextmanager
-async def _started(program: Path, *arguments: str, **options: Any) -> AsyncIterator[Process]:
-    """Start a program of the benchmarks, and terminate it at the end."""
-    process = await asyncio.create_subprocess_exec(sys.executable, str(program), *arguments, **options)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 async def _wait_until_alone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

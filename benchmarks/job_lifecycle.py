@@ -5,7 +5,6 @@ The competitors take turns with the same backlog. The legend lists what each of 
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,6 +13,7 @@ from typing import Final
 
 from benchmarks.measure import BenchmarkError, Figure, Ratio, compared
 from benchmarks.other_queues import PgQueuer, Procrastinate, open_procrastinate, pgqueuer
+from benchmarks.processes import started
 from benchmarks.seeding import Connection, connected, queued_job, settle, store, truncate
 from benchmarks.suite import Bench
 from graphjobs.database.schema import SCHEMA
@@ -143,10 +143,9 @@ async def _memory(bench: Bench) -> list[Figure]:
     """Measure the process of a worker after each 10,000 jobs."""
     await truncate(bench.url)
     await store(bench.url, (queued_job(f"memory-{index % _TENANTS}", index) for index in range(_MEMORY_JOBS)))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("worker_memory.py")), bench.url, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
+    program = str(Path(__file__).with_name("worker_memory.py"))
+    async with started(program, bench.url, stdout=asyncio.subprocess.PIPE) as process:
+        output, _ = await process.communicate()
     megabytes = [float(line) for line in output.split()]
     if process.returncode or len(megabytes) != _MEMORY_JOBS // 10_000:
         raise BenchmarkError("the worker of the memory measurement did not complete its jobs")

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import BenchmarkError, Call, Entry, Figure, paired, ratio
+from benchmarks.processes import started
 from benchmarks.seeding import mixed_jobs, store
 from benchmarks.suite import Bench
 from graphjobs.web.tokens import add_token
@@ -102,19 +102,11 @@ async def _serving(url: str, bare_response: str) -> AsyncIterator[tuple[int, str
     with tempfile.TemporaryDirectory() as directory:
         tokens = Path(directory) / "tokens"
         token = add_token(tokens, tenant_id=_TENANT, scopes=("graph:read", "graph:write"), name="bench")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.web_server", str(tokens)),
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "GRAPHJOBS_DATABASE_URL": url, "BARE_RESPONSE": bare_response},
-        )
-        try:
+        arguments = ("-m", "benchmarks.web_server", str(tokens))
+        environment = {**os.environ, "GRAPHJOBS_DATABASE_URL": url, "BARE_RESPONSE": bare_response}
+        async with started(*arguments, stdout=asyncio.subprocess.PIPE, env=environment) as process:
             if process.stdout is None:
                 raise BenchmarkError("the server has no output")
             async with asyncio.timeout(_SECONDS):
                 port = int(await process.stdout.readline())
             yield port, token
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            async with asyncio.timeout(_SECONDS):
-                await process.wait()

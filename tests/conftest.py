@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Generator
 
 import pytest
@@ -14,6 +15,11 @@ from graphjobs.storage import Storage
 
 # pgbouncer is a system program: `make test-oldest` sets its path, `make test` needs only Python.
 collect_ignore = [] if os.environ.get("GRAPHJOBS_TEST_PGBOUNCER") else ["pooler"]
+
+# SIGTERM interrupts the run as Ctrl-C does, so that fixtures end what they started. A shell starts background
+# processes with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 @pytest.hookimpl(wrapper=True)

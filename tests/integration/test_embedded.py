@@ -525,19 +525,30 @@ class TestThrowaways:
 
         assert not cluster.data_dir.parent.exists()
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+    def test_a_temporary_cluster_is_removed_when_its_owner_is_killed(self, number: signal.Signals) -> None:
+        with client(OWN_A_THROWAWAY) as owner:
+            cluster = embedded_cluster(Path(first_line(owner)))
+            pid = cluster.status().pid
+            os.killpg(owner.pid, number)
+        wait_until(lambda: not list(cluster.data_dir.parents[1].glob(f"{cluster.data_dir.parent.name}*")))
+
+        assert pid is not None
+        assert not alive(pid)
+
     def test_only_temporary_clusters_of_killed_owners_are_removed(self) -> None:
-        """The next temporary cluster stops and removes the orphan, and keeps the one with a live owner."""
+        """The next temporary cluster removes the orphan of a killed guard, and keeps the one with a live owner."""
         with client(OWN_A_THROWAWAY) as dead, client(OWN_A_THROWAWAY) as living:
             orphan, owned = (embedded_cluster(Path(first_line(process))) for process in (dead, living))
             pid = orphan.status().pid
+            for guard in psutil.Process(dead.pid).children():
+                guard.kill()
             kill_group(dead)
             assert ask(orphan.url(), "SELECT 1") == 1
             with throwaway_cluster():
                 assert not orphan.data_dir.parent.exists()
                 assert not alive(pid)
                 assert ask(owned.url(), "SELECT 1") == 1
-        with throwaway_cluster():
-            assert not owned.data_dir.parent.exists()
 
     def test_a_parent_folder_that_others_can_open_is_refused(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Any user could have created the name in the temporary folder."""

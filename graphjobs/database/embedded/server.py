@@ -18,6 +18,7 @@ import pwd
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,7 +82,9 @@ def ensure_running(data_dir: Path | None) -> str:
 def throwaway_cluster(*, bin_dir: Path | None = None, options: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """Run a temporary cluster for tests, which does not sync to disk; stop and remove it at the end.
 
-    First remove the temporary clusters of killed owners: the kernel unlocks the owner's lock file when it dies.
+    If this process ends without the end of the context, by any signal, a guard process stops and removes the cluster.
+    First remove the temporary clusters of killed owners whose guard was killed too: the kernel unlocks the owner's lock
+    file when the owner dies.
 
     Args:
         bin_dir: the programs of another PostgreSQL (15 or newer); None means the embedded one.
@@ -93,18 +96,61 @@ def throwaway_cluster(*, bin_dir: Path | None = None, options: Mapping[str, str]
     """
     os_user = _os_user()
     parent = _throwaway_parent(os_user)
-    _remove_orphans(parent, bin_dir=bin_dir, os_user=os_user)
+    for owner_file in sorted(parent.glob(f"*{_OWNER_SUFFIX}")):
+        remove_orphan(owner_file, bin_dir=bin_dir)
     home, lock = _create_owned_home(parent, os_user=os_user)
     try:
         settings = {"fsync": "off", "full_page_writes": "off", **(options or {})}
         cluster = _cluster(home / "data", bin_dir=bin_dir, os_user=os_user, options=settings)
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            _discard(cluster)
+        with _guarded(home.with_suffix(_OWNER_SUFFIX), bin_dir=bin_dir):
+            try:
+                cluster.start()
+                yield cluster
+            finally:
+                _discard(cluster)
     finally:
         os.close(lock)
+
+
+def remove_orphan(owner_file: Path, *, bin_dir: Path | None) -> bool:
+    """Remove the temporary cluster of a dead owner; return False where it is not removed, such as of a live owner."""
+    try:
+        lock = os.open(owner_file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        if not try_lock(lock):
+            return False
+        home = owner_file.with_suffix("")
+        logger.info("removing the temporary cluster %s of a killed process", home)
+        _discard(_cluster(home / "data", bin_dir=bin_dir, os_user=_os_user(), options={}))
+        return True
+    except GraphJobsError as error:
+        logger.warning("%s could not be removed, the next run tries again: %s", owner_file, error)
+        return False
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _guarded(owner_file: Path, *, bin_dir: Path | None) -> Iterator[None]:
+    """Run a process that removes the temporary cluster if this process ends without doing so."""
+    command = [sys.executable, "-m", "graphjobs.database.embedded.guard", str(owner_file)]
+    # The guard imports what this process imports, from wherever it runs.
+    path = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path)
+    guard = subprocess.Popen(
+        command if bin_dir is None else [*command, str(bin_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.communicate()  # closes its input
 
 
 def _cluster(data_dir: Path, *, bin_dir: Path | None, os_user: str | None, options: Mapping[str, str]) -> Cluster:
@@ -207,24 +253,6 @@ def _create_owned_home(parent: Path, *, os_user: str | None) -> tuple[Path, int]
                 home.chmod(0o711)
             return home, lock
         os.close(lock)
-
-
-def _remove_orphans(parent: Path, *, bin_dir: Path | None, os_user: str | None) -> None:
-    """Remove the temporary clusters of dead owners."""
-    for owner_file in sorted(parent.glob(f"*{_OWNER_SUFFIX}")):
-        try:
-            lock = os.open(owner_file, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            if try_lock(lock):
-                home = owner_file.with_suffix("")
-                logger.info("removing the temporary cluster %s of a killed process", home)
-                _discard(_cluster(home / "data", bin_dir=bin_dir, os_user=os_user, options={}))
-        except GraphJobsError as error:
-            logger.warning("%s could not be removed, the next run tries again: %s", owner_file, error)
-        finally:
-            os.close(lock)
 
 
 def _discard(cluster: Cluster) -> None:
