@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from benchmarks.seeding import connected
 from graphjobs.database.embedded.server import throwaway_cluster
+from graphjobs.database.url import with_database
 
 VARIABLE: Final = "GRAPHJOBS_BENCH_DATABASE_URL"
 
@@ -42,7 +42,7 @@ def new_database(server_url: str) -> Iterator[str]:
     name = f"graphjobs_bench_{secrets.token_hex(6)}"
     asyncio.run(_execute(server_url, f"CREATE DATABASE {name}"))
     try:
-        yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+        yield with_database(server_url, name)
     finally:
         asyncio.run(_execute(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 

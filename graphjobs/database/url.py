@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
 from typing_extensions import override
@@ -183,6 +183,21 @@ def parse_url(url: str | SecretStr) -> ServerUrl:
     raise failure.with_traceback(None)  # its frames hold the password
 
 
+def with_database(url: str, name: str) -> str:
+    """Return a URL with another database; all else stays as it is written.
+
+    Raises:
+        ConfigurationError: the URL is invalid; the message names the parameter and never repeats a value.
+    """
+    parse_url(url)
+    scheme, _, rest = url.partition("://")
+    credentials = _CREDENTIALS.match(rest)
+    start = credentials.end() if credentials else 0
+    authority, _, query = _split(rest[start:])
+    pairs = [pair for pair in query.split("&") if pair and _decode(pair.partition("=")[0]) != "dbname"]
+    return f"{scheme}://{rest[:start]}{authority}/{quote(name, safe='')}{'?' if pairs else ''}{'&'.join(pairs)}"
+
+
 def _parse(text: str) -> ServerUrl:
     known = Parameters(_parse_text(text))
     for name, value in _service_values(known).items():
@@ -207,11 +222,11 @@ def _parse_text(text: str) -> dict[str, str]:
     """Return the parameters of a URL by libpq's grammar: the first of "@" and "/" ends the user and the password."""
     rest = text.partition("://")[2]
     values: dict[str, str] = {}
-    credentials = re.match(r"([^@/]*)@", rest)
+    credentials = _CREDENTIALS.match(rest)
     if credentials:
         rest = rest[credentials.end() :]
         values["user"], _, values["password"] = map(_decode, credentials[1].partition(":"))
-    authority, path, query = _PARTS.fullmatch(rest).groups(default="")  # type: ignore[union-attr]
+    authority, path, query = _split(rest)
     hosts, ports = [], []
     for part in authority.split(","):
         match = re.fullmatch(r"(\[[^\]/?,]+\]|[^:\[\]]*)(?::([^:]*))?", part)
@@ -232,7 +247,14 @@ def _parse_text(text: str) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-_PARTS: Final = re.compile(r"([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
+_CREDENTIALS: Final = re.compile(r"([^@/]*)@")
+
+
+def _split(rest: str) -> tuple[str, str, str]:
+    """Split what follows the credentials into hosts, database and parameters."""
+    authority, _, query = rest.partition("?")
+    hosts, _, database = authority.partition("/")
+    return hosts, database, query
 
 
 def _decode(text: str) -> str:

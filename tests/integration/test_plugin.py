@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,36 @@ sys.modules["docker"] = None
 """
 
 
-def _pytest(folder: Path, tests: str, **variables: str) -> Done:
+_ASYNCIO = """
+import pytest, pytest_asyncio
+"""
+_USES = """
+@{fixture}
+async def seeded_{name}(graphjobs_storage):
+    await graphjobs_storage.graph_job_repository.list_build_jobs("acme", limit=10)
+    yield graphjobs_storage
+
+{mark}
+class Test_{name}:
+    async def test_storage(self, graphjobs_storage):
+        assert await graphjobs_storage.graph_job_repository.list_build_jobs("acme", limit=10) == ()
+
+    async def test_own_fixture(self, seeded_{name}):
+        assert await seeded_{name}.graph_job_repository.list_build_jobs("acme", limit=10) == ()
+"""
+_BACKEND = """
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "{backend}"
+"""
+
+
+def _pytest(folder: Path, tests: str, *, ini: Sequence[str] = (), **variables: str) -> Done:
     """Run these tests in a folder without other files."""
     (folder / "test_host.py").write_text(tests)
+    (folder / "pytest.ini").write_text("\n".join(["[pytest]", *ini, ""]))
     command: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     return run(command, cwd=folder, env=environment(**variables))
 
@@ -93,15 +121,61 @@ def test_an_empty_folder_and_a_test_are_enough(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_the_storage_is_opened_in_the_loop_of_the_test(tmp_path: Path, graphjobs_server_url: str, mode: str) -> None:
+    """A mark sets the loop of the test and a fixture, for each scope; by default both have another."""
+    uses = [
+        _USES.format(
+            name=scope,
+            fixture=f"pytest_asyncio.fixture(loop_scope={scope!r})",
+            mark=f"@pytest.mark.asyncio(loop_scope={scope!r})",
+        )
+        for scope in ("function", "class", "module", "package", "session")
+    ]
+    ini = [f"asyncio_mode = {mode}", "asyncio_default_fixture_loop_scope = function"]
+    done = _pytest(tmp_path, _ASYNCIO + "".join(uses), ini=ini, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    assert "10 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_the_storage_is_opened_in_the_configured_loop(tmp_path: Path, graphjobs_server_url: str, scope: str) -> None:
+    tests = _ASYNCIO + _USES.format(name=scope, fixture="pytest_asyncio.fixture", mark="@pytest.mark.asyncio")
+    ini = [f"asyncio_default_{of}_loop_scope = {scope}" for of in ("test", "fixture")]
+    done = _pytest(tmp_path, tests, ini=ini, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ini", "mark"),
+    [((), "@pytest.mark.anyio"), (("anyio_mode = auto", "addopts = -p no:asyncio"), "")],
+    ids=["beside pytest-asyncio", "alone"],
+)
+def test_the_storage_is_opened_in_the_loop_of_anyio(
+    tmp_path: Path, graphjobs_server_url: str, ini: Sequence[str], mark: str
+) -> None:
+    tests = _BACKEND.format(backend="asyncio") + _USES.format(name="anyio", fixture="pytest.fixture", mark=mark)
+    done = _pytest(tmp_path, tests, ini=ini, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_another_backend_of_anyio_fails_with_the_fixture_to_write(tmp_path: Path, graphjobs_server_url: str) -> None:
+    tests = _BACKEND.format(backend="trio") + _USES.format(
+        name="trio", fixture="pytest.fixture", mark="@pytest.mark.anyio"
+    )
+    done = _pytest(tmp_path, tests, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    assert "graphjobs_storage needs asyncio and this test runs on trio: write a fixture anyio_backend" in done.stdout
+
+
 def test_a_configured_server_is_used_and_left_unchanged(tmp_path: Path, graphjobs_server_url: str) -> None:
     """Each test gets a new migrated database there, and all are dropped after the run, even after a failed test."""
-    done = _pytest(tmp_path, _DATABASES, GRAPHJOBS_TEST_DATABASE_URL=graphjobs_server_url)
+    configured = f"{graphjobs_server_url}{'&' if '?' in graphjobs_server_url else '?'}dbname=postgres"
+    done = _pytest(tmp_path, _DATABASES, GRAPHJOBS_TEST_DATABASE_URL=configured)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "RuntimeError: while still connected" in done.stdout
     passed = json.loads((tmp_path / "passed.json").read_text())
     names = [*passed["names"], json.loads((tmp_path / "failed.json").read_text())]
 
-    assert graphjobs_server_url == passed["server"]
+    assert configured == passed["server"]
     assert str(passed["system"]) == ask(graphjobs_server_url, "SELECT system_identifier FROM pg_control_system()")
     assert len(names) == len(set(names)) == 5
     assert all(name.startswith("graphjobs_test_") for name in names)

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from graphjobs import ConfigurationError, DatabaseUnavailable
 from graphjobs.database.engine import connect
-from graphjobs.database.url import PARAMETERS, Host, parse_url
+from graphjobs.database.url import PARAMETERS, Host, parse_url, with_database
 from graphjobs.settings import Settings
 from tests.faults.backend_monitor import url_of
 from tests.faults.faulty_proxy import FaultProxy
@@ -259,3 +260,30 @@ async def test_the_user_behind_a_socket_is_checked(shared_settings: Settings) ->
         return  # reached over TCP, where libpq ignores it too
     with pytest.raises(ConfigurationError, match="another user than requirepeer"):
         await connect(_with(url, requirepeer="nobody-at-all"), shared_settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql:///postgres?host=/run/postgresql", "postgresql:///new?host=/run/postgresql"),
+        ("postgresql://?host=/run&port=7", "postgresql:///new?host=/run&port=7"),
+        ("postgresql://h/d?dbname=e&port=7&%64bname=f", "postgresql://h/new?port=7"),
+        ("postgresql://h?dbname=e", "postgresql://h/new"),
+        ("postgresql://me:p?ss#w@one:1,[::1]/d?passfile=/p", "postgresql://me:p?ss#w@one:1,[::1]/new?passfile=/p"),
+        ("postgres://h", "postgres://h/new"),
+        ("postgresql://%2Frun%2Fpostgresql/d", "postgresql://%2Frun%2Fpostgresql/new"),
+    ],
+)
+def test_a_url_with_another_database_keeps_all_else(url: str, expected: str) -> None:
+    assert expected == with_database(url, "new")
+    before, after = parse_url(url), parse_url(expected)
+    assert replace(before, database="new") == after
+
+
+def test_a_url_with_another_database_keeps_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database of the service file gives way."""
+    file = tmp_path / "services"
+    file.write_text("[mine]\nhost=h\ndbname=d\nuser=me\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    parsed = parse_url(with_database("postgresql://?service=mine", "new"))
+    assert ("new", "me", "h") == (parsed.database, parsed.user, parsed.hosts[0].name)
