@@ -486,6 +486,40 @@ class TestFolders:
         assert process.returncode == 0
 
 
+@only_as_root
+@pytest.mark.parametrize(
+    ("command", "variables", "sentence"),
+    [
+        ("--version", [], "graphjobs 0.1.0"),
+        ("db status", [], "GRAPHJOBS_DATA_DIR must name a folder for the embedded server"),
+        ("db status", ["HOME=/"], "the embedded server is not running"),
+        ("db start", ["HOME=/"], "could not be created or read: Permission denied"),
+        ("db start", ["GRAPHJOBS_DATA_DIR={own}/data"], "the user id 12345 has no entry in the user database"),
+        (
+            "db current",
+            ["GRAPHJOBS_DATABASE_URL=postgresql://me@127.0.0.1:1/d"],
+            "no PostgreSQL answers at 127.0.0.1:1",
+        ),
+        ("db current", ["GRAPHJOBS_DATABASE_URL=postgresql://127.0.0.1:1/d"], "it must name a user"),
+    ],
+)
+def test_a_user_without_a_name_and_a_home_gets_a_sentence(
+    home: Path, command: str, variables: list[str], sentence: str
+) -> None:
+    """As in a container with a random user id. The capability lets this user read the interpreter of root."""
+    own = home / "own"
+    own.mkdir()
+    os.chown(own, 12345, 0)
+    user = ["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]
+    capability = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    env = ["env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME", *(word.format(own=own) for word in variables)]
+    program = [sys.executable, "-c", "from graphjobs.cli import main; main()", *command.split()]
+    done = subprocess.run([*user, *capability, *env, *program], capture_output=True, text=True, check=False, timeout=60)
+
+    assert sentence in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 class TestMissingExtra:
     """An installation without `graphjobs[embedded]`."""
 

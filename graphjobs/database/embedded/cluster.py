@@ -234,6 +234,7 @@ class Cluster:
 
     def _initdb(self) -> None:
         """Create the data in a temporary folder and rename it, so that a kill leaves no incomplete data folder."""
+        self.programs.require_user_name()
         prefix = f"{self.data_dir.name}.begun-"
         for abandoned in self.data_dir.parent.glob(f"{glob.escape(prefix)}*"):
             shutil.rmtree(abandoned, ignore_errors=True)

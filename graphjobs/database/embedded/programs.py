@@ -37,6 +37,16 @@ class ServerPrograms:
             raise ConfigurationError(f"this system has no user {self.os_user} to run PostgreSQL as") from None
         return entry.pw_uid, entry.pw_gid
 
+    def require_user_name(self) -> None:
+        """Check that the user has a name: without one, initdb refuses to run."""
+        try:
+            pwd.getpwuid(self.owner()[0])
+        except KeyError:
+            raise ConfigurationError(
+                f"the embedded server needs a user with a name, and the user id {self.owner()[0]} has no entry in the "
+                "user database: add one, or set GRAPHJOBS_DATABASE_URL to a server"
+            ) from None
+
     def run(
         self, program: str, *arguments: str, text: str = "", output: int | None = None, seconds: int | None = None
     ) -> "subprocess.CompletedProcess[str]":

@@ -50,12 +50,12 @@ def embedded_cluster(data_dir: Path | None) -> Cluster:
             (~/.local/share/graphjobs), or in /var/lib/graphjobs for root.
 
     Raises:
-        ConfigurationError: the extra `embedded` is not installed, or root has no user to run the server as.
+        ConfigurationError: the extra `embedded` is not installed, root has no user to run the server as, or this user
+            has no home folder.
     """
     os_user = _os_user()
     if data_dir is None:
-        home = ROOT_HOME if os_user is not None else platformdirs.user_data_path("graphjobs")
-        data_dir = home / "postgresql-18"
+        data_dir = (ROOT_HOME if os_user is not None else _user_data_dir()) / "postgresql-18"
     return _cluster(data_dir, bin_dir=None, os_user=os_user, options={})
 
 
@@ -151,6 +151,14 @@ def _guarded(owner_file: Path, *, bin_dir: Path | None) -> Iterator[None]:
         yield
     finally:
         guard.communicate()  # closes its input
+
+
+def _user_data_dir() -> Path:
+    with contextlib.suppress(RuntimeError):  # a user id without an entry in the user database, and no HOME
+        return platformdirs.user_data_path("graphjobs").expanduser()
+    raise ConfigurationError(
+        "GRAPHJOBS_DATA_DIR must name a folder for the embedded server: this user has no home folder"
+    )
 
 
 def _cluster(data_dir: Path, *, bin_dir: Path | None, os_user: str | None, options: Mapping[str, str]) -> Cluster:
