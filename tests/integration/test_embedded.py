@@ -486,6 +486,23 @@ class TestFolders:
         assert process.returncode == 0
 
 
+@pytest.mark.parametrize("name", ["PG_VERSION", "postmaster.pid"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_what_is_planted_in_the_data_folder_is_not_read(cluster: Cluster, name: str, kind: str) -> None:
+    """No link of the server's user leads root to another file, and no pipe or device blocks or fills the process."""
+    planted, secret = cluster.data_dir / name, cluster.data_dir.parent / "secret"
+    secret.write_text(f"{os.getpid()}")
+    planted.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(planted)
+    else:
+        planted.symlink_to(secret if kind == "link" else "/dev/zero")
+    status = cluster.status()
+
+    assert (status.running, status.pid) == (False, None)
+    assert status.version == (None if name == "PG_VERSION" else "18")
+
+
 @only_as_root
 @pytest.mark.parametrize(
     ("command", "variables", "sentence"),

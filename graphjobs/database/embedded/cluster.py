@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from graphjobs.database.embedded.postmaster import drop_stale, find_postmaster
-from graphjobs.database.embedded.private_dirs import locked, make_parents, make_private, require_private
+from graphjobs.database.embedded.private_dirs import locked, make_parents, make_private, read_regular, require_private
 from graphjobs.database.embedded.programs import START_SECONDS, ServerPrograms, last_line
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
@@ -275,7 +275,7 @@ class Cluster:
 
     def _data_version(self) -> str | None:
         try:
-            return (self.data_dir / "PG_VERSION").read_text().strip()
+            return read_regular(self.data_dir / "PG_VERSION").strip()
         except OSError:
             return None
 

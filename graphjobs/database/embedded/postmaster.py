@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from graphjobs.database.embedded.private_dirs import read_regular
 from graphjobs.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def import_psutil() -> Any:
 def _read_pid(file: Path) -> int | None:
     """Return the pid at the start of a pid file; None for a missing file or one without a valid pid."""
     try:
-        words = file.read_text(errors="replace").split(maxsplit=1)
+        words = read_regular(file).split(maxsplit=1)
     except OSError:
         return None
     if not words or re.fullmatch("[1-9][0-9]{0,9}", words[0], re.ASCII) is None:

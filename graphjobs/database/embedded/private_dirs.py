@@ -1,6 +1,7 @@
 """Folders and lock files that several processes and two system users share; never open a closed folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -13,6 +14,7 @@ from graphjobs.errors import ConfigurationError, DatabaseUnavailable
 
 LOCK_SECONDS = 180  # longer than the creation and start of a cluster, during which the lock is held
 POLL_SECONDS = 0.05
+_READ_BYTES_MAX = 4096
 
 
 @contextlib.contextmanager
@@ -89,6 +91,21 @@ def require_private(path: Path, *, owner: tuple[int, int], mode_max: int = 0o700
         raise ConfigurationError(
             f"{path} is open to others (mode {mode:04o}): close it with chmod {mode_max:o}, or name another folder"
         )
+
+
+def read_regular(path: Path) -> str:
+    """Return the start of a file of another user; follow no link, and wait for no pipe or device.
+
+    Raises:
+        OSError: the file does not exist, is unreadable, or is not a regular file.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return os.read(file, _READ_BYTES_MAX).decode(errors="replace")
+    finally:
+        os.close(file)
 
 
 def make_parents(path: Path, *, os_user: str | None) -> None:
