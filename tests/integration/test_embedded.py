@@ -528,7 +528,7 @@ def test_a_user_without_a_name_and_a_home_gets_a_sentence(
     own.mkdir()
     os.chown(own, 12345, 0)
     user = ["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]
-    capability = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     env = ["env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME", *(word.format(own=own) for word in variables)]
     program = [sys.executable, "-c", "from graphjobs.cli import main; main()", *command.split()]
     done = subprocess.run([*user, *capability, *env, *program], capture_output=True, text=True, check=False, timeout=60)

@@ -83,7 +83,7 @@ def throwaway_cluster(*, bin_dir: Path | None = None, options: Mapping[str, str]
     """Run a temporary cluster for tests, which does not sync to disk; stop and remove it at the end.
 
     If this process ends without the end of the context, by any signal, a guard process stops and removes the cluster.
-    First remove the temporary clusters of killed owners whose guard was killed too: the kernel unlocks the owner's lock
+    First remove the temporary clusters of owners that were killed with their guard: the kernel unlocks the owner's lock
     file when the owner dies.
 
     Args:
