@@ -104,7 +104,7 @@ async def read_log(
     job = parse_id(job_id, "job_id")
     if job is None:
         return PartialList()
-    return read_rows(read, await executor.fetch_all(statement, {**params, "p_job_id": job}))
+    return await read_rows(read, await executor.fetch_all(statement, {**params, "p_job_id": job}))
 
 
 def insert_events(events: sa.Table, rows: sa.Select[Any], name: str) -> sa.CTE:

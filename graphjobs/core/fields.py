@@ -5,7 +5,7 @@ is read, stays in pydantic's compiled code.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
@@ -34,6 +34,9 @@ ERROR_LENGTH_MAX: Final = 4_000
 REASON_LENGTH_MAX: Final = 1_048_576
 """The most characters of a reason that callers may give; the stored text keeps its head and tail."""
 NAMES_MAX: Final = 1_000
+PROBLEMS_MAX: Final = 100
+"""The most problems that one error lists."""
+_COUNTED_PROBLEMS_MAX: Final = 1_000
 _PART_LENGTH_MAX: Final = 100
 
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
@@ -146,8 +149,15 @@ def _to_utc(value: datetime) -> datetime:
         raise PydanticCustomError("time", "must be a time in the years 0001 to 9999, also in UTC") from None
 
 
+def check_size(value: object, size_max: int, what: str) -> None:
+    """Refuse a collection by its size: pydantic would validate all items before, and report each invalid one."""
+    if isinstance(value, Sized) and not isinstance(value, str | bytes | bytearray) and len(value) > size_max:
+        raise PydanticCustomError("too_long", f"must have at most {size_max:,} {what}, not {len(value):,}")
+
+
 def _bounded_list(value: object) -> object:
     """Return any iterable of names as a list, bounded so that an endless one is refused; a string is no list."""
+    check_size(value, NAMES_MAX, "items")
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping | list | tuple):
         return [item for item, _ in zip(value, range(NAMES_MAX + 1), strict=False)]
     return value
@@ -307,13 +317,18 @@ def _too_deep(title: str) -> InvalidJob:
 
 
 def from_validation_error(error: ValidationError) -> InvalidJob:
-    """Build an `InvalidJob` from pydantic's error: the fields and their limits, never the input."""
-    problems = [
-        (".".join(_part(part) for part in found["loc"]), found["msg"])
-        for found in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
+    """Build an `InvalidJob` from pydantic's error: the first fields and their limits, never the input."""
+    count = error.error_count()
+    if count > _COUNTED_PROBLEMS_MAX:
+        # pydantic builds all of its errors or none: 8 us for each.
+        problems = [("", f"has {count:,} invalid fields, too many to list")]
+    else:
+        problems = [
+            (".".join(_part(part) for part in found["loc"]), found["msg"])
+            for found in error.errors(include_url=False, include_input=False, include_context=False)[:PROBLEMS_MAX]
+        ]
     field, problem = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" (and {count - 1:,} more)" if field and count > 1 else ""
     return InvalidJob(f"{error.title}{'.' if field else ''}{field}: {problem}{more}", field=field, problems=problems)
 
 

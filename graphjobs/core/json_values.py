@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from decimal import Decimal
 from typing import Any, Final
 
@@ -55,10 +55,12 @@ def _frozen(value: object, depth: int = 0) -> object:
         return value
     match value:
         case dict() | Mapping():
+            _check_length(value)
             if not all(isinstance(key, str) for key in value):
                 raise PydanticCustomError("json", "the keys of a JSON object must be text")
             return immutabledict({_check_storable(key): _frozen(item, depth + 1) for key, item in value.items()})
         case list() | tuple():
+            _check_length(value)
             return tuple([_frozen(item, depth + 1) for item in value])
         case int():
             return int(value) if abs(value) <= JSON_INTEGER_MAX else _large_number(value)
@@ -70,6 +72,12 @@ def _frozen(value: object, depth: int = 0) -> object:
             # An enum member, for example, would be of another type after a round trip.
             return _check_storable(str(value))
     raise PydanticCustomError("json", "JSON must be text, a number, true, false, null, a list or an object")
+
+
+def _check_length(value: Sized) -> None:
+    """Refuse a collection that cannot fit, before its items are read: an item takes at least two bytes."""
+    if len(value) > JSON_BYTES_MAX // 2:
+        raise PydanticCustomError("json", f"JSON must take at most {JSON_BYTES_MAX:,} bytes, not {len(value):,} items")
 
 
 def _as_jsonb_integer(value: float) -> float | int:

@@ -7,7 +7,7 @@ from immutabledict import immutabledict
 from pydantic import Field, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
-from graphjobs.core.fields import BoundedText, Name
+from graphjobs.core.fields import BoundedText, Name, check_size
 
 METADATA_ENTRIES_MAX: Final = 64
 METADATA_VALUE_LENGTH_MAX: Final = 4_096
@@ -27,16 +27,20 @@ class _Metadata:
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         entries = handler(source)
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.with_info_after_validator_function(_metadata_from_json, entries),
+            json_schema=core_schema.with_info_wrap_validator_function(_metadata_from_json, entries),
             python_schema=core_schema.no_info_wrap_validator_function(_metadata_from_python, entries),
         )
 
 
-def _metadata_from_json(value: Mapping[str, str], info: core_schema.ValidationInfo) -> immutabledict[str, str]:
-    return _bounded_metadata(value, is_stored=info.context is not None)
+def _metadata_from_json(
+    value: object, validate: core_schema.ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo
+) -> immutabledict[str, str]:
+    check_size(value, METADATA_ENTRIES_MAX, "entries")
+    return _bounded_metadata(validate(value), is_stored=info.context is not None)
 
 
 def _metadata_from_python(value: object, validate: core_schema.ValidatorFunctionWrapHandler) -> immutabledict[str, str]:
+    check_size(value, METADATA_ENTRIES_MAX, "entries")
     return _bounded_metadata(validate(value), is_stored=type(value) is _StoredMetadata)
 
 

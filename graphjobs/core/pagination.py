@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic_core import from_json, to_json
 
 from graphjobs.core.fields import BoundedText, FrozenModel, check_name
+from graphjobs.core.time_slices import in_slices
 from graphjobs.database.executor import Row
 from graphjobs.errors import CorruptRow, InvalidJob
 
@@ -219,12 +220,12 @@ def split_at_budget(rows: Sequence[Row]) -> tuple[Sequence[Row], bool]:
     return rows[:-1] if truncated else rows, truncated
 
 
-def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
+async def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
     """Read the rows of a list that ends at the budget of bytes; an unreadable row is left out and harms no other."""
     items: list[T] = []
     unreadable: list[CorruptRow] = []
     rows, truncated = split_at_budget(rows)
-    for row in rows:
+    async for row in in_slices(rows):
         try:
             items.append(read(row))
         except CorruptRow as error:
@@ -232,7 +233,7 @@ def read_rows(read: Callable[[Row], T], rows: Sequence[Row]) -> PartialList[T]:
     return PartialList(items, unreadable, truncated=truncated)
 
 
-def read_page(
+async def read_page(
     read: Callable[[Row], T], rows: Sequence[Row], query: PageQuery, tenant_id: str, key_of: Callable[[Row], PageKey]
 ) -> Page[T]:
     """Read one page.
@@ -246,7 +247,7 @@ def read_page(
     """
     fitting, _ = split_at_budget(rows)
     shown = fitting[: query.limit]
-    listed = read_rows(read, shown)
+    listed = await read_rows(read, shown)
     cursor = query.cursor_after(tenant_id, key_of(shown[-1])) if len(rows) > len(shown) else None
     return Page(tuple(listed), cursor, listed.unreadable)
 

@@ -152,4 +152,5 @@ class GraphJobRepository:
         if status is not None:
             statement = lists.LIST_JOBS_BY_STATUS
             params["p_status"] = parse_member(GraphJobStatus, status, "status").code
-        return read_rows(lambda row: job_from_row(kind, row), await self._executor.fetch_all(statement, params))
+        rows = await self._executor.fetch_all(statement, params)
+        return await read_rows(lambda row: job_from_row(kind, row), rows)

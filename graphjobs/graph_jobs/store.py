@@ -249,7 +249,7 @@ class PostgresGraphJobStore(GraphJobStore):
         # One row more than the page holds shows that the list goes on.
         params = lists.list_params(tenant, query, limit=query.limit + 1)
         rows = await self._executor.fetch_all(lists.statements_for(query).page, params)
-        page = read_page(any_job_from_row, rows, query, tenant, page_key)
+        page = await read_page(any_job_from_row, rows, query, tenant, page_key)
         return GraphJobCollection(page.items, page.next_cursor, page.unreadable)
 
     @override

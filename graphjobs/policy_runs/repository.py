@@ -251,7 +251,7 @@ class PostgresPolicyRunRepository(PolicyRunRepository):
         # One row more than the page holds shows that the list goes on.
         params = lists.list_params(tenant, query, limit=query.limit + 1)
         rows = await self._executor.fetch_all(lists.statements_for(query).page, params)
-        page = read_page(run_from_row, rows, query, tenant, page_key)
+        page = await read_page(run_from_row, rows, query, tenant, page_key)
         return PolicyRunCollection(page.items, page.next_cursor, page.unreadable)
 
     @override

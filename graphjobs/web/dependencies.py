@@ -1,5 +1,6 @@
 """Dependencies of routes: stores, services and the storage, set by the functions of `app`."""
 
+from asyncio import Semaphore
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Request
@@ -10,6 +11,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
+from graphjobs.web.request_limit import places_of
 
 _START_WITH_STORAGE = "call add_scheduler_postgres_storage(app) before it starts, and start it with its lifespan"
 _NO_STORE = f"the application has no graph job store: {_START_WITH_STORAGE}"
@@ -49,12 +51,18 @@ async def policy_run_service(runs: "Runs") -> PolicyRunService:
     return PolicyRunService(runs)
 
 
+async def list_places(request: Request) -> Semaphore:
+    """Return the places of lists that are read and written at the same time: each may hold a page of 8 MiB."""
+    return places_of(request.scope).lists
+
+
 async def optional_storage(request: Request) -> Storage | None:
     """Return the storage of the application, or None if the application uses another store."""
     storage: Storage | None = getattr(request.app.state, "graphjobs_storage", None)
     return storage
 
 
+ListPlaces: TypeAlias = Annotated[Semaphore, Depends(list_places)]
 Store: TypeAlias = Annotated[GraphJobStore, Depends(graph_job_store)]
 Service: TypeAlias = Annotated[GraphJobService, Depends(graph_job_service)]
 Runs: TypeAlias = Annotated[PolicyRunRepository, Depends(policy_run_repository)]

@@ -22,6 +22,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
+from graphjobs.core.fields import PROBLEMS_MAX
 from graphjobs.errors import (
     ConfigurationError,
     CorruptRow,
@@ -217,8 +218,11 @@ def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
         case InvalidJob():
             return _unprocessable(str(error), error.problems)
         case RequestValidationError():
-            problems = [(".".join(map(str, item["loc"][1:])), str(item["msg"])) for item in error.errors()]
-            return _unprocessable("the request is invalid: see errors", problems)
+            found = error.errors()
+            listed = found[:PROBLEMS_MAX]
+            problems = [(".".join(map(str, item["loc"][1:])), str(item["msg"])) for item in listed]
+            more = f" (and {len(found) - len(listed):,} more)" if len(found) > len(listed) else ""
+            return _unprocessable(f"the request is invalid: see errors{more}", problems)
         case JobNotFound():
             # The same for a missing job and for a job of another tenant.
             return Problem(404, "not-found", f"there is no such {terms.noun}")

@@ -1,15 +1,26 @@
-"""Bound the requests that an application works on at the same time. The routes of health are exempt."""
+"""Bound what an application works on at the same time: requests, lists, large bodies, and the bytes of responses."""
 
+from asyncio import Semaphore
+from dataclasses import dataclass, field
 from typing import Final
 
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from graphjobs.web.problems import RETRY_HEADERS, Problem, handle_error
 
 REQUESTS_MAX: Final = 1_000
 """The requests that are worked on at the same time; further requests are answered 503."""
 
+LISTS_MAX: Final = 4
+"""The lists that are read and written as JSON at the same time; further ones wait."""
+LARGE_BODIES_MAX: Final = 32
+"""The bodies of more than 64 KiB that are read and validated at the same time; further ones wait."""
+UNSENT_BYTES_MAX: Final = 256 * 1_048_576
+"""The bytes of large responses that clients have not read yet; further large responses are answered 503."""
+
+_SENT_AT_ONCE: Final = 262_144
 _EXEMPT: Final = frozenset({"/healthz", "/readyz"})
 
 
@@ -28,8 +39,7 @@ class RequestLimit:
         if scope["type"] != "http" or scope["path"] in _EXEMPT:
             await self._app(scope, receive, send)
         elif self._running >= REQUESTS_MAX:
-            detail = f"the service works on {REQUESTS_MAX:,} requests already: try again later"
-            response = await handle_error(Request(scope), Problem(503, "overloaded", detail, headers=RETRY_HEADERS))
+            response = await handle_error(Request(scope), overloaded(f"works on {REQUESTS_MAX:,} requests already"))
             await response(scope, receive, send)
         else:
             self._running += 1
@@ -37,3 +47,58 @@ class RequestLimit:
                 await self._app(scope, receive, send)
             finally:
                 self._running -= 1
+
+
+def overloaded(reason: str) -> Problem:
+    """Return the problem of a request that finds no place."""
+    return Problem(503, "overloaded", f"the service {reason}: try again later", headers=RETRY_HEADERS)
+
+
+@dataclass
+class Places:
+    """The places of one application for what takes much memory.
+
+    Attributes:
+        lists: the places of lists, until they are JSON.
+        bodies: the places of large bodies, until they are validated.
+        unsent: the bytes of large responses that are being sent.
+    """
+
+    lists: Semaphore = field(default_factory=lambda: Semaphore(LISTS_MAX))
+    bodies: Semaphore = field(default_factory=lambda: Semaphore(LARGE_BODIES_MAX))
+    unsent: int = 0
+
+
+def places_of(scope: Scope) -> Places:
+    """Return the places of the application that handles a request."""
+    state = scope["app"].state
+    if not hasattr(state, "graphjobs_places"):
+        state.graphjobs_places = Places()
+    places: Places = state.graphjobs_places
+    return places
+
+
+class LargeResponse(Response):
+    """A response that may be large: its bytes are counted until the client has read them, and sent in parts."""
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(self.body)
+        if size <= _SENT_AT_ONCE:
+            await super().__call__(scope, receive, send)
+            return
+        places = places_of(scope)
+        if places.unsent + size > UNSENT_BYTES_MAX:
+            response = await handle_error(Request(scope), overloaded("sends too many large responses"))
+            await response(scope, receive, send)
+            return
+        places.unsent += size
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            # The server waits before each part until the client has read most of those before.
+            for start in range(0, size, _SENT_AT_ONCE):
+                end = start + _SENT_AT_ONCE
+                part = bytes(self.body[start:end])
+                await send({"type": "http.response.body", "body": part, "more_body": end < size})
+        finally:
+            places.unsent -= size

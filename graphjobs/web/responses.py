@@ -11,8 +11,10 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
 
 from graphjobs.core.fields import FrozenModel, UtcTime
+from graphjobs.core.time_slices import in_slices
 from graphjobs.errors import CorruptRow
 from graphjobs.web.problems import inline_schema, problem_responses
+from graphjobs.web.request_limit import LargeResponse
 
 READ_PROBLEMS: Final = problem_responses(401, 403, 404, 422, 500, 503)
 LIST_PROBLEMS: Final = problem_responses(401, 403, 422, 500, 503)
@@ -93,7 +95,7 @@ def json_response(value: FrozenModel, status: int = 200, **headers: str) -> Resp
     return Response(value.to_json(), status, headers=headers, media_type=_JSON)
 
 
-def list_response(
+async def list_response(
     name: str, values: Iterable[FrozenModel], unreadable: Iterable[CorruptRow], **members: object
 ) -> Response:
     """Return the JSON of a list as a response.
@@ -104,7 +106,7 @@ def list_response(
         unreadable: the rows that were left out.
         members: further members, by JSON name.
     """
-    items = ",".join(value.to_json() for value in values)
+    items = [value.to_json().encode() async for value in in_slices(values)]
     omitted = [{"id": str(row.row_id), "reason": row.reason} for row in unreadable]
-    rest = to_json({**members, "unreadable": omitted}).decode()
-    return Response(f'{{"{name}":[{items}],{rest[1:]}', media_type=_JSON)
+    rest = to_json({**members, "unreadable": omitted})
+    return LargeResponse(b'{"%b":[%b],%b' % (name.encode(), b",".join(items), rest[1:]), media_type=_JSON)

@@ -14,7 +14,7 @@ from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverl
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.web.auth import Caller, event_actor, require_scope
-from graphjobs.web.dependencies import Service, Store
+from graphjobs.web.dependencies import ListPlaces, Service, Store
 from graphjobs.web.problems import ProblemRoute
 from graphjobs.web.request_bodies import body_of, ignored_body
 from graphjobs.web.responses import (
@@ -135,10 +135,13 @@ async def request_overlay(
 
 
 @graph_routes.get("/jobs", response_model=JobPage, responses=LIST_PROBLEMS, summary="List jobs, newest first")
-async def list_jobs(caller: ReadCaller, params: Annotated[JobListParams, Query()], store: Store) -> Response:
+async def list_jobs(
+    caller: ReadCaller, params: Annotated[JobListParams, Query()], store: Store, places: ListPlaces
+) -> Response:
     """List one page of the jobs of the tenant."""
-    page = await store.get_jobs(caller.tenant_id, params.to_query())
-    return list_response("jobs", page.jobs, page.unreadable, nextCursor=page.next_cursor)
+    async with places:
+        page = await store.get_jobs(caller.tenant_id, params.to_query())
+        return await list_response("jobs", page.jobs, page.unreadable, nextCursor=page.next_cursor)
 
 
 @graph_routes.get(
@@ -156,13 +159,14 @@ async def get_job(caller: ReadCaller, job_id: str, store: Store) -> Response:
     "/jobs/{job_id}/events", response_model=EventPage, responses=READ_PROBLEMS, summary="List the events of a job"
 )
 async def list_events(
-    caller: ReadCaller, job_id: str, params: Annotated[EventListParams, Query()], store: Store
+    caller: ReadCaller, job_id: str, params: Annotated[EventListParams, Query()], store: Store, places: ListPlaces
 ) -> Response:
     """List events of a job, oldest first."""
-    events = await store.events(caller.tenant_id, job_id, after=params.after, limit=params.limit)
-    if not events and not events.unreadable and await store.get_job(caller.tenant_id, job_id) is None:
-        raise JobNotFound(caller.tenant_id, job_id)
-    return list_response("events", events, events.unreadable, truncated=events.truncated)
+    async with places:
+        events = await store.events(caller.tenant_id, job_id, after=params.after, limit=params.limit)
+        if not events and not events.unreadable and await store.get_job(caller.tenant_id, job_id) is None:
+            raise JobNotFound(caller.tenant_id, job_id)
+        return await list_response("events", events, events.unreadable, truncated=events.truncated)
 
 
 @graph_routes.post(

@@ -20,7 +20,7 @@ from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec
 from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
 from graphjobs.web.auth import Caller, event_actor, require_scope
-from graphjobs.web.dependencies import RunService
+from graphjobs.web.dependencies import ListPlaces, RunService
 from graphjobs.web.problems import Problem, ProblemRoute, ProblemTerms
 from graphjobs.web.request_bodies import body_of
 from graphjobs.web.responses import (
@@ -205,11 +205,13 @@ async def request_simulation(
 
 @policy_routes.get("/runs", response_model=PolicyRunPage, responses=LIST_PROBLEMS, summary="List runs, newest first")
 async def list_runs(
-    caller: ReadCaller, params: Annotated[PolicyRunListParams, Query()], service: RunService
+    caller: ReadCaller, params: Annotated[PolicyRunListParams, Query()], service: RunService, places: ListPlaces
 ) -> Response:
     """List one page of the runs of the tenant."""
-    page = await service.list(caller.tenant_id, params.to_query())
-    return list_response("runs", map(PolicyRunView.of, page.runs), page.unreadable, nextCursor=page.next_cursor)
+    async with places:
+        page = await service.list(caller.tenant_id, params.to_query())
+        views = map(PolicyRunView.of, page.runs)
+        return await list_response("runs", views, page.unreadable, nextCursor=page.next_cursor)
 
 
 @policy_routes.post(
