@@ -1,15 +1,20 @@
 """`graphjobs serve` and `graphjobs tokens`: the web service and its tokens; both need the extra `web`."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import open_storage
+
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
 
 tokens = typer.Typer(help="Tokens of the web service.", no_args_is_help=True)
 
@@ -23,13 +28,39 @@ def _tokens() -> None:
 def add(
     tenant: Annotated[str, typer.Option(help="The tenant of the token.")],
     file: Annotated[Path, typer.Option(help="The token file; a missing file is created.")],
-    scope: Annotated[list[str], typer.Option(help="graph:read, graph:write, policy:read or policy:run. Repeatable.")],
+    scope: Annotated[
+        list[str], typer.Option(help="graph:read, graph:write, graph:complete, policy:read or policy:run. Repeatable.")
+    ],
     name: Annotated[str, typer.Option(help="The owner of the token, for the event log.")] = "token",
+    expires_in: Annotated[str | None, typer.Option(help="The life of the token, such as 30d, 12h or 45m.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When the token expires: a date, which is 00:00 UTC, or a time with an offset.")
+    ] = None,
 ) -> None:
     """Create a token and print it once; the file contains only its hash. To revoke a token, delete its line."""
     with _web_extra():
         from graphjobs.web.tokens import add_token
-    typer.echo(add_token(file, tenant_id=tenant, scopes=scope, name=name))
+    until = _parse_expiry(expires_in, expires)
+    typer.echo(add_token(file, tenant_id=tenant, scopes=scope, name=name, expires=until))
+
+
+def _parse_expiry(expires_in: str | None, expires: str | None) -> datetime | None:
+    if expires_in is not None and expires is not None:
+        raise typer.BadParameter("give --expires-in or --expires, not both")
+    if expires_in is not None:
+        try:
+            return datetime.now(UTC) + timedelta(**{_UNITS[expires_in[-1:]]: int(expires_in[:-1])})
+        except (ValueError, KeyError, OverflowError):
+            hint = "must be a number and d, h or m, such as 30d"
+        raise typer.BadParameter(hint, param_hint="--expires-in")
+    if expires is not None:
+        try:
+            date_or_time = f"{expires}T00:00Z" if _DATE.fullmatch(expires) else expires
+            return datetime.fromisoformat(date_or_time)
+        except ValueError:
+            hint = "must be a date such as 2026-12-31, or a time with an offset"
+        raise typer.BadParameter(hint, param_hint="--expires")
+    return None
 
 
 def serve(

@@ -29,7 +29,7 @@ _dump_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).
 
 def freeze_json(value: Mapping[str, Any]) -> object:
     """Return JSON of at most 64 KiB, frozen."""
-    frozen = _frozen(value)
+    frozen = _frozen(value, 0, [JSON_BYTES_MAX // 2])
     try:
         text = _dump_json(value)
     except TypeError:  # frozen already, or of other mapping types
@@ -43,7 +43,7 @@ def freeze_json(value: Mapping[str, Any]) -> object:
     return frozen
 
 
-def _frozen(value: object, depth: int = 0) -> object:
+def _frozen(value: object, depth: int, items_left: list[int]) -> object:
     """Return JSON as immutable values; refuse what PostgreSQL or Python could not read back."""
     if depth > JSON_DEPTH_MAX:
         raise PydanticCustomError("json", f"JSON must nest at most {JSON_DEPTH_MAX} levels")
@@ -55,13 +55,15 @@ def _frozen(value: object, depth: int = 0) -> object:
         return value
     match value:
         case dict() | Mapping():
-            _check_length(value)
+            _count_items(value, items_left)
             if not all(isinstance(key, str) for key in value):
                 raise PydanticCustomError("json", "the keys of a JSON object must be text")
-            return immutabledict({_check_storable(key): _frozen(item, depth + 1) for key, item in value.items()})
+            return immutabledict(
+                {_check_storable(key): _frozen(item, depth + 1, items_left) for key, item in value.items()}
+            )
         case list() | tuple():
-            _check_length(value)
-            return tuple([_frozen(item, depth + 1) for item in value])
+            _count_items(value, items_left)
+            return tuple([_frozen(item, depth + 1, items_left) for item in value])
         case int():
             return int(value) if abs(value) <= JSON_INTEGER_MAX else _large_number(value)
         case float():
@@ -74,10 +76,11 @@ def _frozen(value: object, depth: int = 0) -> object:
     raise PydanticCustomError("json", "JSON must be text, a number, true, false, null, a list or an object")
 
 
-def _check_length(value: Sized) -> None:
-    """Refuse a collection that cannot fit, before its items are read: an item takes at least two bytes."""
-    if len(value) > JSON_BYTES_MAX // 2:
-        raise PydanticCustomError("json", f"JSON must take at most {JSON_BYTES_MAX:,} bytes, not {len(value):,} items")
+def _count_items(value: Sized, items_left: list[int]) -> None:
+    """Refuse JSON that cannot fit before all of it is read: each item takes at least two bytes."""
+    items_left[0] -= len(value)
+    if items_left[0] < 0:
+        raise PydanticCustomError("json", f"JSON must take at most {JSON_BYTES_MAX:,} bytes: it has too many items")
 
 
 def _as_jsonb_integer(value: float) -> float | int:

@@ -20,7 +20,7 @@ class Caller:
 
     Attributes:
         tenant_id: the tenant of the caller; no part of a request selects another one.
-        scopes: any of `graph:read`, `graph:write`, `policy:read`, `policy:run`.
+        scopes: any of `graph:read`, `graph:write`, `graph:complete`, `policy:read`, `policy:run`.
         name: at most 128 characters are used, as actor of events and as `requestedBy` of policy runs.
     """
 

@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import secrets
+import stat
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,11 +23,18 @@ from graphjobs.errors import ConfigurationError
 
 GRAPH_READ: Final = "graph:read"
 GRAPH_WRITE: Final = "graph:write"
+GRAPH_COMPLETE: Final = "graph:complete"
 POLICY_READ: Final = "policy:read"
 POLICY_RUN: Final = "policy:run"
-SCOPES: Final = (GRAPH_READ, GRAPH_WRITE, POLICY_READ, POLICY_RUN)
+SCOPES: Final = (GRAPH_READ, GRAPH_WRITE, GRAPH_COMPLETE, POLICY_READ, POLICY_RUN)
+
+GRACE_SECONDS: Final = 60.0
+"""The time that tokens stay valid after their file became unreadable; then none is, until it is readable again."""
 
 _PREFIX: Final = "gj_"
+_RETRY_SECONDS: Final = 1.0
+# Opening a FIFO without O_NONBLOCK waits for its other end.
+_OPEN_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC
 _BYTES_MAX: Final = 4 * 1024 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
@@ -41,28 +50,40 @@ class Grant:
         name: the owner of the token, for the event log.
         tenant_id: the only tenant that the token can access.
         scopes: any of `SCOPES`.
+        expires: when the token becomes unknown; None means never.
     """
 
     name: str
     tenant_id: str
     scopes: frozenset[str]
+    expires: datetime | None = None
 
 
-def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -> str:
+def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str, expires: datetime | None = None) -> str:
     """Generate a token and append its hash to the file. A new file is accessible by its owner only.
+
+    Args:
+        path: the file.
+        tenant_id: the only tenant that the token can access.
+        scopes: any of `SCOPES`.
+        name: the owner of the token, for the event log.
+        expires: when the token becomes unknown, an aware time in the future; None means never.
 
     Returns:
         The token; it is not stored.
 
     Raises:
         InvalidJob: the tenant is invalid.
-        ConfigurationError: the scopes or the name are invalid, or writing the file failed.
+        ConfigurationError: the scopes, the name or the expiry are invalid, others can write the file, or writing it
+            failed.
     """
     granted = sorted(set(scopes))
     if not granted or not set(granted) <= set(SCOPES):
         raise ConfigurationError(f"scopes must be one or more of {', '.join(SCOPES)}")
     if not _NAME.fullmatch(name):
         raise ConfigurationError("name must be 1 to 64 letters, digits, dots, dashes, underscores or @")
+    if expires is not None and (expires.tzinfo is None or expires <= datetime.now(UTC)):
+        raise ConfigurationError("the expiry of a token must be an aware time in the future")
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = {
         "name": name,
@@ -70,13 +91,14 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -
         "scopes": granted,
         "sha256": _hash(token),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"expires": expires.astimezone(UTC).isoformat(timespec="seconds")} if expires else {}),
     }
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     try:
         # One write of one line: concurrent calls append both lines.
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _OPEN_FLAGS, 0o600)
         try:
-            size = os.fstat(file).st_size
+            size = _require_safe(file, path).st_size
             # An editor may have removed the newline of the last line.
             unterminated = size > 0 and os.pread(file, 1, size - 1) != b"\n"
             os.write(file, ("\n" * unterminated + line).encode())
@@ -91,31 +113,60 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str) -
 class TokenFile:
     """The tokens of a file. The file is read again after each change, so tokens can be added and revoked at any time.
 
-    An unreadable file is an error at the start; later the tokens stay as they were.
+    A file that is unreadable, invalid, or writable by others is an error at the start. Later the tokens stay as they
+    were for 60 seconds, as while the file is replaced; then no token is valid until the file is right again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state = self._stat()
         self._grants = _read(path)
+        self._failing_since: float | None = None
+        self._retry_at = 0.0
 
     def grant(self, token: str) -> Grant | None:
-        """Return the permissions of a token, or None for an unknown token."""
-        state = self._stat()
-        if state != self._state:
-            self._state = state
-            try:
-                self._grants = _read(self._path)
-            except ConfigurationError as error:
-                _log.error("%s; the tokens stay as they were", error)
-        return self._grants.get(_hash(token))
+        """Return the permissions of a token, or None for an unknown or expired token."""
+        self._reload()
+        grant = self._grants.get(_hash(token))
+        return None if grant is None or (grant.expires and grant.expires <= datetime.now(UTC)) else grant
+
+    def _reload(self) -> None:
+        now, state = time.monotonic(), self._stat()
+        if state == self._state and (self._failing_since is None or now < self._retry_at):
+            return
+        is_changed, self._state, self._retry_at = state != self._state, state, now + _RETRY_SECONDS
+        try:
+            self._grants = _read(self._path)
+            self._failing_since = None
+        except ConfigurationError as error:
+            if self._failing_since is None:
+                self._failing_since = now
+            if now - self._failing_since >= GRACE_SECONDS and self._grants:
+                self._grants = {}
+                _log.error("%s; no token is valid any more", error)
+            elif is_changed:
+                _log.error("%s; the tokens stay as they were for %.0f seconds", error, GRACE_SECONDS)
 
     def _stat(self) -> tuple[int, ...]:
         try:
-            stat = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return ()
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _require_safe(file: int, path: Path) -> os.stat_result:
+    """Return the status of an open file.
+
+    Raises:
+        ConfigurationError: it is no regular file, or others than its owner can write it.
+    """
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"the token file {path} must be a regular file")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(f"the token file {path} must be writable by its owner only: run chmod go-w on it")
+    return status
 
 
 def _hash(token: str) -> str:
@@ -124,7 +175,8 @@ def _hash(token: str) -> str:
 
 def _read(path: Path) -> Mapping[str, Grant]:
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | _OPEN_FLAGS), "rb") as file:
+            _require_safe(file.fileno(), path)
             content = file.read(_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigurationError(f"reading the token file {path} failed: {error.strerror}") from None
@@ -138,6 +190,9 @@ def _read(path: Path) -> Mapping[str, Grant]:
             entry: Any = None if nests_deeper(line, DECODED_DEPTH_MAX) else json.loads(line)
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = check_name(entry["tenant"], "tenant")
+            expires = datetime.fromisoformat(entry["expires"]) if "expires" in entry else None
+            if expires is not None and expires.tzinfo is None:
+                raise ValueError("an expiry without an offset")  # noqa: TRY301  # handled as any other invalid field
             is_valid = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
         except (ValueError, KeyError, TypeError):
             is_valid = False
@@ -145,5 +200,5 @@ def _read(path: Path) -> Mapping[str, Grant]:
             raise ConfigurationError(
                 f"line {number} of the token file {path} is not a token: create tokens with `graphjobs tokens add`"
             )
-        grants[digest] = Grant(name, tenant, scopes)
+        grants[digest] = Grant(name, tenant, scopes, expires)
     return grants

@@ -98,6 +98,8 @@ class Route:
     @property
     def scope(self) -> str:
         """The scope that a caller needs."""
+        if self.template == "/graphs/hooks/completed":
+            return "graph:complete"
         return self.domain.read if self.method == "GET" else self.domain.write
 
     def path(self, item_id: str) -> str:

@@ -129,7 +129,7 @@ async def test_a_valid_request_id_is_kept_and_an_invalid_one_is_replaced(client:
 async def test_a_token_can_be_revoked_while_the_service_runs(
     client: httpx.AsyncClient, client_of: Client, token_file: Any
 ) -> None:
-    """The file is read again after each change; an invalid file does not change the tokens."""
+    """The file is read again after each change; an invalid file does not change the tokens at once."""
     line = token_file.read_text()
     client_of("other")
     known = await client.get("/graphs/jobs")

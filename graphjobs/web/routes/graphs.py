@@ -30,7 +30,7 @@ from graphjobs.web.responses import (
     list_response,
     update_options,
 )
-from graphjobs.web.tokens import GRAPH_READ, GRAPH_WRITE
+from graphjobs.web.tokens import GRAPH_COMPLETE, GRAPH_READ, GRAPH_WRITE
 
 graph_routes = APIRouter(prefix="/graphs", tags=["graphs"], route_class=ProblemRoute)
 
@@ -38,9 +38,10 @@ _LAG_SECONDS_MAX: Final = 366 * 86_400
 
 ReadCaller: TypeAlias = Annotated[Caller, Depends(require_scope(GRAPH_READ))]
 WriteCaller: TypeAlias = Annotated[Caller, Depends(require_scope(GRAPH_WRITE))]
+CompleteCaller: TypeAlias = Annotated[Caller, Depends(require_scope(GRAPH_COMPLETE))]
 BuildBody: TypeAlias = Annotated[GraphBuildRequest, Depends(body_of(GraphBuildRequest, GRAPH_WRITE))]
 OverlayBody: TypeAlias = Annotated[GraphOverlayRequest, Depends(body_of(GraphOverlayRequest, GRAPH_WRITE))]
-CompletionBody: TypeAlias = Annotated[GraphJobCompletion, Depends(body_of(GraphJobCompletion, GRAPH_WRITE))]
+CompletionBody: TypeAlias = Annotated[GraphJobCompletion, Depends(body_of(GraphJobCompletion, GRAPH_COMPLETE))]
 IdempotencyKey = Annotated[
     Name | None,
     Header(description="A key of the caller. Repeated requests with one key add one job."),
@@ -186,7 +187,7 @@ async def cancel_job(caller: WriteCaller, job_id: str, service: Service, request
     summary="Report that a job is completed or failed",
     **update_options(GraphJobCompletion, GraphBuildJob | GraphOverlayJob),
 )
-async def complete_job(caller: WriteCaller, body: CompletionBody, service: Service, request: Request) -> Response:
+async def complete_job(caller: CompleteCaller, body: CompletionBody, service: Service, request: Request) -> Response:
     """Complete or fail a running job; a final job is returned as it is, after a repeated or late call."""
     return json_response(await service.complete(caller.tenant_id, body, actor=event_actor(caller, request)))
 
