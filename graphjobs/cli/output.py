@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graphjobs.core.fields import printable
 from graphjobs.errors import ConfigurationError
 
 _PIPE_WIDTH: Final = 20_000
@@ -40,7 +41,7 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, no
         table.add_column(heading, overflow="fold", no_wrap=fixed, min_width=_UUID_LENGTH if fixed else None)
     for row in rows:
         # As Text: rich would interpret brackets of a name as markup.
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     with _to_stdout():
         console.print(table)
 

@@ -46,6 +46,10 @@ _TIME_TEXT: Final = _LOCAL_TEXT + "[+-][0-9]{2}:[0-9]{2}$"
 
 _UUID: Final = re.compile(_UUID_TEXT)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, bidirectional controls, line and paragraph separators, lone surrogates.
+_UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 JsonObject: TypeAlias = Mapping[str, Any]
 
@@ -347,6 +351,11 @@ def sanitize_error(text: str) -> str:
         text = f"{head}\n[{len(text) - len(head) - len(tail)} characters cut]\n{tail}"
     text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal: characters that control it, or that reorder its text, are replaced."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def utc_now() -> datetime:

@@ -76,6 +76,7 @@ def build_server(app: FastAPI, *, access_log: bool = True) -> uvicorn.Server:
         http=bounded_protocol(connection_limit()),
         ws="none",
         lifespan="off",
+        proxy_headers=False,  # `X-Forwarded-For` would be written to the log as its client sent it
         access_log=access_log,
         timeout_keep_alive=round(RECEIVE_SECONDS),
         timeout_graceful_shutdown=_GRACE_SECONDS,

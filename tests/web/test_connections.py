@@ -158,6 +158,19 @@ async def test_the_limit_counts_requests_and_spares_health(monkeypatch: pytest.M
         assert (await _ask(connect)).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_forwarded_address_is_not_believed() -> None:
+    """It would be in the access log, with all that its client sent."""
+    app = _app()
+
+    @app.get("/address")
+    async def address(request: Request) -> Response:
+        return Response(headers={"x-address": request.client.host if request.client else ""})
+
+    async with _serving(app) as connect:
+        request = b"GET /address HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+        assert b"x-address: 127.0.0.1" in await _ask(connect, request)
+
+
 async def test_an_endless_header_is_closed() -> None:
     """The process does not hold more than 64 KiB of it."""
     async with _serving(_app()) as connect:
