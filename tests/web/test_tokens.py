@@ -26,7 +26,7 @@ def _replace_with(make: Callable[[Path], object]) -> Callable[[Path], None]:
     return replace
 
 
-_UNSAFE = {
+_UNSAFE: dict[str, Callable[[Path], object]] = {
     "writable by the group": lambda path: path.chmod(0o620),
     "writable by all": lambda path: path.chmod(0o606),
     "a FIFO": _replace_with(os.mkfifo),
