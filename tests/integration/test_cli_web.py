@@ -128,15 +128,17 @@ def test_a_failed_start_is_one_sentence_with_an_exit_code(graphjobs_database_url
     """An invalid or missing token file, an address that is invalid or in use, and an unavailable database."""
     invalid = tmp_path / "invalid"
     invalid.write_text("[" * 200_000)
+    empty = tmp_path / "empty"
+    empty.touch(mode=0o600)
     with closing(socket.create_server(("127.0.0.1", 0))) as used:
         port = str(used.getsockname()[1])
         unavailable = "postgresql://nobody@127.0.0.1:1/none"
         results = [
             graphjobs("serve", "--tokens", invalid, url=graphjobs_database_url),
             graphjobs("serve", "--tokens", tmp_path / "missing", url=graphjobs_database_url),
-            graphjobs("serve", "--tokens", "/dev/null", "--port", port, url=graphjobs_database_url),
-            graphjobs("serve", "--tokens", "/dev/null", "--host", "no such host", url=graphjobs_database_url),
-            graphjobs("serve", "--tokens", "/dev/null", url=unavailable),
+            graphjobs("serve", "--tokens", empty, "--port", port, url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", empty, "--host", "no such host", url=graphjobs_database_url),
+            graphjobs("serve", "--tokens", empty, url=unavailable),
         ]
     assert [3, 3, 3, 3, 4] == [done.returncode for done in results], [done.stderr for done in results]
     for done, word in zip(results, ("line 1", "missing", port, "no such host", ""), strict=True):
