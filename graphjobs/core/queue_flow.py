@@ -30,6 +30,12 @@ def versions_by_id(rows: Iterable[Row]) -> dict[UUID, datetime]:
     return {as_uuid(row[0]): row[1] for row in rows}
 
 
+def split_apart(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], list[Sequence[Any]]]:
+    """Split the rows of a claim or lease into the tenants of what was left, the last column, and the rows it took."""
+    apart = tuple(rows[0][-1] or ()) if rows else ()
+    return apart, [row[:-1] for row in rows if row[0] is not None]
+
+
 def stalled_from_rows(rows: Iterable[Iterable[Any]]) -> tuple[StalledItem, ...]:
     """Return stalled items from rows of id, tenant, version, attempts and released attempts; other rows have no id."""
     return tuple(StalledItem(as_uuid(job_id), *others) for job_id, *others in rows if job_id is not None)

@@ -20,6 +20,8 @@ class StalledItem:
         version: the row's `updated_at`, which every heartbeat raises; None where Python cannot represent it.
         attempts: the attempt that runs; None where the row is unreadable.
         released: how many earlier attempts were released in order. They do not count against the bound of attempts.
+        ran_alone: False where no earlier attempt was lost, so that the item may have been taken with others. Its last
+            attempt is then not counted, because one of those may have ended the process.
     """
 
     job_id: UUID
@@ -27,6 +29,11 @@ class StalledItem:
     version: datetime | None
     attempts: int | None
     released: int = 0
+    ran_alone: bool = True
+
+    def has_attempts_left(self, attempts_max: int) -> bool:
+        """Return whether fewer attempts count than the bound; False where the row does not tell its attempts."""
+        return self.attempts is not None and self.attempts - self.released < attempts_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ def exhausted_reason(stalled: StalledItem, attempts_max: int) -> str | None:
     """Return why a stalled item fails; None where it may be tried again."""
     if stalled.attempts is None:
         return "the worker stopped sending heartbeats, and the row does not tell the attempt, so it is not tried again"
-    if stalled.attempts - stalled.released < attempts_max:
+    if stalled.has_attempts_left(attempts_max) or (attempts_max > 1 and not stalled.ran_alone):
         return None
     released = f", {stalled.released} of them released in order" if stalled.released else ""
     return (

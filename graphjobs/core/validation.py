@@ -26,7 +26,7 @@ def check_actor(actor: str | None) -> str | None:
     return None if actor is None else check_name(actor, "actor")
 
 
-def check_attempts_max(attempts_max: object) -> int:
+def check_attempts_max(attempts_max: object, field: str = "attempts_max") -> int:
     """Return a bound of attempts.
 
     Raises:
@@ -34,7 +34,12 @@ def check_attempts_max(attempts_max: object) -> int:
     """
     if isinstance(attempts_max, int) and not isinstance(attempts_max, bool) and 1 <= attempts_max <= ATTEMPTS_MAX:
         return attempts_max
-    raise InvalidJob(f"attempts_max must be an integer between 1 and {ATTEMPTS_MAX:,}", field="attempts_max")
+    raise InvalidJob(f"{field} must be an integer between 1 and {ATTEMPTS_MAX:,}", field=field)
+
+
+def check_apart_after(apart_after: object) -> int | None:
+    """Return the number of attempts after which an item is left to be taken alone; None leaves none."""
+    return None if apart_after is None else check_attempts_max(apart_after, "apart_after")
 
 
 def check_duration(value: object, field: str, longest: timedelta = LEASE_MAX) -> timedelta:

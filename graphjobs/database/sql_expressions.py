@@ -100,14 +100,41 @@ def payload_bytes(rows: sa.FromClause) -> sa.ColumnElement[int]:
     return sa.func.octet_length(sa.cast(rows.c.payload, sa.Text))
 
 
+APART_AFTER: Final = sa.bindparam("p_apart_after", type_=sa.Integer)
+"""The number of attempts after which a row that lost one is left, to be taken alone; NULL means that none is left."""
+
+
+def size_to_take(
+    size: sa.ColumnElement[int], attempts: sa.ColumnElement[Any], is_apart: sa.ColumnElement[bool]
+) -> sa.ColumnElement[Any]:
+    """Return the size of a row's payload; NULL if the row is left, to be taken alone.
+
+    The condition reads the log, and only of a row that has had so many attempts.
+    """
+    may_be_apart = (attempts >= APART_AFTER).is_(sa.true())
+    return sa.case((~may_be_apart, size), (is_apart, None), else_=size)
+
+
 def ids_within_budget(locked: sa.FromClause) -> sa.CTE:
     """Choose the ids of locked rows, with their turn, tenant and size, that fit the budget of bytes together.
 
     The first row of each tenant comes before the second of any, so that no tenant takes the budget of all.
     """
     is_over = exceeds_budget(locked.c.size, (locked.c.turn, locked.c.tenant_id, locked.c.id)).label("is_over")
-    chosen = sa.select(locked.c.id, is_over).subquery("chosen")
+    chosen = sa.select(locked.c.id, is_over).where(locked.c.size.is_not(None)).subquery("chosen")
     return sa.select(chosen.c.id).where(~chosen.c.is_over).cte("locked_ids").prefix_with("MATERIALIZED")
+
+
+def taken_or_apart(rows: sa.Select[Any], taken: sa.CTE, locked: sa.CTE) -> sa.Select[Any]:
+    """Add the tenants of the rows that were left to a select of the rows that were taken, in a row of NULLs if none."""
+    left = sa.select(locked.c.tenant_id).where(locked.c.size.is_(None)).distinct()
+    tenants = sa.func.array(left.scalar_subquery(), type_=ARRAY(sa.Text))
+    apart = sa.select(tenants.label("tenant_ids")).subquery("apart")
+    return (
+        rows.add_columns(apart.c.tenant_ids)
+        .select_from(apart.outerjoin(taken, sa.literal_column("true")))
+        .where(sa.or_(taken.c.id.is_not(None), sa.func.cardinality(apart.c.tenant_ids) > sa.literal_column("0")))
+    )
 
 
 NextTenant = Callable[[Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]], sa.ColumnElement[Any]]

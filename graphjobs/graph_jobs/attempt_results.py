@@ -114,12 +114,14 @@ class ClaimResult:
         cursor: the tenant to continue after, for a claim over all tenants.
         lost: the ids of jobs that were taken and no longer run at that attempt. A claim with a lost answer looks up
             what it took, and some may have been rescued, canceled or finished by others meanwhile.
+        apart: the tenants of jobs that were left because of `apart_after`.
     """
 
     jobs: tuple[AnyJob, ...]
     unreadable: tuple[CorruptRow, ...] = ()
     cursor: str = ""
     lost: tuple[UUID, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 def _check_metadata(metadata: object) -> dict[str, str]:

@@ -11,19 +11,20 @@ from uuid_utils.compat import uuid7
 from graphjobs.core.fields import as_uuid, check_limit, check_name
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import parse_scan_cursor, scan_cursor
-from graphjobs.core.queue_flow import QueueFlow, stalled_from_rows, versions_by_id
+from graphjobs.core.queue_flow import QueueFlow, split_apart, stalled_from_rows, versions_by_id
 from graphjobs.core.results import FinishResult, HeartbeatResult, RescueResult, StalledItem, exhausted_reason
 from graphjobs.core.transitions import ensure_transition_id, event_payload
 from graphjobs.core.validation import (
     BATCH_MAX,
     check_actor,
+    check_apart_after,
     check_attempts_max,
     check_duration,
     check_stalled,
     check_stored_tenant,
     parse_member,
 )
-from graphjobs.database.executor import Executor, Row
+from graphjobs.database.executor import Executor
 from graphjobs.errors import CorruptRow
 from graphjobs.graph_jobs.attempt_results import AttemptResult, ClaimResult
 from graphjobs.graph_jobs.models import AnyJob
@@ -99,6 +100,7 @@ class GraphJobQueue:
         limit: int,
         after: str = "",
         actor: str | None = None,
+        apart_after: int | None = None,
     ) -> ClaimResult:
         """Start the oldest queued jobs, each at its next attempt.
 
@@ -113,6 +115,8 @@ class GraphJobQueue:
             limit: the most jobs to take, 1 to 1,000.
             after: the `cursor` of the claim before, for a claim over all tenants.
             actor: who claims.
+            apart_after: a job that has lost so many attempts (1 to 99,999) is left, to be claimed and run alone: what
+                it runs beside may be what ends the process. None leaves no job.
 
         Raises:
             DatabaseUnavailable: nothing was taken.
@@ -134,12 +138,14 @@ class GraphJobQueue:
             **tenant_share_params(served, limit),
             "p_type": code,
             "p_event_payload": event_payload(Status.QUEUED, Status.RUNNING, transition_id, actor),
+            "p_apart_after": check_apart_after(apart_after),
         }
         rows, lost = await self._flow.acquire(acquire.CLAIM_JOBS, acquire.FIND_CLAIMED_JOBS, params, transition_id)
+        apart, rows = split_apart(rows)
         jobs, rejected = _split_unreadable(rows)
         if rejected:
             await self._fail_unreadable(rejected, actor)
-        return ClaimResult(tuple(jobs), tuple(error for _, error in rejected), served[-1], lost)
+        return ClaimResult(tuple(jobs), tuple(error for _, error in rejected), served[-1], lost, apart)
 
     async def renew(self, jobs: Iterable[AnyJob]) -> HeartbeatResult:
         """Send the heartbeat of up to 1,000 running jobs: it raises their versions, and writes nothing else."""
@@ -247,7 +253,7 @@ class GraphJobQueue:
         await self._flow.fail_rejected(params, transition_id, len(rejected), "unreadable graph jobs")
 
 
-def _split_unreadable(rows: Iterable[Row]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:
+def _split_unreadable(rows: Iterable[Sequence[Any]]) -> tuple[list[AnyJob], list[tuple[StalledItem, CorruptRow]]]:
     """Read claimed rows; return the jobs, and the unreadable rows, which harm no other."""
     jobs: list[AnyJob] = []
     rejected: list[tuple[StalledItem, CorruptRow]] = []

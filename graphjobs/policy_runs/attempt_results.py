@@ -133,6 +133,7 @@ class LeaseBatch:
         cursors: the tenants that were served, for the next lease.
         lost: the ids of runs that were leased and are no longer held at that attempt. A lease with a lost answer
             looks up what it took, and some may have been rescued or ended by others meanwhile.
+        apart: the tenants of runs that were left because of `apart_after`.
     """
 
     runs: tuple[PolicyRunJob, ...]
@@ -141,6 +142,7 @@ class LeaseBatch:
     unreadable: tuple[CorruptRow, ...] = ()
     cursors: TenantCursors = TenantCursors()
     lost: tuple[UUID, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

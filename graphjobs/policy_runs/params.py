@@ -1,6 +1,6 @@
 """Arguments of the queue of policy runs: checked, and as the parameters of its statements."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -77,6 +77,7 @@ def take_over_params(
     actor: str | None,
     *,
     rescued: bool = False,
+    uncounted: Container[UUID] = (),
 ) -> dict[str, object]:
     """Return the parameters that take runs from their holders: next status, reason, and delay of the next attempt."""
     return {
@@ -91,7 +92,7 @@ def take_over_params(
                 transition_id,
                 actor,
                 attempts=item.attempts,
-                error=reason,
+                error=None if target is Status.PENDING and item.job_id in uncounted else reason,
                 **{RESCUED: rescued or None},
             )
             for item, (target, reason, _) in zip(stalled, targets, strict=True)

@@ -12,18 +12,19 @@ from uuid_utils.compat import uuid7
 from graphjobs.core.fields import as_uuid, check_limit, check_name, sanitize_error
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import parse_scan_cursor, scan_cursor
-from graphjobs.core.queue_flow import QueueFlow, stalled_from_rows
+from graphjobs.core.queue_flow import QueueFlow, split_apart, stalled_from_rows
 from graphjobs.core.results import ATTEMPTS_MAX, FinishResult, RescueResult, StalledItem, exhausted_reason
 from graphjobs.core.transitions import ensure_transition_id, event_payload
 from graphjobs.core.validation import (
     BATCH_MAX,
     check_actor,
+    check_apart_after,
     check_attempts_max,
     check_duration,
     check_stalled,
     check_type,
 )
-from graphjobs.database.executor import Executor, Row
+from graphjobs.database.executor import Executor
 from graphjobs.errors import CorruptRow
 from graphjobs.policy_runs.attempt_results import (
     LeaseBatch,
@@ -82,6 +83,7 @@ class PolicyRunQueue:
         limit: int = 1,
         tenant_id: str | None = None,
         after: TenantCursors | None = None,
+        apart_after: int | None = None,
     ) -> LeaseBatch:
         """Lease pending runs that are available: they are dispatching, and belong to the owner until the lease ends.
 
@@ -99,6 +101,8 @@ class PolicyRunQueue:
             limit: the most runs, 1 to 1,000.
             tenant_id: the tenant; None means all.
             after: the `cursors` of the lease before, for leases over all tenants; None begins with the first tenant.
+            apart_after: a run that has had so many attempts that count (1 to 99,999), one of them lost, is left to be
+                leased and run alone: what it runs beside may be what ends the process. None leaves no run.
 
         Raises:
             DatabaseUnavailable: nothing was taken.
@@ -114,6 +118,7 @@ class PolicyRunQueue:
             "p_event_payload": event_payload(Status.PENDING, Status.DISPATCHING, transition_id, owner),
             # Random, so that shares smaller than eight have overdue runs, too.
             "p_rotation_offset": transition_id.int % acquire.OVERDUE_EVERY,
+            "p_apart_after": check_apart_after(apart_after),
             **cursor_params(cursors),
         }
         statement = acquire.LEASE_RUNS
@@ -121,7 +126,11 @@ class PolicyRunQueue:
             params["p_tenant_id"] = check_name(tenant_id, "tenant_id")
             statement = acquire.LEASE_RUNS_OF_TENANT
         rows, lost = await self._flow.acquire(statement, acquire.FIND_LEASED_RUNS, params, transition_id)
-        return replace(await self._classify_leased(rows, attempts_max, owner, cursors), lost=lost)
+        *_, emergency, others, _ = rows[0] if rows else (None, None, None)
+        cursors = TenantCursors(emergency or cursors.emergency, others or cursors.others)
+        apart, rows = split_apart(rows)
+        batch = await self._classify_leased(rows, attempts_max, owner)
+        return replace(batch, cursors=cursors, lost=lost, apart=apart)
 
     async def renew(self, jobs: Iterable[PolicyRunJob], duration: timedelta) -> LeaseHeartbeatResult:
         """Extend the leases of up to 1,000 runs from now on, also of one that has expired and was not taken.
@@ -214,6 +223,9 @@ class PolicyRunQueue:
     ) -> RescueResult:
         """Make up to 1,000 runs pending again that have not changed since; fail those without an attempt left.
 
+        The last attempt of a run that lost none before does not count, if the bound is more than one: what ran beside
+        it may have ended the process. See `apart_after` of `lease` for the others.
+
         A run that was renewed, ended or leased since is not touched, nor one with a locked row. A run with a
         requested cancellation is canceled, and reported as it would have been otherwise.
 
@@ -234,13 +246,13 @@ class PolicyRunQueue:
             else:
                 targets.append((Status.FAILED, reason, _NO_DELAY))
         transition_id = uuid7()
-        params = take_over_params(items, targets, transition_id, actor, rescued=True)
+        # The event of an attempt that does not count has no error, as that of a released one.
+        uncounted = {item.job_id for item in items if not (item.ran_alone or item.has_attempts_left(attempts_max))}
+        params = take_over_params(items, targets, transition_id, actor, rescued=True, uncounted=uncounted)
         failed = {item.job_id for item, (target, _, _) in zip(items, targets, strict=True) if target is Status.FAILED}
         return await self._flow.rescue(items, params, transition_id, failed)
 
-    async def _classify_leased(
-        self, rows: Sequence[Row], attempts_max: int, owner: str, after: TenantCursors
-    ) -> LeaseBatch:
+    async def _classify_leased(self, rows: Sequence[Sequence[Any]], attempts_max: int, owner: str) -> LeaseBatch:
         """Read leased rows; fail the unreadable ones or have no attempt left, which harms no other."""
         runs: list[PolicyRunJob] = []
         final_attempt_ids: set[UUID] = set()
@@ -267,9 +279,7 @@ class PolicyRunQueue:
             runs.append(run)
         if rejected:
             await self._fail_rejected(rejected, owner)
-        *_, emergency, others = rows[0] if rows else (None, None)
-        cursors = TenantCursors(emergency or after.emergency, others or after.others)
-        return LeaseBatch(tuple(runs), frozenset(final_attempt_ids), tuple(exhausted), tuple(unreadable), cursors)
+        return LeaseBatch(tuple(runs), frozenset(final_attempt_ids), tuple(exhausted), tuple(unreadable))
 
     async def _fail_rejected(self, rejected: Sequence[tuple[StalledItem, str]], owner: str) -> None:
         transition_id = uuid7()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -58,6 +58,8 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
         self._queue_name = queue_name
         self._on_ended = on_ended
         self._listen = listen
+        self._apart: dict[Hashable, Callable[[], Awaitable[int]]] = {}
+        self._runs_alone = False
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._grace = options.grace
@@ -69,7 +71,11 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
 
     @abstractmethod
     async def _claim_batch(self) -> int:
-        """Claim items for the free slots and start their handlers. Return how many were claimed."""
+        """Claim items for the free slots and start their handlers. Return how many were claimed.
+
+        Items that lost their attempts but the last are left, and the claims that find them are added to `_apart`: what
+        runs beside an item that ends the process loses its attempt, too, so those get their last attempt alone.
+        """
 
     @abstractmethod
     async def _heartbeat(self, jobs: Sequence[J]) -> tuple[Sequence[J], Collection[UUID]]:
@@ -182,7 +188,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
             # Read before the claim: an attempt that ends during the claim may add followups that the claim misses.
             was_idle, started = not self.in_flight, time.monotonic()
             try:
-                claimed = await self._claim_batch()
+                claimed = await (self._claim_apart() if self._apart else self._claim_batch())
             except ConfigurationError:
                 raise
             except GraphJobsError as error:
@@ -192,7 +198,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
                 continue
             if backoff.reset():
                 _log.info("the database is available again")
-            if claimed:
+            if claimed or self._apart:
                 continue
             if until_empty and was_idle:
                 return
@@ -200,9 +206,26 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
             elapsed = timedelta(seconds=time.monotonic() - started)
             await self._wait_for_wake(max(self.options.poll, POLL_COST_FACTOR * elapsed))
 
+    async def _claim_apart(self) -> int:
+        """Claim one item alone, by the first of the claims that finds one; then all others have their turn again."""
+        claimed = 0
+        self._runs_alone = True
+        while self._apart and not claimed:
+            claimed = await self._apart.pop(next(iter(self._apart)))()
+        self._apart.clear()
+        return 1
+
     def _free_slots(self) -> int:
-        """Return how many more items may be claimed; 0 while too many results wait for the database."""
+        """Return how many more items may be claimed.
+
+        It is 0 while too many results wait for the database, and while an item runs alone or is about to.
+        """
         options = self.options
+        if self._apart or self._runs_alone:
+            if len(self._runner) or self._completer.unwritten:
+                return 0
+            self._runs_alone = False
+            return 1 if self._apart else options.concurrency
         if len(self._completer) >= max(options.concurrency, 2 * options.batch):
             return 0
         return options.concurrency - len(self._runner)

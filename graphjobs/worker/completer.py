@@ -72,6 +72,11 @@ class BatchCompleter(Generic[J, E]):
         return len(self._waiting) + len(self._in_write) + len(self._set_aside)
 
     @property
+    def unwritten(self) -> int:
+        """The number of results that wait for the database, without those that it refused."""
+        return len(self._waiting) + len(self._in_write)
+
+    @property
     def jobs(self) -> list[J]:
         """The jobs without a stored result; they still need heartbeats."""
         return [result.job for result in (*self._in_write, *self._waiting, *self._set_aside.values())]

@@ -111,13 +111,21 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
             tenants, just_read = await rotation.next_turn(limit)
             if not tenants:
                 return 0
-            result = await self._queue.claim(tenants, job_type, limit=limit, actor=options.name)
-            number = len(result.jobs) + len(result.unreadable) + len(result.lost)
+            number = await self._claim_of(tenants, job_type, limit, apart_after=options.apart_after)
             if number < limit:
                 rotation.invalidate()
             # If a cached list of tenants yields no job, other tenants may wait by now: read the list again.
             if number or just_read:
-                break
+                return number
+
+    async def _claim_of(
+        self, tenants: Sequence[str], job_type: GraphJobType, limit: int, *, apart_after: int | None
+    ) -> int:
+        options = self.options
+        result = await self._queue.claim(tenants, job_type, limit=limit, actor=options.name, apart_after=apart_after)
+        number = len(result.jobs) + len(result.unreadable) + len(result.lost)
+        for tenant in result.apart:
+            self._apart[tenant, job_type] = partial(self._claim_of, [tenant], job_type, 1, apart_after=None)
         self._stats.claimed += number
         self._stats.unreadable += len(result.unreadable)
         self._count_lost_claims(result.lost)

@@ -70,6 +70,11 @@ class WorkerOptions:
     listen: bool = False
     rescue: bool = True
 
+    @property
+    def apart_after(self) -> int | None:
+        """The number of attempts after which a job that lost one runs alone: all but the last. None if that is none."""
+        return self.attempts_max - 1 or None
+
     def __post_init__(self) -> None:
         for option, (lower, upper) in _BOUNDS.items():
             value = getattr(self, option)

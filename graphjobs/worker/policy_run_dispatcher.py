@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -145,15 +146,23 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
     @override
     async def _claim_batch(self) -> int:
         options = self.options
+        limit = min(self._free_slots(), options.batch)
+        return await self._claim_of(options.tenant, limit, apart_after=options.apart_after)
+
+    async def _claim_of(self, tenant: str | None, limit: int, *, apart_after: int | None) -> int:
+        options = self.options
         batch = await self._queue.lease(
             options.name,
             options.lease,
             attempts_max=options.attempts_max,
-            limit=min(self._free_slots(), options.batch),
-            tenant_id=options.tenant,
+            limit=limit,
+            tenant_id=tenant,
             after=self._cursors,
+            apart_after=apart_after,
         )
         self._cursors = batch.cursors
+        for apart in batch.apart:
+            self._apart[apart] = partial(self._claim_of, apart, 1, apart_after=None)
         number = len(batch.runs) + len(batch.exhausted) + len(batch.unreadable) + len(batch.lost)
         self._stats.leased += number
         self._stats.exhausted += len(batch.exhausted)

@@ -57,7 +57,8 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "NOTIFY_QUEUED": PlanCase("NOTIFY_QUEUED", set()),
     "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}, instead={_BY_STATUS}),
     # The byte budget looks up each row's size once more; PostgreSQL 15 reads more pages for it than 18.
-    "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY}, pages_per_row=3 * _PAGES_PER_KEY),
+    # The log is read only for jobs that may be left to run alone.
+    "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY, LOG}, pages_per_row=3 * _PAGES_PER_KEY),
     "FIND_CLAIMED_JOBS": _many_rows("FIND_CLAIMED_JOBS", {TRANSITION, KEY}, {"p_transition_id": "of a claim"}),
     **{
         name: _many_rows(name, {index}, _RUNNING)
@@ -114,7 +115,8 @@ async def _start_of_two_tenants(connection: Connection) -> Start:
             3 * share,
         )
         expected |= {row[0] for row in await connection.fetch(oldest, tenant, share)}
-    arguments = {"p_tenant_ids": list(shares), "p_shares": list(shares.values()), "p_type": 0, "p_event_payload": "{}"}
+    arguments = {"p_tenant_ids": list(shares), "p_shares": list(shares.values()), "p_type": 0}
+    arguments |= {"p_event_payload": "{}", "p_apart_after": 2}
     return Start(acquire.CLAIM_JOBS, arguments, expected)
 
 
@@ -198,6 +200,7 @@ class GraphJobPlans(Plans):
             "p_tenant_ids": [tenant],
             "p_distinct_tenant_ids": [tenant],
             "p_shares": [LIMIT],
+            "p_apart_after": 2,
             "p_lease": timedelta(microseconds=1),
             "p_attempts": [0] * LIMIT,
             "p_versions": [AT] * LIMIT,

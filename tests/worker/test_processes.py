@@ -116,6 +116,30 @@ async def test_each_item_is_finished_once_while_processes_are_killed(
         assert (await connection.exec_driver_sql(rescued)).scalar_one() > 0
 
 
+@pytest.mark.parametrize("processes_number", [1, 3])
+@pytest.mark.parametrize("kind", TWINS)
+async def test_an_item_that_kills_its_process_fails_alone(
+    graphjobs_storage: Storage, graphjobs_settings: Settings, kind: str, processes_number: int
+) -> None:
+    """What runs beside it loses attempts, too, and gets the last one in a process without another item."""
+    twin = TWINS[kind](graphjobs_storage, None)
+    items = list(twin.new_items(40, "acme"))
+    items[5] = items[5].replace(metadata={"poison": "yes"})
+    poison, *innocent = [await twin.insert(item) for item in (items[5], *items[:5], *items[6:])]
+    deadline = time.monotonic() + 60
+    async with _clients(graphjobs_settings, kind, "poison", number=processes_number) as processes:
+        while await twin.count("acme", (twin.queued, twin.running)):
+            assert time.monotonic() < deadline, "not in time"
+            await asyncio.sleep(0.05)
+            for index, process in enumerate(processes):
+                if process.returncode is not None:
+                    processes[index] = await _start_client(graphjobs_settings, kind, "poison")
+
+    assert ("failed", 3) == await twin.status(poison)
+    assert "at most 3 attempts are made" in await twin.error(poison)
+    assert [twin.finished] * 39 == [(await twin.status(item))[0] for item in innocent]
+
+
 @pytest.mark.parametrize("kind", TWINS)
 async def test_a_suspended_process_does_not_finish_the_item_that_it_lost(
     graphjobs_storage: Storage, graphjobs_settings: Settings, kind: str

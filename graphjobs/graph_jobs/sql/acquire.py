@@ -14,11 +14,14 @@ from graphjobs.core.event_log import insert_events, recorded
 from graphjobs.core.recovery import on_server
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.database.sql_expressions import (
+    APART_AFTER,
     ONE,
     ids_within_budget,
     jsonb_merge,
     payload_bytes,
     rotating_tenants,
+    size_to_take,
+    taken_or_apart,
     unnest_params,
 )
 from graphjobs.graph_jobs.sql.expressions import (
@@ -29,6 +32,7 @@ from graphjobs.graph_jobs.sql.expressions import (
     db_now,
     is_object,
     next_job_version,
+    released,
     without_error,
 )
 from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, job_columns
@@ -66,7 +70,9 @@ _tenant_shares: Final = unnest_params(
     "tenant_shares", ("p_tenant_ids", sa.Text, "tenant_id"), ("p_shares", sa.BigInteger, "share")
 )
 _candidates: Final = (
-    sa.select(JOBS.c.id, JOBS.c.created_at, payload_bytes(JOBS).label("size"))
+    sa.select(
+        JOBS.c.id, JOBS.c.tenant_id, JOBS.c.created_at, payload_bytes(JOBS).label("size"), attempts.label("attempts")
+    )
     .where(JOBS.c.tenant_id == _tenant_shares.c.tenant_id, JOBS.c.type == KIND, JOBS.c.status == QUEUED)
     # The index's own order: with the id in it, all jobs of one time would be read and sorted.
     .order_by(JOBS.c.created_at)
@@ -74,11 +80,13 @@ _candidates: Final = (
     .with_for_update(key_share=True, skip_locked=True)
     .lateral("candidates")
 )
+# Not in the scan of the candidates, where its cost can make the planner prefer another index.
+_is_apart: Final = _candidates.c.attempts - released(_candidates) >= APART_AFTER
 # Materialized: inlined into the UPDATE, the LIMIT can be evaluated again for each row, and too many rows are taken.
 _locked: Final = (
     sa.select(
         _candidates.c.id,
-        _candidates.c.size,
+        size_to_take(_candidates.c.size, _candidates.c.attempts, _is_apart).label("size"),
         _tenant_shares.c.tenant_id,
         sa.func.row_number()
         .over(partition_by=_tenant_shares.c.tenant_id, order_by=_candidates.c.created_at)
@@ -137,10 +145,15 @@ _claimed_log: Final = insert_events(
     ),
     "logged",
 )
-CLAIM_JOBS: Final = job_columns(_claimed).order_by(_claimed.c.created_at, _claimed.c.id).add_cte(_claimed_log)
+CLAIM_JOBS: Final = (
+    taken_or_apart(job_columns(_claimed), _claimed, _locked)
+    .order_by(_claimed.c.created_at, _claimed.c.id)
+    .add_cte(_claimed_log)
+)
 """Starts the oldest queued jobs of one type, of each tenant at most its share, with an event each.
 
-It takes fewer where their payloads exceed the budget of bytes.
+It takes fewer where their payloads exceed the budget of bytes, and leaves jobs that are to be claimed alone. Each row
+ends with the tenants of those; a row of NULLs tells them where no job was started.
 """
 
 
@@ -166,7 +179,11 @@ def _find_claimed() -> sa.Select[Any]:
     is_held = (held.c.id == log.c.job_id) & (held.c.tenant_id == log.c.tenant_id) & (attempts == log.c.attempts)
     names = ("id", "tenant_id", "type", "status", "created_at", "correlation_id", "updated_at", "payload")
     columns = zip(names, job_columns(held).selected_columns, strict=True)
-    found = sa.select(log.c.job_id, *(column.label(f"held_{name}") for name, column in columns))
+    found = sa.select(
+        log.c.job_id,
+        *(column.label(f"held_{name}") for name, column in columns),
+        sa.cast(sa.null(), ARRAY(sa.Text)).label("tenants_apart"),
+    )
     return on_server(found.select_from(log.outerjoin(held, is_held))).order_by("held_created_at", "job_id")
 
 

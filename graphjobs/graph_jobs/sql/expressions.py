@@ -5,8 +5,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import next_version, null_if_unrepresentable, utc_text
-from graphjobs.graph_jobs.sql.single import JOBS
+from graphjobs.graph_jobs.sql.single import EVENTS, JOBS
 from graphjobs.graph_jobs.status import GraphJobStatus
 
 QUEUED: Final = sa.literal_column(str(GraphJobStatus.QUEUED.code), sa.SmallInteger)
@@ -48,3 +49,20 @@ def payload_attempts(payload: sa.ColumnElement[Any]) -> sa.ColumnElement[int | N
 
 
 attempts: Final = payload_attempts(JOBS.c.payload)
+
+
+def released(jobs: sa.FromClause) -> sa.ColumnElement[int]:
+    """Build the number of attempts that were released in order: they do not count against the bound."""
+    return (
+        sa.select(sa.func.count(EVENTS.c.id))
+        .where(
+            EVENTS.c.job_id == jobs.c.id,
+            EVENTS.c.tenant_id == jobs.c.tenant_id,
+            EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
+            == sa.literal_column(f"'{GraphJobStatus.RUNNING}'"),
+            EVENTS.c.status == QUEUED,
+            ~EVENTS.c.payload.op("?", return_type=sa.Boolean)(sa.literal_column(f"'{RESCUED}'")),
+        )
+        .correlate(jobs)
+        .scalar_subquery()
+    )

@@ -9,12 +9,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from graphjobs.core.transitions import RESCUED
 from graphjobs.database.sql_expressions import AFTER_TENANT, ONE, null_if_unrepresentable
 from graphjobs.graph_jobs.sql.acquire import next_tenant
-from graphjobs.graph_jobs.sql.expressions import QUEUED, RUNNING, payload_attempts
-from graphjobs.graph_jobs.sql.single import EVENTS, JOBS, KIND, LIMIT, TENANT
-from graphjobs.graph_jobs.status import GraphJobStatus
+from graphjobs.graph_jobs.sql.expressions import RUNNING, payload_attempts, released
+from graphjobs.graph_jobs.sql.single import JOBS, KIND, LIMIT, TENANT
 
 _AFTER_CREATED: Final = sa.bindparam("p_after_created_at", type_=sa.DateTime(timezone=True))
 _LEASE: Final = sa.bindparam("p_lease", type_=sa.Interval)
@@ -71,23 +69,6 @@ def _walk_tenants() -> sa.CTE:
     )
 
 
-def _released(jobs: sa.FromClause) -> sa.ColumnElement[int]:
-    """Build the number of attempts that were released in order: they do not count against the bound."""
-    return (
-        sa.select(sa.func.count(EVENTS.c.id))
-        .where(
-            EVENTS.c.job_id == jobs.c.id,
-            EVENTS.c.tenant_id == jobs.c.tenant_id,
-            EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
-            == sa.literal_column(f"'{GraphJobStatus.RUNNING}'"),
-            EVENTS.c.status == QUEUED,
-            ~EVENTS.c.payload.op("?", return_type=sa.Boolean)(sa.literal_column(f"'{RESCUED}'")),
-        )
-        .correlate(jobs)
-        .scalar_subquery()
-    )
-
-
 def _list_stalled(parts: sa.CTE, of_tenants: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Lock the stalled jobs of these parts that no other transaction holds."""
     ids = sa.select(sa.func.unnest(parts.c.stalled_ids)).scalar_subquery()
@@ -114,7 +95,7 @@ def _list_stalled(parts: sa.CTE, of_tenants: sa.ColumnElement[bool]) -> sa.Selec
         stalled.c.tenant_id,
         null_if_unrepresentable(stalled.c.updated_at),
         payload_attempts(stalled.c.payload),
-        _released(stalled),
+        released(stalled),
     ).select_from(last.outerjoin(stalled, sa.true()))
 
 

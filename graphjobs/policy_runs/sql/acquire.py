@@ -1,4 +1,4 @@
-"""Statements that lease pending runs, and find leases and their ends; see `single` for the rules.
+"""Statements that lease pending runs, and find leases with a lost answer; see `single` for the rules.
 
 Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS`, and `LIST_EXPIRED_RUNS` in `expired`. Rows that
 other transactions hold are skipped. All times are the database's.
@@ -14,12 +14,15 @@ from graphjobs.core.event_log import insert_events, recorded
 from graphjobs.core.recovery import on_server
 from graphjobs.database.sql_expressions import (
     AFTER_TENANT,
+    APART_AFTER,
     ONE,
     ids_within_budget,
     jsonb_merge,
     next_version,
     payload_bytes,
     rotating_tenants,
+    size_to_take,
+    taken_or_apart,
 )
 from graphjobs.policy_runs.sql.expressions import (
     DISPATCHING,
@@ -28,6 +31,8 @@ from graphjobs.policy_runs.sql.expressions import (
     PENDING,
     counted_attempts,
     materialized,
+    released,
+    was_rescued,
 )
 from graphjobs.policy_runs.sql.single import (
     COLUMNS,
@@ -162,14 +167,15 @@ def _lease(
     locked_turns: sa.Select[Any] | sa.CompoundSelect[Any], tenants: Any, *cursors: sa.ColumnElement[Any]
 ) -> sa.Select[Any]:
     turns = materialized(locked_turns, "turns")
-    size = sa.select(payload_bytes(RUNS)).where(RUNS.c.id == turns.c.id, TENANT_KEY == turns.c.tenant_id)
-    locked = ids_within_budget(
-        materialized(sa.select(*turns.c, size.scalar_subquery().label("size")).select_from(turns), "locked")
-    )
+    is_apart = (RUNS.c.attempts - released(RUNS) >= APART_AFTER) & was_rescued(RUNS)
+    size = sa.select(size_to_take(payload_bytes(RUNS), RUNS.c.attempts, is_apart).label("size"))
+    of_turn = size.where(RUNS.c.id == turns.c.id, TENANT_KEY == turns.c.tenant_id).scalar_subquery()
+    locked = materialized(sa.select(*turns.c, of_turn.label("size")).select_from(turns), "locked")
+    within_budget = ids_within_budget(locked)
     leased = (
         sa.update(RUNS)
         .where(
-            RUNS.c.id == sa.func.any(sa.func.array(sa.select(locked.c.id).scalar_subquery(), type_=IDS)),
+            RUNS.c.id == sa.func.any(sa.func.array(sa.select(within_budget.c.id).scalar_subquery(), type_=IDS)),
             TENANT_KEY == tenants,
             # The cast keeps the planner from the indexes of pending runs.
             sa.cast(RUNS.c.status, sa.Integer) == PENDING,
@@ -193,9 +199,9 @@ def _lease(
         sa.select(leased.c.id, leased.c.tenant_id, leased.c.status, payload, leased.c.updated_at),
         "logged",
     )
+    rows = run_columns(leased).add_columns(counted_attempts(leased), *cursors)
     return (
-        run_columns(leased)
-        .add_columns(counted_attempts(leased), *cursors)
+        taken_or_apart(rows, leased, locked)
         .order_by(leased.c.priority.desc(), leased.c.available_at, leased.c.id)
         .add_cte(log)
     )
@@ -270,8 +276,9 @@ def _lease_any_tenant() -> sa.Select[Any]:
 LEASE_RUNS: Final = _lease_any_tenant()
 """Leases pending runs of any tenants, with an event each: emergencies before all, else tenants in their rotation.
 
-Returns the runs, the number of attempts that count, and two rotation cursors, emergency and regular, each NULL if no
-run of that class was leased. Reads across tenants.
+Returns the runs, the number of attempts that count, two rotation cursors, emergency and regular, each NULL if no run of
+that class was leased, and the tenants of runs that were left to be leased alone: in a row of NULLs if no run was
+leased. Reads across tenants.
 """
 
 
@@ -304,6 +311,7 @@ def _find_leased() -> sa.Select[Any]:
         *(column.label(f"held_{name}") for name, column in columns),
         counted_attempts(held).label("counted_attempts"),
         *(cursor.label(f"cursor_{number}") for number, cursor in enumerate(_NO_CURSORS)),
+        sa.cast(sa.null(), ARRAY(sa.Text)).label("tenants_apart"),
     )
     located = on_server(found.select_from(log.outerjoin(held, is_held)))
     return located.order_by(sa.desc("held_priority"), "held_available_at", "job_id")

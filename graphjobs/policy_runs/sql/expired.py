@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from graphjobs.policy_runs.sql.expressions import DISPATCHING, IDS, materialized, released
+from graphjobs.policy_runs.sql.expressions import DISPATCHING, IDS, materialized, released, was_rescued
 from graphjobs.policy_runs.sql.single import LIMIT, RUNS, TENANT
 
 _is_expired: Final = sa.or_(
@@ -58,6 +58,7 @@ def _list_expired() -> sa.Select[Any]:
             expired.c.updated_at,
             expired.c.attempts,
             released(expired),
+            was_rescued(expired),
         )
         .select_from(last_part.outerjoin(expired, sa.true()))
         .order_by(expired.c.last_attempt_at)
@@ -68,5 +69,5 @@ LIST_EXPIRED_RUNS: Final = _list_expired()
 """Lists expired leases among the next ones after a time, of one tenant or of all, with free rows.
 
 Returns at least one row: the time to go on after (NULL where all was read), and of each expired lease id, tenant,
-version, attempts, and how many attempts were released; the earliest leased first.
+version, attempts, how many attempts were released, and whether one was lost; the earliest leased first.
 """

@@ -5,6 +5,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from graphjobs.core.transitions import RESCUED
 from graphjobs.policy_runs.sql.single import EVENTS, code
 from graphjobs.policy_runs.status import PolicyRunStatus
 
@@ -29,16 +30,26 @@ def counted_attempts(runs: sa.FromClause) -> sa.ColumnElement[int]:
 
 def released(runs: sa.FromClause) -> sa.ColumnElement[int]:
     """Build the number of attempts that were released in order: they do not count against the bound."""
-    payload = EVENTS.c.payload
+    has_no_error = EVENTS.c.payload.op("->", return_type=JSONB)(sa.literal_column("'error'")).is_(None)
+    return _count_of_returns(runs, has_no_error)
+
+
+def was_rescued(runs: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Build the condition that an attempt was lost without an answer."""
+    is_rescue = EVENTS.c.payload.op("?", return_type=sa.Boolean)(sa.literal_column(f"'{RESCUED}'"))
+    return _count_of_returns(runs, is_rescue) > sa.literal_column("0")
+
+
+def _count_of_returns(runs: sa.FromClause, condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
     return (
         sa.select(sa.func.count(EVENTS.c.id))
         .where(
             EVENTS.c.job_id == runs.c.id,
             EVENTS.c.tenant_id == runs.c.tenant_id,
             EVENTS.c.status == PENDING,
-            payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
+            EVENTS.c.payload.op("->>", return_type=sa.Text)(sa.literal_column("'from'"))
             == sa.literal_column(f"'{PolicyRunStatus.DISPATCHING}'"),
-            payload.op("->", return_type=JSONB)(sa.literal_column("'error'")).is_(None),
+            condition,
         )
         .correlate(runs)
         .scalar_subquery()

@@ -24,12 +24,12 @@ FROM scheduler.policy_run_events
 WHERE scheduler.policy_run_events.job_id = held.id
 AND scheduler.policy_run_events.tenant_id = held.tenant_id
 AND scheduler.policy_run_events.status = 0
-AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) ELSE held.attempts END AS counted_attempts, CAST(NULL AS TEXT) AS cursor_0, CAST(NULL AS TEXT) AS cursor_1
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) ELSE held.attempts END AS counted_attempts, CAST(NULL AS TEXT) AS cursor_0, CAST(NULL AS TEXT) AS cursor_1, CAST(NULL AS TEXT[]) AS tenants_apart
 FROM recorded
 LEFT OUTER JOIN held ON held.id = recorded.job_id
 AND held.tenant_id = recorded.tenant_id
 AND to_jsonb(held.attempts) = recorded.attempts)
-SELECT server.in_recovery, server.started_at, server.has_standbys, found.job_id, found.held_id, found.held_tenant_id, found.held_run_id, found.held_policy_id, found.held_mode, found.held_priority, found.held_status, found.held_attempts, found.held_queued_at, found.held_available_at, found.held_last_attempt_at, found.held_last_error, found.held_submitted_at, found.held_completed_at, found.held_lease_owner, found.held_lease_expires_at, found.held_cancellation_requested_at, found.held_cancellation_reason, found.held_canceled_at, found.held_payload, found.held_created_at, found.held_updated_at, found.counted_attempts, found.cursor_0, found.cursor_1
+SELECT server.in_recovery, server.started_at, server.has_standbys, found.job_id, found.held_id, found.held_tenant_id, found.held_run_id, found.held_policy_id, found.held_mode, found.held_priority, found.held_status, found.held_attempts, found.held_queued_at, found.held_available_at, found.held_last_attempt_at, found.held_last_error, found.held_submitted_at, found.held_completed_at, found.held_lease_owner, found.held_lease_expires_at, found.held_cancellation_requested_at, found.held_cancellation_reason, found.held_canceled_at, found.held_payload, found.held_created_at, found.held_updated_at, found.counted_attempts, found.cursor_0, found.cursor_1, found.tenants_apart
 FROM server
 LEFT OUTER JOIN found ON true
 ORDER BY found.held_priority DESC, found.held_available_at, found.job_id;

@@ -2,18 +2,19 @@
 --   $1 p_event_payload TEXT
 --   $2 p_lease_owner TEXT
 --   $3 p_lease_duration INTERVAL
---   $4 p_limit BIGINT
---   $5 p_after_emergency_tenant_id TEXT
---   $6 p_rotation_offset BIGINT
---   $7 p_after_tenant_id TEXT
---   $8 p_attempts_max INTEGER
+--   $4 p_apart_after INTEGER
+--   $5 p_limit BIGINT
+--   $6 p_after_emergency_tenant_id TEXT
+--   $7 p_rotation_offset BIGINT
+--   $8 p_after_tenant_id TEXT
+--   $9 p_attempts_max INTEGER
 PREPARE policy_runs_lease_runs AS
 WITH RECURSIVE emergency_tenants_onwards(tenant) AS
 (SELECT (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $5::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C" AS tenant
 UNION ALL
@@ -22,7 +23,7 @@ FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $5::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C" AS anon_2
 FROM emergency_tenants_onwards
@@ -32,7 +33,7 @@ emergency_tenants_around(tenant) AS
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $5::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C" AS tenant
 UNION ALL
@@ -41,7 +42,7 @@ FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 2
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $5::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C" AS anon_3
 FROM emergency_tenants_around
@@ -73,9 +74,9 @@ AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
 LIMIT 1
 FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL
-LIMIT $4::BIGINT) AS emergency_tenants_listed),
+LIMIT $5::BIGINT) AS emergency_tenants_listed),
 emergency_shares AS MATERIALIZED
-(SELECT emergency_tenants.tenant_id AS tenant_id, emergency_tenants.turn AS turn, $4::BIGINT / emergency_shares_counted.tenant_count + CASE WHEN (emergency_tenants.turn <= $4::BIGINT % emergency_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, emergency_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
+(SELECT emergency_tenants.tenant_id AS tenant_id, emergency_tenants.turn AS turn, $5::BIGINT / emergency_shares_counted.tenant_count + CASE WHEN (emergency_tenants.turn <= $5::BIGINT % emergency_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, emergency_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
 FROM emergency_tenants
 JOIN (SELECT count(emergency_tenants.tenant_id) AS tenant_count
 FROM emergency_tenants) AS emergency_shares_counted ON true),
@@ -97,13 +98,13 @@ tenants_onwards(tenant) AS
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS tenant
 WHERE NOT (EXISTS (SELECT emergencies.id
@@ -114,14 +115,14 @@ FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS least_1
 FROM tenants_onwards
@@ -131,13 +132,13 @@ tenants_around(tenant) AS
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS tenant
 WHERE NOT (EXISTS (SELECT emergencies.id
@@ -148,14 +149,14 @@ FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS least_2
 FROM tenants_around
@@ -203,9 +204,9 @@ AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
 LIMIT 1
 FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL)
-LIMIT $4::BIGINT) AS tenants_listed),
+LIMIT $5::BIGINT) AS tenants_listed),
 tenant_shares AS MATERIALIZED
-(SELECT tenants.tenant_id AS tenant_id, tenants.turn AS turn, $4::BIGINT / tenant_shares_counted.tenant_count + CASE WHEN (tenants.turn <= $4::BIGINT % tenant_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, tenant_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
+(SELECT tenants.tenant_id AS tenant_id, tenants.turn AS turn, $5::BIGINT / tenant_shares_counted.tenant_count + CASE WHEN (tenants.turn <= $5::BIGINT % tenant_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, tenant_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
 FROM tenants
 JOIN (SELECT count(tenants.tenant_id) AS tenant_count
 FROM tenants) AS tenant_shares_counted ON true),
@@ -216,7 +217,7 @@ WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
 AND scheduler.policy_runs.available_at <= now() - interval '10 minutes' ORDER BY scheduler.policy_runs.available_at
-LIMIT least(tenant_shares.share - cardinality(tenant_shares.ids), (tenant_shares.share + $6::BIGINT) / 8)
+LIMIT least(tenant_shares.share - cardinality(tenant_shares.ids), (tenant_shares.share + $7::BIGINT) / 8)
 FOR NO KEY UPDATE SKIP LOCKED))) AS ids
 FROM tenant_shares),
 high AS MATERIALIZED
@@ -250,7 +251,18 @@ SELECT ids.id AS id, normal.tenant_id AS tenant_id, ids.turn AS turn
 FROM normal
 JOIN unnest(normal.ids) WITH ORDINALITY AS ids(id, turn) ON true),
 locked AS MATERIALIZED
-(SELECT turns.id AS id, turns.tenant_id AS tenant_id, turns.turn AS turn, (SELECT octet_length(CAST(scheduler.policy_runs.payload AS TEXT)) AS octet_length_1
+(SELECT turns.id AS id, turns.tenant_id AS tenant_id, turns.turn AS turn, (SELECT CASE WHEN ((scheduler.policy_runs.attempts >= $4::INTEGER) IS NOT true) THEN octet_length(CAST(scheduler.policy_runs.payload AS TEXT)) WHEN (scheduler.policy_runs.attempts - (SELECT count(scheduler.policy_run_events.id) AS count_1
+FROM scheduler.policy_run_events
+WHERE scheduler.policy_run_events.job_id = scheduler.policy_runs.id
+AND scheduler.policy_run_events.tenant_id = scheduler.policy_runs.tenant_id
+AND scheduler.policy_run_events.status = 0
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) >= $4::INTEGER
+AND (SELECT count(scheduler.policy_run_events.id) AS count_2
+FROM scheduler.policy_run_events
+WHERE scheduler.policy_run_events.job_id = scheduler.policy_runs.id
+AND scheduler.policy_run_events.tenant_id = scheduler.policy_runs.tenant_id
+AND scheduler.policy_run_events.status = 0
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload ? 'rescued')) > 0) THEN NULL ELSE octet_length(CAST(scheduler.policy_runs.payload AS TEXT)) END AS size
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.id = turns.id
 AND (scheduler.policy_runs.tenant_id COLLATE "C") = turns.tenant_id) AS size
@@ -259,7 +271,8 @@ locked_ids AS MATERIALIZED
 (SELECT chosen.id AS id
 FROM (SELECT locked.id AS id, sum(locked.size) OVER (ORDER BY locked.turn, locked.tenant_id, locked.id ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) > greatest(8388608, locked.size) AS is_over
-FROM locked) AS chosen
+FROM locked
+WHERE locked.size IS NOT NULL) AS chosen
 WHERE NOT chosen.is_over),
 leased AS
 (UPDATE scheduler.policy_runs
@@ -279,15 +292,19 @@ logged AS
 SELECT leased.id AS id, leased.tenant_id AS tenant_id, leased.status AS status, CAST($1::VARCHAR AS JSONB) || jsonb_build_object('attempts', leased.attempts) AS anon_1, leased.updated_at AS updated_at
 FROM leased
 RETURNING scheduler.policy_run_events.id)
-SELECT leased.id, leased.tenant_id, leased.run_id, leased.policy_id, leased.mode, leased.priority, leased.status, leased.attempts, leased.queued_at, leased.available_at, leased.last_attempt_at, leased.last_error, leased.submitted_at, leased.completed_at, leased.lease_owner, leased.lease_expires_at, leased.cancellation_requested_at, leased.cancellation_reason, leased.canceled_at, CAST(leased.payload AS TEXT) AS payload, leased.created_at, leased.updated_at, CASE WHEN (leased.attempts >= $8::INTEGER) THEN leased.attempts - (SELECT count(scheduler.policy_run_events.id) AS count_1
+SELECT leased.id, leased.tenant_id, leased.run_id, leased.policy_id, leased.mode, leased.priority, leased.status, leased.attempts, leased.queued_at, leased.available_at, leased.last_attempt_at, leased.last_error, leased.submitted_at, leased.completed_at, leased.lease_owner, leased.lease_expires_at, leased.cancellation_requested_at, leased.cancellation_reason, leased.canceled_at, CAST(leased.payload AS TEXT) AS payload, leased.created_at, leased.updated_at, CASE WHEN (leased.attempts >= $9::INTEGER) THEN leased.attempts - (SELECT count(scheduler.policy_run_events.id) AS count_3
 FROM scheduler.policy_run_events
 WHERE scheduler.policy_run_events.job_id = leased.id
 AND scheduler.policy_run_events.tenant_id = leased.tenant_id
 AND scheduler.policy_run_events.status = 0
 AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) ELSE leased.attempts END AS anon_4, (SELECT emergency_shares.tenant_id
 FROM emergency_shares
-WHERE emergency_shares.turn = CASE WHEN (emergency_shares.tenant_count < $4::BIGINT) THEN 1 ELSE emergency_shares.tenant_count END) AS anon_5, (SELECT tenant_shares.tenant_id
+WHERE emergency_shares.turn = CASE WHEN (emergency_shares.tenant_count < $5::BIGINT) THEN 1 ELSE emergency_shares.tenant_count END) AS anon_5, (SELECT tenant_shares.tenant_id
 FROM tenant_shares
-WHERE tenant_shares.turn = CASE WHEN (tenant_shares.tenant_count < $4::BIGINT) THEN 1 ELSE tenant_shares.tenant_count END) AS anon_6
-FROM leased
+WHERE tenant_shares.turn = CASE WHEN (tenant_shares.tenant_count < $5::BIGINT) THEN 1 ELSE tenant_shares.tenant_count END) AS anon_6, apart.tenant_ids
+FROM (SELECT array((SELECT DISTINCT locked.tenant_id
+FROM locked
+WHERE locked.size IS NULL)) AS tenant_ids) AS apart
+LEFT OUTER JOIN leased ON true
+WHERE leased.id IS NOT NULL OR cardinality(apart.tenant_ids) > 0
 ORDER BY leased.priority DESC, leased.available_at, leased.id;
