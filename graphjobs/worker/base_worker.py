@@ -186,7 +186,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
                 await self._wait_for_wake(self.options.poll)
                 continue
             # Read before the claim: an attempt that ends during the claim may add followups that the claim misses.
-            was_idle, started = not self.in_flight, time.monotonic()
+            was_idle, started = not self.in_flight, self._runner.clock.time()
             try:
                 claimed = await (self._claim_apart() if self._apart else self._claim_batch())
             except ConfigurationError:
@@ -203,7 +203,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
             if until_empty and was_idle:
                 return
             # With very many tenants a claim is slow: claims that find nothing take at most a tenth of the time.
-            elapsed = timedelta(seconds=time.monotonic() - started)
+            elapsed = timedelta(seconds=self._runner.clock.time() - started)
             await self._wait_for_wake(max(self.options.poll, POLL_COST_FACTOR * elapsed))
 
     async def _claim_apart(self) -> int:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from graphjobs.errors import GraphJobsError, JobConflict
 from graphjobs.worker.context import ClaimedItem, Context, E, HandlerInterrupted, HandlerNotAsync, J
+from graphjobs.worker.loop_clock import LoopClock
 
 CANCEL_TIMEOUT: Final = timedelta(seconds=5)
 """The time in which a cancelled handler has to end. After that it is abandoned, and its job ends without it."""
@@ -64,12 +65,15 @@ class _RunningHandler(Generic[J, E]):
     Attributes:
         override: the result of the attempt if the worker cancels the handler; None means that nothing is stored.
         cancelled: whether the worker has cancelled the handler.
+
+    Both times are those of the clock, which leaves out the time in which the event loop stood still.
     """
 
     job: J
     context: Context[J]
     task: "asyncio.Task[E] | None" = None
     deadline: float = 0.0
+    abandon_at: float = 0.0
     abandon_timer: "asyncio.TimerHandle | None" = None
     override: E | None = None
     cancelled: bool = False
@@ -82,6 +86,7 @@ class HandlerRunner(Generic[J, E]):
     Attributes:
         owner: the worker.
         time_limit: the maximum duration of a handler.
+        clock: leaves out the time in which a handler blocked the event loop.
     """
 
     owner: HandlerOwner[J, E]
@@ -90,6 +95,10 @@ class HandlerRunner(Generic[J, E]):
     _executor_is_broken: bool = False
     _timer: "asyncio.TimerHandle | None" = None
     _abandoned: "set[asyncio.Task[E]]" = field(default_factory=set)
+    clock: LoopClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = LoopClock(lambda: bool(self._handlers))
 
     def __len__(self) -> int:
         return len(self._handlers)
@@ -115,9 +124,10 @@ class HandlerRunner(Generic[J, E]):
         self._handlers[job.id] = running
         running.task = loop.create_task(self.owner.run_handler(job, context), name=self.owner.describe(job))
         running.task.add_done_callback(partial(self._on_done, running))
-        running.deadline = loop.time() + self.time_limit.total_seconds()
+        self.clock.start()
+        running.deadline = self.clock.time() + self.time_limit.total_seconds()
         if self._timer is None:
-            self._timer = loop.call_at(running.deadline, self._check_deadlines)
+            self._timer = self.clock.call_at(running.deadline, self._check_deadlines)
 
     def refresh(self, job: J) -> None:
         """Pass the newer value of a job to its handler, if it still runs at this attempt."""
@@ -152,11 +162,10 @@ class HandlerRunner(Generic[J, E]):
 
     def _check_deadlines(self) -> None:
         """Cancel handlers after their time limit. One timer is enough: deadlines have the order of the starts."""
-        loop = asyncio.get_running_loop()
         self._timer = None
         for running in list(self._handlers.values()):
-            if running.deadline > loop.time():
-                self._timer = loop.call_at(running.deadline, self._check_deadlines)
+            if running.deadline > self.clock.time():
+                self._timer = self.clock.call_at(running.deadline, self._check_deadlines)
                 return
             reason = f"the handler exceeded its time limit of {self.time_limit}"
             if not running.cancelled:
@@ -169,12 +178,15 @@ class HandlerRunner(Generic[J, E]):
         running.cancelled, running.override = True, override
         running.context.cancelled = True
         running.task.cancel()
-        seconds = CANCEL_TIMEOUT.total_seconds()
-        running.abandon_timer = asyncio.get_running_loop().call_later(seconds, self._abandon, running)
+        running.abandon_at = self.clock.time() + CANCEL_TIMEOUT.total_seconds()
+        running.abandon_timer = self.clock.call_at(running.abandon_at, self._abandon, running)
 
     def _abandon(self, running: _RunningHandler[J, E]) -> None:
         """End the job of a handler that does not react to its cancellation."""
         if self._handlers.get(running.job.id) is not running:
+            return
+        if running.abandon_at > self.clock.time():
+            running.abandon_timer = self.clock.call_at(running.abandon_at, self._abandon, running)
             return
         _log.error(
             "the handler of %s did not end within %s of its cancellation and was abandoned",

@@ -58,9 +58,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "LIST_TENANTS_WITH_STATUS": PlanCase("LIST_TENANTS_WITH_STATUS", {_BY_TYPE, _BY_STATUS}, instead={_BY_STATUS}),
     # The byte budget looks up each row's size once more; PostgreSQL 15 reads more pages for it than 18.
     # The log is read only for jobs that may be left to run alone.
-    "CLAIM_JOBS": _many_rows(
-        "CLAIM_JOBS", {_BY_TYPE, KEY, LOG}, pages_per_row=3 * _PAGES_PER_KEY, instead=_LOG_014
-    ),
+    "CLAIM_JOBS": _many_rows("CLAIM_JOBS", {_BY_TYPE, KEY, LOG}, pages_per_row=3 * _PAGES_PER_KEY, instead={_LOG_014}),
     "FIND_CLAIMED_JOBS": _many_rows("FIND_CLAIMED_JOBS", {TRANSITION, KEY}, {"p_transition_id": "of a claim"}),
     **{
         name: _many_rows(name, {index}, _RUNNING)

@@ -3,7 +3,9 @@
 import asyncio
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -178,6 +180,42 @@ async def test_each_job_has_its_own_time_limit(storage: Storage, tenant: str) ->
     await run_jobs(storage, tenant, build=build, time_limit=timedelta(milliseconds=120), concurrency=1)
 
     assert [Status.COMPLETED, Status.FAILED, Status.COMPLETED] == await statuses_of(storage, jobs)
+
+
+@pytest.mark.parametrize("limit", ["time_limit", "CANCEL_TIMEOUT"])
+async def test_time_in_which_the_loop_stood_still_counts_against_no_handler(
+    storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str
+) -> None:
+    """One handler blocks the loop for longer than the limit; all others still need a moment after that."""
+    blocks = asyncio.Event()
+    is_cancelled = limit == "CANCEL_TIMEOUT"
+    time_limit = timedelta(seconds=0.5 if is_cancelled else 2)
+    monkeypatch.setattr(handler_runner, "CANCEL_TIMEOUT", timedelta(seconds=2))
+    jobs = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(5)]
+
+    async def wait_for_block() -> None:
+        await blocks.wait()
+        await asyncio.sleep(0.3)
+
+    async def build(job: GraphBuildJob, _context: JobContext) -> BuildResult:
+        if job.id == jobs[-1].id:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+            time.sleep(3)  # noqa: ASYNC251  # it blocks the loop
+            blocks.set()
+            return BuildResult("graph")
+        try:
+            await wait_for_block()
+        except asyncio.CancelledError:
+            await wait_for_block()
+            raise
+        return BuildResult("graph")
+
+    await run_jobs(storage, tenant, build=build, time_limit=time_limit)
+
+    expected = [Status.FAILED] * 4 if is_cancelled else [Status.COMPLETED] * 5
+    assert expected == (await statuses_of(storage, jobs))[: len(expected)]
+    assert "was abandoned" not in caplog.text
 
 
 async def test_a_handler_that_ignores_its_cancellation_is_abandoned(
