@@ -29,7 +29,10 @@ def add(
     tenant: Annotated[str, typer.Option(help="The tenant of the token.")],
     file: Annotated[Path, typer.Option(help="The token file; a missing file is created.")],
     scope: Annotated[
-        list[str], typer.Option(help="graph:read, graph:write, graph:complete, policy:read or policy:run. Repeatable.")
+        list[str],
+        typer.Option(
+            help="graph:read, graph:write, graph:complete, policy:read, policy:run or policy:emergency. Repeatable."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The owner of the token, for the event log.")] = "token",
     expires_in: Annotated[str | None, typer.Option(help="The life of the token, such as 30d, 12h or 45m.")] = None,

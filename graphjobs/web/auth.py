@@ -20,7 +20,7 @@ class Caller:
 
     Attributes:
         tenant_id: the tenant of the caller; no part of a request selects another one.
-        scopes: any of `graph:read`, `graph:write`, `graph:complete`, `policy:read`, `policy:run`.
+        scopes: any of `graph:read`, `graph:write`, `graph:complete`, `policy:read`, `policy:run`, `policy:emergency`.
         name: at most 128 characters are used, as actor of events and as `requestedBy` of policy runs.
     """
 
@@ -58,12 +58,17 @@ def require_scope(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
     It is cached by scope: FastAPI calls the same dependency once per request, even if a route needs it twice.
     """
 
-    async def check_scope(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
-        if scope not in caller.scopes:
-            raise Problem(403, "forbidden", f"the caller needs the scope {scope}")
+    async def scoped(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
+        check_scope(caller, scope)
         return caller
 
-    return check_scope
+    return scoped
+
+
+def check_scope(caller: Caller, scope: str) -> None:
+    """Answer 403 if the caller does not have a scope."""
+    if scope not in caller.scopes:
+        raise Problem(403, "forbidden", f"the caller needs the scope {scope}")
 
 
 def event_actor(caller: Caller, request: Request) -> str:

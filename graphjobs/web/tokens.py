@@ -26,7 +26,8 @@ GRAPH_WRITE: Final = "graph:write"
 GRAPH_COMPLETE: Final = "graph:complete"
 POLICY_READ: Final = "policy:read"
 POLICY_RUN: Final = "policy:run"
-SCOPES: Final = (GRAPH_READ, GRAPH_WRITE, GRAPH_COMPLETE, POLICY_READ, POLICY_RUN)
+POLICY_EMERGENCY: Final = "policy:emergency"
+SCOPES: Final = (GRAPH_READ, GRAPH_WRITE, GRAPH_COMPLETE, POLICY_READ, POLICY_RUN, POLICY_EMERGENCY)
 
 GRACE_SECONDS: Final = 60.0
 """The time that tokens stay valid after their file became unreadable; then none is, until it is readable again."""

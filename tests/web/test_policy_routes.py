@@ -305,3 +305,25 @@ async def test_an_invalid_run_id_is_refused_or_not_found(client: httpx.AsyncClie
         problem(response, 404)
     else:
         assert ["runId"] == invalid_fields(response)
+
+
+async def test_an_emergency_needs_a_scope_of_its_own(client_of: Client, storage: Storage, tenant: str) -> None:
+    """Also as a simulation, and as the retry of one; other runs do not need it."""
+    await _completed(storage, tenant, run_id="old", priority="emergency")
+    await _completed(storage, tenant, run_id="other", priority="high")
+    urgent, without, with_it = (
+        {**policy_request(), "priority": "emergency"},
+        client_of(tenant, "policy:run"),
+        client_of(tenant, "policy:run", "policy:emergency"),
+    )
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/policy/runs", urgent),
+        ("/policy/simulations", {**urgent, "mode": "simulate"}),
+        ("/policy/runs/old/retry", {}),
+    ]
+    for path, body in requests:
+        refused = problem(await without.post(path, json=body), 403)
+        assert "the caller needs the scope policy:emergency" == refused["detail"]
+        assert 202 == (await with_it.post(path, json=body)).status_code
+    assert 202 == (await without.post("/policy/runs/other/retry")).status_code
+    assert 202 == (await without.post("/policy/runs", json=policy_request())).status_code

@@ -18,8 +18,8 @@ from graphjobs.errors import JobNotFound
 from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec
 from graphjobs.policy_runs.requests import PolicyRunRequest
-from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunStatus
-from graphjobs.web.auth import Caller, event_actor, require_scope
+from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
+from graphjobs.web.auth import Caller, check_scope, event_actor, require_scope
 from graphjobs.web.dependencies import ListPlaces, RunService
 from graphjobs.web.problems import Problem, ProblemRoute, ProblemTerms
 from graphjobs.web.request_bodies import body_of
@@ -35,7 +35,7 @@ from graphjobs.web.responses import (
     list_response,
     update_options,
 )
-from graphjobs.web.tokens import POLICY_READ, POLICY_RUN
+from graphjobs.web.tokens import POLICY_EMERGENCY, POLICY_READ, POLICY_RUN
 
 PublicStatus: TypeAlias = Literal["queued", "running", "succeeded", "failed", "canceled"]
 """The values of `PolicyRunStatus.public_status`."""
@@ -48,6 +48,12 @@ class PolicyRoute(ProblemRoute):
 
 
 policy_routes = APIRouter(prefix="/policy", tags=["policy"], route_class=PolicyRoute)
+
+
+def _check_priority(caller: Caller, priority: PolicyRunPriority) -> None:
+    """Answer 403 for an emergency of a caller without its scope: emergencies delay the runs of all tenants."""
+    if priority is PolicyRunPriority.EMERGENCY:
+        check_scope(caller, POLICY_EMERGENCY)
 
 
 def _check_simulate(mode: object) -> object:
@@ -68,7 +74,12 @@ class PolicyRunBody(PolicyRunSpec):
     queued_at: UtcTime | None = None
 
     def to_request(self, caller: Caller) -> PolicyRunRequest:
-        """Return the request of the caller's tenant; `requested_by` defaults to the name of the caller."""
+        """Return the request of the caller's tenant; `requested_by` defaults to the name of the caller.
+
+        Raises:
+            Problem: 403 for an emergency of a caller without its scope.
+        """
+        _check_priority(caller, self.priority)
         spec = {**self.spec(), "requested_by": self.requested_by or caller.name[:128] or None}
         return PolicyRunRequest(tenant_id=caller.tenant_id, run_id=self.run_id, queued_at=self.queued_at, **spec)
 
@@ -237,6 +248,8 @@ async def retry_run(
 ) -> Response:
     """Add a new run with the request of a run that has ended; its metadata has the old run id as retryOf."""
     actor = event_actor(caller, request)
+    if POLICY_EMERGENCY not in caller.scopes and (ended := await service.get(caller.tenant_id, run_id)) is not None:
+        _check_priority(caller, ended.priority)
     run = await service.retry(caller.tenant_id, run_id, new_run_id=body.run_id, actor=actor)
     return _accepted(run, client_path(request, parent=f"/{run_id}/retry"))
 
