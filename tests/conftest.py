@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from graphjobs import open_storage
 from graphjobs.graph_jobs.repository import GraphJobRepository
+from graphjobs.policy_runs.sql import acquire
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
 
@@ -20,6 +21,15 @@ collect_ignore = [] if os.environ.get("GRAPHJOBS_TEST_PGBOUNCER") else ["pooler"
 # processes with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+OVERDUE_EVERY = acquire.OVERDUE_EVERY
+
+
+@pytest.fixture(autouse=True)
+def _order_of_small_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give leases of fewer than eight runs a fixed order: else a random part of them begins with another priority."""
+    monkeypatch.setattr(acquire, "OVERDUE_EVERY", 1)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -147,7 +147,6 @@ def rotating_tenants(
     has_work: Callable[[sa.CTE], sa.ColumnElement[bool]],
     *,
     after: sa.ColumnElement[str] = AFTER_TENANT,
-    only_if: sa.ColumnElement[bool] | None = None,
 ) -> sa.CompoundSelect[Any]:
     """List tenants in rotation, with one step per tenant, however many rows a tenant has.
 
@@ -156,10 +155,9 @@ def rotating_tenants(
         next_tenant: returns the next tenant.
         has_work: whether a tenant is listed.
         after: the tenant after which the rotation starts.
-        only_if: no row is read where this condition is false.
     """
-    onwards = _skip_scan(f"{name}_onwards", next_tenant, has_work, only_if, lambda tenant: tenant > after)
-    around = _skip_scan(f"{name}_around", next_tenant, has_work, only_if, lambda tenant: tenant <= after)
+    onwards = _skip_scan(f"{name}_onwards", next_tenant, has_work, lambda tenant: tenant > after)
+    around = _skip_scan(f"{name}_around", next_tenant, has_work, lambda tenant: tenant <= after)
     return sa.union_all(onwards, around)
 
 
@@ -167,13 +165,9 @@ def _skip_scan(
     name: str,
     next_tenant: NextTenant,
     has_work: Callable[[sa.CTE], sa.ColumnElement[bool]],
-    only_if: sa.ColumnElement[bool] | None,
     within: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]],
 ) -> sa.Select[Any]:
-    first = sa.select(next_tenant(within).label("tenant"))
-    if only_if is not None:
-        first = first.where(only_if)
-    walk = first.cte(name, recursive=True)
+    walk = sa.select(next_tenant(within).label("tenant")).cte(name, recursive=True)
     step = next_tenant(lambda tenant: (tenant > walk.c.tenant) & within(tenant))
     walk = walk.union_all(sa.select(step).where(walk.c.tenant.is_not(None)))
     return sa.select(walk.c.tenant).where(walk.c.tenant.is_not(None), has_work(walk))

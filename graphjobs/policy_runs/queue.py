@@ -88,7 +88,7 @@ class PolicyRunQueue:
         """Lease pending runs that are available: they are dispatching, and belong to the owner until the lease ends.
 
         No two leases take the same run, and no lease waits for another. Emergencies come first: while one can be taken,
-        a lease over all tenants takes nothing else. Tenants rotate, those with emergencies among themselves, and get
+        a lease takes one in eight runs of the others. Tenants rotate, those with emergencies among themselves, and get
         equal shares of `limit`. Within a tenant, high priority comes before normal, and the run that has been available
         longest first. High runs never starve normal ones: of every eight runs taken of a tenant, one is the normal run
         that has waited longest, if it has waited for ten minutes.

@@ -11,8 +11,10 @@ from sqlalchemy import text
 
 from graphjobs import GraphJobsError, PolicyRunJob, PolicyRunRepository, PolicyRunStatus
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff, TenantCursors
+from graphjobs.policy_runs.sql import acquire
 from graphjobs.storage import Storage
 from tests.builders import AT, policy_run, queue_of
+from tests.conftest import OVERDUE_EVERY
 from tests.integration.states import MICROSECOND, MINUTE, ids, lease, payloads, read
 
 Status = PolicyRunStatus
@@ -78,7 +80,7 @@ async def test_emergencies_of_all_tenants_come_first(runs: PolicyRunRepository) 
     await add(runs, "b", *["normal"] * 5)
     urgent = await add(runs, "c", "emergency", "emergency", available_at=ago(seconds=1))
     urgent += await add(runs, "d", "emergency", available_at=ago(seconds=1))
-    first = await lease(runs, limit=100)
+    first = await lease(runs, limit=7, after=TenantCursors())
     second = await lease(runs, limit=100, after=first.cursors)
     assert sorted(ids(urgent)) == sorted(ids(first.runs))
     assert Counter(a=5, b=5) == Counter(run.tenant_id for run in second.runs)
@@ -168,23 +170,43 @@ async def test_many_high_runs_do_not_starve_an_overdue_run(runs: PolicyRunReposi
     assert fresh[0].id not in itertools.chain(*leases)
 
 
-async def test_leases_of_one_run_do_not_starve_an_overdue_run(runs: PolicyRunRepository) -> None:
-    """One of eight leases takes the overdue run: the chance that all 200 miss the run is below 1 in 10^11."""
-    (overdue,) = await add(runs, "acme", "normal", available_at=ago(minutes=20))
-    await add(runs, "acme", *["high"] * 8, available_at=ago(minutes=5))
+@pytest.mark.parametrize(("flood", "age"), [("high", timedelta(minutes=20)), ("emergency", timedelta(seconds=1))])
+@pytest.mark.parametrize("tenant_id", [None, "acme"])
+async def test_leases_of_one_run_starve_no_run(
+    runs: PolicyRunRepository, monkeypatch: pytest.MonkeyPatch, tenant_id: str | None, flood: str, age: timedelta
+) -> None:
+    """One of eight leases takes the other run: the chance that all 200 miss the run is below 1 in 10^11."""
+    monkeypatch.setattr(acquire, "OVERDUE_EVERY", OVERDUE_EVERY)
+    (other,) = await add(runs, "acme", "normal", available_at=datetime.now(UTC) - age)
+    await add(runs, "acme", *[flood] * 8, available_at=ago(minutes=5))
+    cursors = TenantCursors()
     for _ in range(200):
-        (run,) = (await lease(runs)).runs
-        if run.id == overdue.id:
+        leased = await lease(runs, tenant_id, after=cursors)
+        cursors = leased.cursors
+        (run,) = leased.runs
+        if run.id == other.id:
             return
         await queue_of(runs).end([LeaseResult.released(run)])
-    raise AssertionError("the overdue run was never leased")
+    raise AssertionError("the other run was never leased")
 
 
-async def test_emergencies_are_leased_before_overdue_runs(runs: PolicyRunRepository) -> None:
-    await add(runs, "acme", *["normal"] * 3, available_at=ago(hours=20))
-    await add(runs, "acme", *["emergency"] * 16, available_at=ago(seconds=1))
-    for tenant_id in (None, "acme"):
-        assert {"emergency"} == {run.priority for run in (await lease(runs, tenant_id, limit=8)).runs}
+@pytest.mark.parametrize("tenant_id", [None, "acme"])
+async def test_one_of_eight_runs_is_no_emergency_while_another_waits(
+    runs: PolicyRunRepository, tenant_id: str | None
+) -> None:
+    await add(runs, "acme", *["normal"] * 2, available_at=ago(seconds=1))
+    await add(runs, "acme", *["emergency"] * 40, available_at=ago(minutes=5))
+    leases = [[run.priority.value for run in (await lease(runs, tenant_id, limit=8)).runs] for _ in range(3)]
+    mixed = ["emergency"] * 7 + ["normal"]
+    assert [mixed, mixed, ["emergency"] * 8] == leases
+
+
+async def test_the_runs_of_all_tenants_are_leased_beside_the_emergencies_of_one(runs: PolicyRunRepository) -> None:
+    await add(runs, "a", *["emergency"] * 90)
+    for tenant in ("b", "c", "d"):
+        await add(runs, tenant, "normal", available_at=ago(seconds=1))
+    leases = await rotate(runs, 3, limit=8)
+    assert [["a"] * 7 + [tenant] for tenant in ("b", "c", "d")] == leases
 
 
 async def test_a_lease_of_one_tenant_returns_only_its_runs(runs: PolicyRunRepository) -> None:

@@ -49,7 +49,8 @@ from graphjobs.policy_runs.status import PolicyRunPriority, PolicyRunStatus
 Status = PolicyRunStatus
 
 OVERDUE_EVERY: Final = 8
-"""One in so many runs that a lease takes from a tenant is the oldest run of normal priority, if it is overdue."""
+"""One in so many runs that a lease takes is no emergency, if another run waits; and one in so many that it takes from
+a tenant is the oldest run of normal priority, if it is overdue."""
 
 _OVERDUE: Final = sa.text("interval '10 minutes'")
 """The time after which an available run of normal priority is overdue."""
@@ -57,8 +58,15 @@ _OVERDUE: Final = sa.text("interval '10 minutes'")
 _EVENT_PAYLOAD: Final = sa.cast(sa.bindparam("p_event_payload", type_=sa.Text), JSONB)
 _ROTATION_OFFSET: Final = sa.bindparam("p_rotation_offset", type_=sa.BigInteger)
 _AFTER_EMERGENCY_TENANT: Final = sa.bindparam("p_after_emergency_tenant_id", type_=sa.Text)
+_OTHERS: Final = (PolicyRunPriority.HIGH, PolicyRunPriority.NORMAL)
 _NO_IDS: Final = sa.cast(sa.literal_column("'{}'"), IDS).label("ids")
 _NO_CURSORS: Final = (sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.Text))
+
+
+def _one_in_so_many(runs: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Build the part of a number of runs that is reserved; the rotation offset reserves it for smaller numbers, too."""
+    part: sa.ColumnElement[Any] = (runs + _ROTATION_OFFSET) // sa.literal_column(str(OVERDUE_EVERY), sa.BigInteger)
+    return part
 
 
 def _pending(priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
@@ -88,22 +96,20 @@ def _has_available(*priorities: PolicyRunPriority) -> Callable[[sa.CTE], sa.Colu
 
     A tenant with locked runs only is passed over. Otherwise, it would use up the turns of others while they are locked.
     """
+    return lambda walk: sa.or_(*(_is_any_available(walk.c.tenant, priority) for priority in priorities))
 
-    def has_available(walk: sa.CTE) -> sa.ColumnElement[bool]:
-        return sa.or_(
-            *(
-                sa.select(RUNS.c.available_at)
-                .where(_pending(priority), TENANT_KEY == walk.c.tenant, RUNS.c.available_at <= sa.func.now())
-                .order_by(RUNS.c.available_at)
-                .limit(ONE)
-                .with_for_update(key_share=True, skip_locked=True)
-                .scalar_subquery()
-                .is_not(None)
-                for priority in priorities
-            )
-        )
 
-    return has_available
+def _is_any_available(tenant: sa.ColumnElement[str], priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
+    return (
+        sa.select(RUNS.c.available_at)
+        .where(_pending(priority), TENANT_KEY == tenant, RUNS.c.available_at <= sa.func.now())
+        .order_by(RUNS.c.available_at)
+        .limit(ONE)
+        .with_for_update(key_share=True, skip_locked=True)
+        .correlate_except(RUNS)
+        .scalar_subquery()
+        .is_not(None)
+    )
 
 
 def _candidates(
@@ -145,11 +151,11 @@ def _pick_by_priority(tenant_shares: sa.CTE, *, with_emergencies: bool) -> sa.Se
     """
     step = tenant_shares
     if with_emergencies:
-        emergencies = _candidates(step, PolicyRunPriority.EMERGENCY, _remaining(step), _is_available)
+        others = (_is_any_available(step.c.tenant_id, priority) for priority in _OTHERS)
+        reserved = sa.case((sa.or_(*others), _one_in_so_many(step.c.share)), else_=sa.literal_column("0"))
+        emergencies = _candidates(step, PolicyRunPriority.EMERGENCY, step.c.share - reserved, _is_available)
         step = _with_locked(step, "emergency", emergencies)
-    # The rotation offset makes every eighth run an overdue one where shares are smaller than eight, too.
-    overdue_share = (step.c.share + _ROTATION_OFFSET) // sa.literal_column(str(OVERDUE_EVERY), sa.BigInteger)
-    overdue_limit = sa.func.least(_remaining(step), overdue_share)
+    overdue_limit = sa.func.least(_remaining(step), _one_in_so_many(step.c.share))
     step = _with_locked(step, "overdue", _candidates(step, PolicyRunPriority.NORMAL, overdue_limit, _is_overdue))
     step = _with_locked(step, "high", _candidates(step, PolicyRunPriority.HIGH, _remaining(step), _is_available))
     # SKIP LOCKED does not skip the statement's own locks: the overdue runs are excluded by their ids.
@@ -207,35 +213,38 @@ def _lease(
     )
 
 
-def _tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, only_if: Any = None) -> sa.CTE:
+def _tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, limit: Any) -> sa.CTE:
     """List tenants with available runs of these priorities, in their rotation, numbered."""
-    tenants = rotating_tenants(
-        name, _next_tenant(*priorities), _has_available(*priorities), after=after, only_if=only_if
-    )
-    listed = tenants.limit(LIMIT).subquery(f"{name}_listed")
+    tenants = rotating_tenants(name, _next_tenant(*priorities), _has_available(*priorities), after=after)
+    listed = tenants.limit(limit).subquery(f"{name}_listed")
     turn = sa.func.row_number().over().label("turn")
     return materialized(sa.select(listed.c.tenant.label("tenant_id"), turn), name)
 
 
-def _shares(tenants: sa.CTE, name: str) -> sa.CTE:
+def _shares(tenants: sa.CTE, name: str, limit: Any) -> sa.CTE:
     """Divide the limit among tenants; the first ones get one more where a remainder is left."""
     counted = sa.select(sa.func.count(tenants.c.tenant_id).label("tenant_count")).subquery(f"{name}_counted")
-    remainder = sa.case((tenants.c.turn <= LIMIT % counted.c.tenant_count, ONE), else_=sa.literal_column("0"))
-    share = (LIMIT // counted.c.tenant_count + remainder).label("share")
-    columns = (tenants.c.tenant_id, tenants.c.turn, share, counted.c.tenant_count, _NO_IDS)
+    remainder = sa.case((tenants.c.turn <= limit % counted.c.tenant_count, ONE), else_=sa.literal_column("0"))
+    share = (limit // counted.c.tenant_count + remainder).label("share")
+    columns = (tenants.c.tenant_id, tenants.c.turn, share, counted.c.tenant_count, limit.label("taken"), _NO_IDS)
     return materialized(sa.select(*columns).join_from(tenants, counted, sa.true()), name)
 
 
 def _cursor(shares: sa.CTE) -> sa.ColumnElement[Any]:
     """Select the tenant after which the next lease begins."""
     # Where every tenant was served, the next lease begins with the second one: remainders go around, too.
-    turn = sa.case((shares.c.tenant_count < LIMIT, ONE), else_=shares.c.tenant_count)
+    turn = sa.case((shares.c.tenant_count < shares.c.taken, ONE), else_=shares.c.taken)
     return sa.select(shares.c.tenant_id).where(shares.c.turn == turn).scalar_subquery()
 
 
 def _lease_any_tenant() -> sa.Select[Any]:
-    emergency_tenants = _tenants_with("emergency_tenants", PolicyRunPriority.EMERGENCY, after=_AFTER_EMERGENCY_TENANT)
-    emergency_shares = _shares(emergency_tenants, "emergency_shares")
+    emergency_tenants = _tenants_with(
+        "emergency_tenants", PolicyRunPriority.EMERGENCY, after=_AFTER_EMERGENCY_TENANT, limit=LIMIT
+    )
+    others_max = sa.case((sa.exists(sa.select(emergency_tenants.c.turn)), _one_in_so_many(LIMIT)), else_=LIMIT)
+    tenants = _tenants_with("tenants", *_OTHERS, after=AFTER_TENANT, limit=others_max)
+    reserved = sa.case((sa.exists(sa.select(tenants.c.turn)), _one_in_so_many(LIMIT)), else_=sa.literal_column("0"))
+    emergency_shares = _shares(emergency_tenants, "emergency_shares", LIMIT - reserved)
     candidates = _candidates(
         emergency_shares,
         PolicyRunPriority.EMERGENCY,
@@ -253,14 +262,7 @@ def _lease_any_tenant() -> sa.Select[Any]:
         ).join_from(emergency_shares, candidates, sa.true()),
         "emergencies",
     )
-    tenants = _tenants_with(
-        "tenants",
-        PolicyRunPriority.HIGH,
-        PolicyRunPriority.NORMAL,
-        after=AFTER_TENANT,
-        only_if=~sa.exists(sa.select(emergencies.c.id)),
-    )
-    tenant_shares = _shares(tenants, "tenant_shares")
+    tenant_shares = _shares(tenants, "tenant_shares", others_max)
     others = _pick_by_priority(tenant_shares, with_emergencies=False)
     served = sa.union_all(sa.select(emergency_shares.c.tenant_id), sa.select(tenant_shares.c.tenant_id)).subquery(
         "served"
@@ -275,6 +277,8 @@ def _lease_any_tenant() -> sa.Select[Any]:
 
 LEASE_RUNS: Final = _lease_any_tenant()
 """Leases pending runs of any tenants, with an event each: emergencies before all, else tenants in their rotation.
+
+One in `OVERDUE_EVERY` runs is no emergency, as long as another run waits.
 
 Returns the runs, the number of attempts that count, two rotation cursors, emergency and regular, each NULL if no run of
 that class was leased, and the tenants of runs that were left to be leased alone: in a row of NULLs if no run was

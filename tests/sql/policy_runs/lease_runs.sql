@@ -4,125 +4,39 @@
 --   $3 p_lease_duration INTERVAL
 --   $4 p_apart_after INTEGER
 --   $5 p_limit BIGINT
---   $6 p_after_emergency_tenant_id TEXT
---   $7 p_rotation_offset BIGINT
---   $8 p_after_tenant_id TEXT
+--   $6 p_after_tenant_id TEXT
+--   $7 p_after_emergency_tenant_id TEXT
+--   $8 p_rotation_offset BIGINT
 --   $9 p_attempts_max INTEGER
 PREPARE policy_runs_lease_runs AS
-WITH RECURSIVE emergency_tenants_onwards(tenant) AS
-(SELECT (SELECT scheduler.policy_runs.tenant_id
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
-ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
-LIMIT 1) COLLATE "C" AS tenant
-UNION ALL
-SELECT (SELECT scheduler.policy_runs.tenant_id
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
-ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
-LIMIT 1) COLLATE "C" AS anon_2
-FROM emergency_tenants_onwards
-WHERE emergency_tenants_onwards.tenant IS NOT NULL),
-emergency_tenants_around(tenant) AS
-(SELECT (SELECT scheduler.policy_runs.tenant_id
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
-ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
-LIMIT 1) COLLATE "C" AS tenant
-UNION ALL
-SELECT (SELECT scheduler.policy_runs.tenant_id
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
-ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
-LIMIT 1) COLLATE "C" AS anon_3
-FROM emergency_tenants_around
-WHERE emergency_tenants_around.tenant IS NOT NULL),
-emergency_tenants AS MATERIALIZED
-(SELECT emergency_tenants_listed.tenant AS tenant_id, row_number() OVER () AS turn
-FROM (SELECT emergency_tenants_onwards.tenant AS tenant
-FROM emergency_tenants_onwards
-WHERE emergency_tenants_onwards.tenant IS NOT NULL
-AND (SELECT scheduler.policy_runs.available_at
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = emergency_tenants_onwards.tenant
-AND scheduler.policy_runs.available_at <= now()
-ORDER BY scheduler.policy_runs.available_at
-LIMIT 1
-FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL
-UNION ALL
-SELECT emergency_tenants_around.tenant AS tenant
-FROM emergency_tenants_around
-WHERE emergency_tenants_around.tenant IS NOT NULL
-AND (SELECT scheduler.policy_runs.available_at
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = emergency_tenants_around.tenant
-AND scheduler.policy_runs.available_at <= now()
-ORDER BY scheduler.policy_runs.available_at
-LIMIT 1
-FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL
-LIMIT $5::BIGINT) AS emergency_tenants_listed),
-emergency_shares AS MATERIALIZED
-(SELECT emergency_tenants.tenant_id AS tenant_id, emergency_tenants.turn AS turn, $5::BIGINT / emergency_shares_counted.tenant_count + CASE WHEN (emergency_tenants.turn <= $5::BIGINT % emergency_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, emergency_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
-FROM emergency_tenants
-JOIN (SELECT count(emergency_tenants.tenant_id) AS tenant_count
-FROM emergency_tenants) AS emergency_shares_counted ON true),
-emergencies AS MATERIALIZED
-(SELECT candidates.id AS id, emergency_shares.tenant_id AS tenant_id, row_number() OVER (PARTITION BY emergency_shares.tenant_id
-ORDER BY candidates.available_at) AS turn
-FROM emergency_shares
-JOIN LATERAL (SELECT scheduler.policy_runs.id AS id, scheduler.policy_runs.available_at AS available_at
-FROM scheduler.policy_runs
-WHERE scheduler.policy_runs.status = 0
-AND scheduler.policy_runs.priority = 2
-AND (scheduler.policy_runs.tenant_id COLLATE "C") = emergency_shares.tenant_id
-AND scheduler.policy_runs.available_at <= now()
-ORDER BY scheduler.policy_runs.available_at
-LIMIT emergency_shares.share
-FOR NO KEY UPDATE SKIP LOCKED) AS candidates ON true),
-tenants_onwards(tenant) AS
+WITH RECURSIVE tenants_onwards(tenant) AS
 (SELECT least((SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS tenant
-WHERE NOT (EXISTS (SELECT emergencies.id
-FROM emergencies))
 UNION ALL
 SELECT least((SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_onwards.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") > $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS least_1
 FROM tenants_onwards
@@ -132,35 +46,99 @@ tenants_around(tenant) AS
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
-AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS tenant
-WHERE NOT (EXISTS (SELECT emergencies.id
-FROM emergencies))
 UNION ALL
 SELECT least((SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 1
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C", (SELECT scheduler.policy_runs.tenant_id
 FROM scheduler.policy_runs
 WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > tenants_around.tenant
-AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $8::VARCHAR
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $6::VARCHAR
 ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
 LIMIT 1) COLLATE "C") AS least_2
 FROM tenants_around
 WHERE tenants_around.tenant IS NOT NULL),
+emergency_tenants_onwards(tenant) AS
+(SELECT (SELECT scheduler.policy_runs.tenant_id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
+LIMIT 1) COLLATE "C" AS tenant
+UNION ALL
+SELECT (SELECT scheduler.policy_runs.tenant_id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_onwards.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") > $7::VARCHAR
+ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
+LIMIT 1) COLLATE "C" AS anon_2
+FROM emergency_tenants_onwards
+WHERE tenant IS NOT NULL),
+emergency_tenants_around(tenant) AS
+(SELECT (SELECT scheduler.policy_runs.tenant_id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
+LIMIT 1) COLLATE "C" AS tenant
+UNION ALL
+SELECT (SELECT scheduler.policy_runs.tenant_id
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") >= '' AND (scheduler.policy_runs.tenant_id COLLATE "C") > emergency_tenants_around.tenant
+AND (scheduler.policy_runs.tenant_id COLLATE "C") <= $7::VARCHAR
+ORDER BY scheduler.policy_runs.tenant_id COLLATE "C"
+LIMIT 1) COLLATE "C" AS anon_3
+FROM emergency_tenants_around
+WHERE tenant IS NOT NULL),
+emergency_tenants AS MATERIALIZED
+(SELECT emergency_tenants_listed.tenant AS tenant_id, row_number() OVER () AS turn
+FROM (SELECT emergency_tenants_onwards.tenant AS tenant
+FROM emergency_tenants_onwards
+WHERE tenant IS NOT NULL
+AND (SELECT scheduler.policy_runs.available_at
+FROM scheduler.policy_runs
+WHERE status = 0
+AND priority = 2
+AND (tenant_id COLLATE "C") = tenant
+AND available_at <= now()
+ORDER BY available_at
+LIMIT 1
+FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL
+UNION ALL
+SELECT emergency_tenants_around.tenant AS tenant
+FROM emergency_tenants_around
+WHERE tenant IS NOT NULL
+AND (SELECT scheduler.policy_runs.available_at
+FROM scheduler.policy_runs
+WHERE status = 0
+AND priority = 2
+AND (tenant_id COLLATE "C") = tenant
+AND available_at <= now()
+ORDER BY available_at
+LIMIT 1
+FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL
+LIMIT $5::BIGINT) AS emergency_tenants_listed),
 tenants AS MATERIALIZED
 (SELECT tenants_listed.tenant AS tenant_id, row_number() OVER () AS turn
 FROM (SELECT tenants_onwards.tenant AS tenant
@@ -204,9 +182,34 @@ AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
 LIMIT 1
 FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL)
-LIMIT $5::BIGINT) AS tenants_listed),
+LIMIT CASE WHEN (EXISTS (SELECT emergency_tenants.turn
+FROM emergency_tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE $5::BIGINT END) AS tenants_listed),
+emergency_shares AS MATERIALIZED
+(SELECT emergency_tenants.tenant_id AS tenant_id, emergency_tenants.turn AS turn, ($5::BIGINT - CASE WHEN (EXISTS (SELECT tenants.turn
+FROM tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE 0 END) / emergency_shares_counted.tenant_count + CASE WHEN (emergency_tenants.turn <= ($5::BIGINT - CASE WHEN (EXISTS (SELECT tenants.turn
+FROM tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE 0 END) % emergency_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, emergency_shares_counted.tenant_count AS tenant_count, $5::BIGINT - CASE WHEN (EXISTS (SELECT tenants.turn
+FROM tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE 0 END AS taken, CAST('{}' AS UUID[]) AS ids
+FROM emergency_tenants
+JOIN (SELECT count(emergency_tenants.tenant_id) AS tenant_count
+FROM emergency_tenants) AS emergency_shares_counted ON true),
+emergencies AS MATERIALIZED
+(SELECT candidates.id AS id, emergency_shares.tenant_id AS tenant_id, row_number() OVER (PARTITION BY emergency_shares.tenant_id
+ORDER BY candidates.available_at) AS turn
+FROM emergency_shares
+JOIN LATERAL (SELECT scheduler.policy_runs.id AS id, scheduler.policy_runs.available_at AS available_at
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 2
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = emergency_shares.tenant_id
+AND scheduler.policy_runs.available_at <= now()
+ORDER BY scheduler.policy_runs.available_at
+LIMIT emergency_shares.share
+FOR NO KEY UPDATE SKIP LOCKED) AS candidates ON true),
 tenant_shares AS MATERIALIZED
-(SELECT tenants.tenant_id AS tenant_id, tenants.turn AS turn, $5::BIGINT / tenant_shares_counted.tenant_count + CASE WHEN (tenants.turn <= $5::BIGINT % tenant_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, tenant_shares_counted.tenant_count AS tenant_count, CAST('{}' AS UUID[]) AS ids
+(SELECT tenants.tenant_id AS tenant_id, tenants.turn AS turn, CASE WHEN (EXISTS (SELECT emergency_tenants.turn
+FROM emergency_tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE $5::BIGINT END / tenant_shares_counted.tenant_count + CASE WHEN (tenants.turn <= CASE WHEN (EXISTS (SELECT emergency_tenants.turn
+FROM emergency_tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE $5::BIGINT END % tenant_shares_counted.tenant_count) THEN 1 ELSE 0 END AS share, tenant_shares_counted.tenant_count AS tenant_count, CASE WHEN (EXISTS (SELECT emergency_tenants.turn
+FROM emergency_tenants)) THEN ($5::BIGINT + $8::BIGINT) / 8 ELSE $5::BIGINT END AS taken, CAST('{}' AS UUID[]) AS ids
 FROM tenants
 JOIN (SELECT count(tenants.tenant_id) AS tenant_count
 FROM tenants) AS tenant_shares_counted ON true),
@@ -217,7 +220,7 @@ WHERE scheduler.policy_runs.status = 0
 AND scheduler.policy_runs.priority = 0
 AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
 AND scheduler.policy_runs.available_at <= now() - interval '10 minutes' ORDER BY scheduler.policy_runs.available_at
-LIMIT least(tenant_shares.share - cardinality(tenant_shares.ids), (tenant_shares.share + $7::BIGINT) / 8)
+LIMIT least(tenant_shares.share - cardinality(tenant_shares.ids), (tenant_shares.share + $8::BIGINT) / 8)
 FOR NO KEY UPDATE SKIP LOCKED))) AS ids
 FROM tenant_shares),
 high AS MATERIALIZED
@@ -299,9 +302,9 @@ AND scheduler.policy_run_events.tenant_id = leased.tenant_id
 AND scheduler.policy_run_events.status = 0
 AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) ELSE leased.attempts END AS anon_4, (SELECT emergency_shares.tenant_id
 FROM emergency_shares
-WHERE emergency_shares.turn = CASE WHEN (emergency_shares.tenant_count < $5::BIGINT) THEN 1 ELSE emergency_shares.tenant_count END) AS anon_5, (SELECT tenant_shares.tenant_id
+WHERE emergency_shares.turn = CASE WHEN (emergency_shares.tenant_count < emergency_shares.taken) THEN 1 ELSE emergency_shares.taken END) AS anon_5, (SELECT tenant_shares.tenant_id
 FROM tenant_shares
-WHERE tenant_shares.turn = CASE WHEN (tenant_shares.tenant_count < $5::BIGINT) THEN 1 ELSE tenant_shares.tenant_count END) AS anon_6, apart.tenant_ids
+WHERE tenant_shares.turn = CASE WHEN (tenant_shares.tenant_count < tenant_shares.taken) THEN 1 ELSE tenant_shares.taken END) AS anon_6, apart.tenant_ids
 FROM (SELECT array((SELECT DISTINCT locked.tenant_id
 FROM locked
 WHERE locked.size IS NULL)) AS tenant_ids) AS apart

@@ -18,7 +18,23 @@ AND scheduler.policy_runs.priority = 2
 AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
 AND scheduler.policy_runs.available_at <= now()
 ORDER BY scheduler.policy_runs.available_at
-LIMIT tenant_shares.share - cardinality(tenant_shares.ids)
+LIMIT tenant_shares.share - CASE WHEN ((SELECT scheduler.policy_runs.available_at
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 1
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
+AND scheduler.policy_runs.available_at <= now()
+ORDER BY scheduler.policy_runs.available_at
+LIMIT 1
+FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL OR (SELECT scheduler.policy_runs.available_at
+FROM scheduler.policy_runs
+WHERE scheduler.policy_runs.status = 0
+AND scheduler.policy_runs.priority = 0
+AND (scheduler.policy_runs.tenant_id COLLATE "C") = tenant_shares.tenant_id
+AND scheduler.policy_runs.available_at <= now()
+ORDER BY scheduler.policy_runs.available_at
+LIMIT 1
+FOR NO KEY UPDATE SKIP LOCKED) IS NOT NULL) THEN (tenant_shares.share + $5::BIGINT) / 8 ELSE 0 END
 FOR NO KEY UPDATE SKIP LOCKED))) AS ids
 FROM tenant_shares),
 overdue AS MATERIALIZED
