@@ -282,7 +282,9 @@ async def test_one_lease_fails_a_thousand_runs_without_an_attempt_left(storage: 
         tenant,
         policy_run(tenant).payload_json(),
     )
-    readable = await storage.policy_runs.insert(policy_run(tenant))
+    readable = await storage.policy_runs.insert(
+        policy_run(tenant, priority="emergency", available_at=datetime.now(UTC) - timedelta(minutes=1))
+    )
 
     first = await lease(storage.policy_runs, tenant, limit=1_000)
     second = await lease(storage.policy_runs, tenant, limit=1_000)
