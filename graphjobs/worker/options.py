@@ -72,7 +72,7 @@ class WorkerOptions:
 
     @property
     def apart_after(self) -> int | None:
-        """The number of attempts after which a job that lost one runs alone: all but the last. None if that is none."""
+        """The number of attempts after which a job that lost one runs alone: all but the last. None if one is all."""
         return self.attempts_max - 1 or None
 
     def __post_init__(self) -> None:
