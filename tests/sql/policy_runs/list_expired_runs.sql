@@ -39,7 +39,12 @@ FROM scheduler.policy_run_events
 WHERE scheduler.policy_run_events.job_id = expired.id
 AND scheduler.policy_run_events.tenant_id = expired.tenant_id
 AND scheduler.policy_run_events.status = 0
-AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) AS anon_2
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload -> 'error') IS NULL) AS anon_2, (SELECT count(scheduler.policy_run_events.id) AS count_2
+FROM scheduler.policy_run_events
+WHERE scheduler.policy_run_events.job_id = expired.id
+AND scheduler.policy_run_events.tenant_id = expired.tenant_id
+AND scheduler.policy_run_events.status = 0
+AND (scheduler.policy_run_events.payload ->> 'from') = 'dispatching' AND (scheduler.policy_run_events.payload ? 'rescued')) > 0 AS anon_3
 FROM (SELECT count(part.id) AS number, max(part.last_attempt_at) AS last
 FROM part) AS last_part
 LEFT OUTER JOIN expired ON true
