@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -40,9 +41,10 @@ _COUNTED_PROBLEMS_MAX: Final = 1_000
 _PART_LENGTH_MAX: Final = 100
 
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
-_LOCAL_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+_YEAR_TEXT: Final = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_LOCAL_TEXT: Final = f"^{_YEAR_TEXT}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\\.[0-9]+)?"
 _UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
-_TIME_TEXT: Final = _LOCAL_TEXT + "[+-][0-9]{2}:[0-9]{2}$"
+_TIME_TEXT: Final = _LOCAL_TEXT + "(Z|[+-][0-9]{2}:[0-9]{2})$"
 
 _UUID: Final = re.compile(_UUID_TEXT)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -180,8 +182,11 @@ Name: TypeAlias = Annotated[str, BoundedText(NAME_LENGTH_MAX)]
 ErrorText: TypeAlias = Annotated[str, BoundedText(ERROR_LENGTH_MAX, multiline=True)]
 Reason: TypeAlias = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX), BeforeValidator(_in_utf8)]
 """Any text of why something failed, as callers give it; `sanitize_error` makes a stored error of it."""
-Id: TypeAlias = Annotated[UUID, _Uuid()]
-UtcTime: TypeAlias = Annotated[datetime, _UtcTime()]
+# One schema for requests and answers; the patterns exclude what only the formats permit, such as lower case.
+Id: TypeAlias = Annotated[UUID, _Uuid(), WithJsonSchema({"type": "string", "format": "uuid", "pattern": _UUID_TEXT})]
+UtcTime: TypeAlias = Annotated[
+    datetime, _UtcTime(), WithJsonSchema({"type": "string", "format": "date-time", "pattern": _TIME_TEXT})
+]
 Digest: TypeAlias = Annotated[
     str,
     Pattern(r"^sha256:[0-9a-f]{64}$", "must be 'sha256:' and 64 hexadecimal digits in lower case"),

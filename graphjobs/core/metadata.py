@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
 from immutabledict import immutabledict
-from pydantic import Field, GetCoreSchemaHandler, PlainSerializer
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainSerializer, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
 from graphjobs.core.fields import BoundedText, Name, check_size
@@ -30,6 +31,15 @@ class _Metadata:
             json_schema=core_schema.with_info_wrap_validator_function(_metadata_from_json, entries),
             python_schema=core_schema.no_info_wrap_validator_function(_metadata_from_python, entries),
         )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return one schema for requests and answers."""
+        return {
+            "type": "object",
+            "maxProperties": METADATA_ENTRIES_MAX,
+            "propertyNames": _KEY.json_schema(),
+            "additionalProperties": _VALUE.json_schema(),
+        }
 
 
 def _metadata_from_json(
@@ -63,8 +73,12 @@ def _bounded_metadata(value: Mapping[str, str], *, is_stored: bool) -> immutable
     raise PydanticCustomError("metadata", f"must take at most {METADATA_BYTES_MAX:,} bytes as JSON, not {size:,}")
 
 
+_Text: TypeAlias = Annotated[str, BoundedText(METADATA_VALUE_LENGTH_MAX, multiline=True)]
+_KEY: Final[TypeAdapter[str]] = TypeAdapter(Name)
+_VALUE: Final[TypeAdapter[str]] = TypeAdapter(_Text)
+
 Metadata: TypeAlias = Annotated[
-    Mapping[Name, Annotated[str, BoundedText(METADATA_VALUE_LENGTH_MAX, multiline=True)]],
+    Mapping[Name, _Text],
     Field(max_length=METADATA_ENTRIES_MAX),
     _Metadata(),
     PlainSerializer(dict, return_type=dict[str, str]),

@@ -20,6 +20,7 @@ from graphjobs.web.dependencies import (
     policy_run_repository,
     policy_run_service,
 )
+from graphjobs.web.operations import openapi_tags
 from graphjobs.web.routes.graphs import graph_routes
 from graphjobs.web.routes.health import health_routes
 from graphjobs.web.routes.policies import policy_routes
@@ -33,6 +34,7 @@ __all__ = [
     "graph_job_store",
     "graph_routes",
     "health_routes",
+    "openapi_tags",
     "policy_routes",
     "policy_run_repository",
     "policy_run_service",

@@ -14,6 +14,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
+from graphjobs.web.operations import openapi_tags
 from graphjobs.web.problems import Problem, handle_error
 from graphjobs.web.routes.graphs import graph_routes
 from graphjobs.web.routes.health import health_routes
@@ -73,6 +74,7 @@ def create_app(tokens: TokenFile | None = None) -> FastAPI:
         title="graphjobs",
         summary="Graph jobs and policy runs of a scheduler, on PostgreSQL.",
         version="1",
+        openapi_tags=openapi_tags,
         redirect_slashes=False,  # the redirect would follow the Host header, before the caller is known
     )
     app.state.graphjobs_tokens = tokens

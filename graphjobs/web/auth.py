@@ -11,7 +11,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from graphjobs.web.problems import Problem, request_id
 from graphjobs.web.tokens import TokenFile
 
-_bearer = HTTPBearer(auto_error=False, description="A token of `graphjobs tokens add`, or one that the host accepts.")
+_bearer = HTTPBearer(
+    scheme_name="GraphJobsToken",  # a host may have a scheme with the default name, HTTPBearer
+    description="A token of `graphjobs tokens add`, or one that the host accepts.",
+    auto_error=False,
+)
 
 
 @dataclass(frozen=True, slots=True)

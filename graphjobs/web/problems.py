@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
@@ -35,6 +35,7 @@ from graphjobs.errors import (
     OutcomeUnknown,
     SchemaOutOfDate,
 )
+from graphjobs.web.examples import PROBLEM
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
@@ -90,22 +91,26 @@ class ProblemTerms:
 JOB_TERMS: Final = ProblemTerms("job", "Idempotency-Key")
 
 
-class FieldProblem(BaseModel):
+class GraphJobsFieldProblem(BaseModel):
     """One invalid field."""
 
     field: str = Field(description="The name as in the request; empty if the request as a whole is invalid.")
     problem: str
 
 
-class ProblemDocument(BaseModel):
+class GraphJobsProblem(BaseModel):
     """A problem document, RFC 9457."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PROBLEM]})
 
     type: str
     title: str
     status: int
     detail: str
     request_id: str = Field(alias="requestId")
-    errors: list[FieldProblem] | None = Field(None, description="The invalid fields, of a 400, 413, 415 or 422.")
+    errors: list[GraphJobsFieldProblem] | None = Field(
+        None, description="The invalid fields, of a 400, 413, 415 or 422."
+    )
     job_status: str | None = Field(
         None, alias="jobStatus", description="The actual status of the job or run, of a 409."
     )
@@ -266,27 +271,33 @@ def _to_json_name(name: str) -> str:
     return ".".join(to_camel(part) for part in name.split(".")) if name else ""
 
 
-def inline_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema of a model without references, so that any part of an OpenAPI document can contain it."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
+class ModelContent(dict[str, Any]):
+    """The content of a response in OpenAPI, with the schema of the `model` beside it at a place of our choice.
 
-    def inline(node: Any) -> Any:
-        match node:
-            case {"$ref": str(name), **siblings}:
-                return {**inline(definitions[name.rpartition("/")[2]]), **siblings}
-            case dict():
-                return {key: inline(value) for key, value in node.items()}
-            case list():
-                return [inline(value) for value in node]
-        return node
+    FastAPI would list the model under the media type of the route's answer. And it documents no body that a
+    dependency reads: such a model is listed with a response, and its schema is written to the description of the body.
+    """
 
-    inlined: dict[str, Any] = inline(schema)
-    return inlined
+    def __init__(self, target: dict[str, Any], media_type: str | None = None) -> None:
+        super().__init__({media_type: target} if media_type else {})
+        self._target = target
+
+    @override
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the place for the schema; FastAPI asks for the one of the route's media type."""
+        return self._target
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelContent":
+        return self
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of a route's problems, by HTTP status."""
-    # A schema, not the model: FastAPI would list a model under application/json, too.
-    schema = inline_schema(ProblemDocument)
-    return {status: {"description": _title(status), "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
+    return {
+        status: {
+            "description": _title(status),
+            "model": GraphJobsProblem,
+            "content": ModelContent({"schema": {}}, MEDIA_TYPE),
+        }
+        for status in statuses
+    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -10,10 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, to_json
 
-from graphjobs.core.fields import FrozenModel, UtcTime
+from graphjobs.core.fields import UtcTime
 from graphjobs.core.time_slices import in_slices
 from graphjobs.errors import CorruptRow
-from graphjobs.web.problems import inline_schema, problem_responses
+from graphjobs.web.problems import problem_responses
 from graphjobs.web.request_limit import LargeResponse
 
 READ_PROBLEMS: Final = problem_responses(401, 403, 404, 422, 500, 503)
@@ -52,31 +52,14 @@ class UnreadableRow(CamelModel):
     reason: str
 
 
-def create_options(body: type[FrozenModel], response: type[BaseModel]) -> dict[str, Any]:
-    """Return the decorator options of a route that creates a job or run and answers 202."""
-    return {
-        "status_code": 202,
-        "response_model": response,
-        "responses": CREATE_PROBLEMS,
-        "openapi_extra": _describe_body(body, required=True),
-    }
-
-
-def update_options(
-    body: type[FrozenModel], response: object, *, body_required: bool = True, status_code: int = 200
-) -> dict[str, Any]:
-    """Return the decorator options of a route that changes a job or run."""
-    return {
-        "status_code": status_code,
-        "response_model": response,
-        "responses": UPDATE_PROBLEMS,
-        "openapi_extra": _describe_body(body, required=body_required),
-    }
-
-
-def _describe_body(body: type[FrozenModel], *, required: bool) -> dict[str, Any]:
-    """Return the OpenAPI description of a body that `request_bodies.body_of` reads."""
-    return {"requestBody": {"required": required, "content": {_JSON: {"schema": inline_schema(body)}}}}
+def require_present(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Require the fields that an answer always has: all but those that may be None, which are left out."""
+    fields = [field for field in model.model_fields.values() if not field.exclude]
+    schema["required"] = [
+        field.alias
+        for field in fields
+        if field.is_required() or field.get_default(call_default_factory=True, validated_data={}) is not None
+    ]
 
 
 def client_path(request: Request, *, parent: str = "") -> str:
@@ -90,13 +73,21 @@ def client_path(request: Request, *, parent: str = "") -> str:
     return quote((root if is_stripped else "") + path.removesuffix(parent))
 
 
-def json_response(value: FrozenModel, status: int = 200, **headers: str) -> Response:
+class JsonValue(Protocol):
+    """A value that writes its own JSON object."""
+
+    def to_json(self) -> str:
+        """Return the JSON."""
+        ...
+
+
+def json_response(value: JsonValue, status: int = 200, **headers: str) -> Response:
     """Return the JSON of a value as a response; FastAPI would validate the value again."""
     return Response(value.to_json(), status, headers=headers, media_type=_JSON)
 
 
 async def list_response(
-    name: str, values: Iterable[FrozenModel], unreadable: Iterable[CorruptRow], **members: object
+    name: str, values: Iterable[JsonValue], unreadable: Iterable[CorruptRow], **members: object
 ) -> Response:
     """Return the JSON of a list as a response.
 

@@ -1,12 +1,24 @@
 """The OpenAPI document is complete, and schemathesis finds no difference between it and the service."""
 
 import asyncio
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import jsonschema_rs
+import pytest
 from fastapi import FastAPI
 
+from graphjobs.core.fields import FrozenModel
+from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.web import create_app
+from graphjobs.web.routes.policies import (
+    PolicyRunBody,
+    PolicyRunCancelBody,
+    PolicyRunRetryBody,
+    PolicySimulationBody,
+)
 from graphjobs.web.tokens import SCOPES, add_token
 from tests.web.server import serving
 
@@ -31,24 +43,82 @@ _ROUTES = {
 }
 
 
+_BODIES = [
+    GraphBuildRequest,
+    GraphOverlayRequest,
+    GraphJobCompletion,
+    PolicyRunBody,
+    PolicySimulationBody,
+    PolicyRunCancelBody,
+    PolicyRunRetryBody,
+]
+
+
+def _operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): op for path, ops in document["paths"].items() for method, op in ops.items()}
+
+
+def _schema(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema of the document as one that can be validated alone."""
+    return {**node, "components": document["components"]}
+
+
 def test_each_route_documents_its_body_and_its_responses() -> None:
-    """Bodies, problems with their media type, and the bearer token."""
+    """References, examples, problems with their media type, the bearer token, and an operation id of its own."""
     document = create_app().openapi()
-    operations = {(method, path): op for path, ops in document["paths"].items() for method, op in ops.items()}
+    operations = _operations(document)
     assert set(operations) == _ROUTES
     for (method, path), operation in operations.items():
         assert operation["summary"]
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)+", operation["operationId"])
         if path.startswith(("/graphs", "/policy")):
-            assert [{"HTTPBearer": []}] == operation["security"]
+            assert [{"GraphJobsToken": []}] == operation["security"]
             assert {"401", "403", "422", "503"} <= set(operation["responses"])
-        for status, response in operation["responses"].items():
-            media = "application/json" if status < "400" else "application/problem+json"
-            assert [media] == list(response["content"])
+        else:
+            assert "security" not in operation
+        contents = [(status, response["content"]) for status, response in operation["responses"].items()]
         if method == "post" and path != "/graphs/jobs/{job_id}/cancel":
-            schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            assert schema["additionalProperties"] is False
-            assert "$ref" not in str(schema)  # a reference would have no target
+            contents.append(("body", operation["requestBody"]["content"]))
             assert operation["requestBody"]["required"] is not path.startswith("/policy/runs/")
+        for status, content in contents:
+            media_type = "application/problem+json" if "400" <= status < "600" else "application/json"
+            assert [media_type] == list(content)
+            (media,) = content.values()
+            assert ["$ref"] == list(media["schema"])
+            if media_type == "application/json":
+                jsonschema_rs.validate(_schema(document, media["schema"]), media["example"], validate_formats=True)
+    ids = [operation["operationId"] for operation in operations.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_examples_of_components_are_valid() -> None:
+    document = create_app().openapi()
+    problem = document["components"]["schemas"]["GraphJobsProblem"]
+    for example in problem["examples"]:
+        jsonschema_rs.validate(_schema(document, problem), example)
+
+
+def test_every_tag_has_a_description() -> None:
+    document = create_app().openapi()
+    used = {tag for operation in _operations(document).values() for tag in operation["tags"]}
+    assert used == {tag["name"] for tag in document["tags"] if tag["description"]}
+
+
+def test_the_type_of_a_job_selects_its_schema() -> None:
+    document = create_app().openapi()
+    schemas = document["components"]["schemas"]
+    mapping = {
+        kind: f"#/components/schemas/{name}"
+        for kind, name in {"build": "GraphBuildJobView", "overlay": "GraphOverlayJobView"}.items()
+    }
+    assert {"propertyName": "type", "mapping": mapping} == schemas["GraphJobView"]["discriminator"]
+    assert [{"$ref": reference} for reference in mapping.values()] == schemas["GraphJobView"]["oneOf"]
+
+
+@pytest.mark.parametrize("body", _BODIES)
+def test_a_body_has_one_schema(body: type[FrozenModel]) -> None:
+    """The document has the schema of answers for each type, so requests must not have another one."""
+    assert body.model_json_schema(mode="validation") == body.model_json_schema(mode="serialization")
 
 
 async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, tenant: str, tmp_path: Path) -> None:

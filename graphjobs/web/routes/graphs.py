@@ -1,23 +1,28 @@
 """The HTTP routes of graph jobs. They know the store and the service only by their protocols."""
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 from graphjobs.core.fields import NAME_LENGTH_MAX, Name
 from graphjobs.core.pagination import CURSOR_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX, BoundedCount
 from graphjobs.errors import JobNotFound
 from graphjobs.graph_jobs.filters import GraphJobQuery
-from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
+from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
+from graphjobs.web import examples
 from graphjobs.web.auth import Caller, event_actor, require_scope
 from graphjobs.web.dependencies import ListPlaces, Service, Store
+from graphjobs.web.operations import operation
 from graphjobs.web.problems import ProblemRoute
 from graphjobs.web.request_bodies import body_of, ignored_body
 from graphjobs.web.responses import (
+    CREATE_PROBLEMS,
     LIST_PROBLEMS,
     READ_PROBLEMS,
     UPDATE_PROBLEMS,
@@ -25,10 +30,9 @@ from graphjobs.web.responses import (
     Time,
     UnreadableRow,
     client_path,
-    create_options,
     json_response,
     list_response,
-    update_options,
+    require_present,
 )
 from graphjobs.web.tokens import GRAPH_COMPLETE, GRAPH_READ, GRAPH_WRITE
 
@@ -79,15 +83,47 @@ class LagParams(CamelModel):
     window_seconds: int = Field(86_400, ge=1, le=_LAG_SECONDS_MAX, description="Maximum age of the measured jobs.")
 
 
-class JobPage(CamelModel):
+class GraphBuildJobView(GraphBuildJob):
+    """A build job."""
+
+    model_config = ConfigDict(json_schema_extra=require_present)
+
+    job_type: Literal["build"] = Field(alias="type")
+
+
+class GraphOverlayJobView(GraphOverlayJob):
+    """An overlay job."""
+
+    model_config = ConfigDict(json_schema_extra=require_present)
+
+    job_type: Literal["overlay"] = Field(alias="type")
+
+
+GraphJobView = TypeAliasType(
+    "GraphJobView", Annotated[GraphBuildJobView | GraphOverlayJobView, Field(discriminator="job_type")]
+)
+"""A job in answers: its type comes first, which the stored JSON does not contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TypedJob:
+    """A job, with its type in its JSON. It is not validated again."""
+
+    job: AnyJob
+
+    def to_json(self) -> str:
+        return f'{{"type":"{self.job.type}",{self.job.to_json().removeprefix("{")}'
+
+
+class GraphJobPage(CamelModel):
     """A page of jobs, newest first."""
 
-    jobs: list[GraphBuildJob | GraphOverlayJob]
+    jobs: list[GraphJobView]
     next_cursor: str | None = Field(description="Null after the last job.")
     unreadable: list[UnreadableRow]
 
 
-class EventPage(CamelModel):
+class GraphJobEventPage(CamelModel):
     """The events of a job, oldest first."""
 
     events: list[GraphJobEvent]
@@ -97,17 +133,17 @@ class EventPage(CamelModel):
     )
 
 
-class Count(CamelModel):
+class GraphJobCount(CamelModel):
     """A number of jobs; a lower bound if it is not exact."""
 
     value: int
     exact: bool
 
 
-class Lag(CamelModel):
+class GraphOverlayLag(CamelModel):
     """Counts, ages and latencies of overlay jobs; ages and latencies are in seconds."""
 
-    counts: dict[GraphJobStatus, Count]
+    counts: dict[GraphJobStatus, GraphJobCount]
     oldest_queued_seconds: float | None
     p50_seconds: float | None
     p95_seconds: float | None
@@ -115,49 +151,79 @@ class Lag(CamelModel):
     window_seconds: float
 
 
-@graph_routes.post("/build", summary="Request a build job", **create_options(GraphBuildRequest, GraphBuildJob))
+@graph_routes.post(
+    "/build",
+    summary="Request a build job",
+    **operation(
+        "request_graph_build",
+        body=GraphBuildRequest,
+        body_example=examples.BUILD_REQUEST,
+        answer=GraphBuildJobView,
+        example=examples.BUILD_JOB,
+        problems=CREATE_PROBLEMS,
+        status=202,
+    ),
+)
 async def request_build(
     caller: WriteCaller, body: BuildBody, service: Service, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Add a build job, or return the job that was added with the same key before."""
     job = await service.request_build(caller.tenant_id, body, key=idempotency_key, actor=event_actor(caller, request))
-    return json_response(job, 202, location=f"{client_path(request, parent='build')}jobs/{job.id}")
+    return json_response(_TypedJob(job), 202, location=f"{client_path(request, parent='build')}jobs/{job.id}")
 
 
 @graph_routes.post(
-    "/overlays", summary="Request an overlay job", **create_options(GraphOverlayRequest, GraphOverlayJob)
+    "/overlays",
+    summary="Request an overlay job",
+    **operation(
+        "request_graph_overlay",
+        body=GraphOverlayRequest,
+        body_example=examples.OVERLAY_REQUEST,
+        answer=GraphOverlayJobView,
+        example=examples.OVERLAY_JOB,
+        problems=CREATE_PROBLEMS,
+        status=202,
+    ),
 )
 async def request_overlay(
     caller: WriteCaller, body: OverlayBody, service: Service, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Add an overlay job, or return the job that was added with the same key before."""
     job = await service.request_overlay(caller.tenant_id, body, key=idempotency_key, actor=event_actor(caller, request))
-    return json_response(job, 202, location=f"{client_path(request, parent='overlays')}jobs/{job.id}")
+    return json_response(_TypedJob(job), 202, location=f"{client_path(request, parent='overlays')}jobs/{job.id}")
 
 
-@graph_routes.get("/jobs", response_model=JobPage, responses=LIST_PROBLEMS, summary="List jobs, newest first")
+@graph_routes.get(
+    "/jobs",
+    summary="List jobs, newest first",
+    **operation("list_graph_jobs", answer=GraphJobPage, example=examples.JOB_PAGE, problems=LIST_PROBLEMS),
+)
 async def list_jobs(
     caller: ReadCaller, params: Annotated[JobListParams, Query()], store: Store, places: ListPlaces
 ) -> Response:
     """List one page of the jobs of the tenant."""
     async with places:
         page = await store.get_jobs(caller.tenant_id, params.to_query())
-        return await list_response("jobs", page.jobs, page.unreadable, nextCursor=page.next_cursor)
+        return await list_response("jobs", map(_TypedJob, page.jobs), page.unreadable, nextCursor=page.next_cursor)
 
 
 @graph_routes.get(
-    "/jobs/{job_id}", response_model=GraphBuildJob | GraphOverlayJob, responses=READ_PROBLEMS, summary="Read a job"
+    "/jobs/{job_id}",
+    summary="Read a job",
+    **operation("get_graph_job", answer=GraphJobView, example=examples.COMPLETED_JOB, problems=READ_PROBLEMS),
 )
 async def get_job(caller: ReadCaller, job_id: str, store: Store) -> Response:
     """Read a build or overlay job."""
     job = await store.get_job(caller.tenant_id, job_id)
     if job is None:
         raise JobNotFound(caller.tenant_id, job_id)
-    return json_response(job)
+    return json_response(_TypedJob(job))
 
 
 @graph_routes.get(
-    "/jobs/{job_id}/events", response_model=EventPage, responses=READ_PROBLEMS, summary="List the events of a job"
+    "/jobs/{job_id}/events",
+    summary="List the events of a job",
+    **operation("list_graph_job_events", answer=GraphJobEventPage, example=examples.EVENT_PAGE, problems=READ_PROBLEMS),
 )
 async def list_events(
     caller: ReadCaller, job_id: str, params: Annotated[EventListParams, Query()], store: Store, places: ListPlaces
@@ -172,31 +238,43 @@ async def list_events(
 
 @graph_routes.post(
     "/jobs/{job_id}/cancel",
-    response_model=GraphBuildJob | GraphOverlayJob,
-    responses=UPDATE_PROBLEMS,
     dependencies=[Depends(ignored_body(GRAPH_WRITE))],
     summary="Cancel a job",
+    **operation("cancel_graph_job", answer=GraphJobView, example=examples.CANCELED_JOB, problems=UPDATE_PROBLEMS),
 )
 async def cancel_job(caller: WriteCaller, job_id: str, service: Service, request: Request) -> Response:
     """Cancel a queued or running job; a canceled job is returned as it is."""
-    return json_response(await service.cancel(caller.tenant_id, job_id, actor=event_actor(caller, request)))
+    job = await service.cancel(caller.tenant_id, job_id, actor=event_actor(caller, request))
+    return json_response(_TypedJob(job))
 
 
 @graph_routes.post(
     "/hooks/completed",
     summary="Report that a job is completed or failed",
-    **update_options(GraphJobCompletion, GraphBuildJob | GraphOverlayJob),
+    **operation(
+        "complete_graph_job",
+        body=GraphJobCompletion,
+        body_example=examples.COMPLETION,
+        answer=GraphJobView,
+        example=examples.COMPLETED_JOB,
+        problems=UPDATE_PROBLEMS,
+    ),
 )
 async def complete_job(caller: CompleteCaller, body: CompletionBody, service: Service, request: Request) -> Response:
     """Complete or fail a running job; a final job is returned as it is, after a repeated or late call."""
-    return json_response(await service.complete(caller.tenant_id, body, actor=event_actor(caller, request)))
+    job = await service.complete(caller.tenant_id, body, actor=event_actor(caller, request))
+    return json_response(_TypedJob(job))
 
 
-@graph_routes.get("/overlays/lag", responses=LIST_PROBLEMS, summary="Measure the lag of overlay jobs")
-async def overlay_lag(caller: ReadCaller, params: Annotated[LagParams, Query()], service: Service) -> Lag:
+@graph_routes.get(
+    "/overlays/lag",
+    summary="Measure the lag of overlay jobs",
+    **operation("measure_overlay_lag", answer=GraphOverlayLag, example=examples.OVERLAY_LAG, problems=LIST_PROBLEMS),
+)
+async def overlay_lag(caller: ReadCaller, params: Annotated[LagParams, Query()], service: Service) -> GraphOverlayLag:
     """Count overlay jobs by status, and measure how long they are queued and how long they take."""
     lag = await service.overlay_lag(caller.tenant_id, window=timedelta(seconds=params.window_seconds))
-    return Lag(
+    return GraphOverlayLag(
         counts={status: _count(count) for status, count in lag.counts.items()},
         oldest_queued_seconds=lag.oldest_queued,
         p50_seconds=lag.p50,
@@ -206,5 +284,5 @@ async def overlay_lag(caller: ReadCaller, params: Annotated[LagParams, Query()],
     )
 
 
-def _count(count: BoundedCount) -> Count:
-    return Count(value=count.value, exact=count.exact)
+def _count(count: BoundedCount) -> GraphJobCount:
+    return GraphJobCount(value=count.value, exact=count.exact)

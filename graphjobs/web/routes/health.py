@@ -8,18 +8,20 @@ from pydantic import BaseModel
 from graphjobs.database.schema_version import require_revision
 from graphjobs.storage import Storage
 from graphjobs.web.dependencies import Store, optional_storage
+from graphjobs.web.examples import HEALTH, READINESS
+from graphjobs.web.operations import operation
 from graphjobs.web.problems import ProblemRoute, problem_responses
 
 health_routes = APIRouter(tags=["health"], route_class=ProblemRoute)
 
 
-class Health(BaseModel):
+class GraphJobsHealth(BaseModel):
     """The process runs."""
 
     status: str = "ok"
 
 
-class Readiness(BaseModel):
+class GraphJobsReadiness(BaseModel):
     """The process accepts work."""
 
     status: str = "ready"
@@ -27,17 +29,23 @@ class Readiness(BaseModel):
     """The revision of the database; None if the store is not the one of PostgreSQL."""
 
 
-@health_routes.get("/healthz", summary="Check that the process runs")
-async def healthz() -> Health:
+@health_routes.get(
+    "/healthz",
+    summary="Check that the process runs",
+    **operation("get_graphjobs_health", answer=GraphJobsHealth, example=HEALTH, problems={}),
+)
+async def healthz() -> GraphJobsHealth:
     """Answer without a call to the database."""
-    return Health()
+    return GraphJobsHealth()
 
 
 @health_routes.get(
     "/readyz",
     summary="Check that the database answers, at a revision that this code supports",
-    responses=problem_responses(503),
+    **operation(
+        "get_graphjobs_readiness", answer=GraphJobsReadiness, example=READINESS, problems=problem_responses(503)
+    ),
 )
-async def readyz(_store: Store, storage: Annotated[Storage | None, Depends(optional_storage)]) -> Readiness:
+async def readyz(_store: Store, storage: Annotated[Storage | None, Depends(optional_storage)]) -> GraphJobsReadiness:
     """Read the revision of the database."""
-    return Readiness(revision=await require_revision(storage.database) if storage else None)
+    return GraphJobsReadiness(revision=await require_revision(storage.database) if storage else None)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from graphjobs.core.fields import ErrorText, FrozenModel, Name, Reason, UtcTime
@@ -19,21 +19,24 @@ from graphjobs.policy_runs.filters import PolicyRunQuery
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec
 from graphjobs.policy_runs.requests import PolicyRunRequest
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
+from graphjobs.web import examples
 from graphjobs.web.auth import Caller, check_scope, event_actor, require_scope
 from graphjobs.web.dependencies import ListPlaces, RunService
+from graphjobs.web.operations import operation
 from graphjobs.web.problems import Problem, ProblemRoute, ProblemTerms
 from graphjobs.web.request_bodies import body_of
 from graphjobs.web.responses import (
+    CREATE_PROBLEMS,
     LIST_PROBLEMS,
     READ_PROBLEMS,
+    UPDATE_PROBLEMS,
     CamelModel,
     Time,
     UnreadableRow,
     client_path,
-    create_options,
     json_response,
     list_response,
-    update_options,
+    require_present,
 )
 from graphjobs.web.tokens import POLICY_EMERGENCY, POLICY_READ, POLICY_RUN
 
@@ -133,6 +136,8 @@ class PolicyRunListParams(CamelModel):
 class PolicyRunView(PolicyRunSpec):
     """The public fields of a policy run: all but those of its lease."""
 
+    model_config = ConfigDict(json_schema_extra=require_present)
+
     run_id: Name
     tenant_id: Name
     status: PublicStatus
@@ -196,7 +201,19 @@ def _accepted(run: PolicyRunJob, runs_path: str) -> Response:
     return json_response(PolicyRunView.of(run), 202, location=f"{runs_path}/{segment}")
 
 
-@policy_routes.post("/runs", summary="Request a policy run", **create_options(PolicyRunBody, PolicyRunView))
+@policy_routes.post(
+    "/runs",
+    summary="Request a policy run",
+    **operation(
+        "request_policy_run",
+        body=PolicyRunBody,
+        body_example=examples.RUN_REQUEST,
+        answer=PolicyRunView,
+        example=examples.RUN,
+        problems=CREATE_PROBLEMS,
+        status=202,
+    ),
+)
 async def request_run(caller: RunCaller, body: RunBody, service: RunService, request: Request) -> Response:
     """Add a queued run, or return the run that was added with the same runId before."""
     run = await service.enqueue(body.to_request(caller), actor=event_actor(caller, request))
@@ -204,7 +221,17 @@ async def request_run(caller: RunCaller, body: RunBody, service: RunService, req
 
 
 @policy_routes.post(
-    "/simulations", summary="Request a simulation", **create_options(PolicySimulationBody, PolicyRunView)
+    "/simulations",
+    summary="Request a simulation",
+    **operation(
+        "request_policy_simulation",
+        body=PolicySimulationBody,
+        body_example=examples.SIMULATION_REQUEST,
+        answer=PolicyRunView,
+        example=examples.SIMULATION,
+        problems=CREATE_PROBLEMS,
+        status=202,
+    ),
 )
 async def request_simulation(
     caller: RunCaller, body: SimulationBody, service: RunService, request: Request
@@ -214,7 +241,11 @@ async def request_simulation(
     return _accepted(run, client_path(request, parent="simulations") + "runs")
 
 
-@policy_routes.get("/runs", response_model=PolicyRunPage, responses=LIST_PROBLEMS, summary="List runs, newest first")
+@policy_routes.get(
+    "/runs",
+    summary="List runs, newest first",
+    **operation("list_policy_runs", answer=PolicyRunPage, example=examples.RUN_PAGE, problems=LIST_PROBLEMS),
+)
 async def list_runs(
     caller: ReadCaller, params: Annotated[PolicyRunListParams, Query()], service: RunService, places: ListPlaces
 ) -> Response:
@@ -228,7 +259,15 @@ async def list_runs(
 @policy_routes.post(
     "/runs/{run_id:path}/cancel",
     summary="Cancel a run, or request its cancellation",
-    **update_options(PolicyRunCancelBody, PolicyRunView, body_required=False),
+    **operation(
+        "cancel_policy_run",
+        body=PolicyRunCancelBody,
+        body_example=examples.RUN_CANCELLATION,
+        body_required=False,
+        answer=PolicyRunView,
+        example=examples.CANCELED_RUN,
+        problems=UPDATE_PROBLEMS,
+    ),
 )
 async def cancel_run(
     caller: RunCaller, run_id: CancelRunId, body: CancelBody, service: RunService, request: Request
@@ -241,7 +280,16 @@ async def cancel_run(
 @policy_routes.post(
     "/runs/{run_id:path}/retry",
     summary="Retry a run that has ended",
-    **update_options(PolicyRunRetryBody, PolicyRunView, body_required=False, status_code=202),
+    **operation(
+        "retry_policy_run",
+        body=PolicyRunRetryBody,
+        body_example=examples.RUN_RETRY,
+        body_required=False,
+        answer=PolicyRunView,
+        example=examples.RETRIED_RUN,
+        problems=UPDATE_PROBLEMS,
+        status=202,
+    ),
 )
 async def retry_run(
     caller: RunCaller, run_id: RetryRunId, body: RetryBody, service: RunService, request: Request
@@ -255,7 +303,11 @@ async def retry_run(
 
 
 # The last route: its path also matches the paths with a verb.
-@policy_routes.get("/runs/{run_id:path}", response_model=PolicyRunView, responses=READ_PROBLEMS, summary="Read a run")
+@policy_routes.get(
+    "/runs/{run_id:path}",
+    summary="Read a run",
+    **operation("get_policy_run", answer=PolicyRunView, example=examples.RUN, problems=READ_PROBLEMS),
+)
 async def get_run(caller: ReadCaller, run_id: RunId, service: RunService) -> Response:
     """Read a run by its run id."""
     run = await service.get(caller.tenant_id, run_id)
