@@ -14,6 +14,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
+from graphjobs.web.docs_page import add_docs_page
 from graphjobs.web.operations import openapi_tags
 from graphjobs.web.problems import Problem, handle_error
 from graphjobs.web.routes.graphs import graph_routes
@@ -75,12 +76,15 @@ def create_app(tokens: TokenFile | None = None) -> FastAPI:
         summary="Graph jobs and policy runs of a scheduler, on PostgreSQL.",
         version="1",
         openapi_tags=openapi_tags,
+        docs_url=None,  # FastAPI's own pages load their scripts from another host
+        redoc_url=None,
         redirect_slashes=False,  # the redirect would follow the Host header, before the caller is known
     )
     app.state.graphjobs_tokens = tokens
     app.include_router(graph_routes)
     app.include_router(policy_routes)
     app.include_router(health_routes)
+    add_docs_page(app)
     for error_type in (HTTPException, RequestValidationError, Problem, GraphJobsError):
         app.add_exception_handler(error_type, handle_error)
     return app
