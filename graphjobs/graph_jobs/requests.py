@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
 from immutabledict import immutabledict
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from graphjobs.core.fields import Digest, FrozenModel, Id, Name, NameSet, Reason
@@ -66,6 +66,14 @@ class GraphJobCompletion(FrozenModel):
         attempts: the attempt that ended, as the started job has it. It keeps a lost attempt from finishing the next
             one; None finishes the attempt that runs.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"status": {"const": "failed"}}, "required": ["status"]},
+            "then": {"properties": {"error": {"type": "string"}}, "required": ["error"]},
+            "else": {"properties": {"error": {"type": "null"}}},
+        }
+    )
 
     job_id: Id
     status: Literal["completed", "failed"]

@@ -1,8 +1,10 @@
 """The OpenAPI document is complete, and schemathesis finds no difference between it and the service."""
 
 import asyncio
+import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import jsonschema_rs
 import pytest
 from fastapi import FastAPI
 
+from graphjobs import InvalidJob
 from graphjobs.core.fields import FrozenModel
 from graphjobs.graph_jobs.requests import GraphBuildRequest, GraphJobCompletion, GraphOverlayRequest
 from graphjobs.web import create_app
@@ -20,6 +23,7 @@ from graphjobs.web.routes.policies import (
     PolicySimulationBody,
 )
 from graphjobs.web.tokens import SCOPES, add_token
+from tests.web.requests import MISSING_ID
 from tests.web.server import serving
 
 _HERE = Path(__file__).parent
@@ -119,6 +123,33 @@ def test_the_type_of_a_job_selects_its_schema() -> None:
 def test_a_body_has_one_schema(body: type[FrozenModel]) -> None:
     """The document has the schema of answers for each type, so requests must not have another one."""
     assert body.model_json_schema(mode="validation") == body.model_json_schema(mode="serialization")
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "is_valid"),
+    [
+        (GraphJobCompletion, {"jobId": MISSING_ID, "status": "failed", "error": "it broke"}, True),
+        (GraphJobCompletion, {"jobId": MISSING_ID, "status": "failed"}, False),
+        (GraphJobCompletion, {"jobId": MISSING_ID, "status": "completed", "error": "it broke"}, False),
+        (GraphJobCompletion, {"jobId": MISSING_ID, "status": "completed", "error": None}, True),
+        (PolicyRunBody, {"policyId": "p", "mode": "incremental", "inputs": {"sbomSet": ["s"]}}, True),
+        (PolicyRunBody, {"policyId": "p", "mode": "incremental", "inputs": {"sbomSet": []}}, False),
+        (PolicyRunBody, {"policyId": "p", "mode": "incremental"}, False),
+        (PolicyRunBody, {"policyId": "p", "mode": "full"}, True),
+        (PolicyRunBody, {"policyId": "p", "mode": "full", "queuedAt": "2026-11-03T09:30:00+01:00"}, True),
+        (PolicyRunBody, {"policyId": "p", "mode": "full", "queuedAt": "2026-11-03t09:30:00z"}, False),
+        (PolicyRunBody, {"policyId": "p", "mode": "full", "queuedAt": "2026-11-03T09:30:60Z"}, False),
+        (PolicyRunBody, {"policyId": "p", "mode": "full", "queuedAt": "0000-11-03T09:30:00Z"}, False),
+        (PolicyRunBody, {"policyId": "p", "mode": "full", "metadata": {"": "v"}}, False),
+    ],
+)
+def test_the_schema_refuses_what_the_service_refuses(
+    body: type[FrozenModel], fields: dict[str, Any], is_valid: bool
+) -> None:
+    """Rules of two fields, and times and keys that formats alone permit."""
+    assert is_valid is jsonschema_rs.is_valid(body.model_json_schema(), fields, validate_formats=True)
+    with nullcontext() if is_valid else pytest.raises(InvalidJob):
+        body.from_json(json.dumps(fields))
 
 
 async def test_schemathesis_finds_no_failure(app: FastAPI, token_file: Path, tenant: str, tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ class PolicyRunBody(PolicyRunSpec):
         queued_at: when the run was requested; now if absent.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"mode": {"const": "incremental"}}, "required": ["mode"]},
+            "then": {
+                "properties": {"inputs": {"properties": {"sbomSet": {"minItems": 1}}, "required": ["sbomSet"]}},
+                "required": ["inputs"],
+            },
+        }
+    )
+
     run_id: Name | None = None
     queued_at: UtcTime | None = None
 
