@@ -143,4 +143,4 @@ PROBLEM: Final[dict[str, Any]] = {
     "errors": [{"field": "sbomId", "problem": "Field required"}],
 }
 HEALTH: Final[dict[str, Any]] = {"status": "ok"}
-READINESS: Final[dict[str, Any]] = {"status": "ready", "revision": "018_transition_index"}
+READINESS: Final[dict[str, Any]] = {"status": "ready", "revision": "019_event_log_index"}
