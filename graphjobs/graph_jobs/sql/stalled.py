@@ -53,19 +53,19 @@ def _walk_tenants() -> sa.CTE:
     """Read one tenant after the other, up to the limit of jobs and of tenants; numbers are sums of all before."""
     walk = _first_part(AFTER_TENANT).cte("walk", recursive=True)
     tenant = next_tenant(lambda tenant: tenant > walk.c.tenant).correlate(walk)
-    following = sa.select(tenant.label("tenant")).lateral("following")
+    successor = sa.select(tenant.label("tenant")).lateral("successor")
     beginning: sa.ColumnElement[Any] = sa.literal_column("'-infinity'::timestamptz")
-    part = _read_running(following.c.tenant, beginning, LIMIT - walk.c.number, walk, following)
+    part = _read_running(successor.c.tenant, beginning, LIMIT - walk.c.number, walk, successor)
     return walk.union_all(
         sa.select(
-            following.c.tenant,
+            successor.c.tenant,
             walk.c.turn + ONE,
             walk.c.number + part.c.number,
             part.c.last_created,
             part.c.stalled_ids,
         )
-        .select_from(walk.join(following, sa.true()).join(part, sa.true()))
-        .where(walk.c.number < LIMIT, walk.c.turn < LIMIT, following.c.tenant.is_not(None))
+        .select_from(walk.join(successor, sa.true()).join(part, sa.true()))
+        .where(walk.c.number < LIMIT, walk.c.turn < LIMIT, successor.c.tenant.is_not(None))
     )
 
 

@@ -17,17 +17,17 @@ AND scheduler.graph_jobs.created_at > $5::TIMESTAMP WITH TIME ZONE
 ORDER BY scheduler.graph_jobs.created_at
 FETCH FIRST ($1::BIGINT) ROWS WITH TIES) AS running) AS part
 UNION ALL
-SELECT following.tenant AS tenant, walk.turn + 1 AS anon_6, walk.number + part.number AS anon_7, part.last_created AS last_created, part.stalled_ids AS stalled_ids
+SELECT successor.tenant AS tenant, walk.turn + 1 AS anon_6, walk.number + part.number AS anon_7, part.last_created AS last_created, part.stalled_ids AS stalled_ids
 FROM walk
 JOIN LATERAL (SELECT (SELECT scheduler.graph_jobs.tenant_id
 FROM scheduler.graph_jobs
 WHERE scheduler.graph_jobs.tenant_id >= '' AND scheduler.graph_jobs.tenant_id > walk.tenant
 ORDER BY scheduler.graph_jobs.tenant_id
-LIMIT 1) AS tenant) AS following ON true
+LIMIT 1) AS tenant) AS successor ON true
 JOIN LATERAL (SELECT count(running.id) AS number, max(running.created_at) AS last_created, array_agg(running.id) FILTER (WHERE running.is_stalled) AS stalled_ids
 FROM LATERAL (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.created_at AS created_at, scheduler.graph_jobs.updated_at < now() - $3::INTERVAL OR scheduler.graph_jobs.updated_at > now() + $3::INTERVAL AS is_stalled
 FROM scheduler.graph_jobs
-WHERE scheduler.graph_jobs.tenant_id = following.tenant
+WHERE scheduler.graph_jobs.tenant_id = successor.tenant
 AND scheduler.graph_jobs.type = $4::SMALLINT
 AND scheduler.graph_jobs.status = 1
 AND scheduler.graph_jobs.created_at > '-infinity'::timestamptz
@@ -35,7 +35,7 @@ ORDER BY scheduler.graph_jobs.created_at
 FETCH FIRST ($1::BIGINT - walk.number) ROWS WITH TIES) AS running) AS part ON true
 WHERE walk.number < $1::BIGINT
 AND walk.turn < $1::BIGINT
-AND following.tenant IS NOT NULL),
+AND successor.tenant IS NOT NULL),
 stalled AS MATERIALIZED
 (SELECT scheduler.graph_jobs.id AS id, scheduler.graph_jobs.tenant_id AS tenant_id, scheduler.graph_jobs.updated_at AS updated_at, scheduler.graph_jobs.payload AS payload
 FROM scheduler.graph_jobs
