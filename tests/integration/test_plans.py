@@ -7,10 +7,22 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
+from graphjobs.backfill.load.staging import ROW_STATEMENTS
 from graphjobs.database.executor import compiled
 from graphjobs.graph_jobs.sql import single
 from tests.contract.graph_job_plans import BUSY_JOB, CASES, KEY, LOG, TRANSITION, GraphJobPlans
-from tests.contract.plans import KNOWN, LIMIT, NEW, Connection, PlanCase, indexes_in, nodes_of, pages_read, rows_read
+from tests.contract.plans import (
+    KNOWN,
+    LIMIT,
+    NEW,
+    Connection,
+    PlanCase,
+    indexes_in,
+    nodes_of,
+    pages_read,
+    plan_of,
+    rows_read,
+)
 
 PLANS: Final = GraphJobPlans()
 MODES: Final = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -54,6 +66,12 @@ async def test_a_page_of_a_long_log_is_read_from_where_it_is_asked(connection: C
         nodes = await PLANS.plan(connection, case, KNOWN, mode)
         assert case.indexes == indexes_in(nodes)
         assert LIMIT >= max(rows_read(node) for node in nodes if "Index Name" in node)
+
+
+async def test_the_groups_of_a_verification_are_read_in_the_order_of_the_table(connection: Connection) -> None:
+    """In the order of an index, each row would be another page."""
+    nodes = await plan_of(connection, ROW_STATEMENTS["graph_jobs"].groups, (), "auto")
+    assert ["Seq Scan"] == [node["Node Type"] for node in nodes if "Relation Name" in node]
 
 
 @pytest.mark.parametrize("connection", [True], ids=["analysed"], indirect=True)
