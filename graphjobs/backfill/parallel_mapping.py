@@ -5,7 +5,9 @@ database. It answers one request at a time, and ends when its input is closed, i
 """
 
 import asyncio
+import copyreg
 import gc
+import io
 import os
 import pickle
 import struct
@@ -14,13 +16,18 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final, get_args
+
+from pydantic import BaseModel
 
 from graphjobs.backfill.batches import Batch, is_full, read_batches
 from graphjobs.backfill.extract.records import ReadOffset, SourcePart, SourceRecord
 from graphjobs.backfill.extract.sources import Source, open_source
+from graphjobs.backfill.transform.mapping import MappedValue
 from graphjobs.backfill.transform.uuids import LegacyUuids
+from graphjobs.core.fields import FrozenModel
 from graphjobs.errors import GraphJobsError
+from graphjobs.policy_runs.models import PolicyRunInputs
 
 MAPPERS: Final = 2
 """Mappers per part: two are as fast as the writer, and all processes together need less than 300 MB."""
@@ -143,8 +150,25 @@ async def _start_mapper() -> AsyncIterator[Process]:
         await asyncio.shield(process.communicate())
 
 
+def _reduce(value: FrozenModel) -> tuple[object, ...]:
+    """Pickle a value such that it is not validated when it is restored, which would double the time."""
+    new = copyreg.__newobj__  # type: ignore[attr-defined]
+    return new, (type(value),), value.__getstate__(), None, None, BaseModel.__setstate__
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles what one of our own processes sends to the other."""
+
+    dispatch_table: ClassVar[Mapping[type, Any]] = {  # type: ignore[misc]
+        **copyreg.dispatch_table,
+        **dict.fromkeys((*get_args(MappedValue), PolicyRunInputs), _reduce),
+    }
+
+
 def _encode(value: object) -> bytes:
-    content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    content = buffer.getvalue()
     return _LENGTH.pack(len(content)) + content
 
 

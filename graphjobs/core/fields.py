@@ -254,6 +254,8 @@ def as_uuid(value: UUID) -> UUID:
 class FrozenModel(BaseModel):
     """A frozen value that is validated when it is made, raises `InvalidJob`, and has camelCase JSON.
 
+    Copies with changes, `model_construct` and unpickling validate, too.
+
     Strict: nothing is coerced silently (no bool for a number, no naive time, no unknown field).
     """
 
@@ -281,6 +283,21 @@ class FrozenModel(BaseModel):
 
         # The mark tells pydantic that this is its own method, so that nested and JSON input is validated without it.
         __init__.__pydantic_base_init__ = True
+
+        # Pydantic's own forms of these two, and of `__setstate__`, accept any value.
+        @classmethod
+        def model_construct(cls, _fields_set: set[str] | None = None, **fields: Any) -> Self:
+            """Return a value as the constructor does."""
+            return cls(**fields)
+
+        def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            """Copy as `model_copy` does, the name that pydantic has now."""
+            return self.model_copy(update=update, deep=deep)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled value, validated as a whole."""
+        FrozenModel.__init__(self, **state["__dict__"])
+        self.__pydantic_fields_set__.intersection_update(state["__pydantic_fields_set__"])
 
     @classmethod
     def from_json(cls, text: str | bytes, *, stored: bool = False) -> Self:

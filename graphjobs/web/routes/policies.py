@@ -164,8 +164,9 @@ class PolicyRunView(PolicyRunSpec):
     @classmethod
     def of(cls, run: PolicyRunJob) -> "PolicyRunView":
         """Return the view of a run. The values are valid already: to validate them again would double the time."""
-        fields = {name: getattr(run, name) for name in cls.model_fields}
-        return cls.model_construct(**{**fields, "status": run.status.public_status})
+        fields = {name: getattr(run, name) for name in cls.model_fields if name != "status"}
+        view: PolicyRunView = super(FrozenModel, cls).model_construct(**fields, status=run.status.public_status)
+        return view
 
 
 class PolicyRunPage(CamelModel):
