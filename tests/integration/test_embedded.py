@@ -611,6 +611,26 @@ class TestThrowaways:
         with pytest.raises(ConfigurationError, match="is open to others"), throwaway_cluster():
             pass
 
+    @only_as_root
+    @pytest.mark.parametrize("kind", ["folder", "file", "link"])
+    def test_another_users_folder_of_that_name_does_not_block(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        """Also where another user took a name of the same beginning. The next run finds the same folder."""
+        monkeypatch.setattr(tempfile, "tempdir", str(home))
+        name = f"graphjobs-throwaway-{os.geteuid()}"
+        for taken in (home / name, home / f"{name}-0"):
+            taken.symlink_to("/") if kind == "link" else taken.mkdir() if kind == "folder" else taken.touch()
+            os.chown(taken, 12345, 12345, follow_symlinks=False)
+        parents = []
+        for _ in range(2):
+            with throwaway_cluster() as cluster:
+                assert ask(cluster.url(), "SELECT 1") == 1
+                parents.append(cluster.data_dir.parent.parent)
+        assert parents[0] == parents[1]
+        assert (home, False) == (parents[0].parent, parents[0].name in (name, f"{name}-0"))
+        assert [] == list(parents[0].iterdir())
+
     @pytest.mark.parametrize("bin_dir", sorted(Path("/usr/lib/postgresql").glob("*/bin")), ids=str)
     def test_a_temporary_cluster_runs_on_the_systems_postgresql(self, bin_dir: Path) -> None:
         with throwaway_cluster(bin_dir=bin_dir) as cluster:

@@ -237,15 +237,35 @@ def _exists(user: str) -> bool:
 
 
 def _throwaway_parent(os_user: str | None) -> Path:
-    """Create the folder of this user's temporary clusters; root's can be entered but not listed by others."""
+    """Create the folder of this user's temporary clusters; root's can be entered but not listed by others.
+
+    Another user can create its name before, to block it. The folder then has a random end, by which later runs find it.
+    """
     parent = Path(tempfile.gettempdir()).resolve() / f"graphjobs-throwaway-{os.geteuid()}"
     make_parents(parent, os_user=os_user)
     mode = 0o700 if os_user is None else 0o711
-    with contextlib.suppress(FileExistsError):
+    try:
         parent.mkdir(mode=0o700)
         parent.chmod(mode)
+    except FileExistsError:
+        if not _is_own(parent):
+            earlier = (path for path in sorted(parent.parent.glob(f"{parent.name}-*")) if _is_own(path))
+            parent = next(earlier, None) or _make_temporary(f"{parent.name}-", parent.parent, mode)
     require_private(parent, owner=(os.geteuid(), os.getegid()), mode_max=mode)
     return parent
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
+
+
+def _make_temporary(prefix: str, parent: Path, mode: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    folder.chmod(mode)
+    return folder
 
 
 def _create_owned_home(parent: Path, *, os_user: str | None) -> tuple[Path, int]:
