@@ -108,7 +108,10 @@ def list_runs(
     mode: Annotated[PolicyRunMode | None, typer.Option(help="List runs of this mode only.")] = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help=f"List runs of this status: {', '.join(_PUBLIC_STATUSES)}. Repeatable."),
+        # Named: some versions of typer take a metavar that is the name in upper case for the name.
+        typer.Option(
+            "--status", metavar="STATUS", help=f"List runs of this status: {', '.join(_PUBLIC_STATUSES)}. Repeatable."
+        ),
     ] = None,
     queued_after: Annotated[
         str | None, typer.Option(metavar="TIME", help=f"List runs requested after this time: {_TIME_FORMAT}.")
