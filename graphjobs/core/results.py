@@ -1,7 +1,7 @@
 """Results of the queues of both domains: heartbeats, finished attempts, stalled items, rescues. Values only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -58,11 +58,13 @@ class FinishResult:
         lost: jobs that no longer run at the given attempt, each with one sentence on its state in a later read. Nothing
             was changed.
         busy: the ids of jobs with rows that other transactions hold. Nothing was changed: try again soon.
+        refused: jobs with a result that can never be stored as it is, each with one sentence why. Nothing was changed.
     """
 
     versions: Mapping[UUID, datetime]
     lost: Mapping[UUID, str]
     busy: frozenset[UUID] = frozenset()
+    refused: Mapping[UUID, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

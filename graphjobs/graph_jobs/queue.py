@@ -1,8 +1,9 @@
 """The queue of graph jobs: claims, heartbeats, ends and rescues, many jobs in one statement each."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,6 +42,8 @@ from graphjobs.graph_jobs.row_mapping import JobColumns, any_job_from_row
 from graphjobs.graph_jobs.sql import acquire, finish
 from graphjobs.graph_jobs.sql.stalled import LIST_STALLED_JOBS, LIST_STALLED_JOBS_OF_TENANT
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
+
+_NAMED_MAX: Final = 5
 
 Status = GraphJobStatus
 
@@ -163,8 +166,9 @@ class GraphJobQueue:
         """Finish up to 1,000 attempts as completed, failed or released, with their follow-up jobs, in one statement.
 
         The statement is fenced: a job that no longer runs at the given attempt is not changed, and reported as lost. It
-        waits for no lock: a job with a row that another transaction holds is reported as busy. The same call with the
-        same transition id finishes nothing twice, and returns the same.
+        waits for no lock: a job with a row that another transaction holds is reported as busy. A followup is left out
+        if another job of the tenant has its id; if a job of another tenant has it, its parent is not finished, and
+        reported as refused. The same call with the same transition id finishes nothing twice, and returns the same.
 
         Args:
             results: the results of the attempts.
@@ -182,9 +186,16 @@ class GraphJobQueue:
         params = finish_params(finished, own_id, actor)
         statement = finish.FINISH_JOBS_WITH_FOLLOWUPS if "p_parent_ids" in params else finish.FINISH_JOBS
         versions = await self._flow.write(statement, params, own_id)
+        # A job with a followup that can never be added has no version.
+        refused = {
+            result.job.id: _explain_refused(result) for result in finished if versions.get(result.job.id, 0) is None
+        }
         queued = any(result.status is Status.QUEUED or result.followups for result in finished)
         await notify_queued(self._executor, enabled=self._notify and queued)
-        return await self._flow.resolve_missing([result.job for result in finished], params, versions, transition_id)
+        stored = {job_id: version for job_id, version in versions.items() if job_id not in refused}
+        others = [result.job for result in finished if result.job.id not in refused]
+        resolved = await self._flow.resolve_missing(others, params, stored, transition_id)
+        return replace(resolved, refused=refused)
 
     async def stalled(
         self,
@@ -265,6 +276,12 @@ def _split_unreadable(rows: Iterable[Sequence[Any]]) -> tuple[list[AnyJob], list
             item = StalledItem(as_uuid(columns.id), columns.tenant_id, columns.updated_at, None)
             rejected.append((item, error))
     return jobs, rejected
+
+
+def _explain_refused(result: AttemptResult) -> str:
+    ids = ", ".join(str(followup.id) for followup in result.followups[:_NAMED_MAX])
+    more = "" if len(result.followups) <= _NAMED_MAX else f" and {len(result.followups) - _NAMED_MAX} more"
+    return f"the id of a followup is taken, so neither is stored: {ids}{more}"
 
 
 def _explain_lost(job: AnyJob, state: tuple[Any, ...] | None) -> str | None:

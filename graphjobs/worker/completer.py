@@ -155,6 +155,8 @@ class BatchCompleter(Generic[J, E]):
         for result in results:
             if result.job.id in finished.busy:
                 self._put_back(result, result)
+            elif result.job.id in finished.refused:
+                self._replace(result, finished.refused[result.job.id])
             else:
                 self._in_write.remove(result)
                 self._refused.pop(result.job.id, None)
@@ -180,7 +182,7 @@ class BatchCompleter(Generic[J, E]):
         self._in_write.remove(result)
         self._waiting.append(replacement)
 
-    def _replace(self, result: E, error: GraphJobsError) -> None:
+    def _replace(self, result: E, error: GraphJobsError | str) -> None:
         """Replace a result that the database refuses by a failed one with the reason."""
         if result.status != _FAILED:
             reason = f"its result {result.status} could not be stored: {error}"

@@ -29,8 +29,8 @@ class BuildResult:
     Attributes:
         graph_snapshot_id: the graph that was built.
         metadata: merged into the job's; an existing name gets the new value.
-        followups: queued jobs of the same tenant to add together with the completion, at most 100. A job with an
-            existing id is skipped.
+        followups: queued jobs of the same tenant to add together with the completion, at most 100. A job with the
+            id of another job of the tenant is skipped; with the id of another tenant's job, the attempt fails.
     """
 
     graph_snapshot_id: str

@@ -437,6 +437,30 @@ async def test_a_followup_with_a_taken_id_is_left_out(access: Access, tenant: st
     assert 1 == len(await log(access, taken))
 
 
+async def test_a_followup_with_an_id_of_another_tenant_keeps_its_job_from_completion(
+    access: Access, tenant: str
+) -> None:
+    """Both or neither; the other results of the call are stored."""
+    foreign = await access.store.add(overlay_job(f"{tenant} other"))
+    built, sound = await access.claimed(build_job(tenant)), await access.claimed(build_job(tenant))
+    follows = overlay_job(tenant)
+    results = [
+        AttemptResult.completed(
+            built, graph_snapshot_id="graph", followups=[follows, overlay_job(tenant, id=foreign.id)]
+        ),
+        AttemptResult.completed(sound, graph_snapshot_id="graph"),
+    ]
+
+    ended = await access.queue.end(results)
+    failed = await access.queue.end([AttemptResult.failed(built, ended.refused[built.id])])
+
+    assert ({sound.id}, {built.id}) == (set(ended.versions), set(ended.refused))
+    assert str(foreign.id) in ended.refused[built.id]
+    assert await access.store.get_job(tenant, follows.id) is None
+    assert {built.id} == set(failed.versions)
+    assert 1 == len(await access.store.events(foreign.tenant_id, foreign.id))
+
+
 def test_an_invalid_result_is_refused_when_it_is_built() -> None:
     running = build_job().start(at=AT)
     laid = overlay_job().start(at=AT)

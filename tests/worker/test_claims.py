@@ -236,6 +236,20 @@ async def test_followups_are_processed_before_the_worker_ends(storage: Storage, 
         assert Status.COMPLETED is (await get_job(storage, followup)).status
 
 
+async def test_a_job_with_a_followup_of_a_taken_id_fails_alone(storage: Storage, tenant: str) -> None:
+    """The results that are stored with it are."""
+    foreign = await storage.graph_jobs.add(overlay_job(f"{tenant} other"))
+    poison, *others = [await storage.graph_jobs.add(build_job(tenant)) for _ in range(5)]
+
+    async def build(job: GraphBuildJob, _context: object) -> BuildResult:
+        return BuildResult("graph", followups=[overlay_job(tenant, id=foreign.id)] if job.id == poison.id else [])
+
+    await job_worker(storage, tenant, build=build).run(until_empty=True)
+
+    assert [Status.FAILED, *[Status.COMPLETED] * 4] == await statuses_of(storage, (poison, *others))
+    assert str(foreign.id) in ((await get_job(storage, poison)).error or "")
+
+
 async def test_a_followup_added_during_an_empty_claim_is_processed(
     storage: Storage, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,9 +124,9 @@ def _returning_versions(updated: sa.CTE) -> sa.Select[Any]:
     return sa.select(updated.c.id, null_if_unrepresentable(updated.c.updated_at)).add_cte(events)
 
 
-def _finish() -> sa.CTE:
+def _fenced_by_attempt() -> sa.CTE:
     inputs, locked = unnest_params("inputs", *KEY_ARRAYS, _ATTEMPTS, *_CHANGE), _locked()
-    return _apply(_fenced(inputs, locked, _same_attempt(inputs, locked)))
+    return _fenced(inputs, locked, _same_attempt(inputs, locked))
 
 
 def _take_over() -> sa.CTE:
@@ -134,7 +134,7 @@ def _take_over() -> sa.CTE:
     return _apply(_fenced(inputs, locked, locked.c.version.is_not_distinct_from(inputs.c.version)))
 
 
-FINISH_JOBS: Final = _returning_versions(_finish())
+FINISH_JOBS: Final = _returning_versions(_apply(_fenced_by_attempt()))
 """Finishes or releases running jobs that still are at the given attempts, with an event each; returns id and version.
 
 Jobs with rows that other transactions hold are left out.
@@ -147,8 +147,23 @@ Jobs with rows that other transactions hold are left alone: their workers are al
 """
 
 
-def _finish_with_followups() -> sa.Select[Any]:
-    finished = _finish()
+def _refused(running: sa.CTE, followups: NamedFromClause) -> sa.CTE:
+    """Select the jobs with a followup that has the id of another tenant's job: it can never be added."""
+    # A scalar, because the planner may join an EXISTS, and read the whole table.
+    taken = (
+        sa.select(JOBS.c.id)
+        .where(
+            JOBS.c.id == followups.c.job_id,
+            (JOBS.c.tenant_id.collate("C") == running.c.tenant_id).is_(sa.false()),
+        )
+        .correlate(running, followups)
+        .scalar_subquery()
+    )
+    parents = sa.select(running.c.job_id).join_from(running, followups, followups.c.parent_id == running.c.job_id)
+    return parents.where(taken.is_not(None)).distinct().cte("refused").prefix_with("MATERIALIZED")
+
+
+def _finish_with_followups() -> sa.CompoundSelect[Any]:
     followups = unnest_params(
         "followups",
         ("p_parent_ids", sa.Uuid, "parent_id"),
@@ -159,6 +174,10 @@ def _finish_with_followups() -> sa.Select[Any]:
         ("p_correlation_ids", sa.Text, "correlation_id"),
         ("p_followup_event_payloads", sa.Text, "event_payload"),
     )
+    running = _fenced_by_attempt()
+    refused = _refused(running, followups)
+    storable = sa.select(*running.c).where(running.c.job_id.not_in(sa.select(refused.c.job_id)))
+    finished = _apply(storable.cte("storable").prefix_with("MATERIALIZED"))
     added = (
         insert(JOBS)
         .from_select(
@@ -184,11 +203,16 @@ def _finish_with_followups() -> sa.Select[Any]:
         .join_from(added, followups, followups.c.job_id == added.c.id)
         .cte("added_events")
     )
-    return _returning_versions(finished).add_cte(_insert_events_of(added_events, "added_log"))
+    versions = _returning_versions(finished).add_cte(_insert_events_of(added_events, "added_log"))
+    return versions.union_all(sa.select(refused.c.job_id, sa.null()))
 
 
 FINISH_JOBS_WITH_FOLLOWUPS: Final = _finish_with_followups()
-"""Does what `FINISH_JOBS` does, and inserts the queued follow-up jobs of those that it finished, with an event each."""
+"""Does what `FINISH_JOBS` does, and inserts the queued follow-up jobs of those that it finished, with an event each.
+
+A followup with the id of another job of its tenant is left out. A job with a followup that has the id of another
+tenant's job is not finished; it is returned without a version.
+"""
 
 
 def _renew() -> sa.Select[Any]:

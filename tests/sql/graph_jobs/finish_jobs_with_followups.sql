@@ -30,16 +30,29 @@ FROM unnest($1::UUID[], $2::TEXT[], $3::INTEGER[], $4::SMALLINT[], $5::TEXT[], $
 JOIN locked ON locked.id = inputs.job_id
 AND locked.tenant_id = inputs.tenant_id
 AND locked.attempts = to_jsonb(inputs.attempts)),
+refused AS MATERIALIZED
+(SELECT DISTINCT fenced.job_id AS job_id
+FROM fenced
+JOIN unnest($8::UUID[], $9::UUID[], $10::SMALLINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[], $13::TEXT[], $14::TEXT[]) AS followups(parent_id, job_id, type, payload, created_at, correlation_id, event_payload) ON followups.parent_id = fenced.job_id
+WHERE (SELECT scheduler.graph_jobs.id
+FROM scheduler.graph_jobs
+WHERE scheduler.graph_jobs.id = followups.job_id
+AND ((scheduler.graph_jobs.tenant_id COLLATE "C") = fenced.tenant_id) IS false) IS NOT NULL),
+storable AS MATERIALIZED
+(SELECT fenced.job_id AS job_id, fenced.tenant_id AS tenant_id, fenced.attempts AS attempts, fenced.status AS status, fenced.patch AS patch, fenced.event_payload AS event_payload
+FROM fenced
+WHERE (fenced.job_id NOT IN (SELECT refused.job_id
+FROM refused))),
 updated AS
 (UPDATE scheduler.graph_jobs
-SET status=fenced.status, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object') THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || (CAST(fenced.patch AS JSONB) || CASE WHEN (fenced.status > 1) THEN (SELECT jsonb_build_object('completedAt', db_now.utc_text) AS patch
+SET status=storable.status, payload=CASE WHEN (jsonb_typeof(scheduler.graph_jobs.payload) = 'object') THEN CASE WHEN (scheduler.graph_jobs.payload ? 'error') THEN scheduler.graph_jobs.payload - 'error' ELSE scheduler.graph_jobs.payload END || (CAST(storable.patch AS JSONB) || CASE WHEN (storable.status > 1) THEN (SELECT jsonb_build_object('completedAt', db_now.utc_text) AS patch
 FROM db_now) ELSE CAST('{}' AS JSONB) END) ELSE scheduler.graph_jobs.payload END, updated_at=CASE WHEN (CASE WHEN (scheduler.graph_jobs.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN scheduler.graph_jobs.updated_at END IS NOT NULL) THEN greatest(now(), scheduler.graph_jobs.updated_at + interval '1 microsecond') ELSE now() END
-FROM fenced
-WHERE scheduler.graph_jobs.id = any(array((SELECT fenced.job_id
-FROM fenced)))
-AND scheduler.graph_jobs.id = fenced.job_id
-AND (scheduler.graph_jobs.tenant_id COLLATE "C") = fenced.tenant_id
-RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, scheduler.graph_jobs.updated_at, fenced.event_payload),
+FROM storable
+WHERE scheduler.graph_jobs.id = any(array((SELECT storable.job_id
+FROM storable)))
+AND scheduler.graph_jobs.id = storable.job_id
+AND (scheduler.graph_jobs.tenant_id COLLATE "C") = storable.tenant_id
+RETURNING scheduler.graph_jobs.id, scheduler.graph_jobs.tenant_id, scheduler.graph_jobs.status, scheduler.graph_jobs.updated_at, storable.event_payload),
 logged AS
 (INSERT INTO scheduler.graph_job_events (job_id, tenant_id, status, payload, created_at)
 SELECT updated.id AS id, updated.tenant_id AS tenant_id, updated.status AS status, CAST(updated.event_payload AS JSONB) AS event_payload, updated.updated_at AS updated_at
@@ -63,4 +76,7 @@ SELECT added_events.id AS id, added_events.tenant_id AS tenant_id, added_events.
 FROM added_events
 RETURNING scheduler.graph_job_events.id)
 SELECT updated.id, CASE WHEN (updated.updated_at BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59.999999+00') THEN updated.updated_at END AS anon_1
-FROM updated;
+FROM updated
+UNION ALL
+SELECT refused.job_id, NULL AS anon_2
+FROM refused;
