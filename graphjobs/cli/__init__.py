@@ -14,6 +14,7 @@ from graphjobs.cli.backfill import backfill
 from graphjobs.cli.demo import demo
 from graphjobs.cli.exit_codes import exit_code
 from graphjobs.cli.export import export
+from graphjobs.cli.output import echo
 from graphjobs.cli.worker import worker
 from graphjobs.errors import GraphJobsError
 
@@ -73,7 +74,7 @@ def main() -> None:
     try:
         app()
     except GraphJobsError as error:
-        typer.echo(f"graphjobs: {error}", err=True)
+        echo(f"graphjobs: {error}", err=True)
         sys.exit(exit_code(error))
     except SystemExit:
         if _terminated.is_set():

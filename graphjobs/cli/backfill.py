@@ -15,7 +15,7 @@ from graphjobs.backfill.extract.sources import Source, suggest_collections
 from graphjobs.cli import backfill_output
 from graphjobs.cli.backfill_source import SourceLocation, find_source
 from graphjobs.cli.exit_codes import Exit
-from graphjobs.cli.output import print_lines
+from graphjobs.cli.output import echo, print_lines
 from graphjobs.cli.progress import reading
 from graphjobs.settings import Settings
 from graphjobs.storage import open_storage
@@ -200,5 +200,5 @@ def _pending_documents(number: int) -> str:
 
 
 def _fail(sentence: str) -> None:
-    typer.echo(f"graphjobs: {sentence}", err=True)
+    echo(f"graphjobs: {sentence}", err=True)
     raise typer.Exit(Exit.FAILED)

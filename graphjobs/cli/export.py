@@ -9,7 +9,7 @@ import typer
 from graphjobs.backfill.extract.decoding import require_pymongo
 from graphjobs.backfill.extract.records import COLLECTIONS
 from graphjobs.cli.exit_codes import Exit
-from graphjobs.cli.output import print_lines, print_table
+from graphjobs.cli.output import echo, print_lines, print_table
 from graphjobs.cli.progress import exporting
 from graphjobs.storage import open_storage
 
@@ -44,7 +44,7 @@ def export(
     unreadable = sum(report.unreadable.values())
     if unreadable:
         rows = "1 unreadable row is" if unreadable == 1 else f"{unreadable:,} unreadable rows are"
-        typer.echo(f"graphjobs: {rows} in {folder / 'unreadable.json'}, and in no other file", err=True)
+        echo(f"graphjobs: {rows} in {folder / 'unreadable.json'}, and in no other file", err=True)
         raise typer.Exit(Exit.FAILED)
 
 

@@ -28,7 +28,12 @@ def print_texts(texts: Iterable[str]) -> None:
     """Print lines."""
     with _to_stdout():
         for text in texts:
-            typer.echo(text)
+            echo(text)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line that may contain stored or foreign text: what would control the terminal is replaced."""
+    typer.echo(printable(str(text)), err=err)
 
 
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, no_wrap: Collection[str] = ()) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from graphjobs.cli.output import print_lines, print_table
+from graphjobs.cli.output import echo, print_lines, print_table
 from graphjobs.core.fields import check_name
 from graphjobs.core.json_values import read_json
 from graphjobs.core.pagination import PAGE_DEFAULT, PAGE_MAX
@@ -306,12 +306,12 @@ def _print_result(run: PolicyRunJob, summary: str, *, as_json: bool) -> None:
     if as_json:
         print_lines([_to_record(run)])
     else:
-        typer.echo(summary)
+        echo(summary)
 
 
 def _print_unreadable(rows: Iterable[CorruptRow]) -> None:
     for row in rows:
-        typer.echo(f"graphjobs: {row}", err=True)
+        echo(f"graphjobs: {row}", err=True)
 
 
 def _format_value(value: object) -> str:

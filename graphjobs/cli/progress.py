@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -13,6 +12,7 @@ from typing_extensions import override
 
 from graphjobs.backfill.extract.records import SourcePart
 from graphjobs.backfill.extract.sources import Source
+from graphjobs.cli.output import echo
 
 if TYPE_CHECKING:
     from graphjobs.backfill.export import ExportReport
@@ -92,7 +92,7 @@ def _renderer(*columns: ProgressColumn) -> Iterator[_Renderer]:
             del done, total
             if time.monotonic() - last >= _LINE_EVERY_SECONDS:
                 last = time.monotonic()
-                typer.echo(f"{name}: {line}", err=True)
+                echo(f"{name}: {line}", err=True)
 
         yield print_line
         return

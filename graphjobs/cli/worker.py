@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
@@ -21,6 +22,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from graphjobs.cli.exit_codes import Exit
+from graphjobs.cli.output import echo
 from graphjobs.errors import ConfigurationError
 from graphjobs.storage import open_storage
 from graphjobs.worker import GraphJobWorker, WorkerOptions
@@ -67,10 +69,11 @@ def worker(
             grace=_parse_seconds(grace, "grace"),
             listen=listen,
             rescue=rescue,
-            **({"name": name} if name is not None else {}),
         )
+        if name is not None:
+            options = replace(options, name=name)
     except ConfigurationError as error:
-        typer.echo(f"graphjobs: {error}", err=True)
+        echo(f"graphjobs: {error}", err=True)
         raise typer.Exit(Exit.USAGE) from None
     loaded = load_handlers(handlers)
     console = Console(stderr=True)

@@ -66,7 +66,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
         self._failure: BaseException | None = None
         self._main_task: asyncio.Task[None] | None = None
         self._completer_task: asyncio.Task[None]
-        self._runner = HandlerRunner[J, E](self, options.time_limit)
+        self._runner = HandlerRunner[J, E](self, options.time_limit, options.redact)
         self._completer = BatchCompleter[J, E](sink, options.name, options.batch, self._on_written, self._unstorable)
 
     @abstractmethod

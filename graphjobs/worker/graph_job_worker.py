@@ -14,6 +14,7 @@ from graphjobs.graph_jobs.models import AnyJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.storage import Storage
 from graphjobs.worker.base_worker import BaseWorker
+from graphjobs.worker.error_texts import logged_text
 from graphjobs.worker.handler_runner import log_fields
 from graphjobs.worker.handlers import BuildHandler, Handlers, JobContext, OverlayHandler, run_handler
 from graphjobs.worker.options import WorkerOptions
@@ -130,7 +131,8 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
         self._stats.unreadable += len(result.unreadable)
         self._count_lost_claims(result.lost)
         for error in result.unreadable:
-            _log.error("a claimed job is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
+            extra = {"job": str(error.row_id)}
+            _log.error("a claimed job is unreadable and was failed: %s", logged_text(error), extra=extra)
         for job in result.jobs:
             if self._stopping.is_set():
                 self._completer.add(AttemptResult.released(job))
@@ -178,7 +180,7 @@ class GraphJobWorker(BaseWorker[AnyJob, AttemptResult, WorkerStats]):
                 self._stats.completed += 1
             case GraphJobStatus.FAILED:
                 self._stats.failed += 1
-                _log.info("%s failed: %.200s", name, result.error, extra=log_fields(result.job))
+                _log.info("%s failed: %s", name, logged_text(result.error), extra=log_fields(result.job))
             case _:
                 self._stats.released += 1
                 _log.info("%s was released", name, extra=log_fields(result.job))

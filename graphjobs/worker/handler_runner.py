@@ -12,14 +12,11 @@ from uuid import UUID
 
 from graphjobs.errors import GraphJobsError, JobConflict
 from graphjobs.worker.context import ClaimedItem, Context, E, HandlerInterrupted, HandlerNotAsync, J
+from graphjobs.worker.error_texts import Redact, error_text, stored_text
 from graphjobs.worker.loop_clock import LoopClock
 
 CANCEL_TIMEOUT: Final = timedelta(seconds=5)
 """The time in which a cancelled handler has to end. After that it is abandoned, and its job ends without it."""
-
-_ERROR_CHARACTERS_MAX: Final = 100_000
-_INNER_MAX: Final = 5
-_INNER_CHARACTERS_MAX: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -86,11 +83,13 @@ class HandlerRunner(Generic[J, E]):
     Attributes:
         owner: the worker.
         time_limit: the maximum duration of a handler.
+        redact: changes the text of a handler's exception before it is stored.
         clock: leaves out the time in which a handler blocked the event loop.
     """
 
     owner: HandlerOwner[J, E]
     time_limit: timedelta
+    redact: Redact | None = None
     _handlers: dict[UUID, _RunningHandler[J, E]] = field(default_factory=dict)
     _executor_is_broken: bool = False
     _timer: "asyncio.TimerHandle | None" = None
@@ -248,24 +247,9 @@ class HandlerRunner(Generic[J, E]):
             return owner.released_result(job)
         message, name = "the handler of %s raised %s", type(error).__name__
         _log.warning(message, owner.describe(job), name, exc_info=error, extra=log_fields(job))
-        return owner.failed_result(job, error_text(error))
+        return owner.failed_result(job, stored_text(error, self.redact))
 
 
 def log_fields(job: ClaimedItem) -> dict[str, object]:
     """Return the fields of a log record that identify a job."""
     return {"job": str(job.id), "tenant": job.tenant_id, "attempts": job.attempts}
-
-
-def error_text(error: BaseException) -> str:
-    """Return the type and the text of an exception, bounded; the text comes from user code and is not trusted."""
-    name = type(error).__name__
-    try:
-        text = str(error)[:_ERROR_CHARACTERS_MAX]
-    except BaseException:  # noqa: BLE001  # a user's __str__ may raise any exception, SystemExit too
-        return f"{name}, which has no readable text"
-    if isinstance(error, BaseExceptionGroup):
-        inner = (error_text(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])
-        text = "; ".join([text, *inner])
-    if not text:
-        return name
-    return text if isinstance(error, GraphJobsError) else f"{name}: {text}"

@@ -12,6 +12,7 @@ from graphjobs.core.fields import check_name
 from graphjobs.core.results import ATTEMPTS_MAX
 from graphjobs.core.validation import BATCH_MAX, LEASE_MAX
 from graphjobs.errors import ConfigurationError, InvalidJob
+from graphjobs.worker.error_texts import Redact
 
 CONCURRENCY_MAX: Final = 10_000
 POLL_COST_FACTOR: Final = 9
@@ -53,6 +54,8 @@ class WorkerOptions:
         grace: how long handlers may continue after the request to stop; up to a day.
         listen: whether notifications wake the worker; a storage with `notify` sends them.
         rescue: whether the worker rescues stalled jobs.
+        redact: changes the text of a handler's exception before it is stored, for instance to remove secrets; None
+            stores it as it is. The log of the worker has the exception itself.
 
     Raises:
         ConfigurationError: an option is out of its bounds; the error names it.
@@ -69,6 +72,7 @@ class WorkerOptions:
     grace: timedelta = timedelta(seconds=20)
     listen: bool = False
     rescue: bool = True
+    redact: Redact | None = None
 
     @property
     def apart_after(self) -> int | None:
@@ -85,6 +89,8 @@ class WorkerOptions:
         for option in ("listen", "rescue"):
             if not isinstance(getattr(self, option), bool):
                 raise ConfigurationError(f"{option} must be True or False")
+        if not (self.redact is None or callable(self.redact)):
+            raise ConfigurationError("redact must be a function from text to text, or None")
         for option in ("tenant", "name"):
             value = getattr(self, option)
             if option == "tenant" and value is None:

@@ -19,7 +19,8 @@ from graphjobs.policy_runs.status import PolicyRunStatus
 from graphjobs.storage import Storage
 from graphjobs.worker.base_worker import BaseWorker
 from graphjobs.worker.context import Context, accepts_job_and_context, call_handler, retry_until_available
-from graphjobs.worker.handler_runner import error_text, log_fields
+from graphjobs.worker.error_texts import Redact, logged_text, stored_text
+from graphjobs.worker.handler_runner import log_fields
 from graphjobs.worker.options import WorkerOptions
 from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.stats import DispatcherStats
@@ -141,7 +142,7 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
 
     @override
     async def run_handler(self, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
-        return await run_dispatch(self._dispatch, job, context)
+        return await run_dispatch(self._dispatch, job, context, redact=self.options.redact)
 
     @override
     async def _claim_batch(self) -> int:
@@ -169,7 +170,8 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
         self._stats.unreadable += len(batch.unreadable)
         self._count_lost_claims(batch.lost)
         for error in batch.unreadable:
-            _log.error("a leased run is unreadable and was failed: %s", error, extra={"job": str(error.row_id)})
+            extra = {"job": str(error.row_id)}
+            _log.error("a leased run is unreadable and was failed: %s", logged_text(error), extra=extra)
         for run in batch.runs:
             if self._stopping.is_set():
                 self._completer.add(LeaseResult.released(run))
@@ -235,17 +237,19 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
                 _log.info("%s was canceled", name, extra=extra)
             case PolicyRunStatus.FAILED:
                 self._stats.failed += 1
-                _log.warning("%s failed: %.200s", name, result.error, extra=extra)
+                _log.warning("%s failed: %s", name, logged_text(result.error), extra=extra)
             case _ if result.error is not None:
                 self._stats.retried += 1
-                seconds = result.delay.total_seconds()
-                _log.info("%s gets another attempt in %.1f s: %.200s", name, seconds, result.error, extra=extra)
+                seconds, reason = result.delay.total_seconds(), logged_text(result.error)
+                _log.info("%s gets another attempt in %.1f s: %s", name, seconds, reason, extra=extra)
             case _:
                 self._stats.released += 1
                 _log.info("%s was released", name, extra=extra)
 
 
-async def run_dispatch(dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext) -> LeaseResult:
+async def run_dispatch(
+    dispatch: Dispatch, job: PolicyRunJob, context: DispatchContext, *, redact: Redact | None = None
+) -> LeaseResult:
     """Run a dispatch function, and return the result of the lease.
 
     Raises:
@@ -256,7 +260,7 @@ async def run_dispatch(dispatch: Dispatch, job: PolicyRunJob, context: DispatchC
     try:
         await call_handler(lambda: dispatch(job, context), "dispatch")
     except PolicyRunRejected as error:
-        return LeaseResult.failed(job, error_text(error))
+        return LeaseResult.failed(job, stored_text(error, redact))
     # A function that returns after its cancellation may not have submitted the run. A run that is submitted twice does
     # no harm; a run marked as submitted without a submission would never be evaluated.
     if context.job.cancellation_requested:

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from graphjobs import ConfigurationError, Settings, open_storage
 from graphjobs.storage import Storage
-from graphjobs.worker.handler_runner import error_text
+from graphjobs.worker.error_texts import error_text
 from tests.faults.backend_monitor import url_of
 from tests.migrations.cli_tools import as_role
 from tests.worker.twins import JobTwin, RunTwin, Twin, execute
@@ -150,6 +150,38 @@ async def test_a_sequence_behind_its_table_fails_no_item(
         await execute(graphjobs_storage, f"SELECT setval({sequence}, (SELECT max(id) FROM scheduler.{events}))")
         await wait_until(lambda: worker.in_flight == 0)
     assert [twin.finished] * 3 == [str((await twin.find(tenant, item.id)).status) for item in items]
+
+
+@_DOMAINS
+async def test_the_text_of_an_exception_is_redacted_before_it_is_stored(
+    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the hook fails, the type of the exception alone is stored. The log has no text that controls a terminal."""
+    caplog.set_level("INFO", logger="graphjobs")
+    twin = twin_class(graphjobs_storage, tenant)
+
+    async def leak(*_: object) -> None:
+        raise ValueError("password hush \x1b[2J\n\u202eforged")
+
+    def fail(text: str) -> str:
+        raise KeyError(text)
+
+    hooks: list[tuple[object, str]] = [
+        (None, "ValueError: password hush"),
+        (lambda text: text.replace("hush", "..."), "ValueError: password ..."),
+        (fail, "ValueError"),
+        (lambda _: 5, "ValueError"),
+    ]
+    errors = []
+    for redact, _ in hooks:
+        item = await twin.add()
+        await twin.worker(leak, redact=redact, attempts_max=1).run(until_empty=True)
+        errors.append((await twin.error(item)).partition(" \N{REPLACEMENT CHARACTER}")[0])
+
+    assert [expected for _, expected in hooks] == errors
+    own_lines = [record.getMessage() for record in caplog.records if "failed: " in record.getMessage()]
+    assert len(hooks) == len(own_lines)
+    assert not [line for line in own_lines if set(line) & set("\x1b\n\u202e")]
 
 
 def test_an_exception_with_a_text_that_ends_the_process_has_a_text() -> None:
