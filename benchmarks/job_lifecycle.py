@@ -9,10 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.measure import BenchmarkError, Figure, Ratio, compared
-from benchmarks.other_queues import PgQueuer, Procrastinate, open_procrastinate, pgqueuer
 from benchmarks.processes import started
 from benchmarks.seeding import Connection, connected, queued_job, settle, store, truncate
 from benchmarks.suite import Bench
@@ -21,6 +20,9 @@ from graphjobs.graph_jobs.models import GraphBuildJob
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage, open_storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, WorkerOptions
+
+if TYPE_CHECKING:
+    from benchmarks.other_queues import PgQueuer, Procrastinate
 
 PGQUEUER: Final = "PgQueuer"
 PROCRASTINATE: Final = "Procrastinate"
@@ -83,6 +85,9 @@ async def life(bench: Bench) -> list[Figure]:
         storage = await stack.enter_async_context(open_storage(Settings.load(database_url=bench.url)))
         connection = await stack.enter_async_context(connected(bench.url))
         ours = _Graphjobs(bench.url, storage, connection)
+        # Imported here: the other suites need no other queue.
+        from benchmarks.other_queues import open_procrastinate, pgqueuer
+
         theirs = await stack.enter_async_context(pgqueuer(bench.url))
         slow = await stack.enter_async_context(open_procrastinate(bench.url))
         bench.say(f"a backlog of {backlog:,} jobs per competitor")
@@ -100,9 +105,9 @@ async def life(bench: Bench) -> list[Figure]:
 
 
 def _competitors(
-    ours: _Graphjobs, theirs: PgQueuer, slow: Procrastinate, url: str, backlog: int
+    ours: _Graphjobs, theirs: "PgQueuer", slow: "Procrastinate", url: str, backlog: int
 ) -> dict[str, Callable[[], Awaitable[float]]]:
-    async def drain(queue: _Graphjobs | PgQueuer, batch: int) -> float:
+    async def drain(queue: "_Graphjobs | PgQueuer", batch: int) -> float:
         await queue.fill(backlog)
         await settle(url)
         return await queue.drain(backlog, batch=batch)
