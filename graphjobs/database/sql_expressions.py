@@ -156,17 +156,18 @@ def rotating_tenants(
         has_work: whether a tenant is listed.
         after: the tenant after which the rotation starts.
     """
-    onwards = _skip_scan(f"{name}_onwards", next_tenant, has_work, lambda tenant: tenant > after)
-    around = _skip_scan(f"{name}_around", next_tenant, has_work, lambda tenant: tenant <= after)
+    onwards = skip_scan(f"{name}_onwards", next_tenant, has_work, lambda tenant: tenant > after)
+    around = skip_scan(f"{name}_around", next_tenant, has_work, lambda tenant: tenant <= after)
     return sa.union_all(onwards, around)
 
 
-def _skip_scan(
+def skip_scan(
     name: str,
     next_tenant: NextTenant,
     has_work: Callable[[sa.CTE], sa.ColumnElement[bool]],
     within: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]],
 ) -> sa.Select[Any]:
+    """List the tenants within a range that have work, in their order; see `rotating_tenants`."""
     walk = sa.select(next_tenant(within).label("tenant")).cte(name, recursive=True)
     step = next_tenant(lambda tenant: (tenant > walk.c.tenant) & within(tenant))
     walk = walk.union_all(sa.select(step).where(walk.c.tenant.is_not(None)))

@@ -22,6 +22,7 @@ from graphjobs.core.validation import (
     check_attempts_max,
     check_duration,
     check_stalled,
+    check_stored_tenant,
     check_type,
 )
 from graphjobs.database.executor import Executor
@@ -44,7 +45,7 @@ from graphjobs.policy_runs.params import (
 )
 from graphjobs.policy_runs.row_mapping import row_columns, run_from_row
 from graphjobs.policy_runs.sql import acquire, finish
-from graphjobs.policy_runs.sql.expired import LIST_EXPIRED_RUNS
+from graphjobs.policy_runs.sql.expired import BRING_RUNS_FORWARD, LIST_EXPIRED_RUNS
 from graphjobs.policy_runs.status import PolicyRunStatus
 
 Status = PolicyRunStatus
@@ -212,6 +213,33 @@ class PolicyRunQueue:
         rows = await self._executor.fetch_all(LIST_EXPIRED_RUNS, params)
         last, *_ = rows[0]
         return stalled_from_rows(item for _, *item in rows), scan_cursor(None if last is None else "", last)
+
+    async def bring_forward(
+        self, lease: timedelta, *, tenant_id: str | None = None, after: str = "", limit: int = BATCH_MAX
+    ) -> tuple[int, str]:
+        """Make pending runs available that wait only because the database's clock was ahead when they were written.
+
+        Their versions are ahead of the clock by more than a lease, and so are the times of their next leases. They keep
+        their delay. Runs that their callers delayed stay as they are. Repeat the call while it returns any.
+
+        Args:
+            lease: a version that is ahead by more than this counts, up to a day.
+            tenant_id: the tenant; None means all.
+            after: the cursor of the call before; empty begins.
+            limit: the most tenants and the most runs, 1 to 1,000.
+
+        Returns:
+            The number of runs, and the cursor to continue after; it is empty where all tenants were read.
+        """
+        params = {
+            "p_lease_duration": check_duration(lease, "lease"),
+            "p_tenant_id": None if tenant_id is None else check_name(tenant_id, "tenant_id"),
+            "p_after_tenant_id": check_stored_tenant(after, "after"),
+            "p_limit": check_limit(limit, limit_max=BATCH_MAX),
+        }
+        ((last, number),) = await self._executor.fetch_all(BRING_RUNS_FORWARD, params)
+        await notify_queued(self._executor, enabled=self._notify and number > 0)
+        return number, "" if tenant_id is not None or last is None else last
 
     async def rescue(
         self,

@@ -192,10 +192,23 @@ class PolicyRunDispatcher(BaseWorker[PolicyRunJob, LeaseResult, DispatcherStats]
 
     @override
     def _rescuer(self) -> Rescuer:
-        return Rescuer([self._find_expired], self._rescue, self.options, self._stats, self._wake.set)
+        return Rescuer(
+            [self._find_expired, self._bring_forward], self._rescue, self.options, self._stats, self._wake.set
+        )
 
     async def _find_expired(self, after: str) -> tuple[Sequence[StalledItem], str]:
         return await self._queue.expired(tenant_id=self.options.tenant, after=after)
+
+    async def _bring_forward(self, after: str) -> tuple[Sequence[StalledItem], str]:
+        options = self.options
+        while True:
+            number, cursor = await self._queue.bring_forward(options.lease, tenant_id=options.tenant, after=after)
+            if not number:
+                return (), cursor
+            _log.warning(
+                "%s pending runs waited because the server's clock was ahead; they are brought forward", number
+            )
+            self._wake.set()
 
     async def _rescue(self, items: Sequence[StalledItem]) -> RescueResult:
         options = self.options

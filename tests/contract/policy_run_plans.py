@@ -63,6 +63,7 @@ CASES: Final[Mapping[str, PlanCase]] = {
     "LEASE_RUNS_OF_TENANT": _many_rows("LEASE_RUNS_OF_TENANT", {_PENDING, KEY, LOG}, pages_per_row=_PAGES_PER_LEASE),
     "FIND_LEASED_RUNS": _many_rows("FIND_LEASED_RUNS", {TRANSITION, KEY, LOG}, {"p_transition_id": "leased"}),
     "LIST_EXPIRED_RUNS": _many_rows("LIST_EXPIRED_RUNS", {_LEASED, KEY, LOG}, {"p_tenant_id": None}),
+    "BRING_RUNS_FORWARD": _many_rows("BRING_RUNS_FORWARD", {_PENDING, KEY}, {"p_tenant_id": None}),
     **{
         name: _many_rows(name, {index})
         for name, index in {
@@ -126,7 +127,7 @@ class PolicyRunPlans(Plans):
     statements = statements_of(single, lists, acquire, expired, finish)
     cases = CASES
     acquire: ClassVar[ModuleType] = acquire
-    across_tenants: ClassVar[set[str]] = {"LEASE_RUNS", "FIND_LEASED_RUNS", "LIST_EXPIRED_RUNS"}
+    across_tenants: ClassVar[set[str]] = {"LEASE_RUNS", "FIND_LEASED_RUNS", "LIST_EXPIRED_RUNS", "BRING_RUNS_FORWARD"}
     starts: ClassVar[Mapping[str, Any]] = {
         "all tenants": partial(_start, all_tenants=True),
         "one tenant": partial(_start, all_tenants=False),

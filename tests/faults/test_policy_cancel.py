@@ -59,6 +59,7 @@ CALLS: Final[dict[str, tuple[Call, dict[str, Any]]]] = {
         {"leased": ("failed", 3)},
     ),
     "expired": (lambda runs, scene: queue_of(runs).expired(tenant_id=scene.tenant), {}),
+    "bring forward": (lambda runs, scene: queue_of(runs).bring_forward(MINUTE, tenant_id=scene.tenant), {}),
     "rescue": (
         lambda runs, scene: queue_of(runs).rescue(
             [StalledItem(scene.leased.id, scene.tenant, scene.leased.updated_at, 1)], attempts_max=3

@@ -472,6 +472,8 @@ INVALID_ARGUMENTS: Final[dict[str, tuple[Call, str, Invalid]]] = {
     ),
     "expired tenant_id": (lambda value: QUEUE.expired(tenant_id=value), "tenant_id", NAME),
     "expired limit": (lambda value: QUEUE.expired(limit=value), "limit", LIMIT),
+    "bring_forward tenant_id": (lambda value: QUEUE.bring_forward(MINUTE, tenant_id=value), "tenant_id", NAME),
+    "bring_forward limit": (lambda value: QUEUE.bring_forward(MINUTE, limit=value), "limit", LIMIT),
     "rescue stalled": (lambda value: QUEUE.rescue(value, attempts_max=3), "stalled", LIST),
     "rescue too many items": (lambda value: QUEUE.rescue(value, attempts_max=3), "stalled", too_many(STALLED)),
     "rescue one item twice": (lambda value: QUEUE.rescue(value, attempts_max=3), "stalled", twice(STALLED, STALLED)),

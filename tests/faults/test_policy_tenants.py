@@ -108,6 +108,7 @@ VERBS: Final[dict[str, Verb]] = {
     "metrics": lambda runs, tenant, _run: runs.metrics(tenant, window=timedelta(days=366)),
     "lease": lambda runs, tenant, _run: queue_of(runs).lease("B", MINUTE, attempts_max=9, limit=99, tenant_id=tenant),
     "expired": lambda runs, tenant, _run: queue_of(runs).expired(tenant_id=tenant),
+    "bring_forward": lambda runs, tenant, _run: queue_of(runs).bring_forward(MINUTE, tenant_id=tenant),
     "rescue": lambda runs, tenant, run: queue_of(runs).rescue(
         [StalledItem(run.id, tenant, run.updated_at, run.attempts)], attempts_max=1
     ),

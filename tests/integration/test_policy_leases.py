@@ -419,3 +419,44 @@ async def test_a_lease_from_when_the_clock_was_ahead_is_listed_unless_it_was_ren
     seen, _ = await queue_of(runs).expired()
     assert [stopped.id] == [item.job_id for item in seen]
     assert (stopped.id,) == (await queue_of(runs).rescue(seen, attempts_max=5)).requeued
+
+
+@pytest.mark.parametrize("one_tenant", [False, True], ids=["all tenants", "one tenant"])
+async def test_pending_runs_from_when_the_clock_was_ahead_are_brought_forward(
+    graphjobs_storage: Storage, runs: PolicyRunRepository, one_tenant: bool
+) -> None:
+    """They keep their delay. A run that its caller delayed, and one by a clock that is ahead by little, stay."""
+    free, urgent, retried, delayed, near = await add(runs, "acme", "normal", "emergency", "high", "normal", "normal")
+    (other,) = await add(runs, "other", "high")
+    rows = [
+        (free, "1 day", "1 day"),
+        (urgent, "1 day", "1 day"),
+        (other, "1 day", "1 day"),
+        (retried, "1 day", "1 day 1 hour"),
+        (delayed, "0", "1 day"),
+        (near, "30 seconds", "2 hours"),
+    ]
+    async with graphjobs_storage.session() as session, session.begin():
+        for run, ahead, available in rows:
+            await (await session.connection()).exec_driver_sql(
+                "UPDATE scheduler.policy_runs SET updated_at = now() + $2::text::interval,"
+                " queued_at = now() + $2::text::interval, available_at = now() + $3::text::interval WHERE id = $1",
+                (run.id, ahead, available),
+            )
+    queue = queue_of(runs)
+    assert () == (await queue.lease("owner", MINUTE, attempts_max=5, limit=10)).runs
+
+    tenant, expected = ("acme", [urgent, free]) if one_tenant else (None, [urgent, other, free])
+    cursor, moved, is_done = "", 0, False
+    while not is_done:
+        number, after = await queue.bring_forward(MINUTE, tenant_id=tenant, after=cursor, limit=1)
+        moved += number
+        cursor, is_done = (cursor, False) if number else (after, not after)
+
+    assert len(expected) + 1 == moved
+    leased = [run for _ in expected for run in (await queue.lease("owner", MINUTE, attempts_max=5, limit=10)).runs]
+    assert {run.id for run in expected} == {run.id for run in leased}
+    stored = await runs.get(retried.tenant_id, retried.id)
+    assert stored is not None
+    assert abs(stored.available_at - datetime.now(UTC) - timedelta(hours=1)) < MINUTE
+    assert 1 == len(await runs.events(retried.tenant_id, retried.id))

@@ -14,8 +14,8 @@ from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
 from graphjobs.worker import DispatchContext
 from tests.builders import policy_run
-from tests.worker.twins import RunTwin
-from tests.worker.worker_control import Handler, run_until, wait_forever
+from tests.worker.twins import RunTwin, execute
+from tests.worker.worker_control import Handler, run_until, wait_forever, wait_until, working
 
 Status = PolicyRunStatus
 
@@ -280,6 +280,21 @@ async def test_tenants_are_served_in_rotation(graphjobs_storage: Storage) -> Non
     order = [run.tenant_id for run in await _dispatched_in_order(twin)]
     assert {"a", "b", "c"} == set(order[:3])
     assert 14 == len(order)
+
+
+async def test_a_run_from_when_the_clock_was_ahead_is_dispatched(twin: RunTwin, run: PolicyRunJob) -> None:
+    """The server's clock was a day ahead when the run was added: it would wait for a day."""
+    await execute(
+        twin.storage,
+        "UPDATE scheduler.policy_runs SET updated_at = now() + interval '1 day', queued_at = now() + interval '1 day',"
+        " available_at = now() + interval '1 day' WHERE id = $1",
+        run.id,
+    )
+    worker = twin.worker(lease=timedelta(seconds=1))
+    async with working(worker):
+        await wait_until(lambda: twin.finished_by(worker) == 1)
+    assert (Status.SUBMITTED, 1) == await twin.status(run)
+    assert ["pending", "dispatching", "submitted"] == await twin.statuses(run)
 
 
 async def test_an_invalid_function_is_refused_and_any_return_value_submits(

@@ -1,7 +1,7 @@
 """Statements that lease pending runs, and find leases with a lost answer; see `single` for the rules.
 
-Three statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS`, and `LIST_EXPIRED_RUNS` in `expired`. Rows that
-other transactions hold are skipped. All times are the database's.
+Four statements read across tenants: `LEASE_RUNS`, `FIND_LEASED_RUNS`, and in `expired` `LIST_EXPIRED_RUNS` and
+`BRING_RUNS_FORWARD`. Rows that other transactions hold are skipped. All times are the database's.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,17 +69,18 @@ def _one_in_so_many(runs: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return part
 
 
-def _pending(priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
+def is_pending(priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
+    """Build the condition of the index of pending runs, for one priority."""
     return (RUNS.c.status == PENDING) & (RUNS.c.priority == sa.literal_column(str(priority.code)))
 
 
-def _next_tenant(*priorities: PolicyRunPriority) -> Callable[..., sa.ColumnElement[Any]]:
+def next_tenant(*priorities: PolicyRunPriority) -> Callable[..., sa.ColumnElement[Any]]:
     """Build the step to the next tenant with a pending run of one of these priorities: one index descent each."""
 
     def step(is_after: Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
         tenants = [
             sa.select(RUNS.c.tenant_id)
-            .where(_pending(priority), TENANT_KEY >= sa.literal_column("''"), is_after(TENANT_KEY))
+            .where(is_pending(priority), TENANT_KEY >= sa.literal_column("''"), is_after(TENANT_KEY))
             .order_by(TENANT_KEY)
             .limit(ONE)
             .scalar_subquery()
@@ -102,7 +103,7 @@ def _has_available(*priorities: PolicyRunPriority) -> Callable[[sa.CTE], sa.Colu
 def _is_any_available(tenant: sa.ColumnElement[str], priority: PolicyRunPriority) -> sa.ColumnElement[bool]:
     return (
         sa.select(RUNS.c.available_at)
-        .where(_pending(priority), TENANT_KEY == tenant, RUNS.c.available_at <= sa.func.now())
+        .where(is_pending(priority), TENANT_KEY == tenant, RUNS.c.available_at <= sa.func.now())
         .order_by(RUNS.c.available_at)
         .limit(ONE)
         .with_for_update(key_share=True, skip_locked=True)
@@ -122,7 +123,7 @@ def _candidates(
     """Lock the runs of a tenant and priority that have been available for longest."""
     return (
         sa.select(RUNS.c.id, *columns)
-        .where(_pending(priority), TENANT_KEY == tenants.c.tenant_id, *conditions)
+        .where(is_pending(priority), TENANT_KEY == tenants.c.tenant_id, *conditions)
         # The index's own order: with the id in it, all runs of one time would be read and sorted.
         .order_by(RUNS.c.available_at)
         .limit(limit)
@@ -215,7 +216,7 @@ def _lease(
 
 def _tenants_with(name: str, *priorities: PolicyRunPriority, after: Any, limit: Any) -> sa.CTE:
     """List tenants with available runs of these priorities, in their rotation, numbered."""
-    tenants = rotating_tenants(name, _next_tenant(*priorities), _has_available(*priorities), after=after)
+    tenants = rotating_tenants(name, next_tenant(*priorities), _has_available(*priorities), after=after)
     listed = tenants.limit(limit).subquery(f"{name}_listed")
     turn = sa.func.row_number().over().label("turn")
     return materialized(sa.select(listed.c.tenant.label("tenant_id"), turn), name)
