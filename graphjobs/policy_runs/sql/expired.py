@@ -86,7 +86,7 @@ _is_ahead: Final = sa.and_(
 
 
 _LATEST_MAX: Final[sa.ColumnElement[int]] = sa.literal_column("100")
-"""How many runs of a tenant and priority are read at once. Of more that their callers delayed, the others are not."""
+"""The most runs of a tenant and priority that are read at once, those that become available last."""
 
 
 def _latest(tenants: sa.CTE, priority: PolicyRunPriority) -> sa.Select[Any]:
