@@ -42,7 +42,7 @@ def operation(
         status: the HTTP status of the answer.
         body: the type that `request_bodies.body_of` reads.
         body_example: an example of the body.
-        body_required: whether the body may be absent.
+        body_required: whether a request must have the body.
     """
     responses = dict(problems)
     described: dict[str, Any] = {"responses": {str(status): {"content": {_JSON: {"example": dict(example)}}}}}
