@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphjobs.core.fields import printable
+from graphjobs.core.sanitizing import printable
 from graphjobs.errors import ConfigurationError
 
 _PIPE_WIDTH: Final = 20_000

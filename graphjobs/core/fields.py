@@ -26,20 +26,16 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from graphjobs.core.json_values import VALUE_DEPTH_MAX, freeze_json, nests_deeper, to_plain_json, too_deep
+from graphjobs.core.invalid_values import from_validation_error, too_deep_error
+from graphjobs.core.json_values import VALUE_DEPTH_MAX, freeze_json, nests_deeper, to_plain_json
+from graphjobs.core.sanitizing import ERROR_LENGTH_MAX
 from graphjobs.errors import InvalidJob
 
 NAME_LENGTH_MAX: Final = 256
 """Characters of a tenant, an id, a key. Two of them fit a B-tree entry of PostgreSQL: 2,704 bytes, 4 a character."""
-ERROR_LENGTH_MAX: Final = 4_000
 REASON_LENGTH_MAX: Final = 1_048_576
 """The most characters of a reason that callers may give; the stored text keeps its head and tail."""
 NAMES_MAX: Final = 1_000
-PROBLEMS_MAX: Final = 100
-"""The most problems that one error lists."""
-_COUNTED_PROBLEMS_MAX: Final = 1_000
-_PART_LENGTH_MAX: Final = 100
-
 _UUID_TEXT: Final = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 _YEAR_TEXT: Final = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LOCAL_TEXT: Final = f"^{_YEAR_TEXT}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\\.[0-9]+)?"
@@ -47,11 +43,6 @@ _UTC_TEXT: Final = _LOCAL_TEXT + "Z$"
 _TIME_TEXT: Final = _LOCAL_TEXT + "(Z|[+-][0-9]{2}:[0-9]{2})$"
 
 _UUID: Final = re.compile(_UUID_TEXT)
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# Control characters, bidirectional controls, line and paragraph separators, lone surrogates.
-_UNPRINTABLE: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 JsonObject: TypeAlias = Mapping[str, Any]
 
@@ -315,7 +306,8 @@ class FrozenModel(BaseModel):
                 text, by_alias=True, by_name=False, context={"stored": True} if stored else None
             )
         except ValidationError as error:
-            invalid = _too_deep(error.title) if nests_deeper(text, VALUE_DEPTH_MAX) else from_validation_error(error)
+            is_deep = nests_deeper(text, VALUE_DEPTH_MAX)
+            invalid = too_deep_error(error.title) if is_deep else from_validation_error(error)
         else:
             return value
         raise invalid
@@ -337,55 +329,6 @@ class FrozenModel(BaseModel):
         return self.replace(**update) if update else self
 
 
-def _too_deep(title: str) -> InvalidJob:
-    problem = too_deep(VALUE_DEPTH_MAX)
-    return InvalidJob(f"{title}: {problem}", problems=[("", problem)])
-
-
-def from_validation_error(error: ValidationError) -> InvalidJob:
-    """Build an `InvalidJob` from pydantic's error: the first fields and their limits, never the input."""
-    count = error.error_count()
-    if count > _COUNTED_PROBLEMS_MAX:
-        # pydantic builds all of its errors or none: 8 us for each.
-        problems = [("", f"has {count:,} invalid fields, too many to list")]
-    else:
-        problems = [
-            (".".join(_part(part) for part in found["loc"]), found["msg"])
-            for found in error.errors(include_url=False, include_input=False, include_context=False)[:PROBLEMS_MAX]
-        ]
-    field, problem = problems[0]
-    more = f" (and {count - 1:,} more)" if field and count > 1 else ""
-    return InvalidJob(f"{error.title}{'.' if field else ''}{field}: {problem}{more}", field=field, problems=problems)
-
-
-def _part(part: object) -> str:
-    """Return a part of a field's path; a key of a mapping is the caller's own text, so it is sanitized."""
-    return sanitize_error(str(part)[:_PART_LENGTH_MAX]) if part != "" else ""
-
-
-def sanitize_error(text: str) -> str:
-    """Return text that fits the field `error`: cut in the middle to 4,000 characters, control characters replaced.
-
-    The tail stays because the last line of a traceback says most.
-    """
-    if len(text) > ERROR_LENGTH_MAX:
-        head, tail = text[: ERROR_LENGTH_MAX // 4], text[-(ERROR_LENGTH_MAX // 2) :]
-        text = f"{head}\n[{len(text) - len(head) - len(tail)} characters cut]\n{tail}"
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) or "no reason was given"
-
-
-def printable(text: str) -> str:
-    """Return text for a terminal: characters that control it, or that reorder its text, are replaced."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def utc_now() -> datetime:
     """Return the current time, aware."""
     return datetime.now(UTC)
-
-
-def invariant_error(rule: str) -> PydanticCustomError:
-    """Build the error of a broken invariant, for validators to raise."""
-    # The rule is a context value, because pydantic would interpret braces in a template.
-    return PydanticCustomError("invariant", "{rule}", {"rule": rule})

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from graphjobs.core.fields import check_name, sanitize_error
+from graphjobs.core.fields import check_name
 from graphjobs.core.metadata import Metadata
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.core.transitions import dump_json
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob

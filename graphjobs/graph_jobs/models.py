@@ -13,20 +13,11 @@ from pydantic import Field, model_validator
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.event_log import Event
-from graphjobs.core.fields import (
-    Digest,
-    ErrorText,
-    FrozenModel,
-    Id,
-    Name,
-    NameSet,
-    UtcTime,
-    invariant_error,
-    sanitize_error,
-    utc_now,
-)
+from graphjobs.core.fields import Digest, ErrorText, FrozenModel, Id, Name, NameSet, UtcTime, utc_now
+from graphjobs.core.invalid_values import invariant_error
 from graphjobs.core.metadata import Metadata
 from graphjobs.core.results import ATTEMPTS_MAX
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.errors import InvalidJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final, Self
 from uuid import UUID
 
-from graphjobs.core.fields import sanitize_error
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.core.validation import check_duration
 from graphjobs.errors import CorruptRow, InvalidJob
 from graphjobs.policy_runs.models import PolicyRunJob

@@ -12,21 +12,12 @@ from pydantic_core import PydanticCustomError
 from uuid_utils.compat import uuid7
 
 from graphjobs.core.event_log import Event
-from graphjobs.core.fields import (
-    ErrorText,
-    FrozenModel,
-    Id,
-    Json,
-    Name,
-    NameSet,
-    UtcTime,
-    invariant_error,
-    sanitize_error,
-    utc_now,
-)
+from graphjobs.core.fields import ErrorText, FrozenModel, Id, Json, Name, NameSet, UtcTime, utc_now
+from graphjobs.core.invalid_values import invariant_error
 from graphjobs.core.metadata import Metadata
 from graphjobs.core.pagination import TIMESTAMP_MAX, TIMESTAMP_MIN
 from graphjobs.core.results import ATTEMPTS_MAX
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.errors import InvalidJob
 from graphjobs.policy_runs.status import PolicyRunMode, PolicyRunPriority, PolicyRunStatus
 

@@ -9,11 +9,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.fields import as_uuid, check_limit, check_name, sanitize_error
+from graphjobs.core.fields import as_uuid, check_limit, check_name
 from graphjobs.core.notifications import notify_queued
 from graphjobs.core.pagination import parse_scan_cursor, scan_cursor
 from graphjobs.core.queue_flow import QueueFlow, split_apart, stalled_from_rows
 from graphjobs.core.results import ATTEMPTS_MAX, FinishResult, RescueResult, StalledItem, exhausted_reason
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.core.transitions import ensure_transition_id, event_payload
 from graphjobs.core.validation import (
     BATCH_MAX,

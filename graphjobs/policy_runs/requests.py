@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 from uuid_utils.compat import uuid7
 
-from graphjobs.core.fields import FrozenModel, Name, Reason, invariant_error, utc_now
+from graphjobs.core.fields import FrozenModel, Name, Reason, utc_now
+from graphjobs.core.invalid_values import invariant_error
 from graphjobs.policy_runs.models import PolicyRunJob, PolicyRunSpec, StoredTime
 
 

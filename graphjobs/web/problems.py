@@ -22,7 +22,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
-from graphjobs.core.fields import PROBLEMS_MAX
+from graphjobs.core.invalid_values import PROBLEMS_MAX
 from graphjobs.errors import (
     ConfigurationError,
     CorruptRow,

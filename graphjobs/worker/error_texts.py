@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from graphjobs.core.fields import printable
+from graphjobs.core.sanitizing import printable
 from graphjobs.errors import GraphJobsError
 
 Redact: TypeAlias = Callable[[str], str]

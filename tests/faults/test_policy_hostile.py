@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from graphjobs import CorruptRow, IllegalTransition, InvalidJob, PolicyRunJob, PolicyRunStatus
-from graphjobs.core.fields import sanitize_error
 from graphjobs.core.results import StalledItem
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.database.executor import SessionExecutor
 from graphjobs.policy_runs.attempt_results import LeaseBatch, LeaseResult, RetryBackoff, TenantCursors
 from graphjobs.policy_runs.filters import PolicyRunQuery

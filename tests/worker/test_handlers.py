@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from graphjobs import ConfigurationError, GraphBuildJob, GraphJobsError, GraphJobStatus, GraphOverlayJob, JobConflict
-from graphjobs.core.fields import ERROR_LENGTH_MAX
+from graphjobs.core.sanitizing import ERROR_LENGTH_MAX
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.storage import Storage
 from graphjobs.worker import BuildResult, GraphJobWorker, JobContext, OverlayResult, handler_runner

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal, TypeAlias
 
-from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, too_deep
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.core.unique_json import DuplicateKey, unique_object
 from graphjobs.errors import ConfigurationError
 

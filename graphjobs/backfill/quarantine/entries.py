@@ -22,9 +22,9 @@ from bson.objectid import ObjectId
 from graphjobs.backfill.extract.decoding import nests_deeper, parse_extended_json
 from graphjobs.backfill.extract.records import SourceRecord
 from graphjobs.backfill.extract.streams import BSON_SIZE_MAX
-from graphjobs.core.fields import sanitize_error
 from graphjobs.core.json_values import DECODED_DEPTH_MAX
 from graphjobs.core.json_values import nests_deeper as json_nests_deeper
+from graphjobs.core.sanitizing import sanitize_error
 
 TAG: Final = "_quarantine"
 """The field of a line that names its entry."""

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 
-from graphjobs.core.fields import sanitize_error
+from graphjobs.core.sanitizing import sanitize_error
 
 _LABEL_LENGTH_MAX: Final = 100
 

@@ -22,8 +22,9 @@ from graphjobs.backfill.transform.coercion import (
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
 from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time
 from graphjobs.backfill.transform.uuids import LegacyUuids, uuid_of
-from graphjobs.core.fields import NAMES_MAX, sanitize_error
+from graphjobs.core.fields import NAMES_MAX
 from graphjobs.core.metadata import METADATA_ENTRIES_MAX
+from graphjobs.core.sanitizing import sanitize_error
 from graphjobs.core.unique_json import DuplicateKey
 
 _UNKNOWN_FIELDS_MAX: Final = 1_000

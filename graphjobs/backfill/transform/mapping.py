@@ -27,7 +27,8 @@ from graphjobs.backfill.transform.legacy_ids import (
 from graphjobs.backfill.transform.payload import accept_dotnet_names, merge_payload, to_camel_case
 from graphjobs.backfill.transform.repair import RUNNING, repair_event_time, repair_job_state, repair_run_state
 from graphjobs.backfill.transform.uuids import LegacyUuids
-from graphjobs.core.fields import FrozenModel, from_validation_error
+from graphjobs.core.fields import FrozenModel
+from graphjobs.core.invalid_values import from_validation_error
 from graphjobs.core.state_machine import StatusEnum
 from graphjobs.graph_jobs.models import GraphBuildJob, GraphJobEvent, GraphOverlayJob
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
