@@ -320,6 +320,22 @@ class TestSharing:
 
             assert ask(ensure_running(data_dir), "SELECT 1") == 1
 
+    @only_as_root
+    @pytest.mark.parametrize("folder", ["socket_dir", "data_dir"])
+    def test_a_start_that_was_killed_before_it_gave_its_folder_away_is_finished(
+        self, cluster: Cluster, folder: str
+    ) -> None:
+        """Only an empty private folder is one: any other of this user is refused."""
+        path: Path = getattr(cluster, folder)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+        (path / "file").touch()
+        with pytest.raises(ConfigurationError, match="belongs to the user with id 0"):
+            cluster.start()
+        (path / "file").unlink()
+        cluster.start()
+        assert ask(cluster.url(), "SELECT 1") == 1
+
     def test_the_wait_for_a_lock_ends(self, home: Path) -> None:
         with (
             locked(home / "lock"),

@@ -218,9 +218,10 @@ class Cluster:
 
     def _check_data(self) -> None:
         """Check that the data folder is absent, empty, or holds data of this version; change nothing in it."""
-        if not self.data_dir.exists():
+        try:
+            require_private(self.data_dir, owner=self.programs.owner())
+        except FileNotFoundError:
             return
-        require_private(self.data_dir, owner=self.programs.owner())
         data, program = self._data_version(), self._program_version()
         if data is None and any(self.data_dir.iterdir()):
             raise ConfigurationError(

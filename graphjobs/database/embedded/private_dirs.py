@@ -58,19 +58,23 @@ def make_private(path: Path, *, owner: tuple[int, int]) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        require_private(path, owner=owner)
+        try:
+            require_private(path, owner=owner)
+            return
+        except FileNotFoundError:  # as good as missing
+            pass
     except OSError as error:
         raise ConfigurationError(f"the folder {path} could not be created: {error.strerror}") from None
-    else:
-        if owner != (os.geteuid(), os.getegid()):
-            os.chown(path, *owner, follow_symlinks=False)
+    if owner != (os.geteuid(), os.getegid()):
+        os.chown(path, *owner, follow_symlinks=False)
 
 
 def require_private(path: Path, *, owner: tuple[int, int], mode_max: int = 0o700) -> None:
     """Check that a path is a folder of this owner, with no permission beyond `mode_max`.
 
     Raises:
-        FileNotFoundError: the path does not exist.
+        FileNotFoundError: the path does not exist; or it is empty, because a process of this user was killed after it
+            had created it, and before it changed the owner.
         ConfigurationError: the folder is not private.
     """
     try:
@@ -82,6 +86,8 @@ def require_private(path: Path, *, owner: tuple[int, int], mode_max: int = 0o700
     if not stat.S_ISDIR(status.st_mode):
         raise ConfigurationError(f"{path} is not a folder: name another, or remove it")
     if status.st_uid != owner[0]:
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o077 and not any(path.iterdir()):
+            raise FileNotFoundError(errno.ENOENT, "it is not complete", str(path))
         raise ConfigurationError(
             f"{path} belongs to the user with id {status.st_uid}, not to the server's user ({owner[0]}): "
             "name a folder that does not exist yet"
