@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import re
 import socket
@@ -16,10 +17,11 @@ import asyncpg
 from typing_extensions import override
 
 from graphjobs.database.error_translation import translate_error
+from graphjobs.database.libpq_files import find_password, home_file
 from graphjobs.database.network import Address, Network, addresses_of
 from graphjobs.database.tls import HandshakeEndedError, NoTlsError, tls_context, tls_failure
 from graphjobs.database.url import Host, ServerUrl
-from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError
+from graphjobs.errors import ConfigurationError, DatabaseUnavailable, GraphJobsError, SchemaOutOfDate
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -190,16 +192,20 @@ _PASSWORD: Final = asyncpg.InvalidPasswordError
 
 async def _open(url: ServerUrl, host: Host, network: Network, arguments: Mapping[str, Any]) -> DriverConnection:
     libpq = url.parameters
-    password, passfile = libpq.get("password"), libpq.get("passfile")
-    connection: DriverConnection = await asyncpg.connect(  # type: ignore[call-overload,misc]
-        # The network connects; with these the driver looks for the password in the file.
+    password = libpq.get("password")
+    if password is None:
+        file = libpq.get("passfile") or home_file(".pgpass")
+        password = await asyncio.to_thread(find_password, file, host.name, host.port, url.database, url.user)
+    connection: DriverConnection = await asyncpg.connect(  # type: ignore[call-overload]
+        # The network connects, wherever these lead.
         host="/" if network.address.family == socket.AF_UNIX else host.name,
         port=host.port,
         user=url.user,
         database=url.database,
         # A function, so that the frames above the driver's do not hold the password.
         password=None if password is None else lambda: password,
-        passfile=Path(passfile) if passfile else None,
+        # None exists: the driver's own look into the file takes an escape as a part of the password.
+        passfile=Path(os.devnull, "none"),
         ssl=network.tls or False,
         direct_tls=network.tls is not None,
         krbsrvname=libpq.get("krbsrvname"),
@@ -250,7 +256,15 @@ def _failure(error: Exception, url: ServerUrl, network: Network) -> GraphJobsErr
             return _no_answer(url)
         case asyncpg.InterfaceError() | ValueError() | OverflowError():
             return ConfigurationError("GRAPHJOBS_DATABASE_URL is invalid: it must be a URL that libpq accepts")
-    return translate_error(error, ambiguous=False)
+    failure = translate_error(error, ambiguous=False)
+    if failure is None or isinstance(failure, ConfigurationError | DatabaseUnavailable | SchemaOutOfDate):
+        return failure
+    # No call is at fault yet, so it is neither an invalid job nor an error without advice.
+    return ConfigurationError(
+        f"the server at {where} refuses the connection (SQLSTATE {failure.sqlstate}): check the options of "
+        "GRAPHJOBS_DATABASE_URL, and the server's log",
+        sqlstate=failure.sqlstate,
+    )
 
 
 def _no_answer(url: ServerUrl) -> DatabaseUnavailable:

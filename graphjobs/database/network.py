@@ -161,11 +161,18 @@ def _keep_alive(sock: socket.socket, parameters: Mapping[str, str]) -> None:
         for name, option in _KEEPALIVE_OPTIONS.items():
             value = int(parameters.get(name, KEEPALIVE_SECONDS[name]))
             if value > 0 and hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+                _set_option(sock, name, getattr(socket, option), value)
     milliseconds = int(parameters.get("tcp_user_timeout", 0))
     if milliseconds > 0 and hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        _set_option(sock, "tcp_user_timeout", socket.TCP_USER_TIMEOUT, milliseconds)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _set_option(sock: socket.socket, name: str, option: int, value: int) -> None:
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:
+        raise ConfigurationError(f"GRAPHJOBS_DATABASE_URL is invalid: {name} is too large for this system") from None
 
 
 class _LoginWatch(asyncio.Protocol):

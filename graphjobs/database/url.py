@@ -3,20 +3,19 @@
 `docs/configuration.md` has the table of all parameters of PostgreSQL 18; a test compares it with this module.
 """
 
-import configparser
 import difflib
 import getpass
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
 from typing_extensions import override
 
+from graphjobs.database.libpq_files import read_service
 from graphjobs.errors import ConfigurationError
 
 _FIELD: Final = "GRAPHJOBS_DATABASE_URL is invalid"
@@ -68,7 +67,7 @@ PARAMETERS: Final[Mapping[str, _Parameter]] = {
     "replication": _Parameter(None, _OFF, reason="graphjobs reads no replication stream"),
     "gssencmode": _Parameter("PGGSSENCMODE", ("disable", "prefer"), reason=_NO_DRIVER),
     "sslmode": _Parameter("PGSSLMODE", ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")),
-    "requiressl": _Parameter(None, ("0", "1")),
+    "requiressl": _Parameter("PGREQUIRESSL", ("0", "1")),
     "sslnegotiation": _Parameter("PGSSLNEGOTIATION", ("postgres", "direct")),
     "sslcompression": _Parameter("PGSSLCOMPRESSION", ("0", "1")),
     "sslcert": _Parameter("PGSSLCERT"),
@@ -101,6 +100,9 @@ PARAMETERS: Final[Mapping[str, _Parameter]] = {
     "oauth_scope": _Parameter(None, ("",), reason=_NO_DRIVER),
 }
 """All parameters of libpq 18, in the order of its manual."""
+
+METHODS: Final = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
+"""The methods of `require_auth`."""
 
 
 class Parameters(dict[str, str]):
@@ -207,6 +209,8 @@ def _parse(text: str) -> ServerUrl:
             known.setdefault(name, os.environ[parameter.env])
     for name, value in known.items():
         _check_value(name, value)
+    if known.get("sslnegotiation") == "direct" and known.get("sslmode", "prefer") in ("disable", "allow", "prefer"):
+        raise ConfigurationError(f"{_FIELD}: sslnegotiation=direct needs sslmode=require or a stricter one")
     if known.get("sslrootcert") == "system" and known.setdefault("sslmode", "verify-full") != "verify-full":
         raise ConfigurationError(f"{_FIELD}: sslrootcert=system needs sslmode=verify-full")
     if known.get("requiressl") == "1":
@@ -236,17 +240,19 @@ def _parse_text(text: str) -> dict[str, str]:
         ports.append(_decode(match[2] or ""))
     values |= {"host": ",".join(hosts) if any(hosts) else "", "port": ",".join(ports) if any(ports) else ""}
     values["dbname"] = _decode(path)
-    for pair in query.split("&") if query else ():
+    # libpq takes one "&" at the end.
+    for pair in query.removesuffix("&").split("&") if query else ():
         name, separator, value = pair.partition("=")
         if not separator:
             raise ConfigurationError(f'{_FIELD}: a parameter has no "="')
         name = _decode(name)
-        if (name, value) == ("ssl", "true"):  # as JDBC writes it; libpq takes it too
+        if (name, value.strip(_BLANKS)) == ("ssl", "true"):  # as JDBC writes it; libpq takes it too
             name, value = "sslmode", "require"
         values[_known(name)] = _decode(value)
     return {name: value for name, value in values.items() if value}
 
 
+_BLANKS: Final = " \t\n\v\f\r"
 _CREDENTIALS: Final = re.compile(r"([^@/]*)@")
 
 
@@ -258,9 +264,10 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 
 def _decode(text: str) -> str:
+    """Decode a part of a URL, without blanks around it, such as the newline at the end of a file with a secret."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00|\0", text):
         raise ConfigurationError(f'{_FIELD}: a "%" must be followed by two hexadecimal digits, and not by 00')
-    return unquote(text, errors="surrogateescape")
+    return unquote(text.strip(_BLANKS), errors="surrogateescape")
 
 
 def _known(name: str) -> str:
@@ -275,7 +282,13 @@ def _known(name: str) -> str:
 
 def _check_value(name: str, value: str) -> None:
     parameter = PARAMETERS[name]
-    if parameter.number and not re.fullmatch(r"\s*[+-]?\d{1,9}\s*", value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{_FIELD}: {name} must be UTF-8") from None
+    if name == "require_auth":
+        _check_methods(value)
+    if parameter.number and not re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value):
         raise ConfigurationError(f"{_FIELD}: {name} must be a whole number")
     if parameter.values is not None and value not in parameter.values:
         allowed = " or ".join(value for value in parameter.values if value) or "empty"
@@ -283,23 +296,20 @@ def _check_value(name: str, value: str) -> None:
         raise ConfigurationError(f"{_FIELD}: {name} must be {allowed}{because}")
 
 
+def _check_methods(value: str) -> None:
+    """Check the methods of `require_auth`. One that is misspelt, or mixed with "!", would allow what it should not."""
+    methods = [method.strip() for method in value.split(",")]
+    names = [method.removeprefix("!") for method in methods]
+    if not set(names) <= set(METHODS) or len({len(m) - len(n) for m, n in zip(methods, names, strict=True)}) > 1:
+        raise ConfigurationError(
+            f'{_FIELD}: require_auth must be methods separated by commas, all or none with a "!": {", ".join(METHODS)}'
+        )
+
+
 def _service_values(known: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of the service, from the file of the user or of the system."""
+    """Return the parameters of the service; the first of equal names counts."""
     service = known.get("service") or os.environ.get("PGSERVICE")
-    if not service:
-        return {}
-    files = [os.environ.get("PGSERVICEFILE") or os.path.expanduser("~/.pg_service.conf")]  # noqa: PTH111  # no HOME
-    if os.environ.get("PGSYSCONFDIR"):
-        files.append(str(Path(os.environ["PGSYSCONFDIR"]) / "pg_service.conf"))
-    parser = configparser.RawConfigParser(interpolation=None, strict=False)
-    for file in files:
-        try:
-            parser.read(file, encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError, OSError):
-            raise ConfigurationError(f"the service file {file} is unreadable: check its format") from None
-        if parser.has_section(service):
-            return {_known(name): value for name, value in parser.items(service)}
-    raise ConfigurationError(f"{_FIELD}: no service file has the service that it names")
+    return {_known(name): value for name, value in reversed(read_service(service))} if service else {}
 
 
 def _hosts(names: str, addresses: str, ports: str) -> tuple[Host, ...]:
@@ -326,7 +336,7 @@ def _hosts(names: str, addresses: str, ports: str) -> tuple[Host, ...]:
 def _port(text: str) -> int:
     if not text:
         return _PORT
-    if not re.fullmatch(r"\s*\d{1,5}\s*", text) or not 1 <= int(text) <= 65535:
+    if not re.fullmatch(r"\s*[0-9]{1,5}\s*", text) or not 1 <= int(text) <= 65535:
         raise ConfigurationError(f"{_FIELD}: a port must be a number from 1 to 65535")
     return int(text)
 

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from graphjobs import ConfigurationError, DatabaseUnavailable
 from graphjobs.database.engine import connect
+from graphjobs.database.libpq_files import find_password
 from graphjobs.database.url import PARAMETERS, Host, parse_url, with_database
 from graphjobs.settings import Settings
 from tests.faults.backend_monitor import url_of
@@ -136,6 +137,14 @@ def test_a_value_that_is_not_supported_is_refused(name: str) -> None:
         ("host=a,b&hostaddr=1.1.1.1", "host and hostaddr must name as many hosts"),
         ("service=none", "no service file has the service"),
         ("sslrootcert=system&sslmode=require", "sslrootcert=system needs sslmode=verify-full"),
+        ("sslnegotiation=direct&sslmode=prefer", "sslnegotiation=direct needs sslmode=require"),
+        ("require_auth=scram", "require_auth must be methods separated by commas"),
+        ("require_auth=!md5,password", 'all or none with a "!"'),
+        ("application_name=%ff", "application_name must be UTF-8"),
+        ("user=%c3", "user must be UTF-8"),
+        ("port=%d9%a3", "a port must be a number"),
+        ("connect_timeout=%d9%a3", "connect_timeout must be a whole number"),
+        ("host=a&&port=1", 'a parameter has no "="'),
     ],
 )
 def test_a_wrong_url_says_what_is_wrong(query: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +177,107 @@ def test_a_url_is_read_by_the_grammar_of_libpq(monkeypatch: pytest.MonkeyPatch, 
     url = parse_url("postgresql://:8?service=s")
     assert ((Host("from-service", None, 8),), "from-environment") == (url.hosts, url.database)
     assert "allow" == url.parameters["sslmode"]
+
+
+@pytest.mark.parametrize("text", ["postgresql://me@one:7/d\n", "postgresql://me@one /d?port= 7 &"])
+def test_blanks_around_a_value_are_no_part_of_it(text: str) -> None:
+    """A file with a secret often ends in a newline."""
+    url = parse_url(text)
+    assert ((Host("one", None, 7),), "me", "d") == (url.hosts, url.user, url.database)
+
+
+def test_tls_that_the_environment_requires_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`PGREQUIRESSL` is the older form of `PGSSLMODE`, which wins."""
+    monkeypatch.setenv("PGREQUIRESSL", "1")
+    assert "require" == parse_url("postgresql://h").parameters["sslmode"]
+    assert "verify-full" == parse_url("postgresql://h?sslmode=verify-full").parameters["sslmode"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("# a comment\n\n[other]\nhost=x\n[s]\r\n host=h\r\n", {"host": "h"}),
+        ("[s]\nhost=one\nhost=two\n", {"host": "one"}),
+        ("[DEFAULT]\nsslmode=disable\n[s]\nhost=a#b;c:d\n[s]\nhost=e\n[t]\nnonsense\n", {"host": "a#b;c:d"}),
+        ("[s]\nhost = h\n", "line 2 of the service file .* is invalid"),
+        ("[s]\nhost\n", "line 2 of the service file .* is invalid"),
+        ("[s]\nhost=h\nservice=t\n", "not another service"),
+        ("[s]\nhst=h\n", "did you mean host"),
+        ("\ufeff[s]\nhost=h\n", "no service file has the service"),
+    ],
+)
+def test_a_service_file_is_read_as_libpq_reads_it(
+    text: str, found: dict[str, str] | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first section of the name counts, and its first value of each parameter; other sections do not."""
+    (tmp_path / "services").write_text(text, newline="")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    if isinstance(found, str):
+        with pytest.raises(ConfigurationError, match=found):
+            parse_url("postgresql://?service=s")
+        return
+    url = parse_url("postgresql://?service=s")
+    assert found == {"host": url.hosts[0].name}
+    assert "sslmode" not in url.parameters
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("h:7:d:me:secret", "secret"),
+        ("*:*:*:*:secret", "secret"),
+        (r"h:7:d:me:a\:b\\c\d", r"a:b\cd"),
+        (r"h:7:d:m\e:secret", "secret"),
+        ("h:7:d:me:sec:ret", "sec"),
+        ("h:7:d:me:secret \r", "secret "),
+        ("h:7:d:me:\u00e9\n*:*:*:*:other", "\u00e9"),
+        ("nonsense\n:::\n\nh:7:d:me:secret", "secret"),
+        ("#h:7:d:me:secret", None),
+        ("h:8:d:me:secret", None),
+        ("h:7:d:me:", None),
+    ],
+)
+def test_a_password_file_is_read_as_libpq_reads_it(line: str, found: str | None, tmp_path: Path) -> None:
+    """The first line that matches counts; a backslash escapes a colon and itself."""
+    file = tmp_path / "passwords"
+    file.write_text(line + "\n", encoding="utf-8", newline="")
+    file.chmod(0o600)
+    assert found == find_password(str(file), "h", 7, "d", "me")
+
+
+def test_a_socket_in_a_password_file_is_a_folder_or_localhost(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    for name, found in (("/run/pg", "secret"), ("localhost", "secret"), ("/run", None)):
+        file.write_text(f"{name}:7:d:me:secret")
+        file.chmod(0o600)
+        assert found == find_password(str(file), "/run/pg", 7, "d", "me")
+
+
+@pytest.mark.parametrize("kind", ["readable by others", "folder", "missing"])
+def test_an_unusable_password_file_is_no_error(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As with libpq; a warning says why its password is not used."""
+    file = tmp_path / "passwords"
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "readable by others":
+        file.write_text("*:*:*:*:secret")
+        file.chmod(0o640)
+    assert find_password(str(file), "h", 7, "d", "me") is None
+    assert ("is not used" in caplog.text) == (kind != "missing")
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("options", ["-c work_mem=abc", "nonsense", "-c fsync=off", "-c role=nobody_at_all"])
+async def test_options_that_the_server_refuses_are_a_matter_of_configuration(
+    shared_settings: Settings, options: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="check the options of GRAPHJOBS_DATABASE_URL"):
+        await connect(_with(url_of(shared_settings), options=options), shared_settings)
+
+
+async def test_a_keepalive_that_the_system_refuses_is_a_matter_of_configuration(shared_settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="keepalives_idle is too large"):
+        await connect(_tcp(shared_settings, "127.0.0.1:1", "keepalives_idle=999999999"), shared_settings)
 
 
 async def test_the_names_and_options_of_the_url_reach_the_server(shared_settings: Settings) -> None:
