@@ -2,12 +2,14 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Generic, Protocol, Self, TypeVar
 from uuid import UUID
 
 from graphjobs.errors import ConfigurationError, DatabaseUnavailable, OutcomeUnknown
+from graphjobs.worker.error_texts import safe_repr
 from graphjobs.worker.options import Backoff
 
 T = TypeVar("T")
@@ -123,14 +125,23 @@ async def call_handler(handler: Callable[[], Any], name: str) -> Any:
         HandlerInterrupted: the function raised SystemExit or KeyboardInterrupt.
         Exception: any exception of the function.
     """
-    try:
+    with interruptions():
         awaitable = handler()
         if not inspect.isawaitable(awaitable):
             raise HandlerNotAsync(f"the {name} handler is not asynchronous: define it with `async def`")
         return await awaitable
-    # asyncio would end the whole process with these; an interrupted process of a pool passes on its own.
+
+
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """Turn the exceptions that end a process into `HandlerInterrupted`, around calls of user code.
+
+    asyncio would end the whole process with these; an interrupted process of a pool passes on its own.
+    """
+    try:
+        yield
     except SystemExit as error:
-        raise HandlerInterrupted(f"the handler raised SystemExit({error.code!r:.200})") from error
+        raise HandlerInterrupted(f"the handler raised SystemExit({safe_repr(error.code)})") from error
     except KeyboardInterrupt as error:
         raise HandlerInterrupted("the handler raised KeyboardInterrupt") from error
 

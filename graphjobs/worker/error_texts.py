@@ -19,17 +19,31 @@ _log = logging.getLogger(__name__)
 
 def error_text(error: BaseException) -> str:
     """Return the type and the text of an exception, bounded; the text comes from user code and is not trusted."""
-    name = type(error).__name__
+    name = type_name(error)
     try:
         text = str(error)[:_ERROR_CHARACTERS_MAX]
-    except BaseException:  # noqa: BLE001  # a user's __str__ may raise any exception, SystemExit too
+        if isinstance(error, BaseExceptionGroup):
+            inner = (error_text(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])
+            text = "; ".join([text, *inner])
+    except BaseException:  # noqa: BLE001  # a user's class may raise any exception, SystemExit too
         return f"{name}, which has no readable text"
-    if isinstance(error, BaseExceptionGroup):
-        inner = (error_text(inner)[:_INNER_CHARACTERS_MAX] for inner in error.exceptions[:_INNER_MAX])
-        text = "; ".join([text, *inner])
     if not text:
         return name
     return text if isinstance(error, GraphJobsError) else f"{name}: {text}"
+
+
+def type_name(error: BaseException) -> str:
+    """Return the name of the type of an exception; a user's metaclass cannot change it."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name
+
+
+def safe_repr(value: object) -> str:
+    """Return the start of the repr of an object of user code, which may raise any exception."""
+    try:
+        return f"{value!r:.200}"
+    except BaseException:  # noqa: BLE001
+        return "an object without a readable text"
 
 
 def stored_text(error: BaseException, redact: Redact | None) -> str:
@@ -42,12 +56,12 @@ def stored_text(error: BaseException, redact: Redact | None) -> str:
     text = error_text(error)
     if redact is None:
         return text
-    name = type(error).__name__
+    name = type_name(error)
     try:
         redacted: object = redact(text)
     except Exception as failure:  # noqa: BLE001  # the hook is the host's
         # Without the text of the failure, which may repeat the text of the error.
-        _log.error("the redaction of the error of a handler raised %s: only its type is stored", type(failure).__name__)
+        _log.error("the redaction of the error of a handler raised %s: only its type is stored", type_name(failure))
         return name
     if isinstance(redacted, str):
         return redacted or name

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from graphjobs.errors import GraphJobsError, JobConflict
 from graphjobs.worker.context import ClaimedItem, Context, E, HandlerInterrupted, HandlerNotAsync, J
-from graphjobs.worker.error_texts import Redact, error_text, stored_text
+from graphjobs.worker.error_texts import Redact, error_text, stored_text, type_name
 from graphjobs.worker.loop_clock import LoopClock
 
 CANCEL_TIMEOUT: Final = timedelta(seconds=5)
@@ -245,8 +245,11 @@ class HandlerRunner(Generic[J, E]):
         if isinstance(error, HandlerInterrupted | BrokenExecutor) and running.context.stopping:
             # The signal to stop has also reached the processes of the executor.
             return owner.released_result(job)
-        message, name = "the handler of %s raised %s", type(error).__name__
-        _log.warning(message, owner.describe(job), name, exc_info=error, extra=log_fields(job))
+        try:
+            message, name = "the handler of %s raised %s", type_name(error)
+            _log.warning(message, owner.describe(job), name, exc_info=error, extra=log_fields(job))
+        except BaseException:  # noqa: BLE001  # a traceback calls the class of the user, and the job must end
+            _log.warning("the handler of %s raised an exception that cannot be logged", owner.describe(job))
         return owner.failed_result(job, stored_text(error, self.redact))
 
 

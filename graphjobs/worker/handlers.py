@@ -16,7 +16,13 @@ from graphjobs.graph_jobs.models import AnyJob, GraphBuildJob, GraphOverlayJob
 from graphjobs.graph_jobs.queue import GraphJobQueue
 from graphjobs.graph_jobs.status import GraphJobStatus, GraphJobType
 from graphjobs.graph_jobs.store import GraphJobStore
-from graphjobs.worker.context import Context, accepts_job_and_context, call_handler, retry_until_available
+from graphjobs.worker.context import (
+    Context,
+    accepts_job_and_context,
+    call_handler,
+    interruptions,
+    retry_until_available,
+)
 
 _EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 _RETRIES_MAX: Final = 8
@@ -158,6 +164,11 @@ async def run_handler(handlers: Handlers, job: AnyJob, context: JobContext) -> A
     """
     handler: Any = getattr(handlers, job.type.value)
     result = await call_handler(lambda: handler(job, context), job.type.value)
+    with interruptions():
+        return _to_attempt_result(job, context, result)
+
+
+def _to_attempt_result(job: AnyJob, context: JobContext, result: object) -> AttemptResult:
     if isinstance(job, GraphBuildJob):
         if not isinstance(result, BuildResult):
             raise TypeError(f"the build handler returned {type(result).__name__}, not a BuildResult")

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -82,6 +83,32 @@ class _HugeError(Exception):
         return "x" * 30_000_000
 
 
+class _HostileRepr:
+    def __repr__(self) -> str:
+        raise SystemExit(4)
+
+
+class _HostileGroup(ExceptionGroup[ValueError]):
+    @property
+    def exceptions(self) -> Any:
+        raise SystemExit(4)
+
+
+class _HostileType(type):
+    @property
+    def __name__(cls) -> Any:  # type: ignore[override]
+        raise RuntimeError
+
+
+class _HostileNameError(Exception, metaclass=_HostileType):
+    pass
+
+
+def _exiting_followups() -> Iterator[GraphOverlayJob]:
+    yield overlay_job("other")
+    raise SystemExit(5)
+
+
 @pytest.mark.parametrize(
     ("outcome", "error"),
     [
@@ -98,6 +125,10 @@ class _HugeError(Exception):
             "ExceptionGroup: two errors (2 sub-exceptions); ValueError: no such file; KeyError",
         ),
         (KeyboardInterrupt(), "HandlerInterrupted: the handler raised KeyboardInterrupt"),
+        (SystemExit(_HostileRepr()), "HandlerInterrupted: the handler raised SystemExit("),
+        (_HostileGroup("group", [ValueError()]), "_HostileGroup, which has no readable text"),
+        (_HostileNameError("text"), "_HostileNameError: text"),
+        (BuildResult("graph", followups=_exiting_followups()), "HandlerInterrupted: the handler raised SystemExit(5)"),
         (SystemExit(3), "HandlerInterrupted: the handler raised SystemExit(3)"),
         (asyncio.CancelledError(), "the handler was cancelled, but not by the worker"),
         ("graph", "TypeError: the build handler returned str, not a BuildResult"),
