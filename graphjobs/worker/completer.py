@@ -29,6 +29,8 @@ _INVALID_VALUE: Final = ("22", "23")
 """SQLSTATE classes of errors in the values, not in the database."""
 _NOT_ABOUT_RESULTS: Final = (DatabaseUnavailable, OutcomeUnknown, SchemaOutOfDate)
 """Errors of the connection or the server, which all results have in common."""
+_ABOUT_THE_SERVER: Final = ("08", "57P", "25006", "25P03", "25P04", "53300")
+"""The beginnings of SQLSTATEs that no trigger of a row has a reason to raise."""
 _BUSY_SECONDS: Final = 0.05
 _FAILED: Final = "failed"
 
@@ -119,8 +121,17 @@ class BatchCompleter(Generic[J, E]):
             return False
         return True
 
-    async def _write(self, results: Sequence[E], transition_id: UUID) -> None:
-        """Store a batch, with retries. The same transition id each time lets the queue recognize an applied write."""
+    async def _write(self, results: Sequence[E], transition_id: UUID, *, is_suspect: bool = False) -> None:
+        """Store a batch, with retries. The same transition id each time lets the queue recognize an applied write.
+
+        A trigger of the host may answer for one result as if for the whole server: a lock, a time-out, a missing table.
+        What the server answers twice is therefore taken for a refusal of one of the results.
+
+        Args:
+            results: the batch.
+            transition_id: identifies the write.
+            is_suspect: whether the server has refused a larger batch with these results.
+        """
         backoff, in_doubt = Backoff(), False
         while True:
             try:
@@ -128,12 +139,14 @@ class BatchCompleter(Generic[J, E]):
             except ConfigurationError:
                 raise
             except GraphJobsError as error:
-                refused = not isinstance(error, _NOT_ABOUT_RESULTS)
+                refused = not isinstance(error, _NOT_ABOUT_RESULTS) or (
+                    is_suspect and not in_doubt and _is_answer(error)
+                )
                 if len(results) > 1 and (refused or error.sqlstate in _BATCH_TOO_LARGE):
                     # The database refuses one of the results; in a batch of its own it affects no other.
                     half = len(results) // 2
-                    await self._write(results[:half], transition_id)
-                    await self._write(results[half:], transition_id)
+                    await self._write(results[:half], transition_id, is_suspect=True)
+                    await self._write(results[half:], transition_id, is_suspect=True)
                     return
                 if refused and _is_invalid_value(error):
                     self._replace(results[0], error)
@@ -142,6 +155,7 @@ class BatchCompleter(Generic[J, E]):
                     self._put_aside(results[0], error)
                     return
                 in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
+                is_suspect = is_suspect or _is_answer(error)
                 _log.warning("%s attempt results are not stored yet: %s", len(self), error)
                 await asyncio.sleep(backoff.next_seconds())
                 continue
@@ -190,6 +204,12 @@ class BatchCompleter(Generic[J, E]):
             return
         self._in_write.remove(result)
         self.on_written(result, f"its result failed could not be stored: {error}")
+
+
+def _is_answer(error: GraphJobsError) -> bool:
+    """Return whether the server has refused a write, in an answer that may be about one row."""
+    sqlstate = error.sqlstate or ""
+    return bool(sqlstate) and not isinstance(error, OutcomeUnknown) and not sqlstate.startswith(_ABOUT_THE_SERVER)
 
 
 def _is_invalid_value(error: GraphJobsError) -> bool:

@@ -93,8 +93,9 @@ async def test_a_storage_of_another_event_loop_ends_a_worker(
 
 
 @_DOMAINS
+@pytest.mark.parametrize("sqlstate", ["P0001", "40001", "55P03", "57014", "53100", "XX000", "42P01", "25P02"])
 async def test_a_result_that_a_trigger_refuses_waits_alone(
-    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin]
+    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin], sqlstate: str
 ) -> None:
     """The others of its batch are stored; it is stored, too, once the trigger is gone."""
     twin = twin_class(graphjobs_storage, tenant)
@@ -103,7 +104,7 @@ async def test_a_result_that_a_trigger_refuses_waits_alone(
     await execute(
         graphjobs_storage,
         "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'refused by the host'; END $$",
+        f"$$ BEGIN RAISE EXCEPTION 'refused by the host' USING ERRCODE = '{sqlstate}'; END $$",
     )
     await execute(
         graphjobs_storage,
