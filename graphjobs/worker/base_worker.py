@@ -18,6 +18,7 @@ from graphjobs.worker.completer import BatchCompleter, ResultSink
 from graphjobs.worker.context import E, J
 from graphjobs.worker.handler_runner import HandlerOwner, HandlerRunner, log_fields
 from graphjobs.worker.options import POLL_COST_FACTOR, Backoff, WorkerOptions, batched, jittered
+from graphjobs.worker.refusals import apply_in_halves
 from graphjobs.worker.rescuer import Rescuer
 from graphjobs.worker.stats import BaseStats
 
@@ -290,8 +291,7 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
         if not await self._completer.drained(FLUSH_TIMEOUT):
             unwritten = [str(job.id) for job in self._completer.jobs]
             message = "worker %s stops without storing %s attempt results; those jobs will be rescued"
-            fields = {"jobs": unwritten[:_LOGGED_JOBS_MAX]}
-            _log.error(message, self.options.name, len(unwritten), extra=fields)
+            _log.error(message, self.options.name, len(unwritten), extra={"jobs": unwritten[:_LOGGED_JOBS_MAX]})
 
     # Heartbeats
 
@@ -323,12 +323,14 @@ class BaseWorker(HandlerOwner[J, E], Generic[J, E, C]):
         # Of a job that was lost unnoticed and claimed again, two attempts may be in flight: the later one is renewed.
         in_flight = {job.id: job for job in (*self._completer.jobs, *self._runner.jobs)}
         for batch in batched(list(in_flight.values()), self.options.batch):
-            renewed, lost = await self._heartbeat(batch)
-            for job in renewed:
-                self._runner.refresh(job)
-            for job in batch:
-                if job.id in lost:
-                    self._runner.cancel_with(job, None)
+            await apply_in_halves(batch, self._renew_batch)
+
+    async def _renew_batch(self, batch: Sequence[J]) -> None:
+        renewed, lost = await self._heartbeat(batch)
+        for job in renewed:
+            self._runner.refresh(job)
+        for job in (job for job in batch if job.id in lost):
+            self._runner.cancel_with(job, None)
 
     # Waking
 

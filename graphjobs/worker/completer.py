@@ -22,6 +22,7 @@ from graphjobs.errors import (
 )
 from graphjobs.worker.context import E, J
 from graphjobs.worker.options import Backoff
+from graphjobs.worker.refusals import is_answer
 
 _BATCH_TOO_LARGE: Final = {"53200", "57014"}
 """SQLSTATEs out of memory and query canceled: a smaller batch may succeed."""
@@ -29,8 +30,6 @@ _INVALID_VALUE: Final = ("22", "23")
 """SQLSTATE classes of errors in the values, not in the database."""
 _NOT_ABOUT_RESULTS: Final = (DatabaseUnavailable, OutcomeUnknown, SchemaOutOfDate)
 """Errors of the connection or the server, which all results have in common."""
-_ABOUT_THE_SERVER: Final = ("08", "57P", "25006", "25P03", "25P04", "53300")
-"""The beginnings of SQLSTATEs that no trigger of a row has a reason to raise."""
 _BUSY_SECONDS: Final = 0.05
 _FAILED: Final = "failed"
 
@@ -140,7 +139,7 @@ class BatchCompleter(Generic[J, E]):
                 raise
             except GraphJobsError as error:
                 refused = not isinstance(error, _NOT_ABOUT_RESULTS) or (
-                    is_suspect and not in_doubt and _is_answer(error)
+                    is_suspect and not in_doubt and is_answer(error)
                 )
                 if len(results) > 1 and (refused or error.sqlstate in _BATCH_TOO_LARGE):
                     # The database refuses one of the results; in a batch of its own it affects no other.
@@ -155,7 +154,7 @@ class BatchCompleter(Generic[J, E]):
                     self._put_aside(results[0], error)
                     return
                 in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
-                is_suspect = is_suspect or _is_answer(error)
+                is_suspect = is_suspect or is_answer(error)
                 _log.warning("%s attempt results are not stored yet: %s", len(self), error)
                 await asyncio.sleep(backoff.next_seconds())
                 continue
@@ -204,12 +203,6 @@ class BatchCompleter(Generic[J, E]):
             return
         self._in_write.remove(result)
         self.on_written(result, f"its result failed could not be stored: {error}")
-
-
-def _is_answer(error: GraphJobsError) -> bool:
-    """Return whether the server has refused a write, in an answer that may be about one row."""
-    sqlstate = error.sqlstate or ""
-    return bool(sqlstate) and not isinstance(error, OutcomeUnknown) and not sqlstate.startswith(_ABOUT_THE_SERVER)
 
 
 def _is_invalid_value(error: GraphJobsError) -> bool:

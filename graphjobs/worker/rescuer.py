@@ -11,6 +11,7 @@ from uuid import UUID
 from graphjobs.core.results import RescueResult, StalledItem
 from graphjobs.errors import ConfigurationError, GraphJobsError
 from graphjobs.worker.options import POLL_COST_FACTOR, WorkerOptions, batched, jittered
+from graphjobs.worker.refusals import apply_in_halves
 from graphjobs.worker.stats import BaseStats
 
 _SCANS_PER_LEASE: Final = 2
@@ -76,7 +77,10 @@ class Rescuer:
         while len(self._candidates) > _STALLED_MAX:
             del self._candidates[next(iter(self._candidates))]
         for batch in batched(unchanged, self.options.batch):
-            self._record(await self.rescue(batch), {item.job_id: item for item in batch})
+            await apply_in_halves(batch, self._rescue_batch)
+
+    async def _rescue_batch(self, batch: Sequence[StalledItem]) -> None:
+        self._record(await self.rescue(batch), {item.job_id: item for item in batch})
 
     def _record(self, result: RescueResult, items: Mapping[UUID, StalledItem]) -> None:
         self.stats.rescued += len(result.requeued)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import pytest
 import pytest_asyncio
@@ -122,6 +123,40 @@ async def test_a_result_that_a_trigger_refuses_waits_alone(
         await execute(graphjobs_storage, f"DROP TRIGGER refuse ON {table}")
         await wait_until(lambda: worker.in_flight == 0)
     assert [*refused, twin.finished] == await twin.statuses(items[3])
+
+
+@_DOMAINS
+@pytest.mark.parametrize("sqlstate", ["P0001", "40001"])
+async def test_a_heartbeat_that_a_trigger_refuses_costs_no_other_item_its_lease(
+    graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin], sqlstate: str
+) -> None:
+    """The others are renewed and finished at their first attempt."""
+    twin = twin_class(graphjobs_storage, tenant)
+    items = [await twin.add() for _ in range(4)]
+    proceed, table = asyncio.Event(), f"scheduler.{twin.table}s"
+    await execute(
+        graphjobs_storage,
+        "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION 'refused by the host' USING ERRCODE = '{sqlstate}'; END $$",
+    )
+    await execute(
+        graphjobs_storage,
+        f"CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW "
+        f"WHEN (OLD.id = '{items[1].id}' AND OLD.status = 1) EXECUTE FUNCTION scheduler.refuse()",
+    )
+    worker, others = twin.worker(return_after(proceed), lease=timedelta(seconds=1)), [items[0], *items[2:]]
+    async with working(worker):
+        await wait_until(lambda: twin.claimed_by(worker) == 4)
+        versions = {item.id: (await twin.get(item)).updated_at for item in others}
+
+        async def renewed() -> bool:
+            return all([(await twin.get(item)).updated_at > versions[item.id] for item in others])
+
+        await wait_until(renewed)
+        await execute(graphjobs_storage, f"DROP TRIGGER refuse ON {table}")
+        proceed.set()
+        await wait_until(lambda: worker.in_flight == 0)
+    assert all([[twin.queued, twin.running, twin.finished] == await twin.statuses(item) for item in others])
 
 
 @_DOMAINS
