@@ -249,7 +249,7 @@ class HandlerRunner(Generic[J, E]):
             message, name = "the handler of %s raised %s", type_name(error)
             _log.warning(message, owner.describe(job), name, exc_info=error, extra=log_fields(job))
         except BaseException:  # noqa: BLE001  # a traceback calls the class of the user, and the job must end
-            _log.warning("the handler of %s raised an exception that cannot be logged", owner.describe(job))
+            _log.warning("the handler of %s raised an exception without a readable traceback", owner.describe(job))
         return owner.failed_result(job, stored_text(error, self.redact))
 
 
