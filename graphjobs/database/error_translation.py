@@ -23,7 +23,6 @@ _CONFIGURATION: Final = {
     "28P01": "the database refused the password: check GRAPHJOBS_DATABASE_URL",
     "3D000": "the database does not exist on the server: create it, or check GRAPHJOBS_DATABASE_URL",
     "42501": "the database role lacks a privilege on the schema scheduler: grant it, or use its owner",
-    "42704": "the server does not know a setting in the options of GRAPHJOBS_DATABASE_URL: check the URL",
 }
 _EVENT_KEYS: Final = {"graph_job_events_pkey": "graph_job_events", "policy_run_events_pkey": "policy_run_events"}
 _MISSING_RELATION: Final = {"42P01", "3F000", "42703"}

@@ -267,7 +267,9 @@ def test_an_unusable_password_file_is_no_error(kind: str, tmp_path: Path, caplog
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize("options", ["-c work_mem=abc", "nonsense", "-c fsync=off", "-c role=nobody_at_all"])
+@pytest.mark.parametrize(
+    "options", ["-c work_mem=abc", "-c nosuch=1", "nonsense", "-c fsync=off", "-c role=nobody_at_all"]
+)
 async def test_options_that_the_server_refuses_are_a_matter_of_configuration(
     shared_settings: Settings, options: str
 ) -> None:

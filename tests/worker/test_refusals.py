@@ -94,7 +94,7 @@ async def test_a_storage_of_another_event_loop_ends_a_worker(
 
 
 @_DOMAINS
-@pytest.mark.parametrize("sqlstate", ["P0001", "40001", "55P03", "57014", "53100", "XX000", "42P01", "25P02"])
+@pytest.mark.parametrize("sqlstate", ["P0001", "40001", "55P03", "57014", "53100", "XX000", "42P01", "42704", "25P02"])
 async def test_a_result_that_a_trigger_refuses_waits_alone(
     graphjobs_storage: Storage, tenant: str, twin_class: Callable[..., Twin], sqlstate: str
 ) -> None:
