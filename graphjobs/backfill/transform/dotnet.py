@@ -15,6 +15,9 @@ from bson.int64 import Int64
 _TICKS_PER_SECOND: Final = 10_000_000
 _TICKS_PER_MICROSECOND: Final = 10
 _TICKS_MAX: Final = 3_155_378_975_999_999_999
+_TICKS_ALONE_MIN: Final = 300_000_000_000_000_000
+"""Ticks of the year 951. Milliseconds of the year 9999 are a thousandth of it; 0 is the smallest time of .NET."""
+
 _OFFSET_MINUTES_MAX: Final = 14 * 60
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _OFFSET_MAX: Final = timedelta(minutes=_OFFSET_MINUTES_MAX)
@@ -41,8 +44,11 @@ def unwrap(value: Any) -> Any:
 
 
 def entries_of(value: Any) -> dict[str, Any] | None:
-    """Return the entries of a dictionary that was written as an array, of pairs or of `{k, v}`; None for others."""
-    if type(value) is not list or not value:
+    """Return the entries of a dictionary that was written as an array, of pairs or of `{k, v}`; None for others.
+
+    An empty array is an empty dictionary.
+    """
+    if type(value) is not list:
         return None
     pairs = [tuple(item) if type(item) is list else _key_and_value(item) for item in value]
     if any(len(pair) != len(_WRAPPER) or type(pair[0]) is not str for pair in pairs):
@@ -82,7 +88,8 @@ def parse_ticks(value: object) -> tuple[datetime, tuple[str, ...]] | None:
     """Parse a time that was written with ticks of 100 ns since the year 1 of the local clock.
 
     Args:
-        value: `[ticks, minutes of the offset]`, `{DateTime, Ticks, Offset}`, or without an offset in UTC.
+        value: `[ticks, minutes of the offset]`, `{DateTime, Ticks, Offset}`, or without an offset in UTC; or the ticks
+            of a time in UTC as one 64-bit number.
 
     Returns:
         The time in UTC and the codes of its changes; None if it is no such time, or its parts contradict one another.
@@ -95,7 +102,7 @@ def parse_ticks(value: object) -> tuple[datetime, tuple[str, ...]] | None:
         time = _FIRST + timedelta(microseconds=ticks // _TICKS_PER_MICROSECOND) - timedelta(minutes=minutes)
     except OverflowError:
         return None
-    form = "was ticks and an offset"
+    form = "was ticks and an offset" if type(value) is list else "was ticks"
     if isinstance(value, Mapping):
         form = "was a document with ticks"
         if value["DateTime"] != time.replace(microsecond=time.microsecond // 1_000 * 1_000, tzinfo=None):
@@ -103,11 +110,18 @@ def parse_ticks(value: object) -> tuple[datetime, tuple[str, ...]] | None:
     return time, (form, "cut to microseconds") if ticks % _TICKS_PER_MICROSECOND else (form,)
 
 
-def _ticks_and_offset(value: object) -> tuple[int, int] | None:
+def _is_ticks(value: Any) -> bool:
+    """Return whether a number alone is ticks: milliseconds or seconds since 1970 are never that large."""
+    return type(value) in (int, Int64) and (value == 0 or _TICKS_ALONE_MIN <= value <= _TICKS_MAX)
+
+
+def _ticks_and_offset(value: Any) -> tuple[int, int] | None:
     if isinstance(value, Mapping):
         if value.keys() not in _WITH_TICKS or not isinstance(value["DateTime"], datetime | DatetimeMS):
             return None
         value = [value["Ticks"], value.get("Offset", 0)]
+    if _is_ticks(value):
+        return int(value), 0
     if type(value) is not list or len(value) != 2:  # ticks and offset
         return None
     ticks, offset = value

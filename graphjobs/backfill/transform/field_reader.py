@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Never
 
 from bson.int64 import Int64
+from bson.objectid import ObjectId
 
 from graphjobs.backfill.transform.coercion import (
     bson_to_json,
@@ -20,7 +21,7 @@ from graphjobs.backfill.transform.coercion import (
     to_kebab_case,
 )
 from graphjobs.backfill.transform.diagnostics import FieldChange, FieldRejected, describe, safe_label
-from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time
+from graphjobs.backfill.transform.dotnet import entries_of, is_exact_time_text, is_unset_time, unwrap
 from graphjobs.backfill.transform.uuids import LegacyUuids, uuid_of
 from graphjobs.core.fields import NAMES_MAX
 from graphjobs.core.metadata import METADATA_ENTRIES_MAX
@@ -106,7 +107,7 @@ class FieldReader:
         self.note_change(name, f"was {old}")
 
     def text(self, name: str) -> str | None:
-        """Read optional text, or a UUID as text. Empty text counts as missing, with a change."""
+        """Read optional text, or an id as text. Empty text counts as missing, with a change."""
         value = self.fields.pop(name, None)
         if type(value) is str:
             if value:
@@ -116,18 +117,18 @@ class FieldReader:
         return None if value is None else self._id_text(name, "text", value)
 
     def require_text(self, name: str) -> str:
-        """Read text that is required and not empty, or a UUID as text."""
+        """Read text that is required and not empty, or an id as text."""
         value = self.fields.pop(name, None)
         if type(value) is str and value:
             return value
         return self._id_text(name, "non-empty text", value)
 
     def _id_text(self, name: str, expected: str, value: object) -> str:
-        """Return the text of a UUID: .NET writes each Guid in binary form."""
-        found = uuid_of(value, self.legacy_uuids)
+        """Return the text of an id: .NET writes each Guid in binary form, and text as an ObjectId where it is told to."""
+        found = (value, "") if type(value) is ObjectId else uuid_of(value, self.legacy_uuids)
         if found is None:
             self.reject(name, expected, value)
-        change = FieldChange(self.prefix + name, f"was binary, {found[1]}")
+        change = FieldChange(self.prefix + name, f"was binary, {found[1]}" if found[1] else "was an ObjectId")
         if change not in self.changes:  # once for a list
             self.changes.append(change)
         return str(found[0])
@@ -222,12 +223,14 @@ class FieldReader:
         return value if value is None or type(value) is bool else self.reject(name, "true or false", value)
 
     def names(self, name: str) -> tuple[str, ...]:
-        """Read an optional list of names, without duplicates and sorted. UUIDs become text."""
+        """Read an optional list of names, without duplicates and sorted. Ids become text."""
         value = self.fields.pop(name, None)
         if value is None:
             return ()
         if type(value) is not list or len(value) > NAMES_MAX:
             self.reject(name, f"a list of at most {NAMES_MAX:,} names", value)
+        if None in value:
+            raise FieldRejected(self.prefix + name, "must be a list of text, without null")
         if not all(type(item) is str for item in value):
             value = [item if type(item) is str else self._id_text(name, "a list of text", item) for item in value]
         ordered = sorted(set(value))
@@ -263,7 +266,8 @@ class FieldReader:
             del self.fields["metadata"]
         else:
             whole = self.document("metadata")
-        for key, value in whole.items():
+        for key, wrapped in whole.items():
+            value = unwrap(wrapped)
             if type(value) is str and value and type(key) is str:
                 entries[key] = value
                 continue
@@ -271,7 +275,7 @@ class FieldReader:
                 self.reject("metadata", "a map of text to text", key)
             code = "empty text left out"
             if value is not None and value != "":
-                found = uuid_of(value, self.legacy_uuids)
+                found = (value,) if type(value) is ObjectId else uuid_of(value, self.legacy_uuids)
                 entries[key] = str(found[0]) if found else bson_to_json_text(value, "metadata", self.legacy_uuids)
                 code = "other than text kept as JSON text"
             if FieldChange("metadata", code) not in self.changes:

@@ -173,6 +173,8 @@ def _map_policy_run(source: Mapping[str, Any], legacy_uuids: LegacyUuids) -> Map
 
 
 def _map_inputs(reader: FieldReader) -> PolicyRunInputs:
+    if reader.fields.get("inputs") == []:  # inputs are no dictionary, which an empty array may be
+        reader.reject("inputs", "a document", [])
     fields = reader.document("inputs")
     inputs = FieldReader(fields, reader.changes, reader.preserved, "inputs.", reader.legacy_uuids)
     accept_dotnet_names(inputs)

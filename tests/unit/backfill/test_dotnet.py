@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from bson import Int64
+from bson import Int64, ObjectId
 from bson.binary import Binary, UuidRepresentation
 from bson.datetime_ms import DatetimeMS
 
@@ -84,6 +84,44 @@ def test_a_datetimeoffset_is_ticks_of_the_local_clock(offset: Any) -> None:
         assert AT == value_of("graph_jobs", build(createdAt=None, payload={"createdAt": form})).created_at
 
 
+def test_a_long_is_ticks_in_utc() -> None:
+    """As DateTime with the representation Int64 writes it; seconds and milliseconds since 1970 are no ticks."""
+    mapped = map_document("graph_jobs", build(createdAt=Int64(ticks_of(AT))))
+    assert isinstance(mapped, Mapped)
+    assert (AT, (("createdAt", "was ticks"),)) == (mapped.value.created_at, mapped.changes)
+    for number in (1, 1_764_000_000, Int64(1_764_000_000_000), 253_402_300_799_999, -1, 2**62, True):
+        assert "createdAt" == field_of("graph_jobs", build(createdAt=number))
+
+
+def test_an_empty_dictionary_may_be_an_empty_array() -> None:
+    """Each representation as an array writes it so."""
+    assert {} == value_of("graph_jobs", build(metadata=[])).metadata
+    assert {} == value_of("policy_runs", run(metadata=[], inputs={"environment": []})).inputs.environment
+    assert {} == value_of("graph_job_events", event(payload=[])).payload
+
+
+def test_an_objectid_is_text_in_any_field_for_an_id() -> None:
+    """As text with the representation ObjectId; also in lists and metadata."""
+    key = ObjectId("507f1f77bcf86cd799439011")
+    job = value_of("graph_jobs", overlay(tenantId=key, graphSnapshotId=key, subjects=[key], metadata={"by": key}))
+    assert {str(key)} == {job.tenant_id, job.graph_snapshot_id, *job.subjects, *job.metadata.values()}
+    policy_run = map_document("policy_runs", run(policyId=key))
+    assert isinstance(policy_run, Mapped)
+    assert [("policyId", "was an ObjectId")] == list(policy_run.changes)
+
+
+def test_a_value_of_the_metadata_is_taken_out_of_its_type() -> None:
+    """As a dictionary of objects writes each value that BSON does not have."""
+    entries = {"a": {"_t": "System.Decimal", "_v": "1.50"}, "b": {"_t": "System.Guid", "_v": guid(ID)}}
+    assert {"a": "1.50", "b": ID} == value_of("graph_jobs", build(metadata=entries)).metadata
+
+
+def test_null_in_a_list_has_its_own_sentence() -> None:
+    """The list is not missing."""
+    rejection = map_document("graph_jobs", overlay(subjects=["a", None]))
+    assert Rejection("subjects: must be a list of text, without null", "subjects") == rejection
+
+
 def test_each_change_is_reported() -> None:
     """Also the 100 ns that a microsecond does not hold."""
     mapped = map_document("graph_jobs", build(status=1, startedAt=[ticks_of(AT) + 7, 0], correlationId=guid(ID)))
@@ -130,6 +168,8 @@ UNSET: list[Any] = [
     "9999-12-31T23:59:59.9999999Z",
     "9999-12-31T23:59:59.9999999-08:00",
     "9999-12-31T23:59:59.999+02:00",
+    0,
+    Int64(3_155_378_975_999_999_999),
     [Int64(0), 0],
     [0, 120],
     [3_155_378_975_999_999_999, 0],
