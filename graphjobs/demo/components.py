@@ -142,7 +142,7 @@ def _licence(item: object, where: str) -> str:
     """Return the text of a licence; empty if it has none, as some tools write for an unknown licence."""
     choice = read_object(item, where)
     text = read_text(choice, "expression", where)
-    if text is None and "license" in choice:
+    if text is None and choice.get("license") is not None:
         licence = read_object(choice["license"], f"{where}.license")
         texts = (read_text(licence, name, f"{where}.license") for name in ("id", "name", "url"))
         text = next((found for found in texts if found and found.strip()), None)

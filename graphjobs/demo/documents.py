@@ -190,26 +190,28 @@ def read_object(value: object, where: str) -> dict[str, Any]:
 
 
 def read_list(fields: dict[str, Any], key: str, where: str = "") -> list[Any]:
-    """Return a field that is a list; an absent field is an empty list.
+    """Return a field that is a list; an absent field and null are an empty list.
 
     Raises:
         DocumentError: the field is not a list.
     """
-    value = fields.get(key, [])
+    value = fields.get(key)
+    if value is None:  # as tools in Go write an empty list
+        return []
     if not isinstance(value, list):
         raise DocumentError(f"{_field_path(where, key)} must be a list, not {type_name(value)}")
     return value
 
 
 def read_text(fields: dict[str, Any], key: str, where: str = "") -> str | None:
-    """Return a field that is text, unchanged; an absent field is None.
+    """Return a field that is text, unchanged; an absent field and null are None.
 
     Raises:
         DocumentError: the field is not text.
     """
-    if key not in fields:
+    value = fields.get(key)
+    if value is None:
         return None
-    value = fields[key]
     if not isinstance(value, str):
         raise DocumentError(f"{_field_path(where, key)} must be text, not {type_name(value)}")
     return value

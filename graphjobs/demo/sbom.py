@@ -99,11 +99,11 @@ def read_sbom(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> Sbom:
 
 def _sbom(fields: dict[str, Any], *, digest: str, file_name: str) -> Sbom:
     _require_cyclonedx(fields)
-    metadata = read_object(fields.get("metadata", {}), "metadata")
+    metadata = {} if fields.get("metadata") is None else read_object(fields["metadata"], "metadata")
     name = file_name
     root: Component | None = None
     lists: list[tuple[str, list[Any]]] = []
-    if "component" in metadata:
+    if metadata.get("component") is not None:
         subject = read_object(metadata["component"], "metadata.component")
         name = _subject_name(subject)
         root = read_component(subject, "metadata.component")
@@ -137,13 +137,18 @@ def _require_cyclonedx(fields: dict[str, Any]) -> None:
     if bom_format is not None:
         raise DocumentError(f'bomFormat must be "CycloneDX", not "{clean_text(bom_format, WORD_LENGTH_MAX)}"')
     context = fields.get("@context")
-    if "spdxVersion" in fields or "SPDXID" in fields or (isinstance(context, str) and "spdx.org" in context):
+    contexts = context if isinstance(context, list) else [context]
+    wrapped = fields.get("sbom")  # as GitHub answers
+    keys = {*fields, *(wrapped if isinstance(wrapped, dict) else ())}
+    if not keys.isdisjoint(("spdxVersion", "SPDXID")) or any(
+        "spdx.org" in text for text in contexts if isinstance(text, str)
+    ):
         raise DocumentError("the file looks like an SPDX document; only CycloneDX is supported")
     raise DocumentError("the file is not a CycloneDX SBOM: it has no bomFormat")
 
 
 def _version(fields: dict[str, Any]) -> int:
-    version = fields.get("version", 1)
+    version = 1 if fields.get("version") is None else fields["version"]
     if not isinstance(version, int) or isinstance(version, bool):
         raise DocumentError(f"version must be an integer, not {type_name(version)}")
     if not 1 <= version <= VERSION_MAX:

@@ -162,7 +162,6 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
         ({"version": 10**30}, "version must be between 1 and 2,147,483,647"),
         ({"serialNumber": 7}, "serialNumber must be text, not a number"),
         ({"metadata": []}, "metadata must be an object, not a list"),
-        ({"metadata": {"component": None}}, "metadata.component must be an object, not null"),
         ({"metadata": {"component": {}}}, "metadata.component has no name"),
         ({"metadata": {"component": {"name": "a", "version": 1}}}, "metadata.component.version must be text"),
         (
@@ -170,7 +169,7 @@ def test_names_are_cleaned_and_cut(tmp_path: Path) -> None:
             "metadata.component.components must be a list, not an object",
         ),
         ({"components": {}}, "components must be a list, not an object"),
-        ({"components": None}, "components must be a list, not null"),
+        ({"components": [None]}, "components[0] must be an object, not null"),
         ({"services": "x"}, "services must be a list, not text"),
         ({"components": [{"name": "a"}, "b"]}, "components[1] must be an object, not text"),
         ({"components": [{"version": "1"}]}, "components[0] has no name"),
@@ -240,6 +239,8 @@ def test_an_invalid_sbom_is_refused_with_its_defect(fields: dict[str, Any], sent
     [
         {"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT"},
         {"@context": "https://spdx.org/rdf/3.0.1/spdx-context.jsonld", "@graph": []},
+        {"@context": ["https://spdx.org/rdf/3.0.1/spdx-context.jsonld", {}], "@graph": []},
+        {"sbom": {"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT"}},
     ],
 )
 def test_an_spdx_document_has_its_own_error(fields: dict[str, Any], tmp_path: Path) -> None:
@@ -412,6 +413,25 @@ def test_equal_components_with_one_ref_are_one(tmp_path: Path, change: dict[str,
         else:
             sbom = read(tmp_path, **fields, dependencies=[{"ref": "a", "dependsOn": ["a"]}])
             assert ("a",) == build_graph(sbom).nodes
+
+
+def test_null_is_the_same_as_a_missing_field(tmp_path: Path) -> None:
+    """Tools write it for an empty list and for text that they do not know."""
+    licences = [{"license": {"id": None, "name": "MIT"}}, {"license": None}, {"expression": None}]
+    component = {"name": "a", "bom-ref": "a", **dict.fromkeys(("version", "purl", "group", "components", "services"))}
+    sbom = read_sbom(
+        sbom_file(
+            tmp_path,
+            **dict.fromkeys(("serialNumber", "version", "metadata", "services")),
+            components=[{**component, "licenses": licences}, {"name": "b", "bom-ref": None, "licenses": None}],
+            dependencies=[{"ref": "a", "dependsOn": None}],
+        )
+    )
+
+    assert (Component("a", "a", "", None, ("MIT",)), Component("b@", "b", "", None, ())) == sbom.components
+    assert (1, None, (), 0) == (sbom.version, sbom.serial_number, sbom.dependencies, sbom.unresolved)
+    assert None is read_sbom(sbom_file(tmp_path, metadata={"component": None})).root
+    assert () == read_sbom(sbom_file(tmp_path, components=None, dependencies=None)).components
 
 
 def test_a_licence_without_a_name_is_its_url_or_left_out(tmp_path: Path) -> None:
