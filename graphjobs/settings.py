@@ -133,8 +133,11 @@ class Settings(BaseSettings):
 def _check_names(names: Iterable[str], known: list[str]) -> None:
     """Refuse unknown variables: a misspelt one would leave its setting at the default, without a word."""
     for name in sorted(names):
-        own = name.removeprefix(_PREFIX)
-        if own != name and own not in known and not _OF_OTHERS.fullmatch(name):
-            nearest = difflib.get_close_matches(own, known, n=1)
+        own = name.upper().removeprefix(_PREFIX)
+        is_known = own in known and name == _PREFIX + own
+        if own != name.upper() and not is_known and not _OF_OTHERS.fullmatch(name):
+            close = difflib.get_close_matches(own, known, n=3)
+            # People shorten the end of a word rather than leave out its start: DB_URL is DATABASE_URL, not MONGODB_URL.
+            nearest = [other for other in close if other[0] == own[0]] or close
             hint = f"did you mean {_PREFIX}{nearest[0]}?" if nearest else f"known are {_PREFIX}{', '.join(known)}"
             raise ConfigurationError(f"{name} is not a setting of graphjobs: {hint}")

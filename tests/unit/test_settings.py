@@ -10,6 +10,10 @@ from graphjobs import ConfigurationError, Settings, open_storage
     [
         ("GRAPHJOBS_DATABSE_URL", "did you mean GRAPHJOBS_DATABASE_URL?"),
         ("GRAPHJOBS_POOLSIZE", "did you mean GRAPHJOBS_POOL_SIZE?"),
+        ("GRAPHJOBS_DB_URL", "did you mean GRAPHJOBS_DATABASE_URL?"),
+        ("GRAPHJOBS_database_url", "did you mean GRAPHJOBS_DATABASE_URL?"),
+        ("graphjobs_databse_url", "did you mean GRAPHJOBS_DATABASE_URL?"),
+        ("Graphjobs_Notify", "did you mean GRAPHJOBS_NOTIFY?"),
         ("GRAPHJOBS_X", "known are GRAPHJOBS_DATABASE_URL, DATA_DIR"),
         ("GRAPHJOBS_", "known are "),
     ],
