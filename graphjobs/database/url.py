@@ -6,6 +6,7 @@
 import difflib
 import getpass
 import os
+import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -342,6 +343,10 @@ def _port(text: str) -> int:
 
 
 def _os_user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name  # as libpq does, whatever USER says
+    except KeyError:
+        pass
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):

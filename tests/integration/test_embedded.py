@@ -627,6 +627,17 @@ class TestThrowaways:
         with pytest.raises(ConfigurationError, match="is open to others"), throwaway_cluster():
             pass
 
+    def test_an_unusable_temporary_folder_is_one_sentence(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Root may write everywhere, so a file takes the place of a folder without permission."""
+        (home / "file").touch(mode=0o755)
+        monkeypatch.setattr(tempfile, "tempdir", str(home / "file"))
+
+        with (
+            pytest.raises(ConfigurationError, match=r"is unusable for a temporary server .*: set TMPDIR"),
+            throwaway_cluster(),
+        ):
+            pass
+
     @only_as_root
     @pytest.mark.parametrize("kind", ["folder", "file", "link"])
     def test_another_users_folder_of_that_name_does_not_block(

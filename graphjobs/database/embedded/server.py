@@ -241,7 +241,11 @@ def _throwaway_parent(os_user: str | None) -> Path:
 
     Another user can create its name before, to block it. The folder then has a random end, by which later runs find it.
     """
-    parent = Path(tempfile.gettempdir()).resolve() / f"graphjobs-throwaway-{os.geteuid()}"
+    try:
+        folder = Path(tempfile.gettempdir()).resolve()
+    except FileNotFoundError:  # none of the usual folders is writable
+        raise _unusable_temporary(Path("/tmp"), "it is not writable") from None  # noqa: S108  # only a text
+    parent = folder / f"graphjobs-throwaway-{os.geteuid()}"
     make_parents(parent, os_user=os_user)
     mode = 0o700 if os_user is None else 0o711
     try:
@@ -251,6 +255,8 @@ def _throwaway_parent(os_user: str | None) -> Path:
         if not _is_own(parent):
             earlier = (path for path in sorted(parent.parent.glob(f"{parent.name}-*")) if _is_own(path))
             parent = next(earlier, None) or _make_temporary(f"{parent.name}-", parent.parent, mode)
+    except OSError as error:
+        raise _unusable_temporary(parent.parent, error.strerror) from None
     require_private(parent, owner=(os.geteuid(), os.getegid()), mode_max=mode)
     return parent
 
@@ -263,9 +269,18 @@ def _is_own(path: Path) -> bool:
 
 
 def _make_temporary(prefix: str, parent: Path, mode: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    except OSError as error:
+        raise _unusable_temporary(parent, error.strerror) from None
     folder.chmod(mode)
     return folder
+
+
+def _unusable_temporary(folder: Path, problem: str | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"the temporary folder {folder} is unusable for a temporary server ({problem}): set TMPDIR to another one"
+    )
 
 
 def _create_owned_home(parent: Path, *, os_user: str | None) -> tuple[Path, int]:
