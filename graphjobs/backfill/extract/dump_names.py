@@ -69,7 +69,7 @@ def describe_unreadable(name: str) -> tuple[str | None, str] | None:
     if plain.removesuffix(".gz").endswith((".csv", ".tsv")):
         collection = collection_of_stem(_GZIP.sub("", name)[:-4])
         return collection, f"CSV has no types: {export_command(collection)}"
-    if plain.removesuffix(".gz").endswith(".archive"):
+    if plain.removesuffix(".gz").endswith((".archive", ".agz")):
         return None, archive_command(name)
     return None
 

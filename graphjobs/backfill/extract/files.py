@@ -197,6 +197,16 @@ def file_part(collection: str, path: Path, name: str | None = None) -> SourcePar
         return SourcePart(collection, name, fingerprint, size, is_quarantine=_is_quarantine(collection, path))
 
 
+def require_readable(path: Path) -> None:
+    """Check the format of a file.
+
+    Raises:
+        ConfigurationError: the file is not readable, or its format is unknown; the message says what to do.
+    """
+    with _open_file(path) as file:
+        require_format(file, path)
+
+
 def _is_quarantine(collection: str, path: Path) -> bool:
     """Return whether a file is one that a quarantine writes, or its edited copy, in a folder marked as a quarantine."""
     name = f"{collection}.json"

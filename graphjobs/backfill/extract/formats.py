@@ -16,8 +16,10 @@ from graphjobs.backfill.extract.json_framing import BLANK, BOM
 from graphjobs.backfill.extract.streams import EXCERPT_SIZE_MAX, open_stream
 from graphjobs.errors import ConfigurationError
 
+_BSON_NAME: Final = re.compile(r"\.bson(\.gz)?$", re.IGNORECASE)
 _ARCHIVE: Final = b"\x6d\xe2\x99\x81"
 _MAGIC: Final = {
+    b"\x1f\x8b": "gunzip",  # compressed twice: one compression is removed before
     b"\x28\xb5\x2f\xfd": "zstd -d",
     b"BZh": "bunzip2",
     b"\xfd7zXZ\0": "unxz",
@@ -32,7 +34,10 @@ _SHELL_CALL: Final = re.compile(
     rb"UUID|LUUID|CSUUID|JUUID|PYUUID|NUUID|BinData|Binary)\s*\("
 )
 _SHELL_KEY: Final = re.compile(rb"[\[\s]*\{\s*[A-Za-z_$][\w$]*\s*:")
-_CSV: Final = re.compile(rb'"?_?[A-Za-z][\w.]*"?(?:[,;\t]"?[\w.\[\]]+"?)+\r?\n')
+_CSV_NAME: Final = rb'(?:[\w.$\[\] -]+|"[\w.$\[\] -]+")'
+_CSV: Final = re.compile(rb"(?=\"?_?[A-Za-z])%s(?:[,;\t]%s)+\r?\n|\"?_id\"?\r?\n" % (_CSV_NAME, _CSV_NAME))
+_UTF_16: Final = re.compile(rb"[\[{]\0[^\0]\0|\0[\[{]\0[^\0]")
+"""The beginning of JSON in UTF-16 without a byte order mark."""
 
 
 def require_format(file: BinaryIO, path: Path, collection: str | None = None) -> str:
@@ -56,7 +61,7 @@ def _problem(head: bytes, name: str, collection: str | None) -> str | None:
     for magic, command in _MAGIC.items():
         if head.startswith(magic):
             return f"is compressed: run `{command} {quote_name(name)}`"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and not name.endswith(".bson"):
+    if (head.startswith((b"\xff\xfe", b"\xfe\xff")) or _UTF_16.match(head)) and not _BSON_NAME.search(name):
         return f"is text in UTF-16: run `iconv -f UTF-16 -t UTF-8 {quote_name(name)}`, or save it as UTF-8"
     if _is_bson(head):
         return None

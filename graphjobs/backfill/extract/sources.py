@@ -17,7 +17,7 @@ from graphjobs.backfill.extract.dump_names import (
     dump_stem,
     is_dump,
 )
-from graphjobs.backfill.extract.files import FileSource, file_part, read_error
+from graphjobs.backfill.extract.files import FileSource, file_part, read_error, require_readable
 from graphjobs.backfill.extract.mongo_source import SCHEMES, open_mongo
 from graphjobs.backfill.extract.records import COLLECTIONS, ReadOffset, SourcePart, SourceRecord
 from graphjobs.errors import ConfigurationError
@@ -102,8 +102,15 @@ def suggest_collections(path_or_url: str) -> dict[str, str]:
         return {}
     stems = {name: (dump_stem(name) or "").lower() for name in names}
     missing = [collection for collection in COLLECTIONS if collection not in map(collection_of, names)]
-    matches = {name: get_close_matches(stem, missing, n=1, cutoff=0.85) for name, stem in stems.items()}
+    matches = {name: _similar_collections(stem, missing) for name, stem in stems.items()}
     return {name: match[0] for name, match in matches.items() if match}
+
+
+def _similar_collections(stem: str, missing: list[str]) -> list[str]:
+    """Return the missing collection that a name contains, such as `graph_jobs (1)`, or that it resembles."""
+    name = re.sub(r"[\W_]+", "_", stem)
+    contained = [collection for collection in missing if collection in name]
+    return contained or get_close_matches(stem, missing, n=1, cutoff=0.85)
 
 
 def _open_files(location: str | None, by_collection: Mapping[str, Path]) -> FileSource:
@@ -145,6 +152,7 @@ def _require_collection(path: Path) -> str:
     unreadable = describe_unreadable(path.name)
     if unreadable is not None:
         raise ConfigurationError(f"{safe_excerpt(path.name)} must be converted first: {unreadable[1]}")
+    require_readable(path)  # an archive of mongodump may have any name
     raise ConfigurationError(
         f"{safe_excerpt(path.name)}: a dump must be named after its collection, for example {COLLECTIONS[0]}.bson or "
         f"{COLLECTIONS[0]}.json.gz, or be named by --collection {COLLECTIONS[0]}=FILE; the collections are "
@@ -176,6 +184,8 @@ def _find_dumps(folder: Path, by_collection: Mapping[str, Path]) -> dict[str, li
     if not dumps and not by_collection:
         nested = next(_nested_dumps(folder, _NESTED_MAX), None)
         hint = f"; its folder {safe_excerpt(str(nested.relative_to(folder)))} holds some" if nested else ""
+        for name, collection in suggest_collections(str(folder)).items():
+            hint = f"; if {safe_excerpt(name)} is one, name it by --collection {collection}=FILE"
         wanted = ", ".join(f"{collection}.bson" for collection in COLLECTIONS)
         raise ConfigurationError(f"{safe_excerpt(str(folder))} holds no dump ({wanted}, or .json, also with .gz){hint}")
     return dumps

@@ -124,7 +124,7 @@ class FieldReader:
         return self._id_text(name, "non-empty text", value)
 
     def _id_text(self, name: str, expected: str, value: object) -> str:
-        """Return the text of an id: .NET writes each Guid in binary form, and text as an ObjectId where it is told to."""
+        """Return the text of an id: .NET writes each Guid in binary form, and some text as an ObjectId."""
         found = (value, "") if type(value) is ObjectId else uuid_of(value, self.legacy_uuids)
         if found is None:
             self.reject(name, expected, value)

@@ -10,7 +10,7 @@ import typer
 
 from graphjobs import ConfigurationError
 from graphjobs.backfill.extract.records import COLLECTIONS, ReadOffset
-from graphjobs.backfill.extract.sources import open_source
+from graphjobs.backfill.extract.sources import open_source, suggest_collections
 from graphjobs.cli.backfill_source import find_source
 from tests.backfill.source_helpers import decode_documents, read_documents, read_records
 
@@ -106,6 +106,15 @@ CONVERTED = {
         b"[\n  {\n    _id: ObjectId('507f1f77bcf86cd799439011'),\n    status: 'queued'\n  }\n]\n",
         "mongoexport --uri URI --collection graph_jobs --out graph_jobs.json",
     ),
+    "graph_jobs.jsonl": (
+        b'"_id","tags[0].key",meta data,$id\n1,2,3,4\n',
+        "mongoexport --uri URI --collection graph_jobs",
+    ),
+    "policy_runs.ndjson": (b"_id\r\n1\r\n", "is CSV"),
+    "graph_jobs.json.gz": (gzip.compress(gzip.compress(b"{}")), "gunzip graph_jobs.json.gz"),
+    "policy_run_events.json": ('{"_id": 1}'.encode("utf-16-le"), "iconv -f UTF-16"),
+    "policy_run_events.jsonl": ('[{"_id": 1}]'.encode("utf-16-be"), "iconv -f UTF-16"),
+    "scheduler.agz": (gzip.compress(b"\x6d\xe2\x99\x81"), "--gzip --archive=scheduler.agz"),
     "policy-runs.json": (b'{"attempts": NumberInt(3)}', "output of the mongo shell"),
 }
 
@@ -119,6 +128,24 @@ async def test_an_unreadable_file_is_refused_with_a_command(tmp_path: Path, name
         with pytest.raises(ConfigurationError) as caught:
             await read_records(location)
         assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dump", "2025-11-25.gz"])
+async def test_an_archive_of_any_name_is_refused_with_a_command(tmp_path: Path, name: str) -> None:
+    """Mongodump takes any name for `--archive`."""
+    (tmp_path / name).write_bytes(CONVERTED["graph_jobs.bson"][0])
+    with pytest.raises(ConfigurationError, match=f"archive of mongodump.* --archive={name}`"):
+        await read_records(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["graph_jobs (1).json", "Scheduler.Graph-Jobs_2025.bson.gz", "graph_job.json"])
+async def test_a_file_with_a_similar_name_is_told(tmp_path: Path, name: str) -> None:
+    """As browsers and people rename files. It is not left out without a word, also where the folder has others."""
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigurationError, match=r"holds no dump.* name it by --collection graph_jobs=FILE"):
+        await read_records(tmp_path)
+    (tmp_path / "policy_runs.json").touch()
+    assert {name: "graph_jobs"} == suggest_collections(str(tmp_path))
 
 
 async def test_text_that_looks_like_the_shell_is_read(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import DBRef, Decimal128, Int64, MaxKey, MinKey, Regex, Timestamp
 from bson.binary import Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
