@@ -139,7 +139,7 @@ async def test_an_archive_of_any_name_is_refused_with_a_command(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["graph_jobs (1).json", "Scheduler.Graph-Jobs_2025.bson.gz", "graph_job.json"])
-async def test_a_file_with_a_similar_name_is_told(tmp_path: Path, name: str) -> None:
+async def test_a_file_with_a_similar_name_is_reported(tmp_path: Path, name: str) -> None:
     """As browsers and people rename files. It is not left out without a word, also where the folder has others."""
     (tmp_path / name).touch()
     with pytest.raises(ConfigurationError, match=r"holds no dump.* name it by --collection graph_jobs=FILE"):
