@@ -1,14 +1,15 @@
 """Authentication and scopes of callers. A host with its own authentication overrides `authenticated`."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from graphjobs.web.problems import Problem, request_id
+from graphjobs.web.request_limit import tenant_request
 from graphjobs.web.tokens import TokenFile
 
 _bearer = HTTPBearer(
@@ -56,15 +57,18 @@ async def authenticated(
 
 
 @cache
-def require_scope(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
+def require_scope(scope: str) -> Callable[..., AsyncIterator[Caller]]:
     """Return the dependency that returns the caller, or answers 403 if the caller does not have a scope.
+
+    The request counts as one of the caller's tenant until its response is sent.
 
     It is cached by scope: FastAPI calls the same dependency once per request, even if a route needs it twice.
     """
 
-    async def scoped(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
+    async def scoped(request: Request, caller: Annotated[Caller, Depends(authenticated)]) -> AsyncIterator[Caller]:
         check_scope(caller, scope)
-        return caller
+        with tenant_request(request, caller.tenant_id):
+            yield caller
 
     return scoped
 

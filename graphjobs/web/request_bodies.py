@@ -33,9 +33,9 @@ def body_of(model: type[Body], scope: str, *, required: bool = True) -> Callable
         required: False accepts an empty body, of any content type, as an empty object.
     """
 
-    async def read_body(request: Request, _caller: Annotated[Caller, Depends(require_scope(scope))]) -> Body:
+    async def read_body(request: Request, caller: Annotated[Caller, Depends(require_scope(scope))]) -> Body:
         async with AsyncExitStack() as place:
-            content = await _read_bounded(request, place)
+            content = await _read_bounded(request, place, caller.tenant_id)
             if not (required or content):
                 return model()
             content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -51,14 +51,14 @@ def body_of(model: type[Body], scope: str, *, required: bool = True) -> Callable
 def ignored_body(scope: str) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return the dependency that reads and drops a body, so that its size and time are bounded, too."""
 
-    async def drop_body(request: Request, _caller: Annotated[Caller, Depends(require_scope(scope))]) -> None:
+    async def drop_body(request: Request, caller: Annotated[Caller, Depends(require_scope(scope))]) -> None:
         async with AsyncExitStack() as place:
-            await _read_bounded(request, place)
+            await _read_bounded(request, place, caller.tenant_id)
 
     return drop_body
 
 
-async def _read_bounded(request: Request, place: AsyncExitStack) -> bytes:
+async def _read_bounded(request: Request, place: AsyncExitStack, tenant_id: str) -> bytes:
     """Read a body. A large one waits for one of few places first, and holds it until the stack is closed."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
@@ -73,7 +73,7 @@ async def _read_bounded(request: Request, place: AsyncExitStack) -> bytes:
                     raise _too_large()
                 if len(content) > _LARGE_BYTES and not is_large:
                     is_large = waits = True
-                    await place.enter_async_context(places_of(request.scope).bodies)
+                    await place.enter_async_context(places_of(request.scope).bodies.place(tenant_id))
                     waits = False
     except TimeoutError:
         if waits:
