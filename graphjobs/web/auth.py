@@ -1,14 +1,15 @@
 """Authentication and scopes of callers. A host with its own authentication overrides `authenticated`."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from graphjobs.web.problems import Problem, request_id
+from graphjobs.web.request_limit import tenant_request
 from graphjobs.web.tokens import TokenFile
 
 _bearer = HTTPBearer(
@@ -43,11 +44,8 @@ async def authenticated(
         app.dependency_overrides[authenticated] = my_own  # returns a Caller, or raises an HTTPException
 
     Raises:
-        Problem: 401 without a token, or with an unknown one; 400 with two `Authorization` headers.
+        Problem: 401 without a token, or with an unknown one.
     """
-    if len(request.headers.getlist("authorization")) > 1:
-        # A proxy and the service could each read another one.
-        raise Problem(400, "invalid", "a request must have one Authorization header")
     tokens: TokenFile | None = getattr(request.app.state, "graphjobs_tokens", None)
     grant = tokens.grant(credentials.credentials) if tokens and credentials else None
     if grant is None:
@@ -56,15 +54,18 @@ async def authenticated(
 
 
 @cache
-def require_scope(scope: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
+def require_scope(scope: str) -> Callable[..., AsyncIterator[Caller]]:
     """Return the dependency that returns the caller, or answers 403 if the caller does not have a scope.
+
+    The request counts as one of the caller's tenant until its response is sent.
 
     It is cached by scope: FastAPI calls the same dependency once per request, even if a route needs it twice.
     """
 
-    async def scoped(caller: Annotated[Caller, Depends(authenticated)]) -> Caller:
+    async def scoped(request: Request, caller: Annotated[Caller, Depends(authenticated)]) -> AsyncIterator[Caller]:
         check_scope(caller, scope)
-        return caller
+        with tenant_request(request, caller.tenant_id):
+            yield caller
 
     return scoped
 

@@ -1,6 +1,5 @@
 """Dependencies of routes: stores, services and the storage, set by the functions of `app`."""
 
-from asyncio import Semaphore
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Request
@@ -11,7 +10,7 @@ from graphjobs.graph_jobs.store import GraphJobStore
 from graphjobs.policy_runs.repository import PolicyRunRepository
 from graphjobs.policy_runs.service import PolicyRunService
 from graphjobs.storage import Storage
-from graphjobs.web.request_limit import places_of
+from graphjobs.web.request_limit import TenantPlaces, places_of
 
 _START_WITH_STORAGE = "call add_scheduler_postgres_storage(app) before it starts, and start it with its lifespan"
 _NO_STORE = f"the application has no graph job store: {_START_WITH_STORAGE}"
@@ -51,7 +50,7 @@ async def policy_run_service(runs: "Runs") -> PolicyRunService:
     return PolicyRunService(runs)
 
 
-async def list_places(request: Request) -> Semaphore:
+async def list_places(request: Request) -> TenantPlaces:
     """Return the places of lists that are read and written at the same time: each may hold a page of 8 MiB."""
     return places_of(request.scope).lists
 
@@ -62,7 +61,7 @@ async def optional_storage(request: Request) -> Storage | None:
     return storage
 
 
-ListPlaces: TypeAlias = Annotated[Semaphore, Depends(list_places)]
+ListPlaces: TypeAlias = Annotated[TenantPlaces, Depends(list_places)]
 Store: TypeAlias = Annotated[GraphJobStore, Depends(graph_job_store)]
 Service: TypeAlias = Annotated[GraphJobService, Depends(graph_job_service)]
 Runs: TypeAlias = Annotated[PolicyRunRepository, Depends(policy_run_repository)]

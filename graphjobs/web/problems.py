@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
@@ -50,6 +51,8 @@ _SECURITY_HEADERS: Final = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+_SINGLE_HEADERS: Final = ("Authorization", "Content-Type", "Content-Encoding", "Host", "Idempotency-Key")
 
 _log = logging.getLogger(__name__)
 
@@ -166,15 +169,25 @@ class ProblemRoute(APIRoute):
 
         async def handle_with_problems(request: Request) -> Response:
             try:
+                _require_single_headers(request)
                 response = await handle(request)
             except (Problem, GraphJobsError, RequestValidationError, StarletteHTTPException) as error:
                 response = problem_response(request, to_problem(error, self.terms))
+            except ClientDisconnect:
+                response = problem_response(request, _DISCONNECTED)  # which no caller receives
             except Exception:  # noqa: BLE001  # a defect is a problem document, too
                 _log.exception("request %s failed", request_id(request))
                 response = problem_response(request, _INTERNAL)
             return _with_headers(response, request)
 
         return handle_with_problems
+
+
+def _require_single_headers(request: Request) -> None:
+    """Refuse a header that occurs twice: a proxy and the service could each read another one."""
+    for name in _SINGLE_HEADERS:
+        if len(request.headers.getlist(name.lower())) > 1:
+            raise Problem(400, "invalid", f"a request must have one {name} header")
 
 
 def _without_body(send: Send) -> Send:
@@ -258,6 +271,7 @@ def to_problem(error: Exception, terms: ProblemTerms = JOB_TERMS) -> Problem:
     return _INTERNAL
 
 
+_DISCONNECTED: Final = Problem(400, "disconnected", "the client closed the connection before the end of the body")
 _INTERNAL: Final = Problem(500, "internal", "the service failed: its operator finds the reason in the log")
 
 

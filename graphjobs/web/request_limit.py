@@ -1,8 +1,15 @@
-"""Bound what an application works on at the same time: requests, lists, large bodies, and the bytes of responses."""
+"""Bound what an application works on at the same time: requests, lists, large bodies, and the bytes of responses.
+
+One tenant takes at most half of each, so that it never keeps out all others.
+"""
 
 from asyncio import Semaphore
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -54,19 +61,44 @@ def overloaded(reason: str) -> Problem:
     return Problem(503, "overloaded", f"the service {reason}: try again later", headers=RETRY_HEADERS)
 
 
+def _share(total: int) -> int:
+    """Return how much of a total one tenant may take."""
+    return max(total // 2, 1)
+
+
+class TenantPlaces:
+    """Places to wait for. Callers of one tenant wait for each other first, and only then for other tenants."""
+
+    def __init__(self, total: int) -> None:
+        self._all = Semaphore(total)
+        self._share = _share(total)
+        self._tenants: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def place(self, tenant_id: str) -> AsyncIterator[None]:
+        """Wait for a place, and hold it."""
+        share = self._tenants.get(tenant_id)
+        if share is None:
+            share = self._tenants[tenant_id] = Semaphore(self._share)
+        async with share, self._all:
+            yield
+
+
 @dataclass
 class Places:
-    """The places of one application for what takes much memory.
+    """The places of one application for what takes much memory or time.
 
     Attributes:
         lists: the places of lists, until they are JSON.
         bodies: the places of large bodies, until they are validated.
-        unsent: the bytes of large responses that are being sent.
+        running: the requests of each tenant that are worked on.
+        unsent: the bytes of large responses that are being sent, by tenant.
     """
 
-    lists: Semaphore = field(default_factory=lambda: Semaphore(LISTS_MAX))
-    bodies: Semaphore = field(default_factory=lambda: Semaphore(LARGE_BODIES_MAX))
-    unsent: int = 0
+    lists: TenantPlaces = field(default_factory=lambda: TenantPlaces(LISTS_MAX))
+    bodies: TenantPlaces = field(default_factory=lambda: TenantPlaces(LARGE_BODIES_MAX))
+    running: Counter[str] = field(default_factory=Counter)
+    unsent: Counter[str] = field(default_factory=Counter)
 
 
 def places_of(scope: Scope) -> Places:
@@ -78,8 +110,30 @@ def places_of(scope: Scope) -> Places:
     return places
 
 
+@contextmanager
+def tenant_request(request: Request, tenant_id: str) -> Iterator[None]:
+    """Count a request as one of its tenant until its response is sent, or answer 503 if the tenant has too many."""
+    running = places_of(request.scope).running
+    if running[tenant_id] >= _share(REQUESTS_MAX):
+        raise overloaded(f"works on {_share(REQUESTS_MAX):,} requests of this tenant already")
+    request.state.graphjobs_tenant_id = tenant_id
+    with _counted(running, tenant_id, 1):
+        yield
+
+
+@contextmanager
+def _counted(counter: Counter[str], tenant_id: str, amount: int) -> Iterator[None]:
+    counter[tenant_id] += amount
+    try:
+        yield
+    finally:
+        counter[tenant_id] -= amount
+        if not counter[tenant_id]:
+            del counter[tenant_id]
+
+
 class LargeResponse(Response):
-    """A response that may be large: its bytes are counted until the client has read them, and sent in parts."""
+    """A response of a tenant that may be large: its bytes are counted until the client has read them."""
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,18 +141,16 @@ class LargeResponse(Response):
         if size <= _SENT_AT_ONCE:
             await super().__call__(scope, receive, send)
             return
-        places = places_of(scope)
-        if places.unsent + size > UNSENT_BYTES_MAX:
+        tenant_id = scope["state"]["graphjobs_tenant_id"]
+        unsent = places_of(scope).unsent
+        if unsent[tenant_id] + size > _share(UNSENT_BYTES_MAX) or unsent.total() + size > UNSENT_BYTES_MAX:
             response = await handle_error(Request(scope), overloaded("sends too many large responses"))
             await response(scope, receive, send)
             return
-        places.unsent += size
-        try:
+        with _counted(unsent, tenant_id, size):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             # The server waits before each part until the client has read most of those before.
             for start in range(0, size, _SENT_AT_ONCE):
                 end = start + _SENT_AT_ONCE
                 part = bytes(self.body[start:end])
                 await send({"type": "http.response.body", "body": part, "more_body": end < size})
-        finally:
-            places.unsent -= size

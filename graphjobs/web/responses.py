@@ -16,10 +16,10 @@ from graphjobs.errors import CorruptRow
 from graphjobs.web.problems import problem_responses
 from graphjobs.web.request_limit import LargeResponse
 
-READ_PROBLEMS: Final = problem_responses(401, 403, 404, 422, 500, 503)
-LIST_PROBLEMS: Final = problem_responses(401, 403, 422, 500, 503)
-CREATE_PROBLEMS: Final = problem_responses(401, 403, 408, 413, 415, 422, 500, 503)
-UPDATE_PROBLEMS: Final = problem_responses(401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
+READ_PROBLEMS: Final = problem_responses(400, 401, 403, 404, 422, 500, 503)
+LIST_PROBLEMS: Final = problem_responses(400, 401, 403, 422, 500, 503)
+CREATE_PROBLEMS: Final = problem_responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
+UPDATE_PROBLEMS: Final = problem_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
 """The problems of routes that read one job or run, list some, create one, or change one."""
 
 _JSON: Final = "application/json"

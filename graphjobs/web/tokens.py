@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from graphjobs.core.fields import check_name
 from graphjobs.core.json_values import DECODED_DEPTH_MAX, nests_deeper
+from graphjobs.core.unique_json import unique_object
 from graphjobs.errors import ConfigurationError
 
 GRAPH_READ: Final = "graph:read"
@@ -39,6 +40,7 @@ _OPEN_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC
 _BYTES_MAX: Final = 4 * 1024 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_FIELDS: Final = frozenset({"name", "tenant", "scopes", "sha256", "created", "expires"})
 
 _log = logging.getLogger(__name__)
 
@@ -83,8 +85,11 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str, e
         raise ConfigurationError(f"scopes must be one or more of {', '.join(SCOPES)}")
     if not _NAME.fullmatch(name):
         raise ConfigurationError("name must be 1 to 64 letters, digits, dots, dashes, underscores or @")
-    if expires is not None and (expires.tzinfo is None or expires <= datetime.now(UTC)):
-        raise ConfigurationError("the expiry of a token must be an aware time in the future")
+    if expires is not None:
+        if expires.tzinfo is None or expires <= datetime.now(UTC):
+            raise ConfigurationError("the expiry of a token must be an aware time in the future")
+        # A time of the year 9999 may be one of the year 10000 in UTC.
+        expires = min(expires, datetime.max.replace(tzinfo=UTC)).astimezone(UTC)
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = {
         "name": name,
@@ -92,7 +97,7 @@ def add_token(path: Path, *, tenant_id: str, scopes: Iterable[str], name: str, e
         "scopes": granted,
         "sha256": _hash(token),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **({"expires": expires.astimezone(UTC).isoformat(timespec="seconds")} if expires else {}),
+        **({"expires": expires.isoformat(timespec="seconds")} if expires else {}),
     }
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     try:
@@ -160,13 +165,19 @@ def _require_safe(file: int, path: Path) -> os.stat_result:
     """Return the status of an open file.
 
     Raises:
-        ConfigurationError: it is no regular file, or others than its owner can write it.
+        ConfigurationError: it is no regular file, others than its owner can write it, or anyone can replace it.
     """
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise ConfigurationError(f"the token file {path} must be a regular file")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(f"the token file {path} must be writable by its owner only: run chmod go-w on it")
+    for folder in {path.parent, path.resolve().parent}:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise ConfigurationError(
+                f"the token file {path} could be replaced by anyone: run chmod o-w on the folder {folder}"
+            )
     return status
 
 
@@ -188,18 +199,30 @@ def _read(path: Path) -> Mapping[str, Grant]:
         if not line.strip():
             continue
         try:
-            entry: Any = None if nests_deeper(line, DECODED_DEPTH_MAX) else json.loads(line)
+            entry: Any = (
+                None if nests_deeper(line, DECODED_DEPTH_MAX) else json.loads(line, object_pairs_hook=unique_object)
+            )
             name, digest, scopes = entry["name"], entry["sha256"], frozenset(entry["scopes"])
             tenant = check_name(entry["tenant"], "tenant")
             expires = datetime.fromisoformat(entry["expires"]) if "expires" in entry else None
             if expires is not None and expires.tzinfo is None:
                 raise ValueError("an expiry without an offset")  # noqa: TRY301  # handled as any other invalid field
-            is_valid = _NAME.fullmatch(name) and _HASH.fullmatch(digest) and scopes <= set(SCOPES)
-        except (ValueError, KeyError, TypeError):
+            # A misspelt `expires` would be a token without end.
+            is_valid = (
+                _FIELDS.issuperset(entry)
+                and _NAME.fullmatch(name)
+                and _HASH.fullmatch(digest)
+                and scopes <= set(SCOPES)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
             is_valid = False
         if not is_valid:
             raise ConfigurationError(
                 f"line {number} of the token file {path} is not a token: create tokens with `graphjobs tokens add`"
+            )
+        if digest in grants:
+            raise ConfigurationError(
+                f"line {number} of the token file {path} is a token of an earlier line: delete one of them"
             )
         grants[digest] = Grant(name, tenant, scopes, expires)
     return grants

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from graphjobs.storage import Storage
 from graphjobs.web import request_bodies, request_limit
 from tests.builders import policy_run
+from tests.web.conftest import Client
 from tests.web.problem_assertions import problem
 from tests.web.requests import JSON, build_request, overlay_request, policy_request
 
@@ -29,10 +31,13 @@ def _compact(body: dict[str, Any]) -> bytes:
     ("path", "body", "field"),
     [
         ("/policy/runs", policy_request(inputs={"sbomSet": [0] * 500_000}), "inputs.sbomSet"),
-        ("/policy/runs", policy_request(inputs={"environment": {"a": [[]] * 300_000}}), "inputs.environment"),
-        ("/policy/runs", policy_request(inputs={"environment": {"a": [[[]] * 30_000] * 8}}), "inputs.environment"),
+        ("/policy/runs", policy_request(inputs={"environment": {"a": [[]] * 300_000}}), ""),
+        ("/policy/runs", policy_request(inputs={"environment": {"a": [[[]] * 30_000] * 8}}), ""),
         ("/policy/runs", policy_request(inputs={f"{n}": 0 for n in range(_MANY)}), ""),
         ("/policy/runs", policy_request(metadata={f"{n}": 0 for n in range(_MANY)}), "metadata"),
+        ("/policy/runs", policy_request(inputs={"environment": {"a": [[]] * 38_000}}), "inputs.environment"),
+        ("/graphs/build", build_request(x=[{}] * 300_000), ""),
+        ("/graphs/build", build_request(x="[" * 900_000), "x"),
         ("/graphs/overlays", overlay_request(subjects=[0] * 500_000), "subjects"),
         ("/graphs/build", build_request(metadata={f"{n}": "" for n in range(_MANY)}), "metadata"),
         ("/graphs/build", build_request(**{f"{n}": 0 for n in range(_MANY)}), ""),
@@ -92,17 +97,61 @@ async def test_large_bodies_wait_for_a_place(
     monkeypatch.setattr(request_limit, "LARGE_BODIES_MAX", 1)
     monkeypatch.setattr(request_bodies, "_READ_SECONDS", 30 if ends else 0.2)
     places = request_limit.places_of({"app": app}).bodies
-    await places.acquire()
+    others = AsyncExitStack()
+    await others.enter_async_context(places.place("other"))
     content = _compact(build_request()) + b" " * 100_000
     waiting = asyncio.create_task(client.post("/graphs/build", content=content, headers=JSON))
     await asyncio.sleep(0)
     assert 202 == (await client.post("/graphs/build", json=build_request())).status_code
     if ends:
-        places.release()
+        await others.aclose()
         assert 202 == (await waiting).status_code
     else:
         assert "urn:graphjobs:problem:overloaded" == problem(await waiting, 503)["type"]
-    assert places.locked() is not ends
+        await others.aclose()
+    async with asyncio.timeout(20), places.place("other"):
+        pass
+
+
+async def test_one_tenant_never_takes_all_places() -> None:
+    """It waits for its own half; another tenant does not wait."""
+    places = request_limit.TenantPlaces(4)
+    async with AsyncExitStack() as held:
+        for _ in range(2):
+            await held.enter_async_context(places.place("one"))
+        waiting = asyncio.create_task(held.enter_async_context(places.place("one")))
+        async with asyncio.timeout(20), places.place("two"), places.place("two"):
+            assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    async with asyncio.timeout(20), places.place("one"), places.place("one"):
+        pass
+
+
+async def test_one_tenant_has_at_most_half_of_the_requests(
+    app: FastAPI, client: httpx.AsyncClient, client_of: Client, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More are 503, of this tenant only; a request counts until it ends, however it ends."""
+    monkeypatch.setattr(request_limit, "REQUESTS_MAX", 4)
+    finished = asyncio.Event()
+
+    async def slow() -> Any:
+        yield b"{"
+        await finished.wait()
+
+    held = [asyncio.create_task(client.post("/graphs/build", content=slow(), headers=JSON)) for _ in range(2)]
+    running = request_limit.places_of({"app": app}).running
+    async with asyncio.timeout(20):
+        while running != {tenant: 2}:
+            await asyncio.sleep(0.01)
+    refused = problem(await client.get("/graphs/jobs"), 503)
+    assert "urn:graphjobs:problem:overloaded" == refused["type"]
+    assert 200 == (await client_of("other").get("/graphs/jobs")).status_code
+    held[0].cancel()
+    finished.set()
+    assert 422 == (await held[1]).status_code
+    await asyncio.wait(held)
+    assert {} == running
 
 
 async def test_a_large_page_is_read_and_written_in_slices(
@@ -135,7 +184,12 @@ async def test_a_large_page_is_read_and_written_in_slices(
     worked = sum(seconds for seconds in blocked if seconds > 0.002)
     assert max(blocked) < worked / 4
     places = request_limit.places_of({"app": app})
-    assert (200, 30, 0) == (response.status_code, len(response.json()["runs"]), places.unsent)
-    places.unsent = request_limit.UNSENT_BYTES_MAX - 300_000
-    problem(await client.get("/policy/runs"), 503)
+    assert (200, 30, {}) == (response.status_code, len(response.json()["runs"]), places.unsent)
+    maximum, share = request_limit.UNSENT_BYTES_MAX, request_limit.UNSENT_BYTES_MAX // 2
+    places.unsent["other"] = share
+    assert 200 == (await client.get("/policy/runs")).status_code
+    for unsent in ({tenant: share - 300_000}, {"other": maximum - 300_000}):
+        places.unsent.clear()
+        places.unsent.update(unsent)
+        problem(await client.get("/policy/runs"), 503)
     assert 200 == (await client.get("/policy/runs", params={"limit": 1})).status_code

@@ -1,14 +1,17 @@
 """HTTP itself: methods, headers, paths and prefixes."""
 
+import json
+
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message
 
 from graphjobs.storage import Storage
 from graphjobs.web import authenticated, graph_routes, policy_routes, use_storage
 from tests.web.domains import GRAPHS, POLICIES, ROUTES
-from tests.web.problem_assertions import problem
-from tests.web.requests import acme, build_request, policy_request
+from tests.web.problem_assertions import invalid_fields, problem
+from tests.web.requests import JSON, acme, build_request, policy_request
 
 _LISTS = sorted({route.template for route in ROUTES if route.method == "GET" and "{" not in route.template})
 
@@ -36,6 +39,65 @@ async def test_two_authorization_headers_are_refused(client: httpx.AsyncClient) 
     for values in ((value, "Bearer x"), ("Bearer x", value), (value, value), ("Basic dTpw", value)):
         response = await client.get("/graphs/jobs", headers=[("authorization", value) for value in values])
         problem(response, 400)
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "Content-Encoding", "Host", "Idempotency-Key"])
+async def test_a_header_twice_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    headers = [("content-type", "application/json"), (name, "a"), (name, "b")]
+    response = await client.post("/graphs/build", json=build_request(), headers=headers)
+    assert name in problem(response, 400)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "application/json; charset=UTF-8"}, 202),
+        ({"content-type": 'APPLICATION/JSON;charset="utf-8"'}, 202),
+        ({"content-encoding": "identity"}, 202),
+        ({"content-type": "application/json; charset=iso-8859-1"}, 415),
+        ({"content-type": "application/json; charset=utf-16"}, 415),
+        ({"content-type": "application/json, text/plain"}, 415),
+        ({"content-type": "\xff"}, 415),
+        ({"content-encoding": "gzip"}, 415),
+        ({"content-encoding": "identity, br"}, 415),
+        ({"transfer-encoding": "gzip, chunked"}, 415),
+    ],
+)
+async def test_a_body_is_json_in_utf8_as_it_is(client: httpx.AsyncClient, headers: dict[str, str], status: int) -> None:
+    """A body that says to be something else is not read, even if it could be."""
+    content = json.dumps(build_request())
+    headers = {"content-type": "application/json"} | headers
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    assert status == (await client.post("/graphs/build", content=content, headers=encoded)).status_code
+
+
+@pytest.mark.parametrize("more", ['"sbomId":"b"', '"sbom\\u0049d":"b"', '"metadata":{"a":"1","a":"1"}'])
+async def test_a_key_twice_is_refused(client: httpx.AsyncClient, more: str) -> None:
+    """Other readers, such as one that logs requests, keep the first."""
+    content = json.dumps(build_request())[:-1] + "," + more + "}"
+    assert [""] == invalid_fields(await client.post("/graphs/build", content=content, headers=JSON))
+
+
+async def test_a_client_that_hangs_up_is_no_failure(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has no traceback for it."""
+    received: list[Message] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return received.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", client.headers["authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/graphs/build", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+    assert ([], []) == (received, [record for record in caplog.records if record.levelname == "ERROR"])
 
 
 @pytest.mark.parametrize("path", ["/graphs/jobs", "/graphs/jobs/x", "/healthz", "/none", "/graphs/build"])

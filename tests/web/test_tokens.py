@@ -37,6 +37,11 @@ _UNSAFE: dict[str, Callable[[Path], object]] = {
     "an expiry without an offset": lambda path: path.write_text(
         path.read_text().replace('"created"', '"expires": "2999-01-01T00:00:00", "created"')
     ),
+    "a misspelt expiry": lambda path: path.write_text(
+        path.read_text().replace('"created"', '"expiry": "2020-01-01T00:00:00Z", "created"')
+    ),
+    "a field twice": lambda path: path.write_text(path.read_text().replace('"created"', '"tenant": "b", "created"')),
+    "a token twice": lambda path: path.write_text(path.read_text() * 2),
     "an expiry that is no text": lambda path: path.write_text(
         path.read_text().replace('"created"', '"expires": 1, "created"')
     ),
@@ -82,6 +87,22 @@ def test_no_token_is_added_to_an_unsafe_file(tmp_path: Path, name: str) -> None:
         _add(path)
 
 
+def test_a_file_that_anyone_can_replace_is_refused(tmp_path: Path) -> None:
+    """Its folder is open to all, also behind a link; a sticky folder is safe, as /tmp is."""
+    folder, link = tmp_path / "open", tmp_path / "link"
+    folder.mkdir()
+    path = folder / "tokens"
+    _add(path)
+    link.symlink_to(path)
+    folder.chmod(0o707)
+    for name in (path, link):
+        for use in (TokenFile, _add):
+            with pytest.raises(ConfigurationError, match="chmod o-w on the folder"):
+                use(name)
+    folder.chmod(0o1707)
+    TokenFile(link)
+
+
 def test_a_token_is_unknown_once_it_has_expired(tmp_path: Path) -> None:
     """Another one of the same file stays."""
     path = tmp_path / "tokens"
@@ -103,6 +124,7 @@ def test_a_token_is_unknown_once_it_has_expired(tmp_path: Path) -> None:
         (("--expires-in", "30d"), 0),
         (("--expires", "2999-12-31"), 0),
         (("--expires", "2999-12-31T10:00:00+02:00"), 0),
+        (("--expires", "9999-12-31T23:59:00-14:00"), 0),
         (("--expires-in", "soon"), 2),
         (("--expires-in", "d"), 2),
         (("--expires", "2999-12-31T10:00:00"), 3),

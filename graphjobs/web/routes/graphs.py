@@ -202,7 +202,7 @@ async def list_jobs(
     caller: ReadCaller, params: Annotated[JobListParams, Query()], store: Store, places: ListPlaces
 ) -> Response:
     """List one page of the jobs of the tenant."""
-    async with places:
+    async with places.place(caller.tenant_id):
         page = await store.get_jobs(caller.tenant_id, params.to_query())
         return await list_response("jobs", map(_TypedJob, page.jobs), page.unreadable, nextCursor=page.next_cursor)
 
@@ -229,7 +229,7 @@ async def list_events(
     caller: ReadCaller, job_id: str, params: Annotated[EventListParams, Query()], store: Store, places: ListPlaces
 ) -> Response:
     """List events of a job, oldest first."""
-    async with places:
+    async with places.place(caller.tenant_id):
         events = await store.events(caller.tenant_id, job_id, after=params.after, limit=params.limit)
         if not events and not events.unreadable and await store.get_job(caller.tenant_id, job_id) is None:
             raise JobNotFound(caller.tenant_id, job_id)

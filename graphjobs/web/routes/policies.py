@@ -261,7 +261,7 @@ async def list_runs(
     caller: ReadCaller, params: Annotated[PolicyRunListParams, Query()], service: RunService, places: ListPlaces
 ) -> Response:
     """List one page of the runs of the tenant."""
-    async with places:
+    async with places.place(caller.tenant_id):
         page = await service.list(caller.tenant_id, params.to_query())
         views = map(PolicyRunView.of, page.runs)
         return await list_response("runs", views, page.unreadable, nextCursor=page.next_cursor)
