@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from graphjobs import GraphBuildJob, GraphOverlayJob, PolicyRunJob, PolicyRunRequest
+from graphjobs.core.results import StalledItem
 from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PolicyRunRepository, PostgresPolicyRunRepository
 
@@ -42,6 +43,16 @@ def policy_run(tenant_id: str = "acme", **fields: Any) -> PolicyRunJob:
     request = {name: fields.pop(name) for name in list(fields) if name in PolicyRunRequest.model_fields}
     times = dict.fromkeys(("created_at", "available_at", "updated_at"), AT)
     return run_request(tenant_id, **{"queued_at": AT, **request}).to_run(**{**times, **fields})
+
+
+async def expired_of(queue: PolicyRunQueue, tenant_id: str) -> list[StalledItem]:
+    """The expired leases of a tenant, in all parts of a database with more leases than one part reads."""
+    found, cursor = await queue.expired(tenant_id=tenant_id)
+    expired = list(found)
+    while cursor:
+        found, cursor = await queue.expired(tenant_id=tenant_id, after=cursor)
+        expired += found
+    return expired
 
 
 def queue_of(runs: PolicyRunRepository) -> PolicyRunQueue:

@@ -17,7 +17,7 @@ from graphjobs.core.transitions import UpdateResult
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.policy_runs.attempt_results import LeaseResult, RetryBackoff
 from graphjobs.storage import Storage
-from tests.builders import AT, build_job, policy_run
+from tests.builders import AT, build_job, expired_of, policy_run
 
 OWNER: Final = "A"
 MINUTE: Final = timedelta(minutes=1)
@@ -371,7 +371,7 @@ class PolicyRuns(Domain):
 
     @override
     async def stalled(self) -> set[UUID]:
-        expired, _ = await self.queue.expired(tenant_id=self.tenant)
+        expired = await expired_of(self.queue, self.tenant)
         return {item.job_id for item in expired}
 
     @override

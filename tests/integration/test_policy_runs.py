@@ -32,7 +32,7 @@ from graphjobs.policy_runs.queue import PolicyRunQueue
 from graphjobs.policy_runs.repository import PostgresPolicyRunRepository
 from graphjobs.settings import Settings
 from graphjobs.storage import Storage
-from tests.builders import AT, policy_run, queue_of
+from tests.builders import AT, expired_of, policy_run, queue_of
 from tests.integration.states import (
     MICROSECOND,
     MINUTE,
@@ -500,8 +500,8 @@ async def test_each_method_is_one_round_trip(storage: Storage, tenant: str) -> N
     (leased,) = (await counted(queue.lease(OWNER, MINUTE, attempts_max=5, tenant_id=tenant))).runs
     await counted(queue.lease(OWNER, MINUTE, attempts_max=5, limit=1))
     await counted(queue.renew([leased], MICROSECOND))
-    expired, _ = await counted(queue.expired(tenant_id=tenant))
-    await counted(queue.rescue(expired, attempts_max=5))
+    await counted(queue.expired(tenant_id=tenant))
+    await counted(queue.rescue(await expired_of(queue, tenant), attempts_max=5))
     other = await add_leased(runs, policy_run(tenant, priority="emergency"))
     await counted(queue.end([LeaseResult.submitted(other)]))
     submitted = await read(runs, other)
