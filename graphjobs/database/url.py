@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, unquote
@@ -101,9 +102,6 @@ PARAMETERS: Final[Mapping[str, _Parameter]] = {
     "oauth_scope": _Parameter(None, ("",), reason=_NO_DRIVER),
 }
 """All parameters of libpq 18, in the order of its manual."""
-
-METHODS: Final = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
-"""The methods of `require_auth`."""
 
 
 class Parameters(dict[str, str]):
@@ -253,6 +251,7 @@ def _parse_text(text: str) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
+_METHODS: Final = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
 _BLANKS: Final = " \t\n\v\f\r"
 _CREDENTIALS: Final = re.compile(r"([^@/]*)@")
 
@@ -301,9 +300,9 @@ def _check_methods(value: str) -> None:
     """Check the methods of `require_auth`. One that is misspelt, or mixed with "!", would allow what it should not."""
     methods = [method.strip() for method in value.split(",")]
     names = [method.removeprefix("!") for method in methods]
-    if not set(names) <= set(METHODS) or len({len(m) - len(n) for m, n in zip(methods, names, strict=True)}) > 1:
+    if not set(names) <= set(_METHODS) or len({len(m) - len(n) for m, n in zip(methods, names, strict=True)}) > 1:
         raise ConfigurationError(
-            f'{_FIELD}: require_auth must be methods separated by commas, all or none with a "!": {", ".join(METHODS)}'
+            f'{_FIELD}: require_auth must be methods separated by commas, all or none with a "!": {", ".join(_METHODS)}'
         )
 
 
@@ -343,10 +342,8 @@ def _port(text: str) -> int:
 
 
 def _os_user() -> str:
-    try:
+    with suppress(KeyError):
         return pwd.getpwuid(os.geteuid()).pw_name  # as libpq does, whatever USER says
-    except KeyError:
-        pass
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):

@@ -93,6 +93,24 @@ async def test_a_storage_of_another_event_loop_ends_a_worker(
     await other
 
 
+async def _refuse_updates(twin: Twin, condition: str, sqlstate: str) -> None:
+    """Refuse updates of the table by a trigger of the host."""
+    await execute(
+        twin.storage,
+        "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION 'refused by the host' USING ERRCODE = '{sqlstate}'; END $$",
+    )
+    await execute(
+        twin.storage,
+        f"CREATE TRIGGER refuse BEFORE UPDATE ON scheduler.{twin.table}s FOR EACH ROW "
+        f"WHEN ({condition}) EXECUTE FUNCTION scheduler.refuse()",
+    )
+
+
+async def _allow_updates(twin: Twin) -> None:
+    await execute(twin.storage, f"DROP TRIGGER refuse ON scheduler.{twin.table}s")
+
+
 @_DOMAINS
 @pytest.mark.parametrize("sqlstate", ["P0001", "40001", "55P03", "57014", "53100", "XX000", "42P01", "42704", "25P02"])
 async def test_a_result_that_a_trigger_refuses_waits_alone(
@@ -101,17 +119,8 @@ async def test_a_result_that_a_trigger_refuses_waits_alone(
     """The others of its batch are stored; it is stored, too, once the trigger is gone."""
     twin = twin_class(graphjobs_storage, tenant)
     items = [await twin.add() for _ in range(8)]
-    proceed, table = asyncio.Event(), f"scheduler.{twin.table}s"
-    await execute(
-        graphjobs_storage,
-        "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION 'refused by the host' USING ERRCODE = '{sqlstate}'; END $$",
-    )
-    await execute(
-        graphjobs_storage,
-        f"CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW "
-        f"WHEN (OLD.id = '{items[3].id}' AND OLD.status = 1 AND NEW.status <> 1) EXECUTE FUNCTION scheduler.refuse()",
-    )
+    proceed = asyncio.Event()
+    await _refuse_updates(twin, f"OLD.id = '{items[3].id}' AND OLD.status = 1 AND NEW.status <> 1", sqlstate)
     worker = twin.worker(return_after(proceed))
     async with working(worker):
         await wait_until(lambda: twin.claimed_by(worker) == 8)
@@ -120,7 +129,7 @@ async def test_a_result_that_a_trigger_refuses_waits_alone(
         refused = [twin.queued, twin.running]
         assert refused == await twin.statuses(items[3])
         assert all([[*refused, twin.finished] == await twin.statuses(item) for item in items if item is not items[3]])
-        await execute(graphjobs_storage, f"DROP TRIGGER refuse ON {table}")
+        await _allow_updates(twin)
         await wait_until(lambda: worker.in_flight == 0)
     assert [*refused, twin.finished] == await twin.statuses(items[3])
 
@@ -133,17 +142,8 @@ async def test_a_heartbeat_that_a_trigger_refuses_costs_no_other_item_its_lease(
     """The others are renewed and finished at their first attempt."""
     twin = twin_class(graphjobs_storage, tenant)
     items = [await twin.add() for _ in range(4)]
-    proceed, table = asyncio.Event(), f"scheduler.{twin.table}s"
-    await execute(
-        graphjobs_storage,
-        "CREATE FUNCTION scheduler.refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION 'refused by the host' USING ERRCODE = '{sqlstate}'; END $$",
-    )
-    await execute(
-        graphjobs_storage,
-        f"CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW "
-        f"WHEN (OLD.id = '{items[1].id}' AND OLD.status = 1) EXECUTE FUNCTION scheduler.refuse()",
-    )
+    proceed = asyncio.Event()
+    await _refuse_updates(twin, f"OLD.id = '{items[1].id}' AND OLD.status = 1", sqlstate)
     worker, others = twin.worker(return_after(proceed), lease=timedelta(seconds=1)), [items[0], *items[2:]]
     async with working(worker):
         await wait_until(lambda: twin.claimed_by(worker) == 4)
@@ -153,7 +153,7 @@ async def test_a_heartbeat_that_a_trigger_refuses_costs_no_other_item_its_lease(
             return all([(await twin.get(item)).updated_at > versions[item.id] for item in others])
 
         await wait_until(renewed)
-        await execute(graphjobs_storage, f"DROP TRIGGER refuse ON {table}")
+        await _allow_updates(twin)
         proceed.set()
         await wait_until(lambda: worker.in_flight == 0)
     assert all([[twin.queued, twin.running, twin.finished] == await twin.statuses(item) for item in others])
