@@ -22,8 +22,10 @@ from sqlalchemy.util import await_only
 from typing_extensions import override
 
 from graphjobs.database.error_translation import ends_connection
+from graphjobs.errors import DatabaseUnavailable
 
 _NEVER: Final = float("-inf")
+_IS_REPLACEMENT: Final = "graphjobs_is_replacement"
 
 
 class FairGate:
@@ -93,10 +95,15 @@ class PoolHealth:
         self._lost_at = _NEVER
         self.discarded = 0
 
-    def is_usable(self, driver: Any) -> bool:
-        """Return whether a connection is open, young, and newer than the last loss of a connection."""
+    def is_lost(self, driver: Any) -> bool:
+        """Return whether a connection is closed, or older than the last loss of a connection."""
         opened_at: float = driver.opened_at
-        return not driver.is_closed() and opened_at > max(self._lost_at, time.monotonic() - self._recycle)
+        return driver.is_closed() or opened_at <= self._lost_at
+
+    def is_old(self, driver: Any) -> bool:
+        """Return whether a connection was opened longer ago than GRAPHJOBS_POOL_RECYCLE."""
+        opened_at: float = driver.opened_at
+        return opened_at <= time.monotonic() - self._recycle
 
     def discard(self, driver: Any) -> None:
         """End a connection that was lost, and take all that are older than this moment for lost too.
@@ -201,14 +208,27 @@ def gated_pool(engine: AsyncEngine) -> _GatedPool:
 
 
 def _replace_unusable(health: PoolHealth, dbapi_connection: Any, record: Any, _proxy: Any) -> None:
-    """Make the pool replace a connection at its check-out; unlike a ping this costs no round trip."""
-    driver = dbapi_connection.driver_connection
-    if not health.is_usable(driver):
-        # At once: a farewell would wait for a server that may be gone.
-        driver.terminate()
-        # Otherwise SQLAlchemy awaits its end, and loses the place in the pool if the caller is cancelled meanwhile.
-        record.dbapi_connection = None
-        raise exc.DisconnectionError
+    """Make the pool replace a connection at its check-out, once; unlike a ping this costs no round trip.
+
+    Raises:
+        sqlalchemy.exc.DisconnectionError: the pool opens another connection and checks that one.
+        DatabaseUnavailable: that one is lost too. Another try of SQLAlchemy would end in an error without a cause.
+    """
+    driver, info = dbapi_connection.driver_connection, record.record_info
+    is_replacement = info.pop(_IS_REPLACEMENT, False)
+    # A machine that is slower than the age allows still uses what it opened last.
+    if not health.is_lost(driver) and (is_replacement or not health.is_old(driver)):
+        return
+    # At once: a farewell would wait for a server that may be gone.
+    driver.terminate()
+    # Otherwise SQLAlchemy awaits its end, and loses the place in the pool if the caller is cancelled meanwhile.
+    record.dbapi_connection = None
+    if is_replacement:
+        raise DatabaseUnavailable(
+            "the database ends connections as soon as they are open; nothing was changed, try again"
+        )
+    info[_IS_REPLACEMENT] = True
+    raise exc.DisconnectionError
 
 
 def _discard_lost(health: PoolHealth, context: Any) -> None:

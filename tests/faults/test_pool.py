@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from graphjobs import DatabaseUnavailable, GraphJobsError, GraphJobStatus, open_storage
 from graphjobs.core.results import StalledItem
-from graphjobs.database.pool import FairGate, gated_pool
+from graphjobs.database.pool import FairGate, PoolHealth, gated_pool
 from graphjobs.graph_jobs.attempt_results import AttemptResult
 from graphjobs.graph_jobs.repository import GraphJobRepository
 from graphjobs.settings import Settings
@@ -172,6 +172,35 @@ async def test_old_connections_are_replaced(graphjobs_settings: Settings) -> Non
             await _write_alone(storage)
             await _write_in_session(storage)
             assert same == (before == await warmed(storage))
+
+
+async def test_a_connection_that_was_too_old_when_it_was_open_is_used(
+    graphjobs_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that takes longer to connect than `pool_recycle`."""
+    monkeypatch.setattr(PoolHealth, "is_old", lambda *_: True)
+    async with open_storage(with_settings(graphjobs_settings, pool_size=1)) as storage:
+        for _ in range(2):
+            await _write_alone(storage)
+            await _write_in_session(storage)
+
+
+@pytest.mark.parametrize("pooler", ["direct", "transaction"])
+async def test_connections_that_are_lost_as_soon_as_they_are_open_are_unavailable(
+    graphjobs_settings: Settings, monkeypatch: pytest.MonkeyPatch, pooler: str
+) -> None:
+    """As during a failover, when other callers lose theirs meanwhile. No place is lost, and the next call works."""
+    async with open_storage(with_settings(graphjobs_settings, pool_size=1, pooler=pooler)) as storage:
+        await _write_alone(storage)
+        await _write_in_session(storage)
+        with monkeypatch.context() as patch:
+            patch.setattr(PoolHealth, "is_lost", lambda *_: True)
+            for write in [_write_alone, _write_in_session, _own_write_in_session] * 2:
+                with pytest.raises(DatabaseUnavailable, match="try again"):
+                    await write(storage)
+        await _write_alone(storage)
+        await _write_in_session(storage)
+        assert [] == [engine for engine in engines(storage) if gated_pool(engine).gate.is_full]
 
 
 async def test_a_silent_database_ends_each_call_within_the_documented_sum(
